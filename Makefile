@@ -1,0 +1,47 @@
+# Every target makes its own virtual environment in .venv and writes nothing outside this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/main
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
+export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
+
+.PHONY: help setup train test test-all lint type format clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sb3-multitask needs Python 3.11 or newer; try: make PYTHON=python3.12 ...")'
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@mkdir -p .cache/pip-tmp
+	@$(PYTHON) -m venv $(VENV)
+	@TMPDIR=$(CURDIR)/.cache/pip-tmp $(BIN)/pip install --quiet --no-cache-dir --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@rm -rf .cache/pip-tmp
+	@touch $@
+
+setup: $(VENV)/.installed  ## Make the virtual environment and install
+
+train: setup  ## Main job: one agent learns six HalfCheetah bodies (one to two minutes on 2 cores)
+	@$(BIN)/sb3-multitask train --config zoo_configs/quickstart.yml --run-dir $(RUN) --overwrite
+
+test: setup  ## The tests (under five minutes on 2 cores)
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: test  ## The tests and the slow ones (learning, many processes); what CI runs
+	$(BIN)/pytest -n 2 -m slow
+
+lint: setup  ## Ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup  ## mypy, strict
+	$(BIN)/mypy
+
+format: setup  ## Ruff: fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the virtual environment, caches and runs
+	rm -rf $(VENV) .cache runs

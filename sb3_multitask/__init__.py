@@ -1,0 +1,34 @@
+"""Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task."""
+
+from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.envs import Morphology, TaskEnv, register_envs
+from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult, evaluate_tasks
+from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
+from sb3_multitask.tasks import TASK_SETS, Task
+from sb3_multitask.vec_env import (
+    MultiTaskVecEnv,
+    MultiTaskVecNormalize,
+    TaskCyclingVecEnv,
+    make_multitask_vec_env,
+)
+
+__version__ = "0.1.0"
+
+register_envs()
+
+__all__ = [
+    "TASK_SETS",
+    "A2CMultiTask",
+    "Morphology",
+    "MultiTaskActorCriticPolicy",
+    "MultiTaskEvalCallback",
+    "MultiTaskVecEnv",
+    "MultiTaskVecNormalize",
+    "SharedMlpExtractor",
+    "Task",
+    "TaskCyclingVecEnv",
+    "TaskEnv",
+    "TaskResult",
+    "evaluate_tasks",
+    "make_multitask_vec_env",
+]

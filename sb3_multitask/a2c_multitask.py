@@ -1,0 +1,378 @@
+"""A2C for several tasks: one agent, one update rule, a head per task."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance, safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_multitask.losses import A2CLoss, a2c_loss, a2c_loss_per_task
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.task_logging import make_room_for_tasks
+from sb3_multitask.tasks import Task, TasksLike, did_you_mean
+from sb3_multitask.vec_env import MultiTaskVecNormalize, TaskCyclingVecEnv, make_multitask_vec_env
+
+TaskSchedule: TypeAlias = Literal["joint", "cycle"]
+Engine: TypeAlias = Literal["auto", "torch"]
+
+
+class A2CMultiTask(A2C):
+    """Advantage actor-critic on several tasks at once (the paper's "vanilla multi-task").
+
+    All arguments of SB3's A2C, with its defaults, and those below. ``total_timesteps`` counts environment steps
+    over all tasks. With ``task_schedule="joint"`` and ``engine="torch"`` the updates are those of SB3's own A2C on
+    the same VecEnv, bit for bit.
+
+    ``predict`` takes what the model's VecEnv gives, as in SB3: *normalised* observations if it normalises.
+
+    :param policy: ``"MultiTaskMlpPolicy"`` or a subclass of ``MultiTaskActorCriticPolicy``
+    :param env: a multi-task VecEnv, one env that carries its task (``TaskEnv``), or the tasks themselves: a set's
+        name, an id, or a list of ids and ``Task``; these become ``make_multitask_vec_env(tasks)``
+    :param task_schedule: ``"joint"`` steps all tasks together and makes one update from the mean over all rows;
+        ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1)
+    :param engine: what computes actions and updates: ``"torch"``, or ``"auto"`` for the fastest that applies
+    :raises ValueError: on an env without tasks, or an unknown schedule, engine or policy
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MultiTaskMlpPolicy": MultiTaskActorCriticPolicy}
+    policy: MultiTaskActorCriticPolicy
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | TasksLike | None,
+        learning_rate: float | Schedule = 7e-4,
+        n_steps: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        task_schedule: TaskSchedule = "joint",
+        engine: Engine = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        _check_choice("task_schedule", task_schedule, get_args(TaskSchedule))
+        _check_choice("engine", engine, get_args(Engine))
+        self.task_schedule: TaskSchedule = task_schedule
+        self.engine: Engine = engine
+        self.tasks: tuple[Task, ...] | None = None
+        self.task_names: tuple[str, ...] | None = None
+        self.normalizer_state: dict[str, Any] | None = None
+        self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
+        super().__init__(
+            policy,
+            None if env is None else self._wrap_env(env, gamma=gamma),
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            rms_prop_eps=rms_prop_eps,
+            use_rms_prop=use_rms_prop,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            normalize_advantage=normalize_advantage,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    # Training
+
+    def train(self) -> None:
+        """One gradient step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+
+        for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
+            values, log_prob, entropy = self.policy.evaluate_actions(
+                rollout_data.observations, rollout_data.actions
+            )
+            assert entropy is not None
+            advantages = rollout_data.advantages
+            if self.normalize_advantage:
+                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+            rows = (log_prob, values.flatten(), entropy, advantages, rollout_data.returns)
+
+            terms = a2c_loss(*rows)
+            loss = terms.policy_loss + self.ent_coef * terms.entropy_loss + self.vf_coef * terms.value_loss
+
+            self.policy.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+
+            with th.no_grad():
+                task = rollout_data.observations["task"].long().flatten()  # type: ignore[call-overload]
+                self._log_update(terms, a2c_loss_per_task(task, self.policy.n_tasks, *rows))
+
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if self.task_schedule == "cycle":
+            self._next_task()
+
+    def _log_update(self, terms: A2CLoss, per_task: A2CLoss) -> None:
+        """Record SB3's keys, and the same for each task that took part."""
+        buffer, log = self.rollout_buffer, self.logger
+        log.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        for name, value in vars(terms).items():
+            log.record(f"train/{name}", value.item())
+        for name, values in vars(per_task).items():
+            for task_name, value in zip(self.task_names or (), values.tolist(), strict=True):
+                if not np.isnan(value):
+                    log.record(f"train/{task_name}/{name}", value)
+        if hasattr(self.policy, "log_std"):
+            std = self.policy.log_std.exp()
+            log.record("train/std", std.mean().item())
+            if self.policy.log_std_mode == "per_task":
+                for task_name, value in zip(self.task_names or (), std.mean(dim=1).tolist(), strict=True):
+                    log.record(f"train/{task_name}/std", value)
+
+    def _next_task(self) -> None:
+        """Go on with the next task where it stopped."""
+        env: Any = self.env
+        self._last_obs = env.next_task()
+        self._last_episode_starts = env.episode_starts
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str = "A2CMultiTask",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train; SB3's arguments and behaviour.
+
+        :param total_timesteps: environment steps over all tasks, a lower bound: training ends after a whole
+            rollout, in "cycle" after a whole cycle of tasks
+        :raises ValueError: if the model has no env
+        """
+        if self.env is None:
+            raise ValueError(
+                "The model has no env to learn in: load it with `A2CMultiTask.load(path, env=env)` or call "
+                "`model.set_env(env)` first."
+            )
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or not self.task_ep_info_buffers:
+            self.task_ep_info_buffers = {
+                name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()
+            }
+        total_timesteps, callback_object = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        make_room_for_tasks(self.logger, self.task_names or ())
+        if self.task_schedule == "cycle":
+            total_timesteps = self._whole_cycles(total_timesteps)
+            self._total_timesteps = total_timesteps
+        return total_timesteps, callback_object
+
+    def _whole_cycles(self, total_timesteps: int) -> int:
+        """The least number of steps, at least ``total_timesteps``, at which every task has had its turn."""
+        env: Any = self.env
+        rollout = self.n_steps * self.n_envs
+        n_rollouts = -(-max(total_timesteps - self.num_timesteps, 0) // rollout)
+        n_rollouts += -(env.active_task + n_rollouts) % env.n_tasks
+        return self.num_timesteps + n_rollouts * rollout
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        for info in infos:
+            if "episode" in info and "task" in info:
+                self.task_ep_info_buffers[info["task"]].append(info["episode"])
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log: SB3's keys, and returns and lengths of each task's latest episodes."""
+        for name, episodes in self.task_ep_info_buffers.items():
+            if episodes:
+                self.logger.record(f"rollout/{name}/ep_rew_mean", safe_mean([ep["r"] for ep in episodes]))
+                self.logger.record(f"rollout/{name}/ep_len_mean", safe_mean([ep["l"] for ep in episodes]))
+        super().dump_logs(iteration)
+
+    # The env: its tasks, its schedule, its normaliser
+
+    @staticmethod
+    def _wrap_env(  # type: ignore[override]
+        env: GymEnv | TasksLike, verbose: int = 0, monitor_wrapper: bool = True, gamma: float = 0.99
+    ) -> VecEnv:
+        if isinstance(env, str | Task | Sequence):
+            return make_multitask_vec_env(env, normalize={"gamma": gamma})
+        _check_observation_space(env)
+        return A2C._wrap_env(env, verbose, monitor_wrapper)
+
+    def _setup_model(self) -> None:
+        if self.env is not None:
+            self.env = self._attach(self.env)
+            self.n_envs = self.env.num_envs
+        super()._setup_model()
+
+    def _attach(self, env: VecEnv) -> VecEnv:
+        """Check the env's tasks, give it the model's statistics, and make it cycle if the schedule says so."""
+        names = task_names_of(env)
+        _check_same_tasks(self.task_names, names)
+        if isinstance(env, TaskCyclingVecEnv):
+            if self.task_schedule == "joint":
+                raise ValueError(
+                    'task_schedule="joint" needs all tasks in one step, and a TaskCyclingVecEnv shows one at a time: '
+                    'pass the env inside it, or task_schedule="cycle".'
+                )
+            env = env.venv
+        normalizer = env if isinstance(env, MultiTaskVecNormalize) else None
+        if self.normalizer_state is not None:
+            if normalizer is None:
+                raise ValueError(
+                    "The model was trained on normalised observations, and this env does not normalise: make it with "
+                    "make_multitask_vec_env(tasks, normalize=True)."
+                )
+            normalizer.set_state(self.normalizer_state)
+        self.task_names = names
+        self.tasks = getattr(env, "tasks", self.tasks)
+        if self.task_schedule == "cycle" and not _is_cycling(env):
+            env = normalizer.cycling() if normalizer is not None else TaskCyclingVecEnv(env)
+        self._vec_normalize_env = env if isinstance(env, MultiTaskVecNormalize) else self._vec_normalize_env
+        return env
+
+    def get_normalizer_state(self) -> dict[str, Any] | None:
+        """The statistics that travel with the model: its env's, or those it was loaded with; None without."""
+        normalizer = self.get_vec_normalize_env()
+        return normalizer.get_state() if isinstance(normalizer, MultiTaskVecNormalize) else self.normalizer_state
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Set the env; its normaliser, if any, takes over the model's statistics.
+
+        :raises ValueError: if it has other tasks, another order, or no normaliser where the model needs one
+        """
+        self.normalizer_state = self.get_normalizer_state()
+        super().set_env(self._attach(self._wrap_env(env, self.verbose)), force_reset)
+
+    # Files
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save the model as SB3 does, with its ordered task names and its normaliser's statistics."""
+        self.normalizer_state = self.get_normalizer_state()
+        super().save(path, exclude, include)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | TasksLike | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a model; SB3's arguments. A normalised ``env`` takes over the statistics from the file.
+
+        :raises ValueError: if ``env`` has another set or order of tasks than the model; shows both
+        """
+        if env is not None:
+            env = cls._wrap_env(env)
+            data, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
+            if isinstance(path, io.IOBase):
+                path.seek(0)
+            _check_same_tasks((data or {}).get("task_names"), task_names_of(env))
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            known = ", ".join(self.policy_aliases)
+            raise ValueError(
+                f"Unknown policy {policy_name!r}.{did_you_mean(policy_name, self.policy_aliases)} Known: {known}, "
+                "or pass a subclass of MultiTaskActorCriticPolicy."
+            )
+        return super()._get_policy_from_name(policy_name)
+
+
+def task_names_of(env: VecEnv) -> tuple[str, ...]:
+    """Names of the tasks of a VecEnv, in the order of the heads.
+
+    :raises ValueError: if its sub-environments do not agree on them
+    """
+    if hasattr(env, "task_names"):
+        return tuple(env.task_names)
+    names: list[tuple[str, ...]] = env.get_attr("task_names")
+    if len(set(names)) != 1:
+        raise ValueError(f"The sub-environments of an env must know the same tasks (got {sorted(set(names))})")
+    return names[0]
+
+
+def _is_cycling(env: VecEnv) -> bool:
+    return isinstance(env, TaskCyclingVecEnv) or isinstance(getattr(env, "venv", None), TaskCyclingVecEnv)
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
+
+
+def _check_observation_space(env: Any) -> None:
+    space = getattr(env, "observation_space", None)
+    if not isinstance(space, spaces.Dict) or set(space.spaces) != {"obs", "task"}:
+        raise ValueError(
+            f"A2CMultiTask needs an env whose observations carry their task, Dict(obs, task), not {space}. "
+            "Make it with make_multitask_vec_env(tasks), or pass the tasks themselves: "
+            'A2CMultiTask("MultiTaskMlpPolicy", ["Hopper-v5", ...]).'
+        )
+
+
+def _check_same_tasks(model_tasks: Sequence[str] | None, env_tasks: Sequence[str]) -> None:
+    if model_tasks is not None and tuple(model_tasks) != tuple(env_tasks):
+        raise ValueError(
+            "The env's tasks are not the model's, and heads follow their order.\n"
+            f"  model: {', '.join(model_tasks)}\n  env:   {', '.join(env_tasks)}"
+        )

@@ -1,0 +1,51 @@
+"""Bodies with other proportions, by editing a MuJoCo model before it is compiled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mujoco
+
+from sb3_multitask.tasks import did_you_mean
+
+
+@dataclass(frozen=True)
+class Morphology:
+    """Scale the size of some geoms, as gym-extensions did (Henderson et al. 2017).
+
+    The joints stay where they are; only the geoms (and with them masses, inertias and contacts) change.
+
+    :param geoms: names of the geoms to scale
+    :param scale: factor on every number of their ``size``, positive (radius and half-length of a capsule; a
+        capsule given by ``fromto`` has a radius only, its length stays)
+    :param radius_only: scale the radius alone, for models whose published ancestor gave the geom by ``fromto``
+    :raises ValueError: if ``geoms`` is empty or ``scale`` is not a positive, finite number
+    """
+
+    geoms: tuple[str, ...]
+    scale: float
+    radius_only: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.geoms, str) or not self.geoms:
+            raise ValueError(f"`geoms` must be a non-empty tuple of geom names (got {self.geoms!r})")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"`scale` must be a positive, finite number (got {self.scale!r})")
+
+    def apply(self, spec: mujoco.MjSpec) -> None:
+        """Edit ``spec`` in place.
+
+        :raises ValueError: if it has no geom of a given name; the message lists the known ones
+        """
+        known = {geom.name: geom for geom in spec.geoms if geom.name}
+        for name in self.geoms:
+            if name not in known:
+                raise ValueError(
+                    f"Model {spec.modelname!r} has no geom {name!r}.{did_you_mean(name, known)} "
+                    f"Known geoms: {', '.join(known)}"
+                )
+            geom = known[name]
+            size = geom.size.copy()
+            size[: 1 if self.radius_only else None] *= self.scale
+            geom.size = size

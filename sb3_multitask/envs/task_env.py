@@ -1,0 +1,71 @@
+"""One Gymnasium environment that carries its task in the observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+TaskObs = dict[str, np.ndarray]
+
+
+def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:
+    """``Dict(obs=Box(obs_dim,) float32, task=Discrete(n_tasks))``, what every part of the package reads."""
+    obs = spaces.Box(box.low.astype(np.float32), box.high.astype(np.float32), dtype=np.float32)
+    return spaces.Dict({"obs": obs, "task": spaces.Discrete(n_tasks)})
+
+
+def check_spaces(name: str, env: gym.Env[Any, Any]) -> tuple[spaces.Box, spaces.Box]:
+    """Observation and action space of a task's environment, if they are ones this package can train on.
+
+    :raises ValueError: if either is not a flat Box; the message names the task and the remedy
+    """
+    observation_space, action_space = env.observation_space, env.action_space
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+        raise ValueError(
+            f"Task {name!r}: its observation space must be a Box of shape (obs_dim,), not {observation_space}. "
+            "gymnasium.wrappers.FlattenObservation flattens most others."
+        )
+    if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
+        raise ValueError(
+            f"Task {name!r}: its action space must be a Box of shape (action_dim,), not {action_space}: "
+            "this package is for continuous control."
+        )
+    return observation_space, action_space
+
+
+class TaskEnv(gym.Wrapper[TaskObs, np.ndarray, np.ndarray, np.ndarray]):
+    """Write the task into the observation of one environment, as ``MultiTaskVecEnv`` does for many.
+
+    Use it where a single environment is asked for, such as a stock evaluation or a video of one task.
+
+    :param env: the task's environment, with a flat Box observation
+    :param task: name of the task
+    :param tasks: names of all tasks of the agent, in the agent's order
+    :raises ValueError: if ``task`` is not one of ``tasks``, or if the spaces are not flat Boxes
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], task: str, tasks: Sequence[str]) -> None:
+        super().__init__(env)
+        if task not in tasks:
+            raise ValueError(f"`task` must be one of {list(tasks)} (got {task!r})")
+        box, _ = check_spaces(task, env)
+        self.task_names = tuple(tasks)
+        self.task_id = self.task_names.index(task)
+        self.observation_space = task_observation_space(box, len(self.task_names))
+
+    def _with_task(self, obs: np.ndarray) -> TaskObs:
+        return {"obs": np.asarray(obs, dtype=np.float32), "task": np.asarray(self.task_id)}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[TaskObs, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._with_task(obs), info
+
+    def step(self, action: np.ndarray) -> tuple[TaskObs, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_task(obs), reward, terminated, truncated, info

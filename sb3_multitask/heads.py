@@ -1,0 +1,114 @@
+"""Layers with one set of weights per task, applied to rows of mixed tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch as th
+from torch import nn
+
+
+class TaskRows(NamedTuple):
+    """How the rows of a batch are grouped by task.
+
+    Rows are sorted by task and padded to the same number per task, so that one batched product serves all tasks.
+
+    :ivar tasks: (k,) the tasks that are present, ascending; ``None`` if all of them are
+    :ivar slots: (n_rows,) where each row stands in the grouped (k * m) rows; ``None`` if rows already stand there
+    :ivar shape: (k, m), tasks present and rows for each
+    """
+
+    tasks: th.Tensor | None
+    slots: th.Tensor | None
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, task: th.Tensor, n_tasks: int) -> Self:
+        """Group the rows of ``task`` (n_rows,), the task id of each row."""
+        counts = th.bincount(task, minlength=n_tasks)
+        present = counts.nonzero().squeeze(1)
+        k, m = len(present), int(counts.max())
+        tasks = None if k == n_tasks else present
+        order = th.argsort(task, stable=True)
+        n_rows = len(task)
+        if k * m == n_rows and bool((order[1:] > order[:-1]).all()):
+            return cls(tasks, None, (k, m))
+        counts = counts[present]
+        first = counts.cumsum(0) - counts  # the first sorted row of each task
+        gap = th.arange(k, device=task.device) * m - first
+        slots = th.empty_like(order)
+        slots[order] = th.arange(n_rows, device=task.device) + gap.repeat_interleave(counts)
+        return cls(tasks, slots, (k, m))
+
+    def group(self, rows: th.Tensor) -> th.Tensor:
+        """(n_rows, dim) -> (k, m, dim); padding is zero."""
+        k, m = self.shape
+        if self.slots is not None:
+            rows = rows.new_zeros(k * m, rows.shape[1]).index_copy(0, self.slots, rows)
+        return rows.reshape(k, m, -1)
+
+    def ungroup(self, grouped: th.Tensor) -> th.Tensor:
+        """(k, m, dim) -> (n_rows, dim), the inverse of :meth:`group`."""
+        rows = grouped.flatten(0, 1)
+        return rows if self.slots is None else rows[self.slots]
+
+    def select(self, stacked: th.Tensor) -> th.Tensor:
+        """(n_tasks, ...) -> (k, ...), the parameters of the tasks that are present."""
+        return stacked if self.tasks is None else stacked[self.tasks]
+
+
+class TaskLinear(nn.Module):
+    """A linear layer per task, stacked: ``weight`` (n_tasks, in, out), ``bias`` (n_tasks, out)."""
+
+    def __init__(self, n_tasks: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(th.empty(n_tasks, in_features, out_features))
+        self.bias = nn.Parameter(th.empty(n_tasks, out_features))
+        with th.no_grad():
+            for task in range(n_tasks):
+                layer = nn.Linear(in_features, out_features)  # torch's own default initialisation
+                self.weight[task] = layer.weight.T
+                self.bias[task] = layer.bias
+
+    def init_orthogonal(self, gain: float) -> None:
+        """Orthogonal weights and zero bias for each task by itself, as SB3 does for a net."""
+        n_tasks, in_features, out_features = self.weight.shape
+        with th.no_grad():
+            for task in range(n_tasks):
+                self.weight[task] = nn.init.orthogonal_(th.empty(out_features, in_features), gain).T
+            self.bias.zero_()
+
+    def forward(self, grouped: th.Tensor, rows: TaskRows) -> th.Tensor:
+        """(k, m, in) -> (k, m, out)."""
+        return th.baddbmm(rows.select(self.bias).unsqueeze(1), grouped, rows.select(self.weight))
+
+
+class TaskHeads(nn.Module):
+    """An MLP per task: hidden layers with an activation, then a linear output.
+
+    :param n_tasks: number of tasks
+    :param sizes: (in, *hidden, out)
+    :param activation_fn: after each hidden layer
+    """
+
+    def __init__(self, n_tasks: int, sizes: Sequence[int], activation_fn: type[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TaskLinear(n_tasks, n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.activation = activation_fn()
+
+    def init_orthogonal(self, hidden_gain: float, output_gain: float) -> None:
+        *hidden, output = self.layers
+        for layer in hidden:
+            layer.init_orthogonal(hidden_gain)  # type: ignore[operator]
+        output.init_orthogonal(output_gain)  # type: ignore[operator]
+
+    def forward(self, latent: th.Tensor, rows: TaskRows) -> th.Tensor:
+        """(n_rows, in) -> (n_rows, out), each row through the head of its task."""
+        grouped = rows.group(latent)
+        *hidden, output = self.layers
+        for layer in hidden:
+            grouped = self.activation(layer(grouped, rows))
+        return rows.ungroup(output(grouped, rows))

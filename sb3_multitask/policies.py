@@ -1,0 +1,240 @@
+"""The multi-task policy: a shared trunk, one Gaussian head and one value head per task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_multitask.heads import TaskHeads, TaskRows
+
+LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
+NetArch: TypeAlias = Mapping[str, Sequence[int]]
+
+
+class SharedMlpExtractor(nn.Module):
+    """The trunk: an MLP for the actor and one for the critic, both shared by all tasks.
+
+    Like SB3's ``MlpExtractor``, with its names, so that tools that look for ``policy_net`` and ``value_net``
+    find them.
+
+    :param features_dim: obs_dim
+    :param net_arch: ``dict(pi=[...], vf=[...])``, units per shared layer; empty lists are allowed
+    :param activation_fn: after each layer
+    """
+
+    def __init__(self, features_dim: int, net_arch: NetArch, activation_fn: type[nn.Module]) -> None:
+        super().__init__()
+        pi, vf = list(net_arch["pi"]), list(net_arch["vf"])
+        self.policy_net = nn.Sequential(*create_mlp(features_dim, -1, pi, activation_fn))
+        self.value_net = nn.Sequential(*create_mlp(features_dim, -1, vf, activation_fn))
+        self.latent_dim_pi = pi[-1] if pi else features_dim
+        self.latent_dim_vf = vf[-1] if vf else features_dim
+
+    def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """(n_rows, obs_dim) -> latents of the actor and of the critic."""
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: th.Tensor) -> th.Tensor:
+        latent: th.Tensor = self.policy_net(features)
+        return latent
+
+    def forward_critic(self, features: th.Tensor) -> th.Tensor:
+        latent: th.Tensor = self.value_net(features)
+        return latent
+
+
+class MultiTaskActorCriticPolicy(ActorCriticPolicy):
+    """Actor-critic policy that picks the head from the observation; alias ``"MultiTaskMlpPolicy"``.
+
+    Works as the policy class of ``A2CMultiTask``, SB3's A2C and PPO and sb3-contrib's TRPO, on observations
+    ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. The default nets are the paper's (section 4.1): tanh, 64
+    units; the actor shares two layers and has a linear head per task, the critic shares one and has one more and
+    the output per task.
+
+    :param observation_space: with keys ``obs`` and ``task``
+    :param action_space: a flat Box
+    :param lr_schedule: learning rate, a function of the remaining progress
+    :param net_arch: units of the shared layers, ``dict(pi=[64, 64], vf=[64])`` by default
+    :param head_arch: units of each task's own hidden layers, ``dict(pi=[], vf=[64])`` by default
+    :param activation_fn: after each hidden layer
+    :param ortho_init: orthogonal initialisation, each head by itself, with SB3's gains
+    :param use_sde: must be False
+    :param log_std_init: initial logarithm of the standard deviation
+    :param log_std_mode: ``"per_task"``, a free vector per task; ``"shared"``, one for all;
+        ``"state_dependent"``, an output of the head (the paper's text), kept within ``log_std_bounds``
+    :param log_std_bounds: (low, high) for ``"state_dependent"``
+    :param optimizer_class: as in SB3
+    :param optimizer_kwargs: as in SB3
+    :raises ValueError: on spaces without a task, gSDE, or an unknown mode or key
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: NetArch | None = None,
+        head_arch: NetArch | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        use_sde: bool = False,
+        log_std_init: float = 0.0,
+        log_std_mode: LogStdMode = "per_task",
+        log_std_bounds: tuple[float, float] = (-5.0, 1.0),
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        obs_dim, n_tasks = _checked_observation_space(observation_space)
+        _check_action_space(action_space)
+        if use_sde:
+            raise ValueError(
+                "`use_sde=True` is not supported: gSDE keeps one exploration matrix for one action net, and here "
+                "each task has its own. Use `log_std_mode` to choose how exploration is parameterised."
+            )
+        _check_log_std(log_std_mode, log_std_init, log_std_bounds)
+        self.obs_dim = obs_dim
+        self.n_tasks = n_tasks
+        self.head_arch = _checked_arch("head_arch", head_arch, dict(pi=[], vf=[64]))
+        self.log_std_mode = log_std_mode
+        self.log_std_bounds = log_std_bounds
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=_checked_arch("net_arch", net_arch, dict(pi=[64, 64], vf=[64])),
+            activation_fn=activation_fn,
+            ortho_init=ortho_init,
+            log_std_init=log_std_init,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        ours = "observation_space action_space lr_schedule net_arch activation_fn ortho_init use_sde log_std_init"
+        data = {key: data[key] for key in [*ours.split(), "optimizer_class", "optimizer_kwargs"]}
+        return {
+            **data,
+            "head_arch": self.head_arch,
+            "log_std_mode": self.log_std_mode,
+            "log_std_bounds": self.log_std_bounds,
+        }
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Create the nets and the optimizer; called by SB3's constructor."""
+        arch: NetArch = self.net_arch  # type: ignore[assignment]
+        self.mlp_extractor = SharedMlpExtractor(self.obs_dim, arch, self.activation_fn)  # type: ignore[assignment]
+        action_dim = self.action_space.shape[0]  # type: ignore[index]
+        state_dependent = self.log_std_mode == "state_dependent"
+        pi_sizes = [self.mlp_extractor.latent_dim_pi, *self.head_arch["pi"], action_dim * (1 + state_dependent)]
+        vf_sizes = [self.mlp_extractor.latent_dim_vf, *self.head_arch["vf"], 1]
+        self.action_net = TaskHeads(self.n_tasks, pi_sizes, self.activation_fn)
+        self.value_net = TaskHeads(self.n_tasks, vf_sizes, self.activation_fn)  # type: ignore[assignment]
+        if not state_dependent:  # SB3 and sb3-contrib read `log_std` if the attribute exists
+            shape = (self.n_tasks, action_dim) if self.log_std_mode == "per_task" else (action_dim,)
+            self.log_std = nn.Parameter(th.full(shape, float(self.log_std_init)))
+        if self.ortho_init:
+            sqrt_2 = math.sqrt(2)
+            for module in self.mlp_extractor.modules():
+                self.init_weights(module, gain=np.sqrt(2))
+            self.action_net.init_orthogonal(sqrt_2, output_gain=0.01)
+            self.value_net.init_orthogonal(sqrt_2, output_gain=1.0)  # type: ignore[operator]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
+        """Features (n_rows, obs_dim), how rows are grouped by task, and the task of each row (n_rows,)."""
+        assert isinstance(obs, dict), "observations are {'obs': ..., 'task': ...}"
+        task = obs["task"].long().flatten()
+        return obs["obs"].float(), TaskRows.of(task, self.n_tasks), task
+
+    def _distribution(self, latent_pi: th.Tensor, rows: TaskRows, task: th.Tensor) -> Distribution:
+        output = self.action_net(latent_pi, rows)
+        assert isinstance(self.action_dist, DiagGaussianDistribution)
+        if self.log_std_mode == "per_task":
+            return self.action_dist.proba_distribution(output, self.log_std[task])
+        if self.log_std_mode == "shared":
+            return self.action_dist.proba_distribution(output, self.log_std)
+        mean, raw = output.chunk(2, dim=1)
+        return self.action_dist.proba_distribution(mean, self._bounded_log_std(raw))
+
+    def _bounded_log_std(self, raw: th.Tensor) -> th.Tensor:
+        """Squash into ``log_std_bounds``; 0 gives ``log_std_init``."""
+        low, high = self.log_std_bounds
+        start = (self.log_std_init - low) / (high - low)
+        return low + (high - low) * th.sigmoid(raw + math.log(start / (1 - start)))
+
+    # SB3's five ways in. Each splits the observation once.
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:  # type: ignore[override]
+        """Actions (n_rows, action_dim), values (n_rows, 1) and log-probabilities (n_rows,)."""
+        features, rows, task = self.split_observation(obs)
+        latent_pi, latent_vf = self.mlp_extractor(features)
+        values = self.value_net(latent_vf, rows)
+        distribution = self._distribution(latent_pi, rows, task)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values, distribution.log_prob(actions)
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Values (n_rows, 1), log-probabilities (n_rows,) and entropies (n_rows,) of given actions."""
+        features, rows, task = self.split_observation(obs)
+        latent_pi, latent_vf = self.mlp_extractor(features)
+        distribution = self._distribution(latent_pi, rows, task)
+        return self.value_net(latent_vf, rows), distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """The action distribution; one object that every call updates, as in SB3."""
+        features, rows, task = self.split_observation(obs)
+        return self._distribution(self.mlp_extractor.forward_actor(features), rows, task)
+
+    def predict_values(self, obs: PyTorchObs) -> th.Tensor:
+        """Values, (n_rows, 1)."""
+        features, rows, _ = self.split_observation(obs)
+        values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(features), rows)
+        return values
+
+
+def _checked_observation_space(space: spaces.Space[Any]) -> tuple[int, int]:
+    """(obs_dim, n_tasks) of a task observation space."""
+    if isinstance(space, spaces.Dict) and set(space.spaces) == {"obs", "task"}:
+        obs, task = space["obs"], space["task"]
+        if isinstance(obs, spaces.Box) and len(obs.shape) == 1 and isinstance(task, spaces.Discrete):
+            return obs.shape[0], int(task.n)
+    raise ValueError(
+        "MultiTaskActorCriticPolicy needs observations Dict(obs=Box(obs_dim,), task=Discrete(n_tasks)), "
+        f"not {space}. sb3_multitask.make_multitask_vec_env(tasks) gives them; TaskEnv adds the task to one env."
+    )
+
+
+def _check_action_space(space: spaces.Space[Any]) -> None:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"MultiTaskActorCriticPolicy needs a flat Box action space, not {space}")
+
+
+def _check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
+    if mode not in get_args(LogStdMode):
+        raise ValueError(f"`log_std_mode` must be one of {', '.join(get_args(LogStdMode))} (got {mode!r})")
+    if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
+        raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")
+
+
+def _checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:
+    if arch is None:
+        return default
+    if not isinstance(arch, Mapping) or not set(arch) <= {"pi", "vf"}:
+        raise ValueError(f"`{name}` must be a dict with the keys pi and vf, lists of layer sizes (got {arch!r})")
+    arch = {key: list(sizes) for key, sizes in {**default, **arch}.items()}
+    if any(not isinstance(size, int) or size < 1 for sizes in arch.values() for size in sizes):
+        raise ValueError(f"`{name}` must hold positive layer sizes (got {arch!r})")
+    return arch

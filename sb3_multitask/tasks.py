@@ -1,0 +1,124 @@
+"""What a task is: a Gymnasium environment with a name. No torch in here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+
+EnvFactory: TypeAlias = Callable[..., gym.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a multi-task agent.
+
+    :param name: how logs, files and results call it; short, since SB3's logger cuts long keys
+    :param env_id: a registered Gymnasium id, or a callable that makes the environment
+    :param env_kwargs: keyword arguments for ``gymnasium.make`` or for the callable
+    :raises ValueError: if ``name`` is empty or not a single line
+    :raises TypeError: if a field has the wrong type
+    """
+
+    name: str
+    env_id: str | EnvFactory
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"`name` of a task must be a string (got {self.name!r})")
+        if not self.name.strip() or not self.name.isprintable():
+            raise ValueError(f"`name` of a task must be a non-empty, printable string (got {self.name!r})")
+        if not isinstance(self.env_id, str) and not callable(self.env_id):
+            raise TypeError(
+                f"`env_id` of task {self.name!r} must be a Gymnasium id or a callable that makes an "
+                f"environment (got {self.env_id!r})"
+            )
+
+    def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """Make the environment; ``kwargs`` (such as ``render_mode``) come on top of ``env_kwargs``.
+
+        :raises RuntimeError: if making it fails; the message names the task
+        """
+        kwargs = {**self.env_kwargs, **kwargs}
+        try:
+            env = self.env_id(**kwargs) if callable(self.env_id) else gym.make(self.env_id, **kwargs)
+        except Exception as e:
+            raise RuntimeError(f"Task {self.name!r}: making its environment failed: {e}") from e
+        if not isinstance(env, gym.Env):
+            raise RuntimeError(
+                f"Task {self.name!r}: its factory returned {type(env).__name__}, not a gymnasium.Env"
+            )
+        return env
+
+
+def _bodies(robot: str, *bodies: str) -> tuple[Task, ...]:
+    return tuple(Task(body, f"{robot}{body}-v0") for body in bodies)
+
+
+TASK_SETS: dict[str, tuple[Task, ...]] = {
+    # The paper's six, in the paper's order (section 4).
+    "HalfCheetahBody6": _bodies(
+        "HalfCheetah", "SmallFoot", "BigFoot", "SmallLeg", "SmallThigh", "SmallTorso", "BigTorso"
+    ),
+}
+"""Named sets: name -> tasks. The order is the order of the heads."""
+
+TasksLike: TypeAlias = str | Task | Sequence[str | Task]
+
+
+def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
+    """Turn a set's name, an id, a task, or a list of ids and tasks into tasks.
+
+    :param tasks: for example ``"HalfCheetahBody6"``, ``"Hopper-v5"`` or
+        ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]``; a bare id is named by itself
+    :raises ValueError: unknown set or id (with the closest match), no task, or a name twice
+    :raises TypeError: if an entry is neither an id nor a task
+    """
+    if isinstance(tasks, str) and tasks in TASK_SETS:
+        return TASK_SETS[tasks]
+    entries = [tasks] if isinstance(tasks, str | Task) else list(tasks)
+    resolved = tuple(_resolve_one(entry) for entry in entries)
+    if not resolved:
+        raise ValueError("`tasks` must hold at least one task (got none)")
+    names = [task.name for task in resolved]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise ValueError(
+            f"Task names must be unique (twice or more: {', '.join(duplicates)}). "
+            "Give a task another name with Task(name, env_id)."
+        )
+    return resolved
+
+
+def _resolve_one(entry: str | Task) -> Task:
+    if isinstance(entry, Task):
+        if isinstance(entry.env_id, str):
+            _check_id(entry.env_id)
+        return entry
+    if not isinstance(entry, str):
+        raise TypeError(f"A task must be a Gymnasium id or a Task (got {entry!r})")
+    _check_id(entry)
+    return Task(entry, entry)
+
+
+def _check_id(env_id: str) -> None:
+    """Raise if ``env_id`` is not registered, naming what comes closest."""
+    try:
+        gym.spec(env_id)
+    except gym.error.Error as e:
+        known = [*TASK_SETS, *gym.registry]
+        raise ValueError(
+            f"Unknown task set or environment id {env_id!r}.{did_you_mean(env_id, known)} "
+            f"Task sets: {', '.join(TASK_SETS)}; environment ids: those of gymnasium.registry."
+        ) from e
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the closest known name, or an empty string."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -1,0 +1,14 @@
+"""Vectorised environments over several tasks."""
+
+from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
+from sb3_multitask.vec_env.make import make_multitask_vec_env
+from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv, TaskView
+from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
+
+__all__ = [
+    "MultiTaskVecEnv",
+    "MultiTaskVecNormalize",
+    "TaskCyclingVecEnv",
+    "TaskView",
+    "make_multitask_vec_env",
+]

@@ -1,0 +1,142 @@
+"""The paper's way through the tasks: one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+
+from sb3_multitask.envs.task_env import TaskObs
+from sb3_multitask.vec_env.multitask_vec_env import StepReturn
+
+
+class TaskCyclingVecEnv(VecEnv):
+    """Shows one task of a multi-task VecEnv at a time; ``num_envs = n_envs_per_task`` (section 4.3.1).
+
+    ``next_task()`` goes from E1 to E2, ... En and back to E1. Waiting tasks keep their state: their episodes go on
+    where they stopped. ``A2CMultiTask(task_schedule="cycle")`` puts this under the model's normaliser by itself;
+    on its own, a stock algorithm would bootstrap from the next task's observation.
+
+    It is no ``VecEnvWrapper``, so that ``sync_envs_normalization`` takes it for the innermost VecEnv, which it
+    stands for.
+
+    :param venv: a ``MultiTaskVecEnv`` or a ``MultiTaskVecNormalize`` over one
+    :raises TypeError: if ``venv`` has no tasks
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        if not hasattr(venv, "task_view"):
+            raise TypeError(
+                f"TaskCyclingVecEnv needs a MultiTaskVecEnv, which has tasks to cycle through (got {venv!r}). "
+                "Make one with sb3_multitask.make_multitask_vec_env(tasks)."
+            )
+        self.venv: Any = venv
+        self.n_tasks: int = venv.n_tasks
+        self.task_names: tuple[str, ...] = venv.task_names
+        self.n_envs_per_task: int = venv.n_envs_per_task
+        self._views = [venv.task_view(i) for i in range(self.n_tasks)]
+        self.active_task = 0
+        self._last_obs: list[TaskObs | None] = [None] * self.n_tasks
+        self._episode_starts = np.ones((self.n_tasks, self.n_envs_per_task), dtype=bool)
+        self._visited = np.zeros(self.n_tasks, dtype=bool)
+        self.first_visit = False
+        super().__init__(self.n_envs_per_task, venv.observation_space, venv.action_space)
+
+    @property
+    def tasks(self) -> Any:
+        """The tasks, in order."""
+        return self.venv.tasks
+
+    @property
+    def task_ids(self) -> np.ndarray:
+        """Task of every row, (num_envs,): the active one."""
+        return np.full(self.num_envs, self.active_task)
+
+    @property
+    def reset_task_ids(self) -> np.ndarray:
+        """The tasks that ``reset`` resets: all."""
+        return np.arange(self.n_tasks)
+
+    @property
+    def episode_starts(self) -> np.ndarray:
+        """Whether the active task's last observations begin an episode, (num_envs,) bool."""
+        return self._episode_starts[self.active_task].copy()
+
+    @property
+    def _view(self) -> VecEnv:
+        view: VecEnv = self._views[self.active_task]
+        return view
+
+    def task_view(self, task_id: int) -> VecEnv:
+        """A VecEnv over the sub-environments of one task, active or not."""
+        view: VecEnv = self.venv.task_view(task_id)
+        return view
+
+    def next_task(self) -> TaskObs:
+        """Make the next task the active one and return its last observations.
+
+        ``first_visit`` is then true if no one has seen these since the reset.
+
+        :raises RuntimeError: before the first ``reset``
+        """
+        task = (self.active_task + 1) % self.n_tasks
+        obs = self._last_obs[task]
+        if obs is None:
+            raise RuntimeError("Call reset() before next_task()")
+        self.active_task = task
+        self.first_visit, self._visited[task] = not self._visited[task], True
+        return {key: value.copy() for key, value in obs.items()}
+
+    def reset(self) -> TaskObs:
+        """Reset every task; the first one is then active."""
+        self._last_obs = [view.reset() for view in self._views]
+        self._episode_starts[:] = True
+        self._visited[:] = False
+        self.active_task = self.n_tasks - 1
+        return self.next_task()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._view.step_async(actions)
+
+    def step_wait(self) -> StepReturn:
+        obs, rewards, dones, infos = self._view.step_wait()
+        self._last_obs[self.active_task] = obs  # type: ignore[assignment]
+        self._episode_starts[self.active_task] = dones
+        return {key: value.copy() for key, value in obs.items()}, rewards, dones, infos  # type: ignore[union-attr]
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed every sub-environment of every task."""
+        seeds: Sequence[int | None] = self.venv.seed(seed)
+        return seeds
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        self.venv.set_options(options)
+
+    def close(self) -> None:
+        self.venv.close()
+
+    @property
+    def unwrapped(self) -> VecEnv:
+        unwrapped: VecEnv = self.venv.unwrapped
+        return unwrapped
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        return self._view.get_attr(attr_name, indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        self._view.set_attr(attr_name, value, indices)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        return self._view.env_method(method_name, *args, indices=indices, **kwargs)
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        return self._view.env_is_wrapped(wrapper_class, indices)
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        return self._view.get_images()

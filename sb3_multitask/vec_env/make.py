@@ -1,0 +1,50 @@
+"""One call from tasks to a VecEnv ready to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sb3_multitask.tasks import TasksLike
+from sb3_multitask.vec_env.backends import BackendName
+from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv
+from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
+
+
+def make_multitask_vec_env(
+    tasks: TasksLike,
+    n_envs_per_task: int = 4,
+    seed: int | None = None,
+    backend: BackendName = "auto",
+    normalize: bool | Mapping[str, Any] = True,
+    training: bool = True,
+    monitor_dir: str | Path | None = None,
+    render_mode: str | None = None,
+) -> MultiTaskVecEnv | MultiTaskVecNormalize:
+    """Make a multi-task VecEnv.
+
+    :param tasks: a set's name (``"HalfCheetahBody6"``), an id, or a list of ids and tasks
+    :param n_envs_per_task: copies of each task
+    :param seed: sub-environment ``i`` is seeded with ``seed + i``; ``None``: at random
+    :param backend: ``"dummy"``, ``"subproc"``, or ``"auto"`` for the fastest that fits
+    :param normalize: put ``MultiTaskVecNormalize`` on top; a mapping holds its arguments, such as
+        ``{"norm_reward": False, "gamma": 0.98}``
+    :param training: ``False`` for evaluation: statistics frozen, raw rewards
+    :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
+    :param render_mode: as in ``gymnasium.make``
+    :return: the VecEnv; see ``MultiTaskVecEnv`` for what it raises
+    """
+    venv = MultiTaskVecEnv(
+        tasks, n_envs_per_task, backend=backend, seed=seed, monitor_dir=monitor_dir, render_mode=render_mode
+    )
+    if normalize is False:
+        return venv
+    kwargs: dict[str, Any] = {} if normalize is True else dict(normalize)
+    if not training:
+        kwargs.update(training=False, norm_reward=False)
+    try:
+        return MultiTaskVecNormalize(venv, **kwargs)
+    except TypeError:
+        venv.close()
+        raise

@@ -1,0 +1,264 @@
+"""Several copies of every task side by side, the task written into the observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+
+from sb3_multitask.envs.task_env import TaskObs, check_spaces, task_observation_space
+from sb3_multitask.tasks import Task, TasksLike, resolve_tasks
+from sb3_multitask.vec_env.backends import (
+    Backend,
+    BackendName,
+    DummyBackend,
+    SubprocBackend,
+    make_quietly,
+)
+from sb3_multitask.vec_env.monitor import EpisodeMonitor
+
+StepReturn = tuple[TaskObs, np.ndarray, np.ndarray, list[dict[str, Any]]]
+
+
+class MultiTaskVecEnv(VecEnv):
+    """``n_envs_per_task`` copies of every task, stepped together.
+
+    Sub-environments are grouped by task: row ``task_id * n_envs_per_task + k`` is copy ``k``. An observation is
+    ``{"obs": (num_envs, obs_dim) float32, "task": (num_envs,) int64}``. Returns and lengths of episodes are
+    monitored (raw rewards), so no ``Monitor`` is needed around the environments.
+
+    :param tasks: a set's name, an id, or a list of ids and tasks
+    :param n_envs_per_task: copies of each task, at least 1
+    :param backend: ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each), or
+        ``"auto"`` (the fastest that fits)
+    :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the next reset; ``None``: at random
+    :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
+    :param render_mode: as in ``gymnasium.make``
+    :raises ValueError: tasks whose observation shapes or actions differ, an unknown backend, too few copies
+    :raises RuntimeError: if a task's environment cannot be made; the message names the task
+    """
+
+    observation_space: spaces.Dict
+    action_space: spaces.Box
+
+    def __init__(
+        self,
+        tasks: TasksLike,
+        n_envs_per_task: int = 1,
+        *,
+        backend: BackendName = "auto",
+        seed: int | None = None,
+        monitor_dir: str | Path | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.tasks = resolve_tasks(tasks)
+        self.task_names = tuple(task.name for task in self.tasks)
+        self.n_tasks = len(self.tasks)
+        self.n_envs_per_task = _checked_count(n_envs_per_task)
+        self.task_ids = np.repeat(np.arange(self.n_tasks), n_envs_per_task)
+        observation_space, action_space = _common_spaces(self.tasks)
+        self._backend = _make_backend(backend, self.tasks, n_envs_per_task, render_mode)
+        super().__init__(len(self.task_ids), task_observation_space(observation_space, self.n_tasks), action_space)
+        self.monitor = EpisodeMonitor(
+            [self.task_names[i] for i in self.task_ids],
+            [str(self.tasks[i].env_id) for i in self.task_ids],
+            monitor_dir,
+        )
+        if seed is not None:
+            self.seed(seed)
+
+    def rows(self, task_id: int) -> slice:
+        """The rows of one task."""
+        return slice(task_id * self.n_envs_per_task, (task_id + 1) * self.n_envs_per_task)
+
+    def task_view(self, task_id: int) -> TaskView:
+        """A VecEnv over the sub-environments of one task; the others keep their state.
+
+        :param task_id: from 0 to ``n_tasks - 1``
+        :raises IndexError: if there is no such task
+        """
+        return TaskView(self, task_id)
+
+    # The three calls below serve all rows (this VecEnv) and the rows of one task (a view).
+
+    def reset_rows(self, rows: slice) -> TaskObs:
+        obs, self.reset_infos[rows] = self._backend.reset(rows, self._seeds[rows], self._options[rows])
+        n_rows = len(self._seeds[rows])
+        self._seeds[rows] = [None] * n_rows  # seeds and options are used once, as in SB3
+        self._options[rows] = [{} for _ in range(n_rows)]
+        self.monitor.reset(rows)
+        return self._with_tasks(rows, obs)
+
+    def send_rows(self, rows: slice, actions: np.ndarray) -> None:
+        self._backend.send(rows, actions)
+
+    def receive_rows(self, rows: slice) -> StepReturn:
+        transitions = self._backend.receive(rows)
+        self.monitor.step(rows, transitions.rewards, transitions.dones, transitions.infos)
+        task_ids = self.task_ids[rows]
+        for i in transitions.dones.nonzero()[0]:
+            info = transitions.infos[i]
+            info["terminal_observation"] = {
+                "obs": info["terminal_observation"].astype(np.float32),
+                "task": task_ids[i],
+            }
+        obs = self._with_tasks(rows, transitions.obs)
+        return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
+
+    def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
+        return {"obs": obs.astype(np.float32), "task": self.task_ids[rows].copy()}
+
+    # SB3's VecEnv interface
+
+    def reset(self) -> TaskObs:
+        return self.reset_rows(slice(0, self.num_envs))
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.send_rows(slice(0, self.num_envs), actions)
+
+    def step_wait(self) -> StepReturn:
+        return self.receive_rows(slice(0, self.num_envs))
+
+    def close(self) -> None:
+        self._backend.close()
+        self.monitor.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        return [self._backend.get_attr(i, attr_name) for i in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        for i in self._get_indices(indices):
+            self._backend.set_attr(i, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        return [self._backend.call(i, method_name, args, kwargs) for i in self._get_indices(indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Whether sub-environments are wrapped with a class; true for ``Monitor``, which is built in."""
+        return [
+            issubclass(Monitor, wrapper_class) or self._backend.is_wrapped(i, wrapper_class)
+            for i in self._get_indices(indices)
+        ]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        return self.env_method("render")
+
+
+class TaskView(VecEnv):
+    """The sub-environments of one task of a :class:`MultiTaskVecEnv`; ``num_envs = n_envs_per_task``.
+
+    Its observations carry the task like those of the whole. Made by ``task_view``; closing it does nothing.
+    """
+
+    def __init__(self, venv: MultiTaskVecEnv, task_id: int) -> None:
+        if not 0 <= task_id < venv.n_tasks:
+            raise IndexError(f"`task_id` must be between 0 and {venv.n_tasks - 1} (got {task_id})")
+        self.venv = venv
+        self.task_id = task_id
+        self.task_names = venv.task_names
+        self.n_tasks = venv.n_tasks
+        self.n_envs_per_task = venv.n_envs_per_task
+        self._rows = venv.rows(task_id)
+        self.task_ids = venv.task_ids[self._rows]
+        super().__init__(venv.n_envs_per_task, venv.observation_space, venv.action_space)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        self.venv._seeds[self._rows] = super().seed(seed)
+        return self._seeds
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        super().set_options(options)
+        self.venv._options[self._rows] = self._options
+
+    def reset(self) -> TaskObs:
+        obs = self.venv.reset_rows(self._rows)
+        self.reset_infos = self.venv.reset_infos[self._rows]
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.venv.send_rows(self._rows, actions)
+
+    def step_wait(self) -> StepReturn:
+        return self.venv.receive_rows(self._rows)
+
+    def close(self) -> None:
+        """Do nothing: the environments belong to the whole."""
+
+    def _global(self, indices: VecEnvIndices) -> list[int]:
+        return [self._rows.start + i for i in self._get_indices(indices)]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        return self.venv.get_attr(attr_name, self._global(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        self.venv.set_attr(attr_name, value, self._global(indices))
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        return self.venv.env_method(method_name, *args, indices=self._global(indices), **kwargs)
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        return self.venv.env_is_wrapped(wrapper_class, self._global(indices))
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        return self.env_method("render")
+
+
+def _checked_count(n_envs_per_task: int) -> int:
+    if isinstance(n_envs_per_task, bool) or not isinstance(n_envs_per_task, int | np.integer):
+        raise TypeError(f"`n_envs_per_task` must be an integer (got {n_envs_per_task!r})")
+    if n_envs_per_task < 1:
+        raise ValueError(f"`n_envs_per_task` must be at least 1 (got {n_envs_per_task})")
+    return int(n_envs_per_task)
+
+
+def _make_backend(name: str, tasks: Sequence[Task], n_envs_per_task: int, render_mode: str | None) -> Backend:
+    if name == "subproc":
+        return SubprocBackend(tasks, n_envs_per_task, render_mode)
+    if name in ("auto", "dummy"):
+        return DummyBackend(tasks, n_envs_per_task, render_mode)
+    raise ValueError(f"`backend` must be one of {', '.join(get_args(BackendName))} (got {name!r})")
+
+
+def _common_spaces(tasks: Sequence[Task]) -> tuple[spaces.Box, spaces.Box]:
+    """The spaces of all tasks: made once per task and compared, since SB3 looks at the first env only.
+
+    Observations may differ in their bounds (the widest are taken) but not in their shape; actions in neither.
+    """
+    first_obs: spaces.Box | None = None
+    for task in tasks:
+        env = make_quietly(task)
+        try:
+            obs_space, action_space = check_spaces(task.name, env)
+        finally:
+            env.close()
+        if first_obs is None:
+            first_obs, first_action = obs_space, action_space
+            low, high = obs_space.low, obs_space.high
+            continue
+        if obs_space.shape != first_obs.shape:
+            raise _spaces_differ("observation", tasks[0], first_obs, task, obs_space, "the same shape")
+        bounds = (action_space.low, action_space.high), (first_action.low, first_action.high)
+        if action_space.shape != first_action.shape or not np.array_equal(*bounds):
+            raise _spaces_differ("action", tasks[0], first_action, task, action_space, "the same shape and bounds")
+        low, high = np.minimum(low, obs_space.low), np.maximum(high, obs_space.high)
+    return spaces.Box(low, high, dtype=np.float64), first_action
+
+
+def _spaces_differ(
+    kind: str, task: Task, space: spaces.Box, other: Task, other_space: spaces.Box, needed: str
+) -> ValueError:
+    return ValueError(
+        f"Tasks must have {kind} spaces of {needed}: task {task.name!r} has {space}, "
+        f"task {other.name!r} has {other_space}."
+    )
