@@ -1,0 +1,100 @@
+"""Does it learn? Six bodies with one agent, beside SB3's own A2C on each body alone, at the same frames.
+
+    python benchmarks/learning.py --method multitask-torch --seeds 0 1 2 --jobs 2
+    python benchmarks/learning.py --table
+
+A job is one run of one seed; it leaves one JSON file in ``results/learning/`` and is skipped if that exists, so a
+killed command goes on where it stopped. Every method has the same nets, hyper-parameters (SB3's defaults), copies of
+a task and frames per task; all returns are deterministic, 20 episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import torch as th
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
+
+import sb3_multitask as mt
+
+RESULTS = Path(__file__).parents[1] / "results" / "learning"
+TASKS = mt.TASK_SETS["HalfCheetahBody6"]
+STEPS_PER_TASK = 500_000
+N_ENVS_PER_TASK = 4
+N_EPISODES = 20
+NET = {"pi": [64, 64], "vf": [64, 64]}  # one task's share of the multi-task net
+
+
+def run_multitask(seed: int, engine: str) -> dict[str, dict]:
+    env = mt.make_multitask_vec_env(TASKS, N_ENVS_PER_TASK, seed=seed)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, engine=engine, device="cpu")
+    before = mt.evaluate_tasks(model, n_eval_episodes=N_EPISODES)
+    model.learn(STEPS_PER_TASK * len(TASKS))
+    after = mt.evaluate_tasks(model, n_eval_episodes=N_EPISODES)
+    return {task: {"before": asdict(before[task]), "after": asdict(after[task])} for task in after}
+
+
+def run_sb3(seed: int, task: mt.Task) -> dict[str, dict]:
+    env = VecNormalize(make_vec_env(task.make, N_ENVS_PER_TASK, seed=seed))
+    eval_env = VecNormalize(make_vec_env(task.make, 5, seed=0), training=False, norm_reward=False)
+    model = A2C("MlpPolicy", env, seed=seed, policy_kwargs={"net_arch": NET}, device="cpu")
+    results = {}
+    for moment in ("before", "after"):
+        if moment == "after":
+            model.learn(STEPS_PER_TASK)
+        sync_envs_normalization(env, eval_env)
+        episodes = evaluate_policy(model, eval_env, N_EPISODES, return_episode_rewards=True)
+        results[moment] = asdict(mt.TaskResult.of(list(zip(*episodes, strict=True))))
+    return {task.name: results}
+
+
+def run_job(method: str, seed: int, task: mt.Task | None, path: Path) -> str:
+    th.set_num_threads(1)  # one run per core
+    start = time.time()
+    results = run_multitask(seed, method.removeprefix("multitask-")) if task is None else run_sb3(seed, task)
+    content = {
+        "method": method,
+        "seed": seed,
+        "steps_per_task": STEPS_PER_TASK,
+        "n_envs_per_task": N_ENVS_PER_TASK,
+        "n_eval_episodes": N_EPISODES,
+        "seconds": round(time.time() - start, 1),
+        "results": results,
+    }
+    path.write_text(json.dumps(content) + "\n")
+    return path.name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=["multitask-torch", "multitask-fast", "sb3-single"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one per core")
+    args = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    tasks = list(TASKS) if args.method == "sb3-single" else [None]
+    jobs = []
+    for seed in args.seeds:
+        for task in tasks:
+            name = f"{args.method}_{task.name}_{seed}" if task else f"{args.method}_{seed}"
+            path = RESULTS / f"{name}.json"
+            if not path.exists():
+                jobs.append((args.method, seed, task, path))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+        futures = [pool.submit(run_job, *job) for job in jobs]
+        for done, future in enumerate(as_completed(futures), 1):
+            print(f"{done}/{len(jobs)} {future.result()}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

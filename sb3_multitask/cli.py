@@ -1,0 +1,142 @@
+"""The command line: ``sb3-multitask train|evaluate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+
+
+@app.callback()
+def _main() -> None:
+    """Subcommands below; each has its own --help."""
+
+
+@app.command(
+    epilog=(
+        "[bold]Examples[/bold]\n\n"
+        "sb3-multitask train --config zoo_configs/quickstart.yml\n\n"
+        "sb3-multitask train --tasks HalfCheetahBody6 --n-timesteps 1000000 --seed 1\n\n"
+        "sb3-multitask train --tasks Hopper-v5,Hopper-v5 --set ent_coef=0.001"
+    )
+)
+def train(
+    config: Annotated[Path | None, typer.Option(help="YAML file with the run's settings (see zoo_configs/).")] = None,
+    tasks: Annotated[str | None, typer.Option(help="A task set, or ids separated by commas.")] = None,
+    n_timesteps: Annotated[int | None, typer.Option(help="Environment steps over all tasks.")] = None,
+    n_envs_per_task: Annotated[int | None, typer.Option(help="Copies of each task.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of envs, weights and actions.")] = None,
+    task_schedule: Annotated[str | None, typer.Option(help="joint or cycle.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the config; may be repeated."),
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/<tasks>_<number>.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print SB3's log and each evaluation.")] = False,
+) -> None:
+    """Train one agent on several tasks; everything about the run goes into its folder."""
+    from sb3_multitask.experiments.config import load_config, make_config
+    from sb3_multitask.experiments.run_folder import RunFolder
+    from sb3_multitask.experiments.train import train_run
+
+    overrides = {
+        "tasks": _split_tasks(tasks),
+        "n_timesteps": n_timesteps,
+        "n_envs_per_task": n_envs_per_task,
+        "seed": seed,
+        "task_schedule": task_schedule,
+    }
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    overrides |= _parse_settings(settings or [])
+    run_config = load_config(config, overrides) if config is not None else make_config(overrides)
+    name = run_config.tasks if isinstance(run_config.tasks, str) else f"{len(run_config.tasks)}_tasks"
+    folder = RunFolder.create(run_dir, name.replace("/", "_"), overwrite)
+    console.print(f"Run folder: [bold]{folder.path}[/bold]")
+    results = train_run(run_config, folder, progress, verbose=int(verbose), announce=console.print)
+    console.print(_results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
+    console.print(f"Learning curves: [bold]{folder.curves}[/bold]; model: [bold]{folder.model}[/bold]")
+
+
+@app.command(
+    epilog=(
+        "[bold]Examples[/bold]\n\n"
+        "sb3-multitask evaluate runs/main\n\n"
+        "sb3-multitask evaluate runs/main/best_model.zip --n-eval-episodes 50 --stochastic"
+    )
+)
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run's folder, or a model.zip of A2CMultiTask.")],
+    n_eval_episodes: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the evaluation's environments.")] = 0,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic/--stochastic", help="The Gaussian's mean, or samples.")
+    ] = True,
+) -> None:
+    """Return of a trained agent on each of its tasks."""
+    from sb3_multitask.a2c_multitask import A2CMultiTask
+    from sb3_multitask.evaluation import evaluate_tasks
+
+    path = model / "model.zip" if model.is_dir() else model
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a run's folder or a model.zip")
+    agent = A2CMultiTask.load(path, device="cpu")
+    results = evaluate_tasks(agent, n_eval_episodes=n_eval_episodes, deterministic=deterministic, seed=seed)
+    console.print(_results_table({"return": results}, f"{path}, {n_eval_episodes} episodes per task"))
+
+
+def _split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:
+    return tuple(tasks.split(",")) if tasks is not None and "," in tasks else tasks
+
+
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    """``["ent_coef=0.01"]`` -> values, read as YAML."""
+    from ruamel.yaml import YAML
+
+    parsed = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set needs KEY=VALUE (got {setting!r})")
+        parsed[key.strip()] = YAML(typ="safe").load(value)
+    return parsed
+
+
+def _results_table(results: Any, title: str) -> Table:
+    """Tasks as rows, moments (before, after) as columns: mean ± standard deviation over episodes."""
+    table = Table(title=title, caption="mean ± standard deviation over episodes")
+    table.add_column("task")
+    for moment in results:
+        table.add_column(moment, justify="right")
+    columns = list(results.values())
+    for task in columns[0]:
+        table.add_row(task, *(f"{c[task].mean_reward:.1f} ± {c[task].std_reward:.1f}" for c in columns))
+    means = [sum(r.mean_reward for r in column.values()) / len(column) for column in columns]
+    table.add_section()
+    table.add_row("mean over tasks", *(f"{mean:.1f}" for mean in means))
+    return table
+
+
+def main() -> None:
+    """Run the command line; what a user did wrong is one message, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError) as e:
+        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {e}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
