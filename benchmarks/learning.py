@@ -14,11 +14,14 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch as th
+from scipy import stats
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -74,12 +77,54 @@ def run_job(method: str, seed: int, task: mt.Task | None, path: Path) -> str:
     return path.name
 
 
+def load_results() -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Method -> task -> moment -> mean return of each seed, from the files alone."""
+    returns: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for path in sorted(RESULTS.glob("*_*.json")):
+        content = json.loads(path.read_text())
+        for task, moments in content["results"].items():
+            for moment, result in moments.items():
+                returns[content["method"]][task][moment].append(result["mean_reward"])
+    return returns
+
+
+def interval(values: list[float]) -> str:
+    """Mean over seeds and its 95% interval (Student's t)."""
+    if len(values) < 2:
+        return f"{np.mean(values):.0f}"
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    return f"{np.mean(values):.0f} [{low:.0f}, {high:.0f}]"
+
+
+def table() -> str:
+    """Markdown: a row a task, a column a method; return after training, mean over seeds [95% interval]."""
+    returns = load_results()
+    methods = list(returns)
+    n_seeds = {method: len(next(iter(returns[method].values()))["after"]) for method in methods}
+    header = ["task", "untrained", *(f"{method} ({n_seeds[method]} seeds)" for method in methods)]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for task in (task.name for task in TASKS):
+        before = [value for method in methods for value in returns[method][task]["before"]]
+        cells = [task, f"{np.mean(before):.0f}", *(interval(returns[method][task]["after"]) for method in methods)]
+        lines.append("| " + " | ".join(cells) + " |")
+    for name, pick in {"**mean over tasks**": np.mean, "**worst task**": np.min}.items():
+        cells = [interval(list(pick([t["after"] for t in returns[m].values()], axis=0))) for m in methods]
+        lines.append("| " + " | ".join([name, "", *cells]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=["multitask-torch", "multitask-fast", "sb3-single"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one per core")
+    parser.add_argument("--table", action="store_true", help="print the table of all results as Markdown")
     args = parser.parse_args()
+    if args.table:
+        print(table())
+        return
+    if args.method is None:
+        parser.error("--method or --table is needed")
     RESULTS.mkdir(parents=True, exist_ok=True)
     tasks = list(TASKS) if args.method == "sb3-single" else [None]
     jobs = []

@@ -89,7 +89,7 @@ class A2CMultiTask(A2C):
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
         super().__init__(
             policy,
-            None if env is None else self._wrap_env(env, gamma=gamma),
+            None if env is None else self._wrap_env(env, gamma=gamma),  # type: ignore[arg-type]  # load() passes None
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,
@@ -121,9 +121,7 @@ class A2CMultiTask(A2C):
         self._update_learning_rate(self.policy.optimizer)
 
         for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
-            values, log_prob, entropy = self.policy.evaluate_actions(
-                rollout_data.observations, rollout_data.actions
-            )
+            values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
             advantages = rollout_data.advantages
             if self.normalize_advantage:
@@ -139,7 +137,8 @@ class A2CMultiTask(A2C):
             self.policy.optimizer.step()
 
             with th.no_grad():
-                task = rollout_data.observations["task"].long().flatten()  # type: ignore[call-overload]
+                observations: Any = rollout_data.observations
+                task = observations["task"].long().flatten()
                 self._log_update(terms, a2c_loss_per_task(task, self.policy.n_tasks, *rows))
 
         self._n_updates += 1
@@ -190,9 +189,7 @@ class A2CMultiTask(A2C):
                 "The model has no env to learn in: load it with `A2CMultiTask.load(path, env=env)` or call "
                 "`model.set_env(env)` first."
             )
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _setup_learn(
         self,
@@ -203,9 +200,7 @@ class A2CMultiTask(A2C):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or not self.task_ep_info_buffers:
-            self.task_ep_info_buffers = {
-                name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()
-            }
+            self.task_ep_info_buffers = {name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()}
         total_timesteps, callback_object = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -219,7 +214,7 @@ class A2CMultiTask(A2C):
         """The least number of steps, at least ``total_timesteps``, at which every task has had its turn."""
         env: Any = self.env
         rollout = self.n_steps * self.n_envs
-        n_rollouts = -(-max(total_timesteps - self.num_timesteps, 0) // rollout)
+        n_rollouts: int = -(-max(total_timesteps - self.num_timesteps, 0) // rollout)
         n_rollouts += -(env.active_task + n_rollouts) % env.n_tasks
         return self.num_timesteps + n_rollouts * rollout
 
@@ -240,7 +235,7 @@ class A2CMultiTask(A2C):
     # The env: its tasks, its schedule, its normaliser
 
     @staticmethod
-    def _wrap_env(  # type: ignore[override]
+    def _wrap_env(
         env: GymEnv | TasksLike, verbose: int = 0, monitor_wrapper: bool = True, gamma: float = 0.99
     ) -> VecEnv:
         if isinstance(env, str | Task | Sequence):
@@ -249,6 +244,8 @@ class A2CMultiTask(A2C):
         return A2C._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        if self.task_names is not None:
+            self.task_names = tuple(self.task_names)  # a list if read from a file
         if self.env is not None:
             self.env = self._attach(self.env)
             self.n_envs = self.env.num_envs
@@ -306,7 +303,7 @@ class A2CMultiTask(A2C):
         super().save(path, exclude, include)
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls,
         path: str | pathlib.Path | io.BufferedIOBase,
         env: GymEnv | TasksLike | None = None,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
@@ -17,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.task_logging import make_room_for_tasks
 from sb3_multitask.tasks import Task
-from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, make_multitask_vec_env
+from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 
 Score: TypeAlias = Literal["mean", "worst"]
 
@@ -70,8 +71,11 @@ def evaluate_tasks(
     """
     if n_eval_episodes < 1:
         raise ValueError(f"`n_eval_episodes` must be at least 1 (got {n_eval_episodes})")
-    tasks = _tasks_of(model)
-    eval_env = _evaluation_env(model, tasks, env, n_eval_episodes, seed)
+    if env is None:
+        venv = MultiTaskVecEnv(_tasks_of(model), min(n_eval_episodes, 5), seed=seed)
+    else:
+        venv = _checked_env(model, env)
+    eval_env = _with_statistics_of(model, venv)
     try:
         with _untouched(model, seed):
             episodes = _run_episodes(model, eval_env, n_eval_episodes, deterministic, max_episode_steps)
@@ -89,7 +93,7 @@ def _run_episodes(
     Episodes are dealt out to the copies of a task beforehand, as SB3 does: taking the first to finish would favour
     short ones.
     """
-    venv = cast(MultiTaskVecEnv, env.unwrapped)
+    venv = cast("MultiTaskVecEnv", env.unwrapped)
     names, n_copies = venv.task_names, venv.n_envs_per_task
     quota = np.tile([(n_eval_episodes + i) // n_copies for i in range(n_copies)], len(names))
     episodes: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
@@ -115,41 +119,43 @@ def _run_episodes(
             stacklevel=3,
         )
     return {
-        name: sum(episodes[i * n_copies : (i + 1) * n_copies], start=[]) for i, name in enumerate(names)
+        name: list(chain.from_iterable(episodes[i * n_copies : (i + 1) * n_copies])) for i, name in enumerate(names)
     }
 
 
 def _tasks_of(model: BaseAlgorithm) -> tuple[Task, ...]:
-    tasks = getattr(model, "tasks", None)
-    if tasks is None and model.get_env() is not None:
-        tasks = getattr(model.get_env(), "tasks", None)
+    tasks = getattr(model, "tasks", None) or getattr(model.get_env(), "tasks", None)
     if tasks is None:
         raise ValueError(
-            "The model's tasks are not known: it was trained on other envs than a MultiTaskVecEnv. "
+            "The model's tasks are not known, since it was not trained on a MultiTaskVecEnv. "
             "Pass `env=make_multitask_vec_env(tasks, training=False)`."
         )
-    return cast(tuple[Task, ...], tasks)
+    return cast("tuple[Task, ...]", tasks)
 
 
-def _evaluation_env(
-    model: BaseAlgorithm, tasks: tuple[Task, ...], env: VecEnv | None, n_eval_episodes: int, seed: int
-) -> VecEnv:
-    """A VecEnv over the model's tasks that normalises with the model's statistics and gives raw rewards."""
-    if env is None:
-        env = make_multitask_vec_env(tasks, min(n_eval_episodes, 5), seed=seed, normalize=False)
-    names = tuple(task.name for task in tasks)
-    if not isinstance(env.unwrapped, MultiTaskVecEnv) or env.unwrapped.task_names != names:
-        raise ValueError(
-            f"`env` must be a MultiTaskVecEnv over the model's tasks {', '.join(names)} "
-            f"(got {getattr(env, 'task_names', env)})"
-        )
+def _checked_env(model: BaseAlgorithm, env: VecEnv) -> MultiTaskVecEnv:
+    """The MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
+    venv = env.unwrapped
+    if not isinstance(venv, MultiTaskVecEnv):
+        raise ValueError(f"`env` must be a MultiTaskVecEnv, normalised or not (got {env!r})")
     training_env = model.get_env()
-    if training_env is not None and training_env.unwrapped is env.unwrapped:
+    if training_env is not None and training_env.unwrapped is venv:
         raise ValueError("`env` is the model's training env, which an evaluation would disturb; make another.")
+    names = getattr(model, "task_names", None) or getattr(training_env, "task_names", None) or venv.task_names
+    if tuple(names) != venv.task_names:
+        raise ValueError(
+            f"`env` must have the model's tasks, in their order.\n  model: {', '.join(names)}\n"
+            f"  env:   {', '.join(venv.task_names)}"
+        )
+    return venv
+
+
+def _with_statistics_of(model: BaseAlgorithm, venv: MultiTaskVecEnv) -> VecEnv:
+    """``venv`` normalised as the model's observations are, with raw rewards and statistics that stay."""
     state = normalizer_state_of(model)
     if state is None:
-        return env
-    normalizer = MultiTaskVecNormalize(env.unwrapped, training=False)
+        return venv
+    normalizer = MultiTaskVecNormalize(venv, training=False)
     normalizer.set_state({**state, "norm_reward": False})
     return normalizer
 
@@ -236,7 +242,7 @@ class MultiTaskEvalCallback(EvalCallback):
 
     def _on_training_start(self) -> None:
         self._last_timesteps = self.num_timesteps
-        make_room_for_tasks(self.logger, [task.name for task in _tasks_of(self.model)])
+        make_room_for_tasks(self.logger, _checked_env(self.model, self.eval_env).task_names)
 
     def _on_step(self) -> bool:
         due = self.num_timesteps // self.eval_freq > self._last_timesteps // self.eval_freq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch as th
@@ -94,9 +95,7 @@ class TaskHeads(nn.Module):
 
     def __init__(self, n_tasks: int, sizes: Sequence[int], activation_fn: type[nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            TaskLinear(n_tasks, n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(TaskLinear(n_tasks, n_in, n_out) for n_in, n_out in pairwise(sizes))
         self.activation = activation_fn()
 
     def init_orthogonal(self, hidden_gain: float, output_gain: float) -> None:

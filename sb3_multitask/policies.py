@@ -104,14 +104,14 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         _check_log_std(log_std_mode, log_std_init, log_std_bounds)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
-        self.head_arch = _checked_arch("head_arch", head_arch, dict(pi=[], vf=[64]))
+        self.head_arch = _checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
         self.log_std_mode = log_std_mode
         self.log_std_bounds = log_std_bounds
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=_checked_arch("net_arch", net_arch, dict(pi=[64, 64], vf=[64])),
+            net_arch=_checked_arch("net_arch", net_arch, {"pi": [64, 64], "vf": [64]}),
             activation_fn=activation_fn,
             ortho_init=ortho_init,
             log_std_init=log_std_init,
@@ -136,10 +136,15 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         self.mlp_extractor = SharedMlpExtractor(self.obs_dim, arch, self.activation_fn)  # type: ignore[assignment]
         action_dim = self.action_space.shape[0]  # type: ignore[index]
         state_dependent = self.log_std_mode == "state_dependent"
-        pi_sizes = [self.mlp_extractor.latent_dim_pi, *self.head_arch["pi"], action_dim * (1 + state_dependent)]
+        pi_sizes = [
+            self.mlp_extractor.latent_dim_pi,
+            *self.head_arch["pi"],
+            action_dim * (1 + state_dependent),
+        ]
         vf_sizes = [self.mlp_extractor.latent_dim_vf, *self.head_arch["vf"], 1]
         self.action_net = TaskHeads(self.n_tasks, pi_sizes, self.activation_fn)
-        self.value_net = TaskHeads(self.n_tasks, vf_sizes, self.activation_fn)  # type: ignore[assignment]
+        value_net = TaskHeads(self.n_tasks, vf_sizes, self.activation_fn)
+        self.value_net = value_net  # type: ignore[assignment]  # SB3 has a Linear there
         if not state_dependent:  # SB3 and sb3-contrib read `log_std` if the attribute exists
             shape = (self.n_tasks, action_dim) if self.log_std_mode == "per_task" else (action_dim,)
             self.log_std = nn.Parameter(th.full(shape, float(self.log_std_init)))
@@ -148,7 +153,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             for module in self.mlp_extractor.modules():
                 self.init_weights(module, gain=np.sqrt(2))
             self.action_net.init_orthogonal(sqrt_2, output_gain=0.01)
-            self.value_net.init_orthogonal(sqrt_2, output_gain=1.0)  # type: ignore[operator]
+            value_net.init_orthogonal(sqrt_2, output_gain=1.0)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
@@ -175,7 +180,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
 
     # SB3's five ways in. Each splits the observation once.
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:  # type: ignore[override]
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Actions (n_rows, action_dim), values (n_rows, 1) and log-probabilities (n_rows,)."""
         features, rows, task = self.split_observation(obs)
         latent_pi, latent_vf = self.mlp_extractor(features)
@@ -184,9 +189,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, values, distribution.log_prob(actions)
 
-    def evaluate_actions(
-        self, obs: PyTorchObs, actions: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+    def evaluate_actions(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """Values (n_rows, 1), log-probabilities (n_rows,) and entropies (n_rows,) of given actions."""
         features, rows, task = self.split_observation(obs)
         latent_pi, latent_vf = self.mlp_extractor(features)
@@ -234,7 +237,7 @@ def _checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]
         return default
     if not isinstance(arch, Mapping) or not set(arch) <= {"pi", "vf"}:
         raise ValueError(f"`{name}` must be a dict with the keys pi and vf, lists of layer sizes (got {arch!r})")
-    arch = {key: list(sizes) for key, sizes in {**default, **arch}.items()}
-    if any(not isinstance(size, int) or size < 1 for sizes in arch.values() for size in sizes):
+    sizes = {key: list(layers) for key, layers in {**default, **arch}.items()}
+    if any(not isinstance(size, int) or size < 1 for layers in sizes.values() for size in layers):
         raise ValueError(f"`{name}` must hold positive layer sizes (got {arch!r})")
-    return arch
+    return sizes

@@ -49,9 +49,7 @@ class Task:
         except Exception as e:
             raise RuntimeError(f"Task {self.name!r}: making its environment failed: {e}") from e
         if not isinstance(env, gym.Env):
-            raise RuntimeError(
-                f"Task {self.name!r}: its factory returned {type(env).__name__}, not a gymnasium.Env"
-            )
+            raise RuntimeError(f"Task {self.name!r}: its factory returned {type(env).__name__}, not a gymnasium.Env")
         return env
 
 

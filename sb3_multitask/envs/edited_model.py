@@ -24,7 +24,8 @@ class EditedModel(_Base):
     def __init__(self, *args: Any, morphology: Morphology | None = None, **kwargs: Any) -> None:
         self._morphology = morphology
         super().__init__(*args, **kwargs)
-        self._ezpickle_kwargs["morphology"] = morphology  # EzPickle rebuilds the environment from these
+        self._ezpickle_kwargs: dict[str, Any]  # EzPickle rebuilds the environment from these
+        self._ezpickle_kwargs["morphology"] = morphology
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = compile_model(self.fullpath, self._morphology)

@@ -7,7 +7,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from sb3_multitask.envs.edited_model import EditedModel
 
 
-class HalfCheetahBodyEnv(EditedModel, HalfCheetahEnv):  # type: ignore[misc]  # Gymnasium's class is untyped
+class HalfCheetahBodyEnv(EditedModel, HalfCheetahEnv):
     """Gymnasium's ``HalfCheetah-v5`` with a :class:`~sb3_multitask.envs.morphology.Morphology`.
 
     The cheetah runs along x in a vertical plane; each step lasts 0.05 s (5 simulation steps of 0.01 s); episodes

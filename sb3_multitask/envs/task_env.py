@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-TaskObs = dict[str, np.ndarray]
+TaskObs = dict[str, Any]
 
 
 def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:
@@ -37,10 +37,11 @@ def check_spaces(name: str, env: gym.Env[Any, Any]) -> tuple[spaces.Box, spaces.
     return observation_space, action_space
 
 
-class TaskEnv(gym.Wrapper[TaskObs, np.ndarray, np.ndarray, np.ndarray]):
+class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray]):
     """Write the task into the observation of one environment, as ``MultiTaskVecEnv`` does for many.
 
-    Use it where a single environment is asked for, such as a stock evaluation or a video of one task.
+    Use it where a single environment is asked for, such as a stock evaluation or a video of one task. The name is
+    in every step's ``info["task"]``.
 
     :param env: the task's environment, with a flat Box observation
     :param task: name of the task
@@ -54,11 +55,12 @@ class TaskEnv(gym.Wrapper[TaskObs, np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"`task` must be one of {list(tasks)} (got {task!r})")
         box, _ = check_spaces(task, env)
         self.task_names = tuple(tasks)
+        self.task_name = task
         self.task_id = self.task_names.index(task)
         self.observation_space = task_observation_space(box, len(self.task_names))
 
     def _with_task(self, obs: np.ndarray) -> TaskObs:
-        return {"obs": np.asarray(obs, dtype=np.float32), "task": np.asarray(self.task_id)}
+        return {"obs": np.asarray(obs, dtype=np.float32), "task": np.int64(self.task_id)}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -68,4 +70,4 @@ class TaskEnv(gym.Wrapper[TaskObs, np.ndarray, np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[TaskObs, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_task(obs), reward, terminated, truncated, info
+        return self._with_task(obs), reward, terminated, truncated, {**info, "task": self.task_name}

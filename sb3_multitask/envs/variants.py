@@ -20,9 +20,7 @@ HALF_CHEETAH_PARTS: dict[str, tuple[str, ...]] = {
 
 BODIES: dict[str, tuple[str, Morphology]] = {
     f"HalfCheetah{prefix}{part}-v0": ("HalfCheetah", Morphology(geoms, scale))
-    for (part, geoms), (prefix, scale) in product(
-        HALF_CHEETAH_PARTS.items(), {"Small": SMALL, "Big": BIG}.items()
-    )
+    for (part, geoms), (prefix, scale) in product(HALF_CHEETAH_PARTS.items(), {"Small": SMALL, "Big": BIG}.items())
 }
 """Gymnasium id -> (robot, body)."""
 

@@ -33,7 +33,9 @@ class TrainConfig(BaseModel):
     task_schedule: TaskSchedule = Field("joint", description="All tasks in one update, or one after the other")
     engine: Engine = Field("auto", description="What computes actions and updates")
     backend: BackendName = Field("auto", description="What runs the environments")
-    normalize: bool | dict[str, Any] = Field(True, description="Normalise, or MultiTaskVecNormalize's arguments")
+    normalize: bool | dict[str, Any] = Field(
+        default=True, description="Normalise, or MultiTaskVecNormalize's arguments"
+    )
     policy: str = Field("MultiTaskMlpPolicy", description="Policy alias")
     policy_kwargs: dict[str, Any] = Field({}, description="net_arch, head_arch, log_std_mode, ...")
     learning_rate: float = Field(7e-4, gt=0, description="RMSprop's learning rate")
@@ -48,6 +50,7 @@ class TrainConfig(BaseModel):
     eval_episodes: int = Field(5, ge=1, description="Episodes per task while training")
     n_eval_episodes: int = Field(20, ge=1, description="Episodes per task before and after training")
     score: Score = Field("mean", description="What makes a model the best")
+    tensorboard: bool = Field(default=False, description="Also write TensorBoard files (needs the extra [extra])")
     device: str = Field("cpu", description="torch device; nets of this size are fastest on the CPU")
 
     @field_validator("tasks")
@@ -119,7 +122,7 @@ def dump_config(config: TrainConfig, path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """ruamel's round-trip types as Python's own."""
+    """Ruamel's round-trip types as Python's own."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -52,7 +52,7 @@ def draw_learning_curves(
     curves: Mapping[str, Curve], tasks: Sequence[str], path: Path, title: str, window: int = 20
 ) -> None:
     """One panel a task: each training episode's return as a dot, and the mean of the last ``window``."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 (costs 0.3 s; only drawing needs it)
+    from matplotlib.figure import Figure
 
     n_columns = min(3, len(tasks))
     n_rows = -(-len(tasks) // n_columns)

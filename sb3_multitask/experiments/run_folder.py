@@ -88,8 +88,7 @@ class RunFolder:
     def write_results(self, **results: Mapping[str, TaskResult]) -> None:
         """Write ``results.json``: moment (``before``, ``after``) -> task -> result."""
         content = {
-            moment: {task: asdict(result) for task, result in by_task.items()}
-            for moment, by_task in results.items()
+            moment: {task: asdict(result) for task, result in by_task.items()} for moment, by_task in results.items()
         }
         self.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

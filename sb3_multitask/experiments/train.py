@@ -51,14 +51,24 @@ def _train(
     if normalize is not False:
         normalize = {"gamma": config.gamma, **(normalize if isinstance(normalize, dict) else {})}
     env = make_multitask_vec_env(
-        config.tasks, config.n_envs_per_task, config.seed, config.backend, normalize, monitor_dir=folder.monitor
+        config.tasks,
+        config.n_envs_per_task,
+        config.seed,
+        config.backend,
+        normalize,
+        monitor_dir=folder.monitor,
     )
     eval_env = make_multitask_vec_env(
         config.tasks, config.eval_episodes, config.seed + 10_000, config.backend, normalize=False
     )
     try:
         model = A2CMultiTask(env=env, verbose=verbose, **config.algorithm_kwargs())
-        model.set_logger(configure(str(folder.path), ["csv", *(["stdout"] if verbose else [])]))
+        log_formats = [
+            "csv",
+            *(["stdout"] if verbose else []),
+            *(["tensorboard"] if config.tensorboard else []),
+        ]
+        model.set_logger(configure(str(folder.path), log_formats))
         announce("Evaluating the untrained agent ...")
         before = evaluate_tasks(model, n_eval_episodes=config.n_eval_episodes)
         callback = None
@@ -74,9 +84,7 @@ def _train(
             )
         announce(f"Training for {config.n_timesteps:,} steps ...")
         try:
-            model.learn(
-                config.n_timesteps, callback, log_interval=config.log_interval, progress_bar=progress_bar
-            )
+            model.learn(config.n_timesteps, callback, log_interval=config.log_interval, progress_bar=progress_bar)
         finally:
             model.save(folder.model)
         announce("Evaluating the trained agent ...")

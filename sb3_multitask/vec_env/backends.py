@@ -39,9 +39,7 @@ class Transitions:
 class Backend(Protocol):
     """Runs the sub-environments. ``rows`` is a contiguous slice: all of them, or those of one task."""
 
-    def reset(
-        self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]
-    ) -> tuple[np.ndarray, list[Info]]:
+    def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
         """First observations (n_rows, obs_dim) and reset infos."""
 
     def send(self, rows: slice, actions: np.ndarray) -> None:
@@ -78,11 +76,17 @@ class DummyBackend:
     def __init__(self, tasks: Sequence[Task], n_envs_per_task: int, render_mode: str | None) -> None:
         self.envs = [make_quietly(task, render_mode) for task in tasks for _ in range(n_envs_per_task)]
         self.names = [task.name for task in tasks for _ in range(n_envs_per_task)]
+        seen: set[int] = set()
+        for name, env in zip(self.names, self.envs, strict=True):
+            if id(env.unwrapped) in seen:
+                raise ValueError(
+                    f"Task {name!r}: its factory returned an environment that is in use already; "
+                    "it must make a new one at every call."
+                )
+            seen.add(id(env.unwrapped))
         self._actions: np.ndarray | None = None
 
-    def reset(
-        self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]
-    ) -> tuple[np.ndarray, list[Info]]:
+    def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
         results = [
             env.reset(seed=seed, options=option or None)
             for env, seed, option in zip(self.envs[rows], seeds, options, strict=True)
@@ -165,15 +169,13 @@ class SubprocBackend:
         task, index = divmod(row, self.n_envs_per_task)
         return self.venvs[task], index
 
-    def reset(
-        self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]
-    ) -> tuple[np.ndarray, list[Info]]:
+    def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
         n = self.n_envs_per_task
         venvs = self._tasks(rows)
         for i, venv in enumerate(venvs):
             venv._seeds = list(seeds[i * n : (i + 1) * n])
             venv._options = list(options[i * n : (i + 1) * n])
-        obs = np.concatenate([venv.reset() for venv in venvs])  # type: ignore[arg-type]
+        obs = np.concatenate([venv.reset() for venv in venvs])
         return obs, [info for venv in venvs for info in venv.reset_infos]
 
     def send(self, rows: slice, actions: np.ndarray) -> None:

@@ -28,13 +28,13 @@ class TaskCyclingVecEnv(VecEnv):
     :raises TypeError: if ``venv`` has no tasks
     """
 
-    def __init__(self, venv: VecEnv) -> None:
+    def __init__(self, venv: Any) -> None:
         if not hasattr(venv, "task_view"):
             raise TypeError(
                 f"TaskCyclingVecEnv needs a MultiTaskVecEnv, which has tasks to cycle through (got {venv!r}). "
                 "Make one with sb3_multitask.make_multitask_vec_env(tasks)."
             )
-        self.venv: Any = venv
+        self.venv = venv
         self.n_tasks: int = venv.n_tasks
         self.task_names: tuple[str, ...] = venv.task_names
         self.n_envs_per_task: int = venv.n_envs_per_task
@@ -64,7 +64,8 @@ class TaskCyclingVecEnv(VecEnv):
     @property
     def episode_starts(self) -> np.ndarray:
         """Whether the active task's last observations begin an episode, (num_envs,) bool."""
-        return self._episode_starts[self.active_task].copy()
+        starts: np.ndarray = self._episode_starts[self.active_task].copy()
+        return starts
 
     @property
     def _view(self) -> VecEnv:

@@ -47,7 +47,7 @@ class EpisodeMonitor:
         self.lengths[rows] += 1
         for i in dones.nonzero()[0]:
             row = int(i) + (rows.start or 0)
-            episode = {
+            episode: dict[str, Any] = {
                 "r": round(float(self.returns[row]), 6),
                 "l": int(self.lengths[row]),
                 "t": round(time.time() - self.t_start, 6),

@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_multitask.envs.task_env import TaskObs
@@ -18,7 +18,7 @@ from sb3_multitask.vec_env.multitask_vec_env import StepReturn
 
 
 class TaskRunningMeanStd(RunningMeanStd):
-    """SB3's running moments, one set a task: ``mean``, ``var`` (n_tasks, \\*shape), ``count`` (n_tasks, 1, ...).
+    r"""SB3's running moments, one set a task: ``mean``, ``var`` (n_tasks, \\*shape), ``count`` (n_tasks, 1, ...).
 
     :param n_tasks: number of tasks
     :param shape: shape of one sample
@@ -31,7 +31,7 @@ class TaskRunningMeanStd(RunningMeanStd):
         self.count = np.full((n_tasks, *(1 for _ in shape)), epsilon)
 
     def update_tasks(self, task_ids: np.ndarray, batch: np.ndarray) -> None:
-        """Take in new samples of some tasks; the others stay as they are, bit for bit.
+        r"""Take in new samples of some tasks; the others stay as they are, bit for bit.
 
         :param task_ids: (k,), each task once
         :param batch: (k, n, \\*shape), n samples of each
@@ -64,9 +64,11 @@ class MultiTaskVecNormalize(VecNormalize):
     :raises TypeError: if ``venv`` has no tasks
     """
 
+    venv: Any  # a VecEnv with tasks
+
     def __init__(
         self,
-        venv: VecEnv,
+        venv: Any,
         training: bool = True,
         norm_obs: bool = True,
         norm_reward: bool = True,
@@ -80,12 +82,20 @@ class MultiTaskVecNormalize(VecNormalize):
                 f"MultiTaskVecNormalize needs a MultiTaskVecEnv, which knows the task of each row (got {venv!r}). "
                 "Make one with sb3_multitask.make_multitask_vec_env(tasks, normalize=True)."
             )
-        observation_space = cast(spaces.Dict, venv.observation_space)
-        obs_shape = cast(spaces.Box, observation_space["obs"]).shape
+        observation_space = cast("spaces.Dict", venv.observation_space)
+        obs_shape = cast("spaces.Box", observation_space["obs"]).shape
         n_tasks = venv.n_tasks
         self._statistics = _Statistics({}, TaskRunningMeanStd(n_tasks), np.zeros(0))
         super().__init__(
-            venv, training, norm_obs, norm_reward, clip_obs, clip_reward, gamma, epsilon, norm_obs_keys=["obs"]
+            venv,
+            training,
+            norm_obs,
+            norm_reward,
+            clip_obs,
+            clip_reward,
+            gamma,
+            epsilon,
+            norm_obs_keys=["obs"],
         )
         # SB3's constructor filled in statistics without a task axis.
         self.obs_rms = {"obs": TaskRunningMeanStd(n_tasks, obs_shape)}
@@ -98,23 +108,23 @@ class MultiTaskVecNormalize(VecNormalize):
         del state["venv"], state["class_attributes"]
         return state
 
-    def set_venv(self, venv: VecEnv) -> None:
+    def set_venv(self, venv: Any) -> None:
         """After unpickling: the VecEnv to wrap."""
         super().set_venv(venv)
         self.returns = np.zeros((venv.n_tasks, venv.n_envs_per_task))
 
     # Statistics are properties, so that replacing them here replaces them in every view.
 
-    @property
-    def obs_rms(self) -> dict[str, TaskRunningMeanStd]:  # type: ignore[override]
+    @property  # type: ignore[override]  # dict values are ours
+    def obs_rms(self) -> dict[str, TaskRunningMeanStd]:
         return self._statistics.obs_rms
 
     @obs_rms.setter
     def obs_rms(self, value: dict[str, TaskRunningMeanStd]) -> None:
         self._statistics.obs_rms = value
 
-    @property
-    def ret_rms(self) -> TaskRunningMeanStd:  # type: ignore[override]
+    @property  # type: ignore[override]  # ours has a task axis
+    def ret_rms(self) -> TaskRunningMeanStd:
         return self._statistics.ret_rms
 
     @ret_rms.setter
@@ -122,14 +132,14 @@ class MultiTaskVecNormalize(VecNormalize):
         self._statistics.ret_rms = value
 
     @property
-    def returns(self) -> np.ndarray:  # type: ignore[override]
+    def returns(self) -> np.ndarray:
         return self._statistics.returns
 
     @returns.setter
     def returns(self, value: np.ndarray) -> None:
         self._statistics.returns = value
 
-    def over(self, venv: VecEnv) -> Self:
+    def over(self, venv: Any) -> Self:
         """A normaliser over another VecEnv of the same tasks that shares these statistics.
 
         Flags (``training``, ``norm_reward``, ...) are copied, and may be set on each.
@@ -159,7 +169,7 @@ class MultiTaskVecNormalize(VecNormalize):
         return self.normalize_obs(obs)
 
     def reset(self) -> TaskObs:
-        obs = cast(TaskObs, self.venv.reset())
+        obs = cast("TaskObs", self.venv.reset())
         self.old_obs = obs
         task_ids = getattr(self.venv, "reset_task_ids", self.venv.task_ids)
         self.returns[task_ids] = 0.0
@@ -169,7 +179,7 @@ class MultiTaskVecNormalize(VecNormalize):
 
     def step_wait(self) -> StepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
-        obs = cast(TaskObs, obs)
+        obs = cast("TaskObs", obs)
         self.old_obs, self.old_reward = obs, rewards
         if self.training and self.norm_obs:
             self._update_obs(obs)
@@ -227,7 +237,7 @@ class MultiTaskVecNormalize(VecNormalize):
     def unnormalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`normalize_reward`, but for what was clipped."""
         if self.norm_reward:
-            return reward * np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon)
+            reward = reward * np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon)
         return reward
 
     def get_state(self) -> dict[str, Any]:

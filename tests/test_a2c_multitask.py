@@ -1,0 +1,307 @@
+import re
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import DriftEnv, drift_tasks, weights_equal
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.monitor import Monitor
+
+import sb3_multitask as mt
+
+HALF_CHEETAHS = "HalfCheetahBody6"
+
+
+def make_model(tasks=None, n_envs_per_task=2, seed=0, **kwargs):
+    env = mt.make_multitask_vec_env(tasks or drift_tasks(3), n_envs_per_task, seed=seed)
+    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", **kwargs)
+
+
+# The same mathematics as SB3
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"gae_lambda": 0.9, "ent_coef": 0.01, "normalize_advantage": True}])
+def test_joint_is_sb3s_a2c_bit_for_bit(kwargs):
+    """Six tasks, 200 updates, every weight and every optimizer state."""
+    ours = make_model(HALF_CHEETAHS, engine="torch", **kwargs)
+    env = mt.make_multitask_vec_env(HALF_CHEETAHS, 2, seed=0)
+    theirs = A2C(mt.MultiTaskActorCriticPolicy, env, seed=0, device="cpu", **kwargs)
+    n_steps = 200 * 5 * 12
+    # one after the other: both draw from torch's and numpy's global generators
+    assert_same_training(ours, theirs, n_steps)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_cycle_with_one_task_is_sb3s_a2c_bit_for_bit(normalize):
+    def env():
+        return mt.make_multitask_vec_env("HalfCheetahSmallFoot-v0", 3, seed=0, normalize=normalize)
+
+    ours = mt.A2CMultiTask("MultiTaskMlpPolicy", env(), seed=0, device="cpu", task_schedule="cycle", engine="torch")
+    theirs = A2C(mt.MultiTaskActorCriticPolicy, env(), seed=0, device="cpu")
+    assert_same_training(ours, theirs, 200 * 5 * 3)
+
+
+def assert_same_training(ours, theirs, n_steps):
+    for model in (ours, theirs):
+        model.set_random_seed(0)
+        model.learn(n_steps)
+    assert ours.num_timesteps == theirs.num_timesteps == n_steps
+    assert ours._n_updates == theirs._n_updates == 200
+    assert weights_equal(ours, theirs)
+    for mine, other in zip(ours.policy.optimizer.state.values(), theirs.policy.optimizer.state.values(), strict=True):
+        assert th.equal(mine["square_avg"], other["square_avg"])
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_same_seed_same_bits_and_another_seed_differs(schedule):
+    models = [make_model(seed=seed, task_schedule=schedule).learn(300) for seed in (0, 0, 1)]
+    assert weights_equal(models[0], models[1])
+    assert not weights_equal(models[0], models[2])
+
+
+def test_a_cycle_updates_one_task_after_the_other():
+    model = make_model(task_schedule="cycle")
+    tasks_seen, heads = [], []
+
+    class Watch(BaseCallback):
+        def _on_rollout_start(self):
+            heads.append(self.model.policy.action_net.layers[0].weight.detach().clone())
+
+        def _on_step(self):
+            tasks_seen.append(self.locals["new_obs"]["task"].tolist())
+            assert self.training_env.num_envs == self.model.n_envs == 2
+            return True
+
+    model.learn(4 * 5 * 2, Watch())  # 4 rollouts asked for, two cycles made
+    assert tasks_seen[::5] == [[0, 0], [1, 1], [2, 2], [0, 0], [1, 1], [2, 2]]
+    assert model.num_timesteps == 6 * 5 * 2
+    for update in range(5):
+        changed = (heads[update + 1] != heads[update]).flatten(1).any(1).tolist()
+        assert changed[update % 3]
+        # RMSprop moves no weight whose gradient is and was 0; others may still be moved by nothing
+        assert changed.count(True) == 1
+
+
+def test_learning_goes_on_where_a_cycle_stopped():
+    model = make_model(task_schedule="cycle")
+    stop = StopAfter(7)  # in the middle of the second task's rollout
+    model.learn(300, stop)
+    assert model.get_env().active_task == 1
+    model.learn(10, reset_num_timesteps=False)
+    assert model.get_env().active_task == 0
+    model.learn(1)
+    assert (model.num_timesteps, model.get_env().active_task) == (30, 0)
+
+
+class StopAfter(BaseCallback):
+    def __init__(self, n_calls):
+        super().__init__()
+        self.stop_at = n_calls
+
+    def _on_step(self):
+        return self.n_calls < self.stop_at
+
+
+# What SB3 users expect of learn
+
+
+def test_callbacks_see_sb3s_locals_and_the_models_env():
+    seen = set()
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            seen.update(self.locals)
+            return True
+
+    make_model().learn(30, Watch())
+    assert {"actions", "rewards", "dones", "infos", "new_obs", "clipped_actions", "n_steps"} <= seen
+
+
+def test_logs_have_sb3s_keys_and_each_tasks(tmp_path):
+    from stable_baselines3.common.logger import configure
+
+    model = make_model()
+    logger = configure(str(tmp_path), ["csv", "json", "tensorboard"])
+    model.set_logger(logger)
+    model.learn(400, log_interval=10)
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    expected = [
+        "rollout/ep_rew_mean",
+        "time/fps",
+        "train/policy_loss",
+        "train/std",
+        "train/explained_variance",
+    ]
+    expected += [f"rollout/{task}/ep_rew_mean" for task in "ABC"]
+    expected += [
+        f"train/{task}/{term}" for task in "ABC" for term in ("policy_loss", "value_loss", "entropy_loss", "std")
+    ]
+    assert set(expected) <= set(header)
+    logger.close()
+
+
+def test_tensorboard_log_folder_is_named_like_sb3s(tmp_path):
+    make_model(tensorboard_log=str(tmp_path)).learn(30)
+    assert [path.name for path in tmp_path.iterdir()] == ["A2CMultiTask_1"]
+
+
+def test_long_task_names_do_not_crash_the_table(capsys):
+    names = [f"HalfCheetahWithAVeryLongNameIndeedAndMore{i}-v0" for i in range(2)]
+    tasks = [mt.Task(name, DriftEnv) for name in names]
+    make_model(tasks, verbose=1).learn(200, log_interval=1)
+    out = capsys.readouterr().out
+    assert all(f"{name}/ep_rew_mean" in out for name in names)
+
+
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it at import; pytest undoes that
+def test_progress_bar(capsys):
+    make_model().learn(60, progress_bar=True)
+    assert "60/60" in capsys.readouterr().out
+
+
+def test_training_stops_early_and_goes_on():
+    model = make_model()
+    model.learn(1000, StopTrainingOnMaxEpisodes(2))
+    stopped = model.num_timesteps
+    assert stopped < 1000
+    model.learn(60, reset_num_timesteps=False)
+    assert model.num_timesteps == stopped + 60
+    model.learn(30)
+    assert model.num_timesteps == 30
+
+
+def test_ctrl_c_leaves_a_usable_model(tmp_path):
+    class Interrupt(BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 7:
+                raise KeyboardInterrupt
+            return True
+
+    model = make_model()
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(1000, Interrupt())
+    model.save(tmp_path / "model")
+    model.learn(30, reset_num_timesteps=False)
+    assert mt.evaluate_tasks(model, n_eval_episodes=1)
+
+
+def test_checkpoint_callback_saves_the_statistics_with_the_model(tmp_path):
+    model = make_model()
+    model.learn(120, CheckpointCallback(10, str(tmp_path), save_vecnormalize=True))
+    loaded = mt.A2CMultiTask.load(tmp_path / "rl_model_60_steps.zip")
+    assert loaded.num_timesteps == 60
+    assert loaded.normalizer_state["obs_rms"]["mean"].shape == (3, 3)
+    assert (tmp_path / "rl_model_vecnormalize_60_steps.pkl").exists()
+
+
+# Envs and arguments
+
+
+def test_tasks_as_strings_and_lists_become_a_normalised_env():
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", HALF_CHEETAHS, gamma=0.9, device="cpu")
+    assert model.task_names == tuple(task.name for task in mt.TASK_SETS[HALF_CHEETAHS])
+    assert model.get_vec_normalize_env().gamma == 0.9
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", ["HalfCheetahBigLeg-v0", *drift_tasks(0)], device="cpu")
+    assert model.task_names == ("HalfCheetahBigLeg-v0",)
+
+
+def test_a_single_task_env_is_enough():
+    env = mt.TaskEnv(DriftEnv(), "A", ["A", "B"])
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu").learn(50)
+    assert model.task_names == ("A", "B")
+    assert model.get_env().env_is_wrapped(Monitor) == [True]
+    with pytest.raises(ValueError, match=r"`env=make_multitask_vec_env"):
+        mt.evaluate_tasks(model)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"task_schedule": "round"}, "`task_schedule` must be one of joint, cycle .*'round'"),
+        ({"engine": "jax"}, "`engine` must be one of auto, .*'jax'"),
+        ({"policy": "MlpPolicy"}, "Unknown policy 'MlpPolicy'. Did you mean 'MultiTaskMlpPolicy'"),
+        ({"env": "Pendulum-v1-x"}, "Unknown task set or environment id"),
+        ({"env": DriftEnv()}, r"observations carry their task.*make_multitask_vec_env\(tasks\)"),
+        ({"use_sde": True}, "gSDE"),
+    ],
+)
+def test_bad_arguments_are_refused_with_the_remedy(kwargs, message):
+    arguments = {"policy": "MultiTaskMlpPolicy", "env": list(drift_tasks(1)), "device": "cpu", **kwargs}
+    with pytest.raises(ValueError, match=message):
+        mt.A2CMultiTask(**arguments)
+
+
+def test_cycling_envs_and_schedules_that_do_not_fit_are_refused():
+    cycling = mt.TaskCyclingVecEnv(mt.make_multitask_vec_env(drift_tasks(2), 1))
+    with pytest.raises(ValueError, match='task_schedule="joint" needs all tasks'):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", cycling)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", cycling, task_schedule="cycle", device="cpu").learn(10)
+    assert model.get_vec_normalize_env() is model.get_env()
+    with pytest.raises(TypeError, match="TaskCyclingVecEnv needs a MultiTaskVecEnv"):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", mt.TaskEnv(DriftEnv(), "A", ["A"]), task_schedule="cycle")
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_save_and_load_keep_every_tasks_actions(schedule, tmp_path):
+    model = make_model(task_schedule=schedule).learn(300)
+    model.save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(drift_tasks(3), 4, seed=9)
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    obs = {"obs": np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32), "task": np.arange(9) % 3}
+    mine, theirs = (
+        one.predict(one.get_vec_normalize_env().normalize_obs(obs), deterministic=True)[0] for one in (model, loaded)
+    )
+    np.testing.assert_array_equal(mine, theirs)
+    assert (loaded.task_names, loaded.task_schedule, loaded.num_timesteps) == (("A", "B", "C"), schedule, 300)
+    assert loaded.get_env().num_envs == loaded.n_envs == (12 if schedule == "joint" else 4)
+    loaded.learn(60, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 360
+    before = mt.evaluate_tasks(model, n_eval_episodes=3)
+    assert mt.evaluate_tasks(mt.A2CMultiTask.load(tmp_path / "model"), n_eval_episodes=3) == before
+
+
+@pytest.mark.parametrize("tasks", [drift_tasks(2), drift_tasks(3)[::-1]])
+def test_loading_with_other_tasks_is_refused_and_shows_both(tasks, tmp_path):
+    make_model().save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(tasks, 2)
+    names = ", ".join(task.name for task in tasks)
+    with pytest.raises(ValueError, match=f"(?s)model: A, B, C.*env:   {names}"):
+        mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    model = make_model()
+    with pytest.raises(ValueError, match=f"(?s)model: A, B, C.*env:   {names}"):
+        model.set_env(env)
+
+
+def test_a_normalised_model_refuses_an_env_that_does_not_normalise(tmp_path):
+    make_model().save(tmp_path / "model")
+    with pytest.raises(ValueError, match="trained on normalised observations"):
+        mt.A2CMultiTask.load(tmp_path / "model", env=mt.MultiTaskVecEnv(drift_tasks(3)))
+
+
+def test_set_env_hands_the_statistics_over():
+    model = make_model().learn(60)
+    mean = model.get_vec_normalize_env().obs_rms["obs"].mean.copy()
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=5)
+    model.set_env(env)
+    np.testing.assert_array_equal(env.obs_rms["obs"].mean, mean)
+    model.learn(60, reset_num_timesteps=False)
+    assert not np.array_equal(env.obs_rms["obs"].mean, mean)
+
+
+def test_parameters_travel_between_models(tmp_path):
+    first, second = make_model(seed=0), make_model(seed=1)
+    second.set_parameters(first.get_parameters())
+    assert weights_equal(first, second)
+    first.learn(60).save(tmp_path / "model")
+    second.set_parameters(tmp_path / "model")
+    assert weights_equal(first, second)
+
+
+def test_learning_without_an_env_is_an_error(tmp_path):
+    make_model().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=re.escape("A2CMultiTask.load(path, env=env)")):
+        mt.A2CMultiTask.load(tmp_path / "model").learn(10)

@@ -1,0 +1,125 @@
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from stable_baselines3.common.monitor import load_results
+from typer.testing import CliRunner
+
+from sb3_multitask import cli
+
+TINY = [
+    "--n-timesteps",
+    "6000",
+    "--n-envs-per-task",
+    "1",
+    "--set",
+    "n_eval_episodes=1",
+    "--set",
+    "eval_episodes=1",
+]
+
+
+def run(*args, cwd=None):
+    command = [sys.executable, "-c", "from sb3_multitask.cli import main; main()", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("train")
+    tasks = "HalfCheetahSmallFoot-v0,HalfCheetahBigFoot-v0"
+    done = run("train", "--tasks", tasks, "--seed", 3, *TINY, "--set", "eval_freq=2500", cwd=cwd)
+    return cwd, done
+
+
+def test_train_leaves_a_run_folder_and_nothing_else(trained):
+    cwd, done = trained
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in cwd.iterdir()] == ["runs"]
+    folder = cwd / "runs" / "2_tasks_1"
+    names = {"config.yml", "run.json", "monitor", "progress.csv", "evaluations.npz", "results.json"}
+    assert {path.name for path in folder.iterdir()} == names | {
+        "model.zip",
+        "best_model.zip",
+        "learning_curves.png",
+    }
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert facts["versions"]["mujoco"]
+    assert sorted(set(load_results(str(folder / "monitor"))["task"])) == [
+        "HalfCheetahBigFoot-v0",
+        "HalfCheetahSmallFoot-v0",
+    ]
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [2500, 5000]
+    assert (folder / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_shows_progress_and_returns_before_and_after(trained):
+    _, done = trained
+    assert re.search(r"HalfCheetahBigFoot-v0\s+│\s+-?\d+\.\d ± \d+\.\d\s+│\s+-?\d+\.\d ±", done.stdout)
+    assert "6,000/6,000" in done.stdout
+    assert "Warning" not in done.stdout + done.stderr
+    results = json.loads((trained[0] / "runs/2_tasks_1/results.json").read_text())
+    assert results["after"]["HalfCheetahBigFoot-v0"]["episode_lengths"] == [1000]
+
+
+def test_evaluate_reads_the_run_folder(trained):
+    cwd, _ = trained
+    done = run("evaluate", "runs/2_tasks_1", "--n-eval-episodes", 1, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((cwd / "runs/2_tasks_1/results.json").read_text())
+    for task, result in results["after"].items():
+        assert f"{result['mean_reward']:.1f}" in next(line for line in done.stdout.splitlines() if task in line)
+
+
+def test_a_run_is_not_overwritten_unless_asked(trained):
+    cwd, _ = trained
+    done = run("train", "--run-dir", "runs/2_tasks_1", *TINY, cwd=cwd)
+    assert done.returncode == 2
+    assert "not empty; choose another folder, or pass --overwrite" in done.stderr
+    (cwd / "precious").mkdir(exist_ok=True)
+    (cwd / "precious" / "thesis.tex").touch()
+    done = run("train", "--run-dir", "precious", "--overwrite", *TINY, cwd=cwd)
+    assert "holds no run" in done.stderr
+    assert (cwd / "precious" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "--tasks", "HalfCheetahBody7"], "Did you mean 'HalfCheetahBody6'"),
+        (["train", "--config", "no.yml"], "no.yml: cannot read this config"),
+        (["train", "--set", "ent_coeff=1"], "unknown key 'ent_coeff'. Did you mean 'ent_coef'"),
+        (["train", "--set", "ent_coef"], "--set needs KEY=VALUE (got 'ent_coef')"),
+        (
+            ["train", "--n-timesteps", "0"],
+            "`n_timesteps`: Input should be greater than or equal to 1 (got 0)",
+        ),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_one_clear_message(args, message, tmp_path):
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [None, "train", "evaluate"])
+def test_help_has_an_example(command):
+    args = [command, "--help"] if command else ["--help"]
+    result = CliRunner().invoke(cli.app, args)
+    assert result.exit_code == 0
+    assert command is None or f"sb3-multitask {command} " in result.output
+
+
+def test_a_failed_run_says_why_in_its_folder(tmp_path):
+    done = run("train", *TINY, "--set", "policy_kwargs={log_std_mode: no}", "--run-dir", "r", cwd=tmp_path)
+    assert done.returncode == 2
+    facts = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert facts["status"] == "failed"
+    assert "log_std_mode" in facts["reason"]

@@ -1,0 +1,93 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config, make_config
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yml"
+    path.write_text(text)
+    return path
+
+
+def test_a_config_is_read_with_yaml_12_numbers(tmp_path):
+    path = write(
+        tmp_path,
+        "tasks: [Hopper-v5]\nlearning_rate: 1e-3\nnormalize: {clip_obs: 5}\npolicy_kwargs:\n  net_arch: {pi: [8]}\n",
+    )
+    config = load_config(path)
+    assert (config.tasks, config.learning_rate, config.normalize) == (("Hopper-v5",), 1e-3, {"clip_obs": 5})
+    assert type(config.policy_kwargs["net_arch"]["pi"]) is list
+    assert config.n_envs_per_task == 4
+
+
+def test_overrides_win(tmp_path):
+    assert load_config(write(tmp_path, "seed: 1\n"), {"seed": 2}).seed == 2
+    assert load_config(write(tmp_path, "")) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "seed: 1\nlearning_rat: 0.1\n",
+            r"run.yml:2: unknown key 'learning_rat'. Did you mean 'learning_rate'",
+        ),
+        ("seed: 1\n\nn_steps: 0\n", r"run.yml:3: `n_steps`: .*greater than or equal to 1 \(got 0\)"),
+        ("seed: 1\nseed: 2\n", "duplicate key"),
+        ("tasks: HalfCheetahBody5\n", "run.yml:1: `tasks`: Unknown task set.*HalfCheetahBody6"),
+        ("task_schedule: round\n", "`task_schedule`: Input should be 'joint' or 'cycle' .got 'round'"),
+        ("seed: yes please\n", "`seed`: .*integer"),
+        ("- seed\n", "must be a mapping"),
+        ("seed: [1\n", "cannot read this config"),
+        ("seed: !!python/object/apply:os.system ['touch pwned']\n", "`seed`"),
+    ],
+)
+def test_bad_configs_are_refused_with_the_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no.yml: cannot read"):
+        load_config(tmp_path / "no.yml")
+
+
+@settings(deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "seed": st.integers(0, 2**32),
+            "learning_rate": st.floats(1e-9, 1.0),
+            "gae_lambda": st.floats(0, 1),
+            "ent_coef": st.floats(-1, 1),
+            "normalize": st.booleans() | st.fixed_dictionaries({"clip_obs": st.floats(0.1, 10)}),
+            "tasks": st.sampled_from(["HalfCheetahBody6", ("Hopper-v5", "Swimmer-v5")]),
+            "policy_kwargs": st.sampled_from([{}, {"net_arch": {"pi": [8], "vf": []}, "log_std_mode": "shared"}]),
+        },
+    )
+)
+def test_a_written_config_reads_back_equal(tmp_path_factory, values):
+    config = make_config(values)
+    path = tmp_path_factory.mktemp("config") / "run.yml"
+    dump_config(config, path)
+    assert load_config(path) == config
+
+
+def test_configs_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainConfig().seed = 3
+
+
+def test_algorithm_arguments_are_sb3s_defaults():
+    import inspect
+
+    from stable_baselines3 import A2C
+
+    defaults = {name: p.default for name, p in inspect.signature(A2C.__init__).parameters.items()}
+    kwargs = TrainConfig().algorithm_kwargs()
+    for name in ("learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"):
+        assert kwargs[name] == defaults[name]

@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+import torch as th
+from conftest import DriftEnv, drift_tasks
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
+
+import sb3_multitask as mt
+
+
+@pytest.fixture
+def model():
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu").learn(120)
+
+
+@pytest.mark.parametrize("n_eval_episodes", [1, 3, 7])
+def test_every_task_gets_the_same_number_of_episodes(model, n_eval_episodes):
+    results = mt.evaluate_tasks(model, n_eval_episodes=n_eval_episodes)
+    assert list(results) == ["A", "B", "C"]
+    for task, horizon in zip("ABC", (5, 7, 9), strict=True):
+        assert results[task].episode_lengths == (horizon,) * n_eval_episodes
+        assert len(results[task].episode_rewards) == n_eval_episodes
+        assert results[task].mean_reward == pytest.approx(np.mean(results[task].episode_rewards))
+
+
+def test_returns_are_raw_and_those_of_the_policy(model):
+    """One task by hand: Gymnasium's loop, the model's statistics, its mean action."""
+    task = drift_tasks(3)[1]
+    env = task.make()
+    normalizer = model.get_vec_normalize_env()
+    obs, _ = env.reset(seed=0 + 1)  # the second of the fresh envs
+    total, done = 0.0, False
+    while not done:
+        seen = normalizer.normalize_obs({"obs": obs.astype(np.float32), "task": np.int64(1)})
+        action, _ = model.predict(seen, deterministic=True)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total, done = total + reward, terminated or truncated
+    assert mt.evaluate_tasks(model, n_eval_episodes=1)["B"].episode_rewards[0] == pytest.approx(total, abs=1e-5)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_nothing_of_the_training_is_touched(model, deterministic):
+    def state():
+        normalizer = model.get_vec_normalize_env()
+        return [
+            th.get_rng_state().numpy(),
+            np.random.get_state()[1],  # noqa: NPY002
+            normalizer.obs_rms["obs"].mean,
+            normalizer.obs_rms["obs"].count,
+            normalizer.ret_rms.var,
+            model._last_obs["obs"],
+            model.get_env().monitor.returns,
+            np.array(model.policy.training),
+        ]
+
+    before = [np.copy(value) for value in state()]
+    first = mt.evaluate_tasks(model, n_eval_episodes=3, deterministic=deterministic)
+    for old, new in zip(before, state(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert mt.evaluate_tasks(model, n_eval_episodes=3, deterministic=deterministic) == first
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_given_env_is_evaluated_with_the_models_statistics(model, normalize):
+    env = mt.make_multitask_vec_env(drift_tasks(3), 3, seed=0, normalize=normalize)
+    expected = mt.evaluate_tasks(model, mt.make_multitask_vec_env(drift_tasks(3), 3, seed=0), n_eval_episodes=3)
+    assert mt.evaluate_tasks(model, env, n_eval_episodes=3) == expected
+    env.close()
+
+
+def test_other_algorithms_on_the_same_policy_are_evaluated_too():
+    env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0)
+    ppo = PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=10, batch_size=20, device="cpu").learn(40)
+    assert list(mt.evaluate_tasks(ppo, n_eval_episodes=2)) == ["A", "B"]
+
+
+def test_the_training_env_other_tasks_and_no_episodes_are_refused(model):
+    with pytest.raises(ValueError, match="training env"):
+        mt.evaluate_tasks(model, model.get_env())
+    with pytest.raises(ValueError, match=r"(?s)model: A, B, C.*env:   A, B"):
+        mt.evaluate_tasks(model, mt.make_multitask_vec_env(drift_tasks(2)))
+    with pytest.raises(ValueError, match="`n_eval_episodes` must be at least 1"):
+        mt.evaluate_tasks(model, n_eval_episodes=0)
+    with pytest.raises(ValueError, match="must be a MultiTaskVecEnv"):
+        mt.evaluate_tasks(model, mt.TaskCyclingVecEnv(mt.MultiTaskVecEnv(drift_tasks(3))).task_view(0))
+
+
+def test_an_episode_that_never_ends_stops_at_the_cap_and_says_so(model):
+    tasks = [*drift_tasks(2), mt.Task("C", DriftEnv, {"horizon": 10**9})]
+    env = mt.make_multitask_vec_env(tasks, 1, seed=0)
+    with pytest.warns(UserWarning, match=r"Episodes of C did not end within 20 steps"):
+        results = mt.evaluate_tasks(model, env, n_eval_episodes=2, max_episode_steps=20)
+    assert results["C"].episode_lengths == (20, 20)
+    assert results["A"].episode_lengths == (5, 5)
+
+
+def make_callback(folder=None, **kwargs):
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=7)
+    arguments = {"n_eval_episodes": 2, "eval_freq": 60, "verbose": 0, **kwargs}
+    return mt.MultiTaskEvalCallback(env, log_path=folder, best_model_save_path=folder, **arguments)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_the_callback_writes_stock_and_per_task_arrays(schedule, tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", task_schedule=schedule)
+    model.learn(300, make_callback(tmp_path))
+    data = np.load(tmp_path / "evaluations.npz")
+    assert data["timesteps"].tolist() == [60, 120, 180, 240, 300]
+    assert data["task_names"].tolist() == ["A", "B", "C"]
+    assert data["task_results"].shape == data["task_ep_lengths"].shape == (5, 3, 2)
+    np.testing.assert_array_equal(data["results"], data["task_results"].reshape(5, 6))
+    np.testing.assert_array_equal(data["ep_lengths"][0], [5, 5, 7, 7, 9, 9])
+    assert mt.A2CMultiTask.load(tmp_path / "best_model").task_names == ("A", "B", "C")
+
+
+@pytest.mark.parametrize(("score", "pick"), [("mean", np.mean), ("worst", np.min)])
+def test_the_best_model_is_the_best_by_the_chosen_score(score, pick, model, tmp_path):
+    callback = make_callback(tmp_path, score=score)
+    model.learn(400, callback)
+    task_means = np.load(tmp_path / "evaluations.npz")["task_results"].mean(-1)
+    assert callback.best_mean_reward == pytest.approx(pick(task_means, axis=1).max())
+
+
+def test_per_task_keys_are_logged(model):
+    recorded = {}
+
+    class Recorder(mt.MultiTaskEvalCallback):
+        def _log(self, results):
+            super()._log(results)
+
+    callback = make_callback()
+    model.learn(60, callback)
+    original = model.logger.record
+
+    def record(key, value, exclude=None):
+        recorded[key] = value
+        original(key, value, exclude)
+
+    model.logger.record = record
+    callback._log(callback.evaluations_tasks[-1])
+    means = [recorded[f"eval/{task}/mean_reward"] for task in "ABC"]
+    assert recorded["eval/worst_task_reward"] == min(means)
+    assert recorded["eval/mean_reward"] == pytest.approx(np.mean(means))
+    assert recorded["eval/C/mean_ep_length"] == 9
+
+
+def test_evaluating_does_not_change_the_training(model):
+    def train(callback):
+        env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+        return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu").learn(300, callback)
+
+    with_callback, without = train(make_callback()), train(None)
+    for mine, theirs in zip(with_callback.policy.parameters(), without.policy.parameters(), strict=True):
+        assert th.equal(mine, theirs)
+
+
+def test_training_stops_at_a_reward_threshold(model):
+    stop = StopTrainingOnRewardThreshold(-1e9)
+    model.learn(1000, make_callback(callback_on_new_best=stop))
+    assert model.num_timesteps == 60
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"score": "median"}, "`score` must be one of mean, worst"),
+        ({"eval_freq": 0}, "`eval_freq` must be at least 1"),
+    ],
+)
+def test_bad_arguments_of_the_callback_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_callback(**kwargs)

@@ -1,0 +1,23 @@
+"""Does it learn on real physics? Minutes, so only in `make test-all`."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.learning import run_multitask
+
+pytestmark = pytest.mark.slow
+SEEDS = (0, 1, 2)
+
+
+def test_every_task_rises_above_the_untrained_agent():
+    """Six bodies, 0.5M steps each: the lower 95% bound of the gain over three seeds is above zero on every task."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = list(pool.map(run_multitask, SEEDS, ["auto"] * len(SEEDS)))
+    for task in runs[0]:
+        gains = [run[task]["after"]["mean_reward"] - run[task]["before"]["mean_reward"] for run in runs]
+        low, _ = stats.t.interval(0.95, len(gains) - 1, np.mean(gains), stats.sem(gains))
+        assert low > 0, f"{task}: gains {gains}"

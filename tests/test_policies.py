@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import torch as th
+from conftest import batch_for, drift_tasks, weights_equal
+from gymnasium import spaces
+from sb3_contrib import TRPO
+from stable_baselines3 import A2C, PPO
+
+import sb3_multitask as mt
+
+MODES = ("per_task", "shared", "state_dependent")
+
+
+def make_policy(n_tasks=3, obs_dim=4, action_dim=2, seed=0, **kwargs):
+    th.manual_seed(seed)
+    observation_space = spaces.Dict(obs=spaces.Box(-np.inf, np.inf, (obs_dim,)), task=spaces.Discrete(n_tasks))
+    action_space = spaces.Box(-1, 1, (action_dim,))
+    return mt.MultiTaskActorCriticPolicy(observation_space, action_space, lambda _: 1e-3, **kwargs)
+
+
+def permute_tasks(policy, order):
+    """A policy whose task i is the given one's task order[i]."""
+    other = make_policy(policy.n_tasks, policy.obs_dim, log_std_mode=policy.log_std_mode)
+    state = {
+        name: value[order] if name.startswith(("action_net", "value_net")) or
+        (name == "log_std" and value.ndim == 2) else value
+        for name, value in policy.state_dict().items()
+    }  # fmt: skip
+    other.load_state_dict(state)
+    return other
+
+
+def test_default_nets_are_the_papers():
+    policy = make_policy(n_tasks=6, obs_dim=17, action_dim=6)
+    shapes = {name: tuple(p.shape) for name, p in policy.named_parameters()}
+    assert shapes == {
+        "log_std": (6, 6),
+        "mlp_extractor.policy_net.0.weight": (64, 17),
+        "mlp_extractor.policy_net.0.bias": (64,),
+        "mlp_extractor.policy_net.2.weight": (64, 64),
+        "mlp_extractor.policy_net.2.bias": (64,),
+        "mlp_extractor.value_net.0.weight": (64, 17),
+        "mlp_extractor.value_net.0.bias": (64,),
+        "action_net.layers.0.weight": (6, 64, 6),
+        "action_net.layers.0.bias": (6, 6),
+        "value_net.layers.0.weight": (6, 64, 64),
+        "value_net.layers.0.bias": (6, 64),
+        "value_net.layers.1.weight": (6, 64, 1),
+        "value_net.layers.1.bias": (6, 1),
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_forward_loss_and_gradient_follow_a_permutation_of_the_tasks(mode):
+    policy = make_policy(log_std_mode=mode)
+    order = [2, 0, 1]  # new task i is old task order[i]
+    permuted = permute_tasks(policy, order)
+    obs = batch_for(policy, [0, 1, 2, 2, 1, 0, 0])
+    renamed = {**obs, "task": th.tensor([order.index(t) for t in obs["task"].tolist()])}
+    actions, weights = th.randn(7, 2), th.randn(7)
+    losses = []
+    for one, batch in ((policy, obs), (permuted, renamed)):
+        values, log_prob, entropy = one.evaluate_actions(batch, actions)
+        loss = (weights * log_prob).mean() + values.square().mean() - 0.01 * entropy.mean()
+        loss.backward()
+        losses.append((loss, values, log_prob))
+    for mine, theirs in zip(*losses, strict=True):
+        th.testing.assert_close(mine, theirs)
+    gradients = dict(permuted.named_parameters())
+    for name, parameter in policy.named_parameters():
+        expected = parameter.grad
+        if name.startswith(("action_net", "value_net")) or (name == "log_std" and expected.ndim == 2):
+            expected = expected[order]
+        th.testing.assert_close(gradients[name].grad, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_task_as_loss_has_no_gradient_in_head_b(mode):
+    policy = make_policy(log_std_mode=mode)
+    obs = batch_for(policy, [0, 0, 1, 2, 2, 1])
+    values, log_prob, entropy = policy.evaluate_actions(obs, th.randn(6, 2))
+    rows = obs["task"] == 0
+    (values.flatten() + log_prob + entropy)[rows].sum().backward()
+    for name, parameter in policy.named_parameters():
+        if parameter.shape[0] == 3 and not name.startswith("mlp"):
+            assert not parameter.grad[1:].any(), name
+            assert parameter.grad[0].any() or name.endswith("bias"), name
+
+
+def test_rows_do_not_depend_on_their_neighbours():
+    policy = make_policy()
+    obs = batch_for(policy, [2, 0, 1, 1, 0, 2, 2])
+    together = policy.get_distribution(obs).mode().detach()
+    for i in range(7):
+        alone = policy.get_distribution({key: value[i : i + 1] for key, value in obs.items()}).mode()
+        th.testing.assert_close(together[i], alone[0])
+
+
+def test_log_std_modes():
+    start = batch_for(make_policy(), [0, 1, 2])
+    per_task, shared, dependent = (make_policy(log_std_mode=mode, log_std_init=-0.5) for mode in MODES)
+    assert per_task.log_std.shape == (3, 2)
+    assert shared.log_std.shape == (2,)
+    assert not hasattr(dependent, "log_std")
+    with th.no_grad():
+        per_task.log_std[1] = 0.3
+    stds = per_task.get_distribution(start).distribution.stddev
+    th.testing.assert_close(stds[:, 0].log(), th.tensor([-0.5, 0.3, -0.5]))
+    # zero weights: the head's output is 0, which gives the initial value
+    for parameter in dependent.action_net.parameters():
+        parameter.data.zero_()
+    th.testing.assert_close(dependent.get_distribution(start).distribution.stddev.log(), th.full((3, 2), -0.5))
+
+
+def test_state_dependent_log_std_is_bounded():
+    policy = make_policy(log_std_mode="state_dependent", log_std_bounds=(-2.0, 0.5))
+    for parameter in policy.action_net.parameters():
+        parameter.data.mul_(1e6)
+    std = policy.get_distribution(batch_for(policy, [0, 1, 2] * 20)).distribution.stddev
+    assert std.log().min() >= -2.001
+    assert std.log().max() <= 0.501
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_policy_save_and_load(mode, tmp_path):
+    policy = make_policy(log_std_mode=mode, net_arch={"pi": [8], "vf": []}, head_arch={"pi": [6, 5], "vf": [4]})
+    policy.save(tmp_path / "policy.pth")
+    loaded = mt.MultiTaskActorCriticPolicy.load(tmp_path / "policy.pth")
+    obs = {key: value.numpy() for key, value in batch_for(policy, [0, 1, 2, 1]).items()}
+    np.testing.assert_array_equal(
+        policy.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0]
+    )
+    assert loaded.head_arch == policy.head_arch
+
+
+@pytest.mark.parametrize("algorithm", [A2C, PPO, TRPO])
+@pytest.mark.parametrize("mode", MODES)
+def test_it_is_a_policy_class_of_the_other_algorithms(algorithm, mode, tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    steps = {} if algorithm is A2C else {"n_steps": 10, "batch_size": 20}
+    model = algorithm(
+        mt.MultiTaskActorCriticPolicy,
+        env,
+        seed=0,
+        policy_kwargs={"log_std_mode": mode},
+        device="cpu",
+        **steps,
+    )
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(120)
+    assert all(not th.equal(before[name], value) for name, value in model.policy.state_dict().items())
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")
+    assert weights_equal(model, loaded)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"use_sde": True}, "`use_sde=True` is not supported: gSDE keeps one exploration matrix"),
+        ({"log_std_mode": "state"}, "`log_std_mode` must be one of per_task, state_dependent, shared"),
+        ({"log_std_mode": "state_dependent", "log_std_init": 3.0}, "`log_std_init` must lie within"),
+        ({"net_arch": [64, 64]}, "`net_arch` must be a dict with the keys pi and vf"),
+        ({"head_arch": {"pi": [0]}}, "`head_arch` must hold positive layer sizes"),
+        ({"head_arch": {"q": [3]}}, "`head_arch` must be a dict"),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy(**kwargs)
+
+
+def test_observations_without_a_task_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"needs observations Dict\(obs=.*make_multitask_vec_env"):
+        mt.MultiTaskActorCriticPolicy(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), lambda _: 1e-3)
