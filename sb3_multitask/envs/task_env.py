@@ -37,7 +37,7 @@ def check_spaces(name: str, env: gym.Env[Any, Any]) -> tuple[spaces.Box, spaces.
     return observation_space, action_space
 
 
-class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray]):
+class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs):
     """Write the task into the observation of one environment, as ``MultiTaskVecEnv`` does for many.
 
     Use it where a single environment is asked for, such as a stock evaluation or a video of one task. The name is
@@ -50,7 +50,8 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray]):
     """
 
     def __init__(self, env: gym.Env[np.ndarray, np.ndarray], task: str, tasks: Sequence[str]) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, task=task, tasks=tasks)
+        gym.Wrapper.__init__(self, env)
         if task not in tasks:
             raise ValueError(f"`task` must be one of {list(tasks)} (got {task!r})")
         box, _ = check_spaces(task, env)
