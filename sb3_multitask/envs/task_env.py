@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_multitask.tasks import Task
+
 TaskObs = dict[str, Any]
 
 
@@ -18,11 +20,12 @@ def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:
     return spaces.Dict({"obs": obs, "task": spaces.Discrete(n_tasks)})
 
 
-def check_spaces(name: str, env: gym.Env[Any, Any]) -> tuple[spaces.Box, spaces.Box]:
+def check_spaces(task: Task | str, env: gym.Env[Any, Any]) -> tuple[spaces.Box, spaces.Box]:
     """Observation and action space of a task's environment, if they are ones this package can train on.
 
     :raises ValueError: if either is not a flat Box; the message names the task and the remedy
     """
+    name = task.name if isinstance(task, Task) else task
     observation_space, action_space = env.observation_space, env.action_space
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
         raise ValueError(

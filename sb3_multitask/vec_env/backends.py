@@ -6,7 +6,7 @@ observations, monitoring or float32: ``MultiTaskVecEnv`` adds those once for all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
@@ -19,7 +19,7 @@ from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings
 from sb3_multitask.tasks import Task
 
 Info: TypeAlias = dict[str, Any]
-BackendName: TypeAlias = Literal["auto", "dummy", "subproc"]
+BackendName: TypeAlias = Literal["auto", "batch", "dummy", "subproc"]
 
 
 @dataclass
@@ -37,7 +37,12 @@ class Transitions:
 
 
 class Backend(Protocol):
-    """Runs the sub-environments. ``rows`` is a contiguous slice: all of them, or those of one task."""
+    """Runs the sub-environments. ``rows`` is a contiguous slice: all of them, or those of one task.
+
+    ``n_threads`` is the number of threads in this process that step them.
+    """
+
+    n_threads: int
 
     def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
         """First observations (n_rows, obs_dim) and reset infos."""
@@ -70,8 +75,17 @@ def make_quietly(task: Task, render_mode: str | None = None) -> gym.Env[Any, Any
         return task.make(**({} if render_mode is None else {"render_mode": render_mode}))
 
 
+def wrappers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
+    """The wrappers around an environment, from the outside in."""
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+
+
 class DummyBackend:
     """All sub-environments one after the other in this process, like SB3's ``DummyVecEnv``."""
+
+    n_threads = 1
 
     def __init__(self, tasks: Sequence[Task], n_envs_per_task: int, render_mode: str | None) -> None:
         self.envs = [make_quietly(task, render_mode) for task in tasks for _ in range(n_envs_per_task)]
@@ -118,12 +132,7 @@ class DummyBackend:
         return self.get_attr(row, name)(*args, **kwargs)
 
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-        env = self.envs[row]
-        while isinstance(env, gym.Wrapper):
-            if isinstance(env, wrapper_class):
-                return True
-            env = env.env
-        return False
+        return any(isinstance(wrapper, wrapper_class) for wrapper in wrappers_of(self.envs[row]))
 
     def close(self) -> None:
         for env in self.envs:
@@ -142,6 +151,8 @@ def _step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndar
 
 class SubprocBackend:
     """One process a sub-environment: for environments that cost more than the traffic between processes."""
+
+    n_threads = 1
 
     def __init__(
         self,

@@ -21,22 +21,30 @@ def make_multitask_vec_env(
     training: bool = True,
     monitor_dir: str | Path | None = None,
     render_mode: str | None = None,
+    n_threads: int | None = None,
 ) -> MultiTaskVecEnv | MultiTaskVecNormalize:
     """Make a multi-task VecEnv.
 
     :param tasks: a set's name (``"HalfCheetahBody6"``), an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task
     :param seed: sub-environment ``i`` is seeded with ``seed + i``; ``None``: at random
-    :param backend: ``"dummy"``, ``"subproc"``, or ``"auto"`` for the fastest that fits
+    :param backend: ``"batch"`` (native), ``"dummy"``, ``"subproc"``, or ``"auto"`` for the fastest that fits
     :param normalize: put ``MultiTaskVecNormalize`` on top; a mapping holds its arguments, such as
         ``{"norm_reward": False, "gamma": 0.98}``
     :param training: ``False`` for evaluation: statistics frozen, raw rewards
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
     :param render_mode: as in ``gymnasium.make``
+    :param n_threads: physics threads of ``"batch"``; ``None``: torch's number
     :return: the VecEnv; see ``MultiTaskVecEnv`` for what it raises
     """
     venv = MultiTaskVecEnv(
-        tasks, n_envs_per_task, backend=backend, seed=seed, monitor_dir=monitor_dir, render_mode=render_mode
+        tasks,
+        n_envs_per_task,
+        backend=backend,
+        seed=seed,
+        monitor_dir=monitor_dir,
+        render_mode=render_mode,
+        n_threads=n_threads,
     )
     if normalize is False:
         return venv

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -22,8 +24,12 @@ from sb3_multitask.vec_env.backends import (
     SubprocBackend,
     make_quietly,
 )
+from sb3_multitask.vec_env.batch import BatchBackend, why_not_batch
+from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
 from sb3_multitask.vec_env.monitor import EpisodeMonitor
 
+Prototype: TypeAlias = tuple[Task, gym.Env[Any, Any]]
+_BACKEND_NAMES = {BatchBackend: "batch", DummyBackend: "dummy", SubprocBackend: "subproc"}
 StepReturn = tuple[TaskObs, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
 
@@ -36,11 +42,13 @@ class MultiTaskVecEnv(VecEnv):
 
     :param tasks: a set's name, an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task, at least 1
-    :param backend: ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each), or
-        ``"auto"`` (the fastest that fits)
+    :param backend: ``"batch"`` (all simulations in one native call: HalfCheetah, Hopper, Walker2d, Swimmer and their
+        variants), ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each), or ``"auto"``:
+        ``"batch"`` where it can, else ``"dummy"``. All give the same numbers. The attribute ``backend`` says which.
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the next reset; ``None``: at random
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
-    :param render_mode: as in ``gymnasium.make``
+    :param render_mode: as in ``gymnasium.make``; rendering needs "dummy" or "subproc"
+    :param n_threads: physics threads of ``"batch"``; ``None``: torch's number. Results do not depend on it.
     :raises ValueError: tasks whose observation shapes or actions differ, an unknown backend, too few copies
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
     """
@@ -57,14 +65,22 @@ class MultiTaskVecEnv(VecEnv):
         seed: int | None = None,
         monitor_dir: str | Path | None = None,
         render_mode: str | None = None,
+        n_threads: int | None = None,
     ) -> None:
         self.tasks = resolve_tasks(tasks)
         self.task_names = tuple(task.name for task in self.tasks)
         self.n_tasks = len(self.tasks)
         self.n_envs_per_task = _checked_count(n_envs_per_task)
         self.task_ids = np.repeat(np.arange(self.n_tasks), n_envs_per_task)
-        observation_space, action_space = _common_spaces(self.tasks)
-        self._backend = _make_backend(backend, self.tasks, n_envs_per_task, render_mode)
+        prototypes = _make_prototypes(self.tasks)
+        try:
+            observation_space, action_space = _common_spaces(prototypes)
+            self._backend = _make_backend(backend, prototypes, n_envs_per_task, render_mode, n_threads)
+        except Exception:
+            _close(prototypes)
+            raise
+        self.backend = _BACKEND_NAMES[type(self._backend)]
+        self.n_threads = self._backend.n_threads
         super().__init__(len(self.task_ids), task_observation_space(observation_space, self.n_tasks), action_space)
         self.monitor = EpisodeMonitor(
             [self.task_names[i] for i in self.task_ids],
@@ -97,7 +113,7 @@ class MultiTaskVecEnv(VecEnv):
         return self._with_tasks(rows, obs)
 
     def send_rows(self, rows: slice, actions: np.ndarray) -> None:
-        self._backend.send(rows, actions)
+        self._backend.send(rows, np.asarray(actions, dtype=np.float32))
 
     def receive_rows(self, rows: slice) -> StepReturn:
         transitions = self._backend.receive(rows)
@@ -222,35 +238,70 @@ def _checked_count(n_envs_per_task: int) -> int:
     return int(n_envs_per_task)
 
 
-def _make_backend(name: str, tasks: Sequence[Task], n_envs_per_task: int, render_mode: str | None) -> Backend:
+def _make_prototypes(tasks: Sequence[Task]) -> list[Prototype]:
+    """One environment of each task, to compare their spaces and to read their parameters."""
+    prototypes: list[Prototype] = []
+    try:
+        for task in tasks:
+            prototypes.append((task, make_quietly(task)))
+            check_spaces(*prototypes[-1])
+    except Exception:
+        _close(prototypes)
+        raise
+    return prototypes
+
+
+def _close(prototypes: Sequence[Prototype]) -> None:
+    for _, env in prototypes:
+        env.close()
+
+
+def _make_backend(
+    name: BackendName,
+    prototypes: Sequence[Prototype],
+    n_envs_per_task: int,
+    render_mode: str | None,
+    n_threads: int | None,
+) -> Backend:
+    if name not in get_args(BackendName):
+        raise ValueError(f"`backend` must be one of {', '.join(get_args(BackendName))} (got {name!r})")
+    if name in ("auto", "batch"):
+        reason = why_not_batch(prototypes, render_mode)
+        if reason is None:
+            return BatchBackend(prototypes, n_envs_per_task, n_threads)
+        if name == "batch":
+            raise ValueError(f'`backend="batch"` cannot run these tasks: {reason}. backend="auto" takes another.')
+        if BATCH_IS_MISSING:
+            _warn_once(reason)
+    _close(prototypes)
+    tasks = [task for task, _ in prototypes]
     if name == "subproc":
         return SubprocBackend(tasks, n_envs_per_task, render_mode)
-    if name in ("auto", "dummy"):
-        return DummyBackend(tasks, n_envs_per_task, render_mode)
-    raise ValueError(f"`backend` must be one of {', '.join(get_args(BackendName))} (got {name!r})")
+    return DummyBackend(tasks, n_envs_per_task, render_mode)
 
 
-def _common_spaces(tasks: Sequence[Task]) -> tuple[spaces.Box, spaces.Box]:
-    """The spaces of all tasks: made once per task and compared, since SB3 looks at the first env only.
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f'The native backend is not used: {reason}. Falling back to backend="dummy".', stacklevel=5)
+
+
+def _common_spaces(prototypes: Sequence[Prototype]) -> tuple[spaces.Box, spaces.Box]:
+    """The spaces of all tasks, compared, since SB3 looks at the first env only.
 
     Observations may differ in their bounds (the widest are taken) but not in their shape; actions in neither.
     """
-    first_obs: spaces.Box | None = None
-    for task in tasks:
-        env = make_quietly(task)
-        try:
-            obs_space, action_space = check_spaces(task.name, env)
-        finally:
-            env.close()
-        if first_obs is None:
-            first_obs, first_action = obs_space, action_space
-            low, high = obs_space.low, obs_space.high
-            continue
+    (first, env), *others = prototypes
+    first_obs, first_action = check_spaces(first, env)
+    low, high = first_obs.low, first_obs.high
+    for task, other in others:
+        obs_space, action_space = check_spaces(task, other)
         if obs_space.shape != first_obs.shape:
-            raise _spaces_differ("observation", tasks[0], first_obs, task, obs_space, "the same shape")
-        bounds = (action_space.low, action_space.high), (first_action.low, first_action.high)
-        if action_space.shape != first_action.shape or not np.array_equal(*bounds):
-            raise _spaces_differ("action", tasks[0], first_action, task, action_space, "the same shape and bounds")
+            raise _spaces_differ("observation", first, first_obs, task, obs_space, "the same shape")
+        same_bounds = action_space.shape == first_action.shape and (
+            np.array_equal(action_space.low, first_action.low) and np.array_equal(action_space.high, first_action.high)
+        )
+        if not same_bounds:
+            raise _spaces_differ("action", first, first_action, task, action_space, "the same shape and bounds")
         low, high = np.minimum(low, obs_space.low), np.maximum(high, obs_space.high)
     return spaces.Box(low, high, dtype=np.float64), first_action
 

@@ -1,0 +1,142 @@
+"""The native backend: all simulations of all tasks in one call of ``mujoco.batch``, on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Never
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from sb3_multitask.tasks import Task
+from sb3_multitask.threads import physics_threads
+from sb3_multitask.vec_env.adapters import ADAPTERS
+from sb3_multitask.vec_env.backends import Info, Transitions, wrappers_of
+from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, SimulationGroup
+
+_NO_ENVS = 'backend="batch" has no environment objects; make the VecEnv with backend="dummy"'
+_KNOWN_WRAPPERS = (
+    gym.wrappers.TimeLimit,
+    gym.wrappers.common.OrderEnforcing,
+    gym.wrappers.common.PassiveEnvChecker,
+)
+
+
+def why_not_batch(prototypes: Sequence[tuple[Task, gym.Env[Any, Any]]], render_mode: str | None) -> str | None:
+    """Why these tasks cannot run in a batch; None if they can."""
+    if BATCH_IS_MISSING:
+        return f"it needs mujoco.batch, which MuJoCo {mujoco.__version__} does not have (>= 3.17 does)"
+    if render_mode is not None:
+        return f"it has no environments to render (render_mode={render_mode!r})"
+    for task, env in prototypes:
+        if type(env.unwrapped) not in ADAPTERS:
+            known = ", ".join(cls.__name__ for cls in ADAPTERS)
+            return f"it has no adapter for task {task.name!r} ({type(env.unwrapped).__name__}; it has: {known})"
+        unknown = [type(wrapper).__name__ for wrapper in wrappers_of(env) if not isinstance(wrapper, _KNOWN_WRAPPERS)]
+        if unknown:
+            return f"task {task.name!r} is wrapped with {', '.join(unknown)}, which it would leave out"
+    return None
+
+
+class BatchBackend:
+    """Steps every simulation in native code, bit for bit as Gymnasium's environments would.
+
+    :param prototypes: every task with one of its environments, as made by ``gymnasium.make``
+    :param n_envs_per_task: simulations of each task
+    :param n_threads: threads for the physics; ``None``: torch's number
+    """
+
+    def __init__(
+        self, prototypes: Sequence[tuple[Task, gym.Env[Any, Any]]], n_envs_per_task: int, n_threads: int | None
+    ) -> None:
+        self.n_envs_per_task = n_envs_per_task
+        self.prototypes = [env for _, env in prototypes]
+        self.names = [task.name for task, _ in prototypes]
+        self.n_sims = len(prototypes) * n_envs_per_task
+        self.n_threads = physics_threads(n_threads, self.n_sims)
+        self.groups = self._make_groups()
+        self._actions: np.ndarray | None = None
+
+    def _make_groups(self) -> list[SimulationGroup]:
+        """One batch for each run of tasks whose models have the same layout: usually one for all."""
+        groups: list[SimulationGroup] = []
+        for task_id in range(len(self.prototypes)):
+            start = task_id * self.n_envs_per_task
+            rows = slice(start, start + self.n_envs_per_task)
+            if groups and groups[-1].can_take(self.prototypes[task_id]):
+                groups[-1].take(self.prototypes[task_id], rows)
+            else:
+                groups.append(SimulationGroup(self.prototypes[task_id], rows))
+        for group in groups:
+            group.build(self.n_threads)
+        return groups
+
+    def _parts(self, rows: slice) -> Iterator[tuple[SimulationGroup, slice, slice]]:
+        """The groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
+        start, stop, _ = rows.indices(self.n_sims)
+        for group in self.groups:
+            first, last = max(start, group.start), min(stop, group.stop)
+            if first < last:
+                yield group, slice(first - group.start, last - group.start), slice(first - start, last - start)
+
+    def reset(
+        self,
+        rows: slice,
+        seeds: Sequence[int | None],
+        options: Sequence[Info],  # noqa: ARG002
+    ) -> tuple[np.ndarray, list[Info]]:
+        obs, infos = [], []
+        for group, own, place in self._parts(rows):
+            group_obs, group_infos = group.reset(np.arange(own.start, own.stop), seeds[place])
+            obs.append(group_obs)
+            infos.extend(group_infos)
+        return np.concatenate(obs), infos
+
+    def send(self, rows: slice, actions: np.ndarray) -> None:  # noqa: ARG002
+        self._actions = np.asarray(actions, dtype=np.float32, order="C")
+
+    def receive(self, rows: slice) -> Transitions:
+        assert self._actions is not None
+        parts = [(group, own, group.step(own, self._actions[place])) for group, own, place in self._parts(rows)]
+        for group, own, _ in parts:
+            self._raise_on_fault(group, own)
+        if len(parts) == 1:
+            return parts[0][2]
+        steps = [step for _, _, step in parts]
+        return Transitions(
+            np.concatenate([step.obs for step in steps]),
+            np.concatenate([step.rewards for step in steps]),
+            np.concatenate([step.dones for step in steps]),
+            [info for step in steps for info in step.infos],
+        )
+
+    def _raise_on_fault(self, group: SimulationGroup, own: slice) -> None:
+        fault = group.first_fault(own)
+        if fault is None:
+            return
+        row, meaning = fault
+        sim = group.start + row
+        raise RuntimeError(
+            f"Task {self.names[sim // self.n_envs_per_task]!r} (sub-environment {sim}): MuJoCo found {meaning} "
+            f"at step {group.elapsed[row]} of the episode and has reset the simulation"
+        )
+
+    def get_attr(self, row: int, name: str) -> Any:
+        """Attribute of the task's prototype; the state of single environments is not there."""
+        return self.prototypes[row // self.n_envs_per_task].get_wrapper_attr(name)
+
+    def set_attr(self, row: int, name: str, value: Any) -> Never:
+        raise NotImplementedError(f"{name!r} cannot be set: {_NO_ENVS}")
+
+    def call(self, row: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Never:
+        raise NotImplementedError(f"{name!r} cannot be called: {_NO_ENVS}")
+
+    def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+        wrappers = wrappers_of(self.prototypes[row // self.n_envs_per_task])
+        return any(isinstance(wrapper, wrapper_class) for wrapper in wrappers)
+
+    def close(self) -> None:
+        for env in self.prototypes:
+            env.close()
+        self.groups = []

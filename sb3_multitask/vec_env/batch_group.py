@@ -1,0 +1,147 @@
+"""Simulations of one layout in one ``mujoco.batch.Batch``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium.utils import seeding
+
+from sb3_multitask.vec_env.adapters import ADAPTERS
+from sb3_multitask.vec_env.backends import Info, Transitions, wrappers_of
+from sb3_multitask.vec_env.infos import Infos
+
+try:
+    from mujoco.batch import Batch
+except ImportError:  # MuJoCo < 3.17
+    Batch = None
+BATCH_IS_MISSING = Batch is None
+
+_NO_STAGE = 0  # mjSTAGE_NONE: after a step compute nothing more, as Gymnasium
+_FAULTS = {
+    int(mujoco.mjtWarning.mjWARN_BADQPOS): "NaN, infinite or huge positions",
+    int(mujoco.mjtWarning.mjWARN_BADQVEL): "NaN, infinite or huge velocities",
+    int(mujoco.mjtWarning.mjWARN_BADQACC): "NaN, infinite or huge accelerations",
+    int(mujoco.mjtWarning.mjWARN_BADCTRL): "NaN or infinite controls (the action)",
+}
+_FIRST_FAULT, _LAST_FAULT = min(_FAULTS), max(_FAULTS)
+_SIZES = (
+    *("nq", "nv", "nu", "na", "nbody", "njnt", "ngeom", "nsite", "ntendon"),
+    *("neq", "nmocap", "nsensordata", "nkey", "nuserdata", "nplugin"),
+)
+
+
+class SimulationGroup:
+    """The simulations of consecutive tasks whose models have the same layout, in one batch."""
+
+    def __init__(self, prototype: gym.Env[Any, Any], rows: slice) -> None:
+        self.start, self.stop = rows.start, rows.stop
+        self._key = _layout(prototype)
+        self._envs = [prototype] * (rows.stop - rows.start)
+
+    def can_take(self, prototype: gym.Env[Any, Any]) -> bool:
+        return _layout(prototype) == self._key
+
+    def take(self, prototype: gym.Env[Any, Any], rows: slice) -> None:
+        self.stop = rows.stop
+        self._envs += [prototype] * (rows.stop - rows.start)
+
+    def build(self, n_threads: int) -> None:
+        unwrapped: list[Any] = [env.unwrapped for env in self._envs]
+        n_sims = len(unwrapped)
+        self.batch = Batch(unwrapped[0].model, n_sims, min(n_threads, n_sims))
+        self.batch.set_models([env.model for env in unwrapped])
+        self.adapter = ADAPTERS[type(unwrapped[0])](unwrapped)
+        self.frame_skip: int = unwrapped[0].frame_skip
+        self.max_episode_steps = np.array([_max_episode_steps(env) for env in self._envs])
+        self.elapsed = np.zeros(n_sims, dtype=np.int64)
+        self.generators: list[np.random.Generator | None] = [None] * n_sims
+        # live, strided views of the state rows: copied before they are handed out
+        self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self._ids = np.arange(n_sims, dtype=np.int32)
+
+    def reset(self, ids: np.ndarray, seeds: Sequence[int | None]) -> tuple[np.ndarray, list[Info]]:
+        """Start new episodes in the simulations ``ids``; observations and reset infos."""
+        self._start_episodes(ids, seeds)
+        qpos = self.qpos[ids]
+        infos = Infos(len(ids), lambda: self.adapter.reset_columns(slice(ids[0], ids[-1] + 1), qpos))
+        for info in infos:
+            del info["TimeLimit.truncated"]
+        return self.adapter.observe(qpos, self.qvel[ids]), list(infos)
+
+    def _start_episodes(self, ids: np.ndarray, seeds: Sequence[int | None]) -> None:
+        self.batch.reset(ids, stage=_NO_STAGE)
+        for row, seed in zip(ids.tolist(), seeds, strict=True):
+            generator = self.generators[row]
+            if generator is None or seed is not None:
+                generator = self.generators[row] = seeding.np_random(seed)[0]
+            self.qpos[row], self.qvel[row] = self.adapter.draw_reset(row, generator)
+        self.batch.forward(ids)
+        self.elapsed[ids] = 0
+
+    def step(self, own: slice, actions: np.ndarray) -> Transitions:
+        """Advance the simulations of ``own`` by one environment step; new episodes begin where one ended."""
+        before = self.qpos[own].copy()
+        self.ctrl[own] = actions
+        self._advance(own)
+        qpos, qvel = self.qpos[own].copy(), self.qvel[own].copy()
+        obs = self.adapter.observe(qpos, qvel)
+        outcome = self.adapter.outcome(own, before, qpos, qvel, actions)
+        self.elapsed[own] += 1
+        truncated = self.elapsed[own] >= self.max_episode_steps[own]
+        dones = outcome.terminated | truncated
+        infos = Infos(len(obs), outcome.columns)
+        if dones.any():
+            ended = dones.nonzero()[0]
+            for i in ended.tolist():
+                infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not outcome.terminated[i])
+                infos[i]["terminal_observation"] = obs[i].copy()
+            ids = ended + own.start
+            self._start_episodes(ids, [None] * len(ids))
+            obs[ended] = self.adapter.observe(self.qpos[ids], self.qvel[ids])
+        return Transitions(obs, outcome.rewards, dones, infos)
+
+    def _advance(self, own: slice) -> None:
+        """The native call, with MuJoCo's messages kept from the terminal: its counters say the same."""
+        everything = own.stop - own.start == len(self._ids)
+        previous = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(_ignore)
+        try:
+            self.batch.step(None if everything else self._ids[own], self.frame_skip, _NO_STAGE)
+        finally:
+            mujoco.set_mju_user_warning(previous)
+
+    def first_fault(self, own: slice) -> tuple[int, str] | None:
+        """A simulation of ``own`` that diverged or got a bad action in its last step, and what happened to it.
+
+        MuJoCo resets such a simulation by itself and says so in a counter only.
+        """
+        counts = self.batch.warning[own, _FIRST_FAULT : _LAST_FAULT + 1, 1]
+        if not counts.any():
+            return None
+        row, fault = np.argwhere(counts)[0].tolist()
+        return own.start + row, _FAULTS[_FIRST_FAULT + fault]
+
+
+def _ignore(_message: str) -> None:
+    """Drop a message of MuJoCo."""
+
+
+def _layout(env: gym.Env[Any, Any]) -> tuple[Any, ...]:
+    """What must be equal for tasks to share a batch and an adapter."""
+    unwrapped: Any = env.unwrapped
+    return (
+        ADAPTERS[type(unwrapped)],
+        unwrapped.frame_skip,
+        unwrapped._exclude_current_positions_from_observation,
+        *(getattr(unwrapped.model, name) for name in _SIZES),
+    )
+
+
+def _max_episode_steps(env: gym.Env[Any, Any]) -> int:
+    """The time limit around an environment, in steps; the largest integer without one."""
+    limits = [wrapper._max_episode_steps for wrapper in wrappers_of(env) if isinstance(wrapper, gym.wrappers.TimeLimit)]
+    return min(limits, default=int(np.iinfo(np.int64).max))
