@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.fast import FastEngine, why_not_fast
 from sb3_multitask.losses import A2CLoss, a2c_loss, a2c_loss_per_task
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.task_logging import make_room_for_tasks
@@ -27,7 +28,7 @@ from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.vec_env import MultiTaskVecNormalize, TaskCyclingVecEnv, make_multitask_vec_env
 
 TaskSchedule: TypeAlias = Literal["joint", "cycle"]
-Engine: TypeAlias = Literal["auto", "torch"]
+Engine: TypeAlias = Literal["auto", "fast", "torch"]
 
 
 class A2CMultiTask(A2C):
@@ -44,7 +45,8 @@ class A2CMultiTask(A2C):
         name, an id, or a list of ids and ``Task``; these become ``make_multitask_vec_env(tasks)``
     :param task_schedule: ``"joint"`` steps all tasks together and makes one update from the mean over all rows;
         ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1)
-    :param engine: what computes actions and updates: ``"torch"``, or ``"auto"`` for the fastest that applies
+    :param engine: what computes actions and updates: ``"torch"``; ``"fast"``, the same mathematics in numpy and closed
+        form (within rounding, see ``sb3_multitask.fast``); or ``"auto"``, "fast" where it applies
     :raises ValueError: on an env without tasks, or an unknown schedule, engine or policy
     """
 
@@ -83,6 +85,8 @@ class A2CMultiTask(A2C):
         _check_choice("engine", engine, get_args(Engine))
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: Engine = engine
+        self._fast: FastEngine | None = None
+        self._said = ""
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
         self.normalizer_state: dict[str, Any] | None = None
@@ -119,7 +123,17 @@ class A2CMultiTask(A2C):
         """One gradient step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        if self._fast is not None:
+            self._log_update(self._fast.update())  # the same objective, in closed form
+        else:
+            self._torch_update()
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if self.task_schedule == "cycle":
+            self._next_task()
 
+    def _torch_update(self) -> None:
+        """SB3's update, operation by operation; its order decides the last bits."""
         for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
             values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
@@ -139,29 +153,51 @@ class A2CMultiTask(A2C):
             with th.no_grad():
                 observations: Any = rollout_data.observations
                 task = observations["task"].long().flatten()
-                self._log_update(terms, a2c_loss_per_task(task, self.policy.n_tasks, *rows))
+                self._log_update(a2c_loss_per_task(task, self.policy.n_tasks, *rows), terms)
 
-        self._n_updates += 1
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if self.task_schedule == "cycle":
-            self._next_task()
+    def _log_update(self, per_task: A2CLoss, terms: A2CLoss | None = None) -> None:
+        """Record the terms of the loss: SB3's keys, and the same for each task that took part.
 
-    def _log_update(self, terms: A2CLoss, per_task: A2CLoss) -> None:
-        """Record SB3's keys, and the same for each task that took part."""
-        buffer, log = self.rollout_buffer, self.logger
+        :param per_task: means over each task's rows, (n_tasks,); NaN for a task that took no part
+        :param terms: means over all rows; by default those of ``per_task``, whose tasks have equally many rows
+        """
+        buffer, log, names = self.rollout_buffer, self.logger, self.task_names or ()
         log.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
-        for name, value in vars(terms).items():
-            log.record(f"train/{name}", value.item())
-        for name, values in vars(per_task).items():
-            for task_name, value in zip(self.task_names or (), values.tolist(), strict=True):
-                if not np.isnan(value):
-                    log.record(f"train/{task_name}/{name}", value)
-        if hasattr(self.policy, "log_std"):
-            std = self.policy.log_std.exp()
+        for term, values in vars(per_task).items():
+            by_task = dict(zip(names, values.tolist(), strict=True))
+            present = {name: value for name, value in by_task.items() if not np.isnan(value)}
+            mean = sum(present.values()) / len(present) if terms is None else getattr(terms, term).item()
+            log.record(f"train/{term}", mean)
+            for name, value in present.items():
+                log.record(f"train/{name}/{term}", value)
+        if self.policy.log_std_mode != "state_dependent":
+            std = self.policy.log_std.detach().exp()
             log.record("train/std", std.mean().item())
             if self.policy.log_std_mode == "per_task":
-                for task_name, value in zip(self.task_names or (), std.mean(dim=1).tolist(), strict=True):
-                    log.record(f"train/{task_name}/std", value)
+                for name, value in zip(names, std.mean(dim=1).tolist(), strict=True):
+                    log.record(f"train/{name}/std", value)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """SB3's; by the fast engine where it runs."""
+        if self._fast is not None:
+            return self._fast.collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def _choose_engine(self) -> None:
+        """Take the engine that was asked for, and say so once.
+
+        :raises ValueError: if ``engine="fast"`` does not apply; says why
+        """
+        reason = 'engine="torch"' if self.engine == "torch" else why_not_fast(self)
+        if reason is not None and self.engine == "fast":
+            raise ValueError(f'`engine="fast"` does not apply: {reason}. engine="auto" takes torch by itself.')
+        self._fast = FastEngine(self) if reason is None else None
+        said = "Using the fast engine" if reason is None else f"Using the torch engine ({reason})"
+        if self.verbose >= 1 and said != self._said:
+            print(said)  # noqa: T201
+        self._said = said
 
     def _next_task(self) -> None:
         """Go on with the next task where it stopped."""
@@ -205,6 +241,7 @@ class A2CMultiTask(A2C):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         make_room_for_tasks(self.logger, self.task_names or ())
+        self._choose_engine()
         if self.task_schedule == "cycle":
             total_timesteps = self._whole_cycles(total_timesteps)
             self._total_timesteps = total_timesteps
@@ -291,6 +328,9 @@ class A2CMultiTask(A2C):
         super().set_env(self._attach(self._wrap_env(env, self.verbose)), force_reset)
 
     # Files
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_fast", "_said"]
 
     def save(
         self,

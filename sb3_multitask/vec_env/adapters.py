@@ -94,7 +94,7 @@ class _Runner:
         rows: slice,
         before: np.ndarray,
         qpos: np.ndarray,
-        qvel: np.ndarray,
+        qvel: np.ndarray,  # noqa: ARG002
         actions: np.ndarray,
     ) -> Outcome:
         x_velocity, forward, ctrl_cost = self.forward_and_ctrl(rows, before, qpos, actions)
@@ -131,7 +131,12 @@ class SwimmerAdapter(_Runner):
     n_skipped_qpos = 2
 
     def outcome(
-        self, rows: slice, before: np.ndarray, qpos: np.ndarray, qvel: np.ndarray, actions: np.ndarray
+        self,
+        rows: slice,
+        before: np.ndarray,
+        qpos: np.ndarray,
+        qvel: np.ndarray,
+        actions: np.ndarray,
     ) -> Outcome:
         outcome = super().outcome(rows, before, qpos, qvel, actions)
 

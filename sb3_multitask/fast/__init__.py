@@ -1,0 +1,5 @@
+"""The fast engine: the same mathematics as torch's autograd, in numpy and closed form."""
+
+from sb3_multitask.fast.engine import FastEngine, why_not_fast
+
+__all__ = ["FastEngine", "why_not_fast"]

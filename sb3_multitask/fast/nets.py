@@ -1,0 +1,81 @@
+"""Forward and backward passes of the policy's nets, in numpy.
+
+Rows come grouped by task, in the order of a VecEnv's rows at every step. A trunk takes rows as they are; heads take
+them as (k, m, dim): k tasks, m rows of each. ``tasks`` selects the k tasks of the stacked heads: ``slice(None)`` for
+all of them, or (k,) ids.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+from sb3_multitask.fast.parameters import Layer
+
+Tasks: TypeAlias = slice | np.ndarray
+
+
+def trunk_forward(layers: list[Layer], x: np.ndarray) -> list[np.ndarray]:
+    """Activations of every layer: ``[x, h1, ..., hn]``, each (n_rows, dim)."""
+    activations = [x]
+    for weight, bias in layers:
+        z = activations[-1] @ weight.T
+        z += bias
+        activations.append(np.tanh(z, out=z))
+    return activations
+
+
+def trunk_backward(layers: list[Layer], gradients: list[Layer], activations: list[np.ndarray], d_h: np.ndarray) -> None:
+    """Write the gradient of every layer, given that of the last activation, (n_rows, dim).
+
+    ``d_h`` is overwritten.
+    """
+    for i in reversed(range(len(layers))):
+        h = activations[i + 1]
+        d_z = d_h
+        d_z *= 1 - h * h
+        np.matmul(d_z.T, activations[i], out=gradients[i][0])
+        np.sum(d_z, axis=0, out=gradients[i][1])
+        if i:
+            d_h = d_z @ layers[i][0]
+
+
+def heads_forward(layers: list[Layer], x: np.ndarray, tasks: Tasks) -> list[np.ndarray]:
+    """Activations of the heads: ``[x, ..., output]``, each (k, m, dim); the output is linear."""
+    activations = [x]
+    for i, (weight, bias) in enumerate(layers):
+        z = np.matmul(activations[-1], weight[tasks])
+        z += bias[tasks][:, None]
+        activations.append(np.tanh(z, out=z) if i < len(layers) - 1 else z)
+    return activations
+
+
+def heads_backward(
+    layers: list[Layer], gradients: list[Layer], activations: list[np.ndarray], d_out: np.ndarray, tasks: Tasks
+) -> np.ndarray:
+    """Write the gradient of the heads of ``tasks``, given that of their output; return that of their input."""
+    d_z = d_out
+    for i in reversed(range(len(layers))):
+        weight, _ = layers[i]
+        gradients[i][0][tasks] = np.matmul(activations[i].transpose(0, 2, 1), d_z)
+        gradients[i][1][tasks] = d_z.sum(axis=1)
+        d_z = np.matmul(d_z, weight[tasks].transpose(0, 2, 1))
+        if i:
+            h = activations[i]
+            d_z *= 1 - h * h
+    return d_z
+
+
+def by_task(rows: np.ndarray, k: int) -> np.ndarray:
+    """(n_steps, k * m, dim) -> (k, n_steps * m, dim)."""
+    n_steps, n_rows, dim = rows.shape
+    grouped = rows.reshape(n_steps, k, n_rows // k, dim).transpose(1, 0, 2, 3)
+    return grouped.reshape(k, n_steps * (n_rows // k), dim)
+
+
+def by_step(grouped: np.ndarray, n_steps: int) -> np.ndarray:
+    """(k, n_steps * m, dim) -> (n_steps, k * m, dim), the inverse of :func:`by_task`."""
+    k, n, dim = grouped.shape
+    m = n // n_steps
+    return grouped.reshape(k, n_steps, m, dim).transpose(1, 0, 2, 3).reshape(n_steps, k * m, dim)

@@ -1,0 +1,107 @@
+"""A policy's parameters as one flat array, shared with torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_multitask.heads import TaskHeads
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
+
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class Nets:
+    """Arrays in the shape of a policy: its weights, or a gradient.
+
+    ``trunk_pi``, ``trunk_vf``: per layer (weight (out, in), bias (out,)); ``head_pi``, ``head_vf``: per layer
+    (weight (n_tasks, in, out), bias (n_tasks, out)); ``log_std`` (n_tasks, action_dim), or (action_dim,) if shared.
+    """
+
+    trunk_pi: list[Layer]
+    trunk_vf: list[Layer]
+    head_pi: list[Layer]
+    head_vf: list[Layer]
+    log_std: np.ndarray
+
+
+class FlatParameters:
+    """Moves a policy's parameters and its RMSprop averages into two flat tensors, and looks at them from numpy.
+
+    The torch parameters stay the same objects; only their storage is now a slice of a flat one, so that an update is
+    a handful of array operations. Whatever writes into them in place (an optimizer, ``load_state_dict``) is seen here;
+    what replaces their storage (``.to()``, ``load_from_vector``) is noticed by :meth:`is_current`.
+
+    :param policy: the policy; its optimizer is RMSprop
+    """
+
+    def __init__(self, policy: MultiTaskActorCriticPolicy) -> None:
+        self.policy = policy
+        self._parameters = list(policy.parameters())
+        dtype = self._parameters[0].dtype
+        n = sum(parameter.numel() for parameter in self._parameters)
+        weights, averages = th.empty(n, dtype=dtype), th.zeros(n, dtype=dtype)
+        self.offsets: dict[nn.Parameter, slice] = {}
+        start = 0
+        for parameter in self._parameters:
+            place = slice(start, start + parameter.numel())
+            self.offsets[parameter] = place
+            weights[place] = parameter.detach().flatten()
+            parameter.data = weights[place].view_as(parameter)
+            self._adopt_state(parameter, averages[place].view_as(parameter))
+            start = place.stop
+        self.weights, self.square_avg = weights.numpy(), averages.numpy()
+        self.gradient = np.zeros_like(self.weights)
+        self.weight_nets = self._nets(self.weights)
+        self.gradient_nets = self._nets(self.gradient)
+        self._steps = [policy.optimizer.state[parameter]["step"] for parameter in self._parameters]
+        self._pointers = self._current_pointers()
+
+    def _adopt_state(self, parameter: nn.Parameter, average: th.Tensor) -> None:
+        """Give the optimizer's state of a parameter its place in the flat tensor; make it if there is none."""
+        state = self.policy.optimizer.state[parameter]
+        if "square_avg" in state:
+            average.copy_(state["square_avg"])
+        else:
+            state["step"] = th.tensor(0.0)
+        state["square_avg"] = average
+
+    def _current_pointers(self) -> list[int]:
+        state = self.policy.optimizer.state
+        averages = [state[p]["square_avg"].data_ptr() if state.get(p) else 0 for p in self._parameters]
+        return [parameter.data_ptr() for parameter in self._parameters] + averages
+
+    def is_current(self) -> bool:
+        """Whether the policy and its optimizer still live in the flat arrays."""
+        return self._current_pointers() == self._pointers
+
+    def count_step(self) -> None:
+        """What torch's optimizer counts: one step of every parameter."""
+        th._foreach_add_(self._steps, 1)
+
+    def _nets(self, flat: np.ndarray) -> Nets:
+        policy = self.policy
+
+        def view(parameter: Any) -> np.ndarray:
+            return flat[self.offsets[parameter]].reshape(parameter.shape)
+
+        def trunk(net: nn.Module) -> list[Layer]:
+            return [(view(m.weight), view(m.bias)) for m in net.modules() if isinstance(m, nn.Linear)]
+
+        def heads(net: nn.Module) -> list[Layer]:
+            assert isinstance(net, TaskHeads)
+            return [(view(layer.weight), view(layer.bias)) for layer in net.layers]
+
+        extractor = policy.mlp_extractor
+        return Nets(
+            trunk(extractor.policy_net),
+            trunk(extractor.value_net),
+            heads(policy.action_net),
+            heads(policy.value_net),
+            view(policy.log_std),
+        )

@@ -1,0 +1,125 @@
+"""The gradient of the A2C loss in closed form, and RMSprop's step.
+
+With ``z = (a - mu) / sigma`` and N rows, the loss of ``losses.a2c_loss`` has the derivatives
+
+    d/d mu        = -advantage / N * z / sigma
+    d/d log sigma = -advantage / N * (z^2 - 1) - ent_coef / N       (per row; summed over the rows of a task)
+    d/d value     = vf_coef * 2 / N * (value - return)
+
+and the chain rule through tanh layers does the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_backward, trunk_backward
+from sb3_multitask.fast.parameters import FlatParameters, Nets
+
+_HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
+
+
+@dataclass
+class Rollout:
+    """One rollout and what was computed while collecting it; T steps, n = k * m envs, k tasks.
+
+    ``trunk_pi``: activations of the actor's trunk, each (T * n, dim); ``heads_pi``: of its heads, each
+    (k, T * m, dim), the last being the means; ``trunk_vf``, ``heads_vf`` likewise for the critic.
+    """
+
+    tasks: Tasks
+    k: int
+    trunk_pi: list[np.ndarray]
+    heads_pi: list[np.ndarray]
+    trunk_vf: list[np.ndarray]
+    heads_vf: list[np.ndarray]
+    actions: np.ndarray  # (T, n, action_dim)
+    advantages: np.ndarray  # (T, n)
+    returns: np.ndarray  # (T, n)
+    values: np.ndarray  # (T, n)
+
+
+@dataclass
+class Terms:
+    """Terms of the loss per task, (k,), means over its rows; the objective's terms are means over these."""
+
+    policy_loss: np.ndarray
+    value_loss: np.ndarray
+    entropy_loss: np.ndarray
+
+
+def task_rows(log_std: np.ndarray, tasks: Tasks, k: int) -> np.ndarray:
+    """log-std of the tasks, (k, 1, action_dim), from one vector per task or a shared one."""
+    rows = log_std[tasks] if log_std.ndim == 2 else np.broadcast_to(log_std, (k, len(log_std)))
+    return rows[:, None]
+
+
+def a2c_gradient(
+    weights: Nets, gradient: Nets, rollout: Rollout, ent_coef: float, vf_coef: float, normalize_advantage: bool
+) -> Terms:
+    """Write the gradient of the A2C loss into ``gradient``; tasks that took no part keep what stands there.
+
+    :return: the loss's terms, before the update
+    """
+    n_steps, n_envs = rollout.advantages.shape
+    n_rows, k, tasks = n_steps * n_envs, rollout.k, rollout.tasks
+    advantages = rollout.advantages
+    if normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
+    grouped = by_task(np.stack((advantages, rollout.values - rollout.returns), axis=2), k)  # (k, T * m, 2)
+    advantage, error = grouped[:, :, :1], grouped[:, :, 1:]
+
+    log_std = task_rows(weights.log_std, tasks, k)
+    std = np.exp(log_std)
+    z = (by_task(rollout.actions, k) - rollout.heads_pi[-1]) / std
+    z_squared = z * z
+    scaled = advantage * (-1.0 / n_rows)  # -A / N
+    d_mean = scaled * z
+    d_mean /= std
+    d_log_std = (scaled * (z_squared - 1)).sum(axis=1)
+    d_log_std -= ent_coef * z.shape[1] / n_rows
+    if weights.log_std.ndim == 2:
+        gradient.log_std[tasks] = d_log_std
+    else:
+        np.sum(d_log_std, axis=0, out=gradient.log_std)
+
+    d_latent = heads_backward(weights.head_pi, gradient.head_pi, rollout.heads_pi, d_mean, tasks)
+    d_latent = by_step(d_latent, n_steps).reshape(n_rows, -1)
+    trunk_backward(weights.trunk_pi, gradient.trunk_pi, rollout.trunk_pi, d_latent)
+
+    d_value = error * (2 * vf_coef / n_rows)
+    d_latent = heads_backward(weights.head_vf, gradient.head_vf, rollout.heads_vf, d_value, tasks)
+    d_latent = by_step(d_latent, n_steps).reshape(n_rows, -1)
+    trunk_backward(weights.trunk_vf, gradient.trunk_vf, rollout.trunk_vf, d_latent)
+
+    per_action = log_std[:, 0] + _HALF_LOG_2_PI
+    log_prob = -0.5 * z_squared.sum(axis=2, keepdims=True) - per_action.sum(axis=1)[:, None, None]
+    return Terms(
+        policy_loss=-(advantage * log_prob).mean(axis=(1, 2)),
+        value_loss=(error * error).mean(axis=(1, 2)),
+        entropy_loss=-(0.5 + per_action).sum(axis=1),
+    )
+
+
+def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
+    """Scale the gradient to at most ``max_norm``, as torch's ``clip_grad_norm_``; return its norm before."""
+    norm = float(np.sqrt(np.dot(gradient, gradient)))
+    gradient *= min(1.0, max_norm / (norm + 1e-6))
+    return norm
+
+
+def rmsprop_step(parameters: FlatParameters, lr: float, alpha: float, eps: float, scratch: np.ndarray) -> None:
+    """One step of torch's RMSprop on the flat arrays; ``gradient`` is overwritten."""
+    gradient, average = parameters.gradient, parameters.square_avg
+    np.multiply(gradient, gradient, out=scratch)
+    scratch *= 1 - alpha
+    average *= alpha
+    average += scratch
+    np.sqrt(average, out=scratch)
+    scratch += eps
+    np.divide(gradient, scratch, out=gradient)
+    gradient *= lr
+    parameters.weights -= gradient
+    parameters.count_step()

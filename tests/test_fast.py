@@ -1,0 +1,256 @@
+"""The fast engine against torch: the same mathematics, within rounding, on recorded rollouts."""
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import DriftEnv, drift_tasks
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from torch import nn
+
+import sb3_multitask as mt
+from sb3_multitask.fast import why_not_fast
+from sb3_multitask.fast.update import a2c_gradient, clip_gradient
+
+
+class RecordedEnv(DriftEnv):
+    """Observations, rewards and ends that do not depend on the action: the same rollout for both engines."""
+
+    def step(self, action):
+        return super().step(np.zeros(2, dtype=np.float32))
+
+
+def recorded_tasks(n=3, **kwargs):
+    return tuple(
+        mt.Task("ABCDEFGH"[i], RecordedEnv, {"horizon": 5 + 2 * i, "terminate": i == 1, **kwargs}) for i in range(n)
+    )
+
+
+def make_model(engine, schedule="joint", n_envs_per_task=2, normalize=True, tasks=None, **kwargs):
+    env = mt.make_multitask_vec_env(tasks or recorded_tasks(), n_envs_per_task, seed=0, normalize=normalize)
+    return mt.A2CMultiTask(
+        "MultiTaskMlpPolicy", env, seed=0, device="cpu", engine=engine, task_schedule=schedule, **kwargs
+    )
+
+
+SETTINGS = [
+    {},
+    {"ent_coef": 0.01, "gae_lambda": 0.9},
+    {"normalize": False, "max_grad_norm": 1e-3},
+    {"normalize_advantage": True, "vf_coef": 1.5, "gamma": 0.9},
+    {
+        "policy_kwargs": {
+            "log_std_mode": "shared",
+            "net_arch": {"pi": [8], "vf": [5, 6]},
+            "head_arch": {"pi": [7], "vf": []},
+        }
+    },
+    {"policy_kwargs": {"net_arch": {"pi": [], "vf": []}, "head_arch": {"pi": [6, 5], "vf": [4, 4]}}, "n_steps": 8},
+    {"learning_rate": lambda remaining: 1e-3 * remaining, "ent_coef": 0.001},
+]
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_50_updates_are_torchs_within_rounding(schedule, settings):
+    """Truncation, termination, normalisation, entropy, clipping; every weight and every RMSprop average."""
+    models = []
+    for engine in ("torch", "fast"):
+        model = make_model(engine, schedule, **settings)
+        model.set_random_seed(0)
+        n_updates = 50 + (-50 % 3 if schedule == "cycle" else 0)
+        model.learn(n_updates * model.n_steps * model.n_envs)
+        assert model._n_updates == n_updates
+        models.append(model)
+    torch_model, fast_model = models
+    for mine, theirs in zip(fast_model.policy.parameters(), torch_model.policy.parameters(), strict=True):
+        assert (mine - theirs).abs().max() < 1e-4
+        my_state, their_state = (m.policy.optimizer.state[p] for m, p in ((fast_model, mine), (torch_model, theirs)))
+        th.testing.assert_close(my_state["square_avg"], their_state["square_avg"], rtol=1e-3, atol=1e-9)
+        assert my_state["step"] == their_state["step"] == n_updates
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(th.float64, 1e-9), (th.float32, 1e-5)])
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("settings", SETTINGS[:-1])
+def test_gradients_are_autograds(schedule, settings, dtype, tolerance):
+    model = make_model("fast", schedule, **settings)
+    policy = model.policy.to(dtype)
+    with th.no_grad():
+        policy.log_std += th.randn_like(policy.log_std) * 0.3
+    policy.optimizer = th.optim.RMSprop(policy.parameters(), lr=1e-3, alpha=0.99, eps=1e-5)
+    _, callback = model._setup_learn(1)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    engine = model._fast
+    coefficients = (model.ent_coef, model.vf_coef, model.normalize_advantage)
+    a2c_gradient(engine.parameters.weight_nets, engine.parameters.gradient_nets, engine._rollout, *coefficients)
+
+    buffer = model.rollout_buffer
+    obs, task = (th.as_tensor(np.array(buffer.observations[key])).flatten(0, 1) for key in ("obs", "task"))
+    actions, advantages, returns = (
+        th.as_tensor(array).flatten(0, 1) for array in (buffer.actions, buffer.advantages, buffer.returns)
+    )
+    values, log_prob, entropy = evaluate(policy, obs, task.flatten(), actions)
+    if model.normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    loss = -(advantages * log_prob).mean() - model.ent_coef * entropy.mean()
+    loss = loss + model.vf_coef * (returns - values.flatten()).square().mean()
+    loss.backward()
+    for parameter, place in engine.parameters.offsets.items():
+        mine, expected = engine.parameters.gradient[place], parameter.grad.flatten().numpy()
+        assert np.abs(mine - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def evaluate(policy, features, task, actions):
+    """``policy.evaluate_actions`` without its cast to float32."""
+    from sb3_multitask.heads import TaskRows
+
+    rows = TaskRows.of(task.long(), policy.n_tasks)
+    latent_pi, latent_vf = policy.mlp_extractor(features)
+    distribution = policy._distribution(latent_pi, rows, task.long())
+    return policy.value_net(latent_vf, rows), distribution.log_prob(actions), distribution.entropy()
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_acting_values_and_advantages_are_sb3s(schedule):
+    """The first rollout: same noise, so same actions; same values, advantages and returns."""
+    buffers = []
+    for engine in ("torch", "fast"):
+        model = make_model(engine, schedule, n_steps=12)  # episodes end within
+        model.set_random_seed(0)
+        model.learn(1, StopTraining())
+        buffers.append(model.rollout_buffer)
+    theirs, mine = buffers
+    for name in ("actions", "values", "advantages", "returns", "rewards", "episode_starts"):
+        np.testing.assert_allclose(getattr(mine, name), getattr(theirs, name), rtol=1e-4, atol=2e-6, err_msg=name)
+    for key in ("obs", "task"):
+        np.testing.assert_allclose(mine.observations[key], theirs.observations[key])
+    assert np.isnan(mine.log_probs).all()
+
+
+class StopTraining(BaseCallback):
+    """One rollout, before its update."""
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        self.model.train = lambda: None
+
+
+def test_clipping_is_torchs():
+    gradient = np.random.default_rng(0).normal(size=50)
+    parameter = nn.Parameter(th.zeros(50, dtype=th.float64))
+    parameter.grad = th.tensor(gradient)
+    norm = th.nn.utils.clip_grad_norm_([parameter], 0.5)
+    assert clip_gradient(gradient, 0.5) == pytest.approx(norm.item())
+    np.testing.assert_allclose(gradient, parameter.grad.numpy(), rtol=1e-12)
+
+
+def test_engines_can_be_changed_in_mid_training():
+    """torch -> fast -> torch: parameters and optimizer state are one and the same."""
+    switching, torch_only = make_model("torch"), make_model("torch")
+    for engine in ("torch", "fast", "torch"):
+        for model, name in ((switching, engine), (torch_only, "torch")):
+            model.engine = name
+            model.set_random_seed(1)
+            model.learn(10 * 5 * 6)
+    for mine, theirs in zip(switching.policy.parameters(), torch_only.policy.parameters(), strict=True):
+        assert (mine - theirs).abs().max() < 1e-4
+
+
+def test_replaced_storage_is_noticed(tmp_path):
+    model = make_model("fast").learn(60)
+    vector = model.policy.parameters_to_vector()
+    model.policy.load_from_vector(np.zeros_like(vector))
+    model.policy.optimizer.load_state_dict(model.policy.optimizer.state_dict())
+    model.learning_rate = 0.0
+    model._setup_lr_schedule()
+    model.learn(60)
+    assert not model.policy.parameters_to_vector().any()
+    model.save(tmp_path / "model")
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=mt.make_multitask_vec_env(recorded_tasks(), 2))
+    loaded.learn(60)
+    assert loaded._fast is not None
+
+
+def test_sb3s_locals_are_there_and_what_is_left_out_is_documented():
+    seen = set()
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            seen.update(self.locals)
+            return True
+
+    make_model("torch").learn(30, Watch())
+    torch_locals, seen = set(seen), set()
+    make_model("fast").learn(30, Watch())
+    missing = torch_locals - seen - {"self", "__class__"}
+    assert missing == {"obs_tensor", "values", "log_probs", "idx", "done"}
+    from sb3_multitask.fast import FastEngine
+
+    assert all(f"``{name}``" in FastEngine.__doc__ for name in missing)
+
+
+def test_callbacks_can_stop_and_save_at_any_time(tmp_path):
+    model = make_model("fast")
+    model.learn(120, CheckpointCallback(3, str(tmp_path)))
+    assert mt.A2CMultiTask.load(tmp_path / "rl_model_18_steps").num_timesteps == 18
+
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.n_calls < 8
+
+    model.learn(1000, Stop())
+    assert model.num_timesteps == 48
+    model.learn(30, reset_num_timesteps=False)
+    assert model.num_timesteps == 78
+
+
+def test_it_runs_by_itself_where_it_applies_and_says_so_once(capsys):
+    model = make_model("auto", verbose=1)
+    model.learn(30)
+    model.learn(30)
+    assert capsys.readouterr().out.count("Using the fast engine") == 1
+    assert model._fast is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"policy_kwargs": {"activation_fn": nn.ReLU}}, "the activation is ReLU, not Tanh"),
+        ({"policy_kwargs": {"log_std_mode": "state_dependent"}}, 'log_std_mode is "state_dependent"'),
+        ({"use_rms_prop": False}, "the optimizer is Adam"),
+        ({"policy_kwargs": {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"momentum": 0.9}}}, "momentum"),
+    ],
+)
+def test_what_it_does_not_cover_falls_back_to_torch(settings, reason, capsys):
+    model = make_model("auto", verbose=1, **settings).learn(30)
+    assert model._fast is None
+    assert reason in why_not_fast(model)
+    assert f"Using the torch engine ({why_not_fast(model)})" in capsys.readouterr().out
+    with pytest.raises(ValueError, match='`engine="fast"` does not apply'):
+        make_model("fast", **settings).learn(30)
+
+
+def test_other_reasons_against_it():
+    model = make_model("auto")
+    model.policy.log_std.requires_grad = False
+    assert why_not_fast(model) == "some parameters are frozen"
+
+    class OwnPolicy(mt.MultiTaskActorCriticPolicy):
+        pass
+
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1)
+    assert "OwnPolicy" in why_not_fast(mt.A2CMultiTask(OwnPolicy, env, device="cpu"))
+    single = mt.TaskEnv(DriftEnv(), "A", ["A"])
+    assert "not a MultiTaskVecEnv" in why_not_fast(mt.A2CMultiTask("MultiTaskMlpPolicy", single, device="cpu"))
+
+
+def test_same_seed_same_bits_and_another_differs():
+    def weights(seed):
+        env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=seed)
+        model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", engine="fast")
+        return model.learn(300).policy.parameters_to_vector()
+
+    np.testing.assert_array_equal(weights(0), weights(0))
+    assert not np.array_equal(weights(0), weights(1))
