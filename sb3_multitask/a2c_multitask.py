@@ -14,17 +14,19 @@ from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, safe_mean
+from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.fast import FastEngine, why_not_fast
+from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
 from sb3_multitask.losses import A2CLoss, a2c_loss, a2c_loss_per_task
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.task_logging import make_room_for_tasks
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
+from sb3_multitask.threads import one_blas_thread
 from sb3_multitask.vec_env import MultiTaskVecNormalize, TaskCyclingVecEnv, make_multitask_vec_env
 
 TaskSchedule: TypeAlias = Literal["joint", "cycle"]
@@ -86,6 +88,7 @@ class A2CMultiTask(A2C):
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: Engine = engine
         self._fast: FastEngine | None = None
+        self._unlogged: LossRows | None = None
         self._said = ""
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
@@ -121,19 +124,18 @@ class A2CMultiTask(A2C):
 
     def train(self) -> None:
         """One gradient step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
         if self._fast is not None:
-            self._log_update(self._fast.update())  # the same objective, in closed form
+            self._fast_update()
         else:
             self._torch_update()
         self._n_updates += 1
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if self.task_schedule == "cycle":
             self._next_task()
 
     def _torch_update(self) -> None:
         """SB3's update, operation by operation; its order decides the last bits."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
         for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
             values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
@@ -153,18 +155,46 @@ class A2CMultiTask(A2C):
             with th.no_grad():
                 observations: Any = rollout_data.observations
                 task = observations["task"].long().flatten()
-                self._log_update(a2c_loss_per_task(task, self.policy.n_tasks, *rows), terms)
+                per_task = a2c_loss_per_task(task, self.policy.n_tasks, *rows)
+        buffer = self.rollout_buffer
+        self._log_update(per_task, buffer.values.flatten(), buffer.returns.flatten(), self._n_updates + 1, terms)
 
-    def _log_update(self, per_task: A2CLoss, terms: A2CLoss | None = None) -> None:
+    def _fast_update(self) -> None:
+        """The same objective in closed form; its terms are logged when somebody asks for the logger."""
+        assert self._fast is not None
+        update_learning_rate(self.policy.optimizer, self.lr_schedule(self._current_progress_remaining))
+        self._unlogged = self._fast.update()
+
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger, up to date."""
+        if self._unlogged is not None:
+            rows, self._unlogged = self._unlogged, None
+            self._logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
+            self._log_update(rows.per_task(), rows.values.ravel(), rows.returns.ravel(), self._n_updates)
+        return self._logger
+
+    def _log_update(
+        self,
+        per_task: A2CLoss,
+        values: np.ndarray,
+        returns: np.ndarray,
+        n_updates: int,
+        terms: A2CLoss | None = None,
+    ) -> None:
         """Record the terms of the loss: SB3's keys, and the same for each task that took part.
 
         :param per_task: means over each task's rows, (n_tasks,); NaN for a task that took no part
+        :param values: value estimates, (n_rows,)
+        :param returns: their targets, (n_rows,)
+        :param n_updates: updates made so far
         :param terms: means over all rows; by default those of ``per_task``, whose tasks have equally many rows
         """
-        buffer, log, names = self.rollout_buffer, self.logger, self.task_names or ()
-        log.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
-        for term, values in vars(per_task).items():
-            by_task = dict(zip(names, values.tolist(), strict=True))
+        log, names = self.logger, self.task_names or ()
+        log.record("train/n_updates", n_updates, exclude="tensorboard")
+        log.record("train/explained_variance", explained_variance(values, returns))
+        for term, means in vars(per_task).items():
+            by_task = dict(zip(names, means.tolist(), strict=True))
             present = {name: value for name, value in by_task.items() if not np.isnan(value)}
             mean = sum(present.values()) / len(present) if terms is None else getattr(terms, term).item()
             log.record(f"train/{term}", mean)
@@ -225,7 +255,10 @@ class A2CMultiTask(A2C):
                 "The model has no env to learn in: load it with `A2CMultiTask.load(path, env=env)` or call "
                 "`model.set_env(env)` first."
             )
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        with one_blas_thread():
+            return super().learn(
+                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
 
     def _setup_learn(
         self,
@@ -330,7 +363,7 @@ class A2CMultiTask(A2C):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_fast", "_said"]
+        return [*super()._excluded_save_params(), "_fast", "_unlogged", "_said"]
 
     def save(
         self,

@@ -1,10 +1,12 @@
-"""How many threads a run uses, in one number."""
+"""How many threads a run uses, in one number: torch's."""
 
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 
 import torch as th
+from threadpoolctl import threadpool_limits
 
 
 def physics_threads(n_threads: int | None, n_sims: int) -> int:
@@ -21,3 +23,9 @@ def physics_threads(n_threads: int | None, n_sims: int) -> int:
         raise ValueError(f"`n_threads` must be at least 1 (got {n_threads})")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(n_threads, n_sims, cpus))
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keep numpy's matrix products on one thread: at this size more threads only take turns with the physics'."""
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits

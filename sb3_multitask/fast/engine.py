@@ -13,8 +13,7 @@ from torch import nn
 
 from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_forward, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters
-from sb3_multitask.fast.update import Rollout, a2c_gradient, clip_gradient, rmsprop_step, task_rows
-from sb3_multitask.losses import A2CLoss
+from sb3_multitask.fast.update import LossRows, Rollout, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 
 if TYPE_CHECKING:
@@ -74,7 +73,8 @@ class FastEngine:
         if not self.parameters.is_current():
             self.parameters = FlatParameters(model.policy)
         weights = self.parameters.weight_nets
-        model.policy.set_training_mode(False)
+        if model.policy.training:  # walking through the modules takes longer than a step
+            model.policy.set_training_mode(False)
         tasks, k = self._tasks(env)
         n_envs, (action_dim,) = env.num_envs, model.action_space.shape  # type: ignore[misc]
         low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
@@ -207,13 +207,13 @@ class FastEngine:
             advantages[step] += alive[step] * advantages[step + 1]
         return advantages
 
-    def update(self) -> A2CLoss:
-        """One gradient step on the rollout that was collected last; the terms of its loss per task, (n_tasks,)."""
+    def update(self) -> LossRows:
+        """One gradient step on the rollout that was collected last."""
         assert self._rollout is not None, "collect a rollout first"
         model, parameters = self.model, self.parameters
         if not isinstance(self._rollout.tasks, slice):
             parameters.gradient.fill(0.0)  # heads of the other tasks
-        terms = a2c_gradient(
+        rows = a2c_gradient(
             parameters.weight_nets,
             parameters.gradient_nets,
             self._rollout,
@@ -224,13 +224,5 @@ class FastEngine:
         clip_gradient(parameters.gradient, model.max_grad_norm)
         settings = model.policy.optimizer.param_groups[0]
         rmsprop_step(parameters, settings["lr"], settings["alpha"], settings["eps"], self._scratch)
-        tasks, self._rollout = self._rollout.tasks, None
-        return A2CLoss(*(th.from_numpy(self._of_all_tasks(values, tasks)) for values in vars(terms).values()))
-
-    def _of_all_tasks(self, values: np.ndarray, tasks: Tasks) -> np.ndarray:
-        """(k,) -> (n_tasks,), NaN for a task that took no part."""
-        if isinstance(tasks, slice):
-            return values
-        everyone = np.full(self.model.policy.n_tasks, np.nan, dtype=values.dtype)
-        everyone[tasks] = values
-        return everyone
+        self._rollout = None
+        return rows

@@ -31,7 +31,7 @@ class Nets:
 
 
 class FlatParameters:
-    """Moves a policy's parameters and its RMSprop averages into two flat tensors, and looks at them from numpy.
+    """Moves a policy's parameters and its RMSprop state into flat tensors, and looks at them from numpy.
 
     The torch parameters stay the same objects; only their storage is now a slice of a flat one, so that an update is
     a handful of array operations. Whatever writes into them in place (an optimizer, ``load_state_dict``) is seen here;
@@ -46,30 +46,30 @@ class FlatParameters:
         dtype = self._parameters[0].dtype
         n = sum(parameter.numel() for parameter in self._parameters)
         weights, averages = th.empty(n, dtype=dtype), th.zeros(n, dtype=dtype)
+        steps = th.zeros(len(self._parameters))
         self.offsets: dict[nn.Parameter, slice] = {}
         start = 0
-        for parameter in self._parameters:
+        for parameter, step in zip(self._parameters, steps, strict=True):
             place = slice(start, start + parameter.numel())
             self.offsets[parameter] = place
             weights[place] = parameter.detach().flatten()
             parameter.data = weights[place].view_as(parameter)
-            self._adopt_state(parameter, averages[place].view_as(parameter))
+            self._adopt_state(parameter, averages[place].view_as(parameter), step)
             start = place.stop
         self.weights, self.square_avg = weights.numpy(), averages.numpy()
         self.gradient = np.zeros_like(self.weights)
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
-        self._steps = [policy.optimizer.state[parameter]["step"] for parameter in self._parameters]
+        self.steps = steps.numpy()
         self._pointers = self._current_pointers()
 
-    def _adopt_state(self, parameter: nn.Parameter, average: th.Tensor) -> None:
-        """Give the optimizer's state of a parameter its place in the flat tensor; make it if there is none."""
+    def _adopt_state(self, parameter: nn.Parameter, average: th.Tensor, step: th.Tensor) -> None:
+        """Give the optimizer's state of a parameter its place in the flat tensors; make it if there is none."""
         state = self.policy.optimizer.state[parameter]
         if "square_avg" in state:
             average.copy_(state["square_avg"])
-        else:
-            state["step"] = th.tensor(0.0)
-        state["square_avg"] = average
+            step.copy_(state["step"])
+        state["square_avg"], state["step"] = average, step
 
     def _current_pointers(self) -> list[int]:
         state = self.policy.optimizer.state
@@ -79,10 +79,6 @@ class FlatParameters:
     def is_current(self) -> bool:
         """Whether the policy and its optimizer still live in the flat arrays."""
         return self._current_pointers() == self._pointers
-
-    def count_step(self) -> None:
-        """What torch's optimizer counts: one step of every parameter."""
-        th._foreach_add_(self._steps, 1)
 
     def _nets(self, flat: np.ndarray) -> Nets:
         policy = self.policy

@@ -14,9 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch as th
 
 from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_backward, trunk_backward
 from sb3_multitask.fast.parameters import FlatParameters, Nets
+from sb3_multitask.losses import A2CLoss
 
 _HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
 
@@ -42,12 +44,35 @@ class Rollout:
 
 
 @dataclass
-class Terms:
-    """Terms of the loss per task, (k,), means over its rows; the objective's terms are means over these."""
+class LossRows:
+    """What the terms of an update's loss are computed from, if somebody asks: they are logged far less often.
 
-    policy_loss: np.ndarray
-    value_loss: np.ndarray
-    entropy_loss: np.ndarray
+    ``advantage``, ``error`` (value minus return): (k, T * m, 1); ``z_squared``: (k, T * m, action_dim); ``log_std``:
+    (k, 1, action_dim), before the update; ``values``, ``returns``: (T, n).
+    """
+
+    tasks: Tasks
+    n_tasks: int
+    advantage: np.ndarray
+    error: np.ndarray
+    z_squared: np.ndarray
+    log_std: np.ndarray
+    values: np.ndarray
+    returns: np.ndarray
+
+    def per_task(self) -> A2CLoss:
+        """The terms as means over each task's rows, (n_tasks,); NaN for a task that took no part."""
+        per_action = self.log_std[:, 0] + _HALF_LOG_2_PI
+        log_prob = -0.5 * self.z_squared.sum(axis=2, keepdims=True) - per_action.sum(axis=1)[:, None, None]
+        policy_loss = -(self.advantage * log_prob).mean(axis=(1, 2))
+        value_loss = (self.error * self.error).mean(axis=(1, 2))
+        entropy_loss = -(0.5 + per_action).sum(axis=1)
+        return A2CLoss(*map(self._of_all_tasks, (policy_loss, value_loss, entropy_loss)))
+
+    def _of_all_tasks(self, values: np.ndarray) -> th.Tensor:
+        everyone = np.full(self.n_tasks, np.nan, dtype=values.dtype)
+        everyone[self.tasks] = values
+        return th.from_numpy(everyone)
 
 
 def task_rows(log_std: np.ndarray, tasks: Tasks, k: int) -> np.ndarray:
@@ -58,11 +83,8 @@ def task_rows(log_std: np.ndarray, tasks: Tasks, k: int) -> np.ndarray:
 
 def a2c_gradient(
     weights: Nets, gradient: Nets, rollout: Rollout, ent_coef: float, vf_coef: float, normalize_advantage: bool
-) -> Terms:
-    """Write the gradient of the A2C loss into ``gradient``; tasks that took no part keep what stands there.
-
-    :return: the loss's terms, before the update
-    """
+) -> LossRows:
+    """Write the gradient of the A2C loss into ``gradient``; tasks that took no part keep what stands there."""
     n_steps, n_envs = rollout.advantages.shape
     n_rows, k, tasks = n_steps * n_envs, rollout.k, rollout.tasks
     advantages = rollout.advantages
@@ -94,12 +116,15 @@ def a2c_gradient(
     d_latent = by_step(d_latent, n_steps).reshape(n_rows, -1)
     trunk_backward(weights.trunk_vf, gradient.trunk_vf, rollout.trunk_vf, d_latent)
 
-    per_action = log_std[:, 0] + _HALF_LOG_2_PI
-    log_prob = -0.5 * z_squared.sum(axis=2, keepdims=True) - per_action.sum(axis=1)[:, None, None]
-    return Terms(
-        policy_loss=-(advantage * log_prob).mean(axis=(1, 2)),
-        value_loss=(error * error).mean(axis=(1, 2)),
-        entropy_loss=-(0.5 + per_action).sum(axis=1),
+    return LossRows(
+        tasks,
+        len(weights.head_vf[-1][1]),
+        advantage,
+        error,
+        z_squared,
+        log_std.copy(),
+        rollout.values,
+        rollout.returns,
     )
 
 
@@ -122,4 +147,4 @@ def rmsprop_step(parameters: FlatParameters, lr: float, alpha: float, eps: float
     np.divide(gradient, scratch, out=gradient)
     gradient *= lr
     parameters.weights -= gradient
-    parameters.count_step()
+    parameters.steps += 1  # what torch counts, a step of every parameter

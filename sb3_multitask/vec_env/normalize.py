@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +15,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.multitask_vec_env import StepReturn
+
+Tasks: TypeAlias = slice | np.ndarray
 
 
 class TaskRunningMeanStd(RunningMeanStd):
@@ -30,16 +32,34 @@ class TaskRunningMeanStd(RunningMeanStd):
         super().__init__(epsilon, (n_tasks, *shape))
         self.count = np.full((n_tasks, *(1 for _ in shape)), epsilon)
 
-    def update_tasks(self, task_ids: np.ndarray, batch: np.ndarray) -> None:
+    def update_tasks(self, tasks: Tasks, batch: np.ndarray) -> None:
         r"""Take in new samples of some tasks; the others stay as they are, bit for bit.
 
-        :param task_ids: (k,), each task once
+        SB3's arithmetic in its order, so that one task gives its numbers; written out, since this runs at every step.
+
+        :param tasks: ``slice(None)`` for all, or (k,) ids, each once
         :param batch: (k, n, \\*shape), n samples of each
         """
-        part = copy.copy(self)
-        part.mean, part.var, part.count = self.mean[task_ids], self.var[task_ids], self.count[task_ids]
-        part.update_from_moments(batch.mean(axis=1), batch.var(axis=1), batch.shape[1])
-        self.mean[task_ids], self.var[task_ids], self.count[task_ids] = part.mean, part.var, part.count
+        n = batch.shape[1]
+        batch_mean = np.add.reduce(batch, axis=1, keepdims=True)
+        batch_mean /= n
+        deviation = batch - batch_mean
+        deviation *= deviation
+        batch_var = np.add.reduce(deviation, axis=1)
+        batch_var /= n
+
+        mean, var, count = self.mean[tasks], self.var[tasks], self.count[tasks]
+        total = count + n
+        delta = batch_mean[:, 0] - mean
+        m_2 = var * count
+        m_2 += batch_var * float(n)
+        m_2 += np.square(delta) * count * n / total
+        m_2 /= total
+        delta *= n
+        delta /= total
+        self.mean[tasks] = mean + delta
+        self.var[tasks] = m_2
+        self.count[tasks] = total
 
     def copy(self) -> TaskRunningMeanStd:
         return copy.deepcopy(self)
@@ -196,9 +216,10 @@ class MultiTaskVecNormalize(VecNormalize):
     def _by_task(self, rows: np.ndarray) -> np.ndarray:
         return rows.reshape(-1, self.venv.n_envs_per_task, *rows.shape[1:])
 
-    def _present(self) -> np.ndarray:
+    def _present(self) -> Tasks:
+        """The tasks of the rows, for indexing what has a task axis."""
         task_ids: np.ndarray = self.venv.task_ids[:: self.venv.n_envs_per_task]
-        return task_ids
+        return slice(None) if len(task_ids) == self.venv.n_tasks else task_ids
 
     def _update_obs(self, obs: TaskObs) -> None:
         self.obs_rms["obs"].update_tasks(self._present(), self._by_task(obs["obs"]))
