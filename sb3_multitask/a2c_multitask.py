@@ -6,6 +6,7 @@ import io
 import pathlib
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -26,7 +27,7 @@ from sb3_multitask.losses import A2CLoss, a2c_loss, a2c_loss_per_task
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.task_logging import make_room_for_tasks
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
-from sb3_multitask.threads import one_blas_thread
+from sb3_multitask.threads import one_thread_for_arrays
 from sb3_multitask.vec_env import MultiTaskVecNormalize, TaskCyclingVecEnv, make_multitask_vec_env
 
 TaskSchedule: TypeAlias = Literal["joint", "cycle"]
@@ -255,7 +256,8 @@ class A2CMultiTask(A2C):
                 "The model has no env to learn in: load it with `A2CMultiTask.load(path, env=env)` or call "
                 "`model.set_env(env)` first."
             )
-        with one_blas_thread():
+        self._choose_engine()
+        with one_thread_for_arrays() if self._fast is not None else nullcontext():
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
             )
@@ -274,7 +276,6 @@ class A2CMultiTask(A2C):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         make_room_for_tasks(self.logger, self.task_names or ())
-        self._choose_engine()
         if self.task_schedule == "cycle":
             total_timesteps = self._whole_cycles(total_timesteps)
             self._total_timesteps = total_timesteps

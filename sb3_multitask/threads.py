@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch as th
 from threadpoolctl import threadpool_limits
@@ -25,7 +26,17 @@ def physics_threads(n_threads: int | None, n_sims: int) -> int:
     return max(1, min(n_threads, n_sims, cpus))
 
 
-def one_blas_thread() -> AbstractContextManager[object]:
-    """Keep numpy's matrix products on one thread: at this size more threads only take turns with the physics'."""
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
-    return limits
+@contextmanager
+def one_thread_for_arrays() -> Iterator[None]:
+    """Keep numpy's matrix products and torch's operations on one thread each, and put that back afterwards.
+
+    At this size more threads bring nothing, and those that wait for work spin on the cores that the physics needs:
+    without this, the same training takes half as long again.
+    """
+    n_torch = th.get_num_threads()
+    with threadpool_limits(limits=1, user_api="blas"):
+        th.set_num_threads(1)
+        try:
+            yield
+        finally:
+            th.set_num_threads(n_torch)

@@ -79,6 +79,7 @@ def test_gradients_are_autograds(schedule, settings, dtype, tolerance):
         policy.log_std += th.randn_like(policy.log_std) * 0.3
     policy.optimizer = th.optim.RMSprop(policy.parameters(), lr=1e-3, alpha=0.99, eps=1e-5)
     _, callback = model._setup_learn(1)
+    model._choose_engine()
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     engine = model._fast
     coefficients = (model.ent_coef, model.vf_coef, model.normalize_advantage)

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_forward, trunk_forward
+from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_forward, transposed, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.update import LossRows, Rollout, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
@@ -62,7 +62,7 @@ class FastEngine:
     def __init__(self, model: A2CMultiTask) -> None:
         self.model = model
         self.parameters = FlatParameters(model.policy)
-        self._scratch = np.empty_like(self.parameters.weights)
+        self._buffers: _Buffers | None = None
         self._rollout: Rollout | None = None
 
     def collect_rollouts(
@@ -70,42 +70,23 @@ class FastEngine:
     ) -> bool:
         """SB3's ``collect_rollouts``; see there."""
         model = self.model
-        if not self.parameters.is_current():
-            self.parameters = FlatParameters(model.policy)
-        weights = self.parameters.weight_nets
+        assert model._last_obs is not None
         if model.policy.training:  # walking through the modules takes longer than a step
             model.policy.set_training_mode(False)
-        tasks, k = self._tasks(env)
-        n_envs, (action_dim,) = env.num_envs, model.action_space.shape  # type: ignore[misc]
+        buffers = self._prepare(env, n_rollout_steps)
+        buffers.observations[0] = model._last_obs["obs"]
+        buffers.episode_starts[0] = model._last_episode_starts
         low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
-        dtype = self.parameters.weights.dtype
-        observations = np.empty((n_rollout_steps + 1, n_envs, model.policy.obs_dim), dtype=dtype)
-        action_rows = np.empty((n_rollout_steps, n_envs, action_dim), dtype=dtype)
-        reward_rows = np.empty((n_rollout_steps, n_envs), dtype=dtype)
-        episode_starts = np.empty((n_rollout_steps + 1, n_envs), dtype=dtype)
-        std = np.exp(task_rows(weights.log_std, tasks, k))
-        trunk_steps, head_steps = [], []
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
-
-        assert model._last_obs is not None
-        observations[0] = model._last_obs["obs"]
-        episode_starts[0] = model._last_episode_starts
         n_steps = 0
         callback.on_rollout_start()
 
         while n_steps < n_rollout_steps:
-            trunk = trunk_forward(weights.trunk_pi, observations[n_steps])
-            heads = heads_forward(weights.head_pi, trunk[-1].reshape(k, n_envs // k, -1), tasks)
-            trunk_steps.append(trunk)
-            head_steps.append(heads)
-            noise = th.empty(n_envs, action_dim, dtype=model.policy.log_std.dtype).normal_().numpy()
-            actions = action_rows[n_steps]
-            np.multiply(noise.reshape(heads[-1].shape), std, out=actions.reshape(heads[-1].shape))
-            actions += heads[-1].reshape(n_envs, action_dim)
-            clipped_actions = np.clip(actions, low, high)
+            actions = buffers.act(n_steps)
+            clipped_actions = np.minimum(np.maximum(actions, low), high)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            model.num_timesteps += n_envs
+            model.num_timesteps += env.num_envs
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -119,83 +100,76 @@ class FastEngine:
                     for i in ended
                     if infos[i].get("TimeLimit.truncated") and infos[i].get("terminal_observation") is not None
                 ]
-            reward_rows[n_steps] = rewards
+            buffers.rewards[n_steps] = rewards
             n_steps += 1
-            observations[n_steps] = new_obs["obs"]  # type: ignore[call-overload]
-            episode_starts[n_steps] = dones
+            buffers.observations[n_steps] = new_obs["obs"]  # type: ignore[call-overload]
+            buffers.episode_starts[n_steps] = dones
             model._last_obs = new_obs  # type: ignore[assignment]
             model._last_episode_starts = dones
 
-        self._bootstrap_truncations(truncations, reward_rows)
-        self._finish(rollout_buffer, observations, action_rows, reward_rows, episode_starts, trunk_steps, head_steps)
+        self._bootstrap_truncations(truncations, buffers)
+        self._finish(rollout_buffer, buffers)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _tasks(self, env: VecEnv) -> tuple[Tasks, int]:
-        """The tasks that the env's rows are grouped by, and their number."""
+    def _prepare(self, env: VecEnv, n_steps: int) -> _Buffers:
+        """Buffers for a rollout with the policy as it is now."""
+        if not self.parameters.is_current():
+            self.parameters = FlatParameters(self.model.policy)
+        if self._buffers is None or self._buffers.actions.shape[:2] != (n_steps, env.num_envs):
+            self._buffers = _Buffers(n_steps, env.num_envs, self.parameters)
         n_tasks = self.model.policy.n_tasks
-        task_ids: np.ndarray = env.task_ids  # type: ignore[attr-defined]
-        present = task_ids[:: env.n_envs_per_task]  # type: ignore[attr-defined]
-        return (slice(None), n_tasks) if len(present) == n_tasks else (present, len(present))
+        present: np.ndarray = env.task_ids[:: env.n_envs_per_task]  # type: ignore[attr-defined]
+        tasks = slice(None) if len(present) == n_tasks else present
+        self._buffers.start(self.parameters, tasks, len(present))
+        return self._buffers
 
-    def _values(self, observations: np.ndarray, tasks: Tasks, k: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Activations of the critic's trunk (steps * n, dim) and heads (k, steps * m, dim)."""
-        n_steps, n_envs, obs_dim = observations.shape
-        weights = self.parameters.weight_nets
-        trunk = trunk_forward(weights.trunk_vf, observations.reshape(-1, obs_dim))
-        latent = by_task(trunk[-1].reshape(n_steps, n_envs, -1), k)
-        return trunk, heads_forward(weights.head_vf, latent, tasks)
-
-    def _bootstrap_truncations(self, truncations: list[tuple[int, int, Any]], rewards: np.ndarray) -> None:
+    def _bootstrap_truncations(self, truncations: list[tuple[int, int, Any]], buffers: _Buffers) -> None:
         """Add the value of the last observation where a time limit cut an episode, as SB3."""
         for task in {int(obs["task"]) for *_, obs in truncations}:
             rows = [row for row in truncations if int(row[2]["task"]) == task]
-            observations = np.stack([obs["obs"] for *_, obs in rows])[None].astype(rewards.dtype, copy=False)
-            _, heads = self._values(observations, np.array([task]), 1)
-            for (step, env, _), value in zip(rows, heads[-1].ravel(), strict=True):
-                rewards[step, env] += self.model.gamma * value
+            observations = np.stack([obs["obs"] for *_, obs in rows]).astype(buffers.rewards.dtype, copy=False)
+            hidden = [np.empty((len(rows), h.shape[2]), dtype=h.dtype) for h in buffers.hidden_vf]
+            latent = trunk_forward(buffers.trunk_vf, observations, hidden)
+            values = heads_forward(buffers.weights.head_vf, latent[None], np.array([task]))[-1].ravel()
+            for (step, env, _), value in zip(rows, values, strict=True):
+                buffers.rewards[step, env] += self.model.gamma * value
 
-    def _finish(
-        self,
-        buffer: RolloutBuffer,
-        observations: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        episode_starts: np.ndarray,
-        trunk_steps: list[list[np.ndarray]],
-        head_steps: list[list[np.ndarray]],
-    ) -> None:
+    def _finish(self, rollout_buffer: RolloutBuffer, buffers: _Buffers) -> None:
         """Values, advantages and returns of a full rollout; leave it in SB3's buffer and for the update."""
-        assert self.model.env is not None
-        tasks, k = self._tasks(self.model.env)
+        k, tasks, rewards = buffers.k, buffers.tasks, buffers.rewards
         n_steps, n_envs = rewards.shape
-        m = n_envs // k
-        trunk_vf, heads_vf = self._values(observations, tasks, k)
+        flat = [h.reshape(-1, h.shape[2]) for h in buffers.hidden_vf]
+        latent = trunk_forward(buffers.trunk_vf, buffers.observations.reshape((n_steps + 1) * n_envs, -1), flat)
+        heads_vf = heads_forward(buffers.weights.head_vf, by_task(latent.reshape(n_steps + 1, n_envs, -1), k), tasks)
         values = by_step(heads_vf[-1], n_steps + 1)[:, :, 0]
-        advantages = self._advantages(rewards, values, episode_starts)
+        advantages = self._advantages(rewards, values, buffers.episode_starts)
         returns = advantages + values[:-1]
+        n_rows = n_steps * n_envs
+        x = buffers.observations[:-1].reshape(n_rows, -1)
         self._rollout = Rollout(
             tasks=tasks,
             k=k,
-            trunk_pi=[
-                observations[:-1].reshape(n_steps * n_envs, -1),
-                *(np.concatenate(layer) for layer in list(zip(*trunk_steps, strict=True))[1:]),
-            ],
-            heads_pi=[np.concatenate(layer, axis=1) for layer in zip(*head_steps, strict=True)],
-            trunk_vf=[layer[: n_steps * n_envs] for layer in trunk_vf],
-            heads_vf=[layer[:, : n_steps * m] for layer in heads_vf],
-            actions=actions,
+            trunk_pi=[x, *(h.reshape(n_rows, -1) for h in buffers.hidden_pi)],
+            heads_pi=[np.concatenate(layer, axis=1) for layer in zip(*buffers.heads, strict=True)],
+            trunk_vf=[x, *(h[:n_rows] for h in flat)],
+            heads_vf=[layer[:, : n_rows // k] for layer in heads_vf],
+            actions=buffers.actions,
             advantages=advantages,
             returns=returns,
             values=values[:-1],
         )
-        task_ids = np.broadcast_to(self.model.env.task_ids[:, None], (n_steps, n_envs, 1))  # type: ignore[attr-defined]
-        buffer.observations = {"obs": observations[:-1], "task": task_ids}  # type: ignore[assignment]
-        buffer.actions, buffer.rewards, buffer.values = actions, rewards, values[:-1]
-        buffer.episode_starts, buffer.advantages, buffer.returns = episode_starts[:-1], advantages, returns
-        buffer.log_probs = np.full_like(rewards, np.nan)
-        buffer.pos, buffer.full, buffer.generator_ready = n_steps, True, False
+        task_ids: np.ndarray = self.model.env.task_ids  # type: ignore[union-attr]
+        rollout_buffer.observations = {  # type: ignore[assignment]
+            "obs": buffers.observations[:-1],
+            "task": np.broadcast_to(task_ids[:, None], (n_steps, n_envs, 1)),
+        }
+        rollout_buffer.actions, rollout_buffer.rewards = buffers.actions, rewards
+        rollout_buffer.episode_starts, rollout_buffer.values = buffers.episode_starts[:-1], values[:-1]
+        rollout_buffer.advantages, rollout_buffer.returns = advantages, returns
+        rollout_buffer.log_probs = buffers.no_log_probs
+        rollout_buffer.pos, rollout_buffer.full, rollout_buffer.generator_ready = n_steps, True, False
 
     def _advantages(self, rewards: np.ndarray, values: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
         """Generalised advantages (n_steps, n_envs), as ``RolloutBuffer.compute_returns_and_advantage``."""
@@ -223,6 +197,51 @@ class FastEngine:
         )
         clip_gradient(parameters.gradient, model.max_grad_norm)
         settings = model.policy.optimizer.param_groups[0]
-        rmsprop_step(parameters, settings["lr"], settings["alpha"], settings["eps"], self._scratch)
+        rmsprop_step(parameters, settings["lr"], settings["alpha"], settings["eps"])
         self._rollout = None
         return rows
+
+
+class _Buffers:
+    """Memory of one rollout, used again by the next, and acting, which fills it.
+
+    :param n_steps: steps of a rollout
+    :param n_envs: rows of the VecEnv
+    :param parameters: of the policy, for the sizes
+    """
+
+    def __init__(self, n_steps: int, n_envs: int, parameters: FlatParameters) -> None:
+        policy, nets, dtype = parameters.policy, parameters.weight_nets, parameters.weights.dtype
+        action_dim = nets.log_std.shape[-1]
+
+        def empty(n: int, *shape: int) -> np.ndarray:
+            return np.empty((n, n_envs, *shape), dtype=dtype)
+
+        self.observations, self.actions = empty(n_steps + 1, policy.obs_dim), empty(n_steps, action_dim)
+        self.rewards, self.episode_starts = empty(n_steps), empty(n_steps + 1)
+        self.hidden_pi = [empty(n_steps, len(bias)) for _, bias in nets.trunk_pi]
+        self.hidden_vf = [empty(n_steps + 1, len(bias)) for _, bias in nets.trunk_vf]
+        self.no_log_probs = np.full((n_steps, n_envs), np.nan, dtype=dtype)
+        # drawn as torch.distributions.Normal draws it: one tensor (n_envs, action_dim) a step
+        self._noise = [th.empty(n_envs, action_dim, dtype=policy.log_std.dtype) for _ in range(n_steps)]
+        self._noise_arrays = [noise.numpy() for noise in self._noise]
+
+    def start(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
+        """Begin a rollout with ``k`` tasks and the weights as they are now."""
+        self.weights, self.tasks, self.k = parameters.weight_nets, tasks, k
+        self.trunk_pi, self.trunk_vf = transposed(self.weights.trunk_pi), transposed(self.weights.trunk_vf)
+        self.std = np.exp(task_rows(self.weights.log_std, tasks, k))
+        self.heads: list[list[np.ndarray]] = []
+
+    def act(self, step: int) -> np.ndarray:
+        """Sample actions (n_envs, action_dim) for ``observations[step]``."""
+        latent = trunk_forward(self.trunk_pi, self.observations[step], [h[step] for h in self.hidden_pi])
+        heads = heads_forward(self.weights.head_pi, latent.reshape(self.k, -1, latent.shape[1]), self.tasks)
+        self.heads.append(heads)
+        mean = heads[-1]
+        actions: np.ndarray = self.actions[step]
+        self._noise[step].normal_()
+        grouped = actions.reshape(mean.shape)
+        np.multiply(self._noise_arrays[step].reshape(mean.shape), self.std, out=grouped)
+        grouped += mean
+        return actions

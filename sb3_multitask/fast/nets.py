@@ -7,6 +7,7 @@ all of them, or (k,) ids.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,14 +17,23 @@ from sb3_multitask.fast.parameters import Layer
 Tasks: TypeAlias = slice | np.ndarray
 
 
-def trunk_forward(layers: list[Layer], x: np.ndarray) -> list[np.ndarray]:
-    """Activations of every layer: ``[x, h1, ..., hn]``, each (n_rows, dim)."""
-    activations = [x]
-    for weight, bias in layers:
-        z = activations[-1] @ weight.T
-        z += bias
-        activations.append(np.tanh(z, out=z))
-    return activations
+def transposed(layers: list[Layer]) -> list[Layer]:
+    """Layers with their weights copied to (in, out): products with these are twice as fast as with ``weight.T``."""
+    return [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
+
+
+def trunk_forward(layers: list[Layer], x: np.ndarray, hidden: Sequence[np.ndarray]) -> np.ndarray:
+    """The trunk's output, (n_rows, dim).
+
+    :param layers: :func:`transposed` layers
+    :param x: (n_rows, obs_dim)
+    :param hidden: receives the activations of every layer, each (n_rows, dim)
+    """
+    for (weight, bias), h in zip(layers, hidden, strict=True):
+        x = np.matmul(x, weight, out=h)
+        x += bias
+        np.tanh(x, out=x)
+    return x
 
 
 def trunk_backward(layers: list[Layer], gradients: list[Layer], activations: list[np.ndarray], d_h: np.ndarray) -> None:
@@ -33,10 +43,12 @@ def trunk_backward(layers: list[Layer], gradients: list[Layer], activations: lis
     """
     for i in reversed(range(len(layers))):
         h = activations[i + 1]
+        slope = h * h
+        np.subtract(1, slope, out=slope)
         d_z = d_h
-        d_z *= 1 - h * h
+        d_z *= slope
         np.matmul(d_z.T, activations[i], out=gradients[i][0])
-        np.sum(d_z, axis=0, out=gradients[i][1])
+        np.add.reduce(d_z, axis=0, out=gradients[i][1])
         if i:
             d_h = d_z @ layers[i][0]
 
@@ -59,11 +71,12 @@ def heads_backward(
     for i in reversed(range(len(layers))):
         weight, _ = layers[i]
         gradients[i][0][tasks] = np.matmul(activations[i].transpose(0, 2, 1), d_z)
-        gradients[i][1][tasks] = d_z.sum(axis=1)
-        d_z = np.matmul(d_z, weight[tasks].transpose(0, 2, 1))
+        gradients[i][1][tasks] = np.add.reduce(d_z, axis=1)
+        d_z = np.matmul(d_z, np.ascontiguousarray(weight[tasks].transpose(0, 2, 1)))
         if i:
-            h = activations[i]
-            d_z *= 1 - h * h
+            slope = activations[i] * activations[i]
+            np.subtract(1, slope, out=slope)
+            d_z *= slope
     return d_z
 
 

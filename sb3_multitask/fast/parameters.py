@@ -56,8 +56,9 @@ class FlatParameters:
             parameter.data = weights[place].view_as(parameter)
             self._adopt_state(parameter, averages[place].view_as(parameter), step)
             start = place.stop
-        self.weights, self.square_avg = weights.numpy(), averages.numpy()
+        self.weights = weights.numpy()
         self.gradient = np.zeros_like(self.weights)
+        self.tensors = (weights, th.from_numpy(self.gradient), averages)
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
         self.steps = steps.numpy()

@@ -135,16 +135,9 @@ def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
     return norm
 
 
-def rmsprop_step(parameters: FlatParameters, lr: float, alpha: float, eps: float, scratch: np.ndarray) -> None:
-    """One step of torch's RMSprop on the flat arrays; ``gradient`` is overwritten."""
-    gradient, average = parameters.gradient, parameters.square_avg
-    np.multiply(gradient, gradient, out=scratch)
-    scratch *= 1 - alpha
-    average *= alpha
-    average += scratch
-    np.sqrt(average, out=scratch)
-    scratch += eps
-    np.divide(gradient, scratch, out=gradient)
-    gradient *= lr
-    parameters.weights -= gradient
+def rmsprop_step(parameters: FlatParameters, lr: float, alpha: float, eps: float) -> None:
+    """One step of torch's RMSprop, by its own operations on the flat tensors."""
+    weights, gradient, average = parameters.tensors
+    average.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
+    weights.addcdiv_(gradient, average.sqrt().add_(eps), value=-lr)
     parameters.steps += 1  # what torch counts, a step of every parameter

@@ -86,7 +86,7 @@ class _Runner:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Velocity along x (m/s), its reward, and the cost of control (float32)."""
         x_velocity = (qpos[:, 0] - before[:, 0]) / self.dt[rows]
-        ctrl_cost = self.ctrl_weight[rows] * np.sum(np.square(actions), axis=1)
+        ctrl_cost = self.ctrl_weight[rows] * np.add.reduce(np.square(actions), axis=1)
         return x_velocity, self.forward_weight[rows] * x_velocity, ctrl_cost
 
     def outcome(

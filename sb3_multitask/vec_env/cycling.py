@@ -39,6 +39,7 @@ class TaskCyclingVecEnv(VecEnv):
         self.task_names: tuple[str, ...] = venv.task_names
         self.n_envs_per_task: int = venv.n_envs_per_task
         self._views = [venv.task_view(i) for i in range(self.n_tasks)]
+        self._task_ids = list(np.repeat(np.arange(self.n_tasks), self.n_envs_per_task).reshape(self.n_tasks, -1))
         self.active_task = 0
         self._last_obs: list[TaskObs | None] = [None] * self.n_tasks
         self._episode_starts = np.ones((self.n_tasks, self.n_envs_per_task), dtype=bool)
@@ -54,7 +55,7 @@ class TaskCyclingVecEnv(VecEnv):
     @property
     def task_ids(self) -> np.ndarray:
         """Task of every row, (num_envs,): the active one."""
-        return np.full(self.num_envs, self.active_task)
+        return self._task_ids[self.active_task]
 
     @property
     def reset_task_ids(self) -> np.ndarray:

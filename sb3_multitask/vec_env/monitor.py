@@ -45,8 +45,10 @@ class EpisodeMonitor:
     def step(self, rows: slice, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         self.returns[rows] += rewards
         self.lengths[rows] += 1
-        for i in dones.nonzero()[0]:
-            row = int(i) + (rows.start or 0)
+        if not dones.any():
+            return
+        for i in dones.nonzero()[0].tolist():
+            row = i + (rows.start or 0)
             episode: dict[str, Any] = {
                 "r": round(float(self.returns[row]), 6),
                 "l": int(self.lengths[row]),

@@ -119,12 +119,11 @@ class MultiTaskVecEnv(VecEnv):
         transitions = self._backend.receive(rows)
         self.monitor.step(rows, transitions.rewards, transitions.dones, transitions.infos)
         task_ids = self.task_ids[rows]
-        for i in transitions.dones.nonzero()[0]:
-            info = transitions.infos[i]
-            info["terminal_observation"] = {
-                "obs": info["terminal_observation"].astype(np.float32),
-                "task": task_ids[i],
-            }
+        if transitions.dones.any():
+            for i in transitions.dones.nonzero()[0].tolist():
+                info = transitions.infos[i]
+                last = info["terminal_observation"].astype(np.float32)
+                info["terminal_observation"] = {"obs": last, "task": task_ids[i]}
         obs = self._with_tasks(rows, transitions.obs)
         return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
 
