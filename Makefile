@@ -7,7 +7,7 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
 
-.PHONY: help setup train test test-all lint type format clean
+.PHONY: help setup train test test-all lint type format bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ type: setup  ## mypy, strict
 format: setup  ## Ruff: fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup  ## Throughput beside the physics and beside SB3 (about ten minutes, on a quiet machine)
+	$(BIN)/python benchmarks/throughput.py
 
 clean:  ## Remove the virtual environment, caches and runs
 	rm -rf $(VENV) .cache runs

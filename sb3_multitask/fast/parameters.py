@@ -62,7 +62,8 @@ class FlatParameters:
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
         self.steps = steps.numpy()
-        self._pointers = self._current_pointers()
+        self._pointers = [parameter.data_ptr() for parameter in self._parameters]
+        self._optimizer_state = policy.optimizer.state
 
     def _adopt_state(self, parameter: nn.Parameter, average: th.Tensor, step: th.Tensor) -> None:
         """Give the optimizer's state of a parameter its place in the flat tensors; make it if there is none."""
@@ -72,14 +73,12 @@ class FlatParameters:
             step.copy_(state["step"])
         state["square_avg"], state["step"] = average, step
 
-    def _current_pointers(self) -> list[int]:
-        state = self.policy.optimizer.state
-        averages = [state[p]["square_avg"].data_ptr() if state.get(p) else 0 for p in self._parameters]
-        return [parameter.data_ptr() for parameter in self._parameters] + averages
-
     def is_current(self) -> bool:
         """Whether the policy and its optimizer still live in the flat arrays."""
-        return self._current_pointers() == self._pointers
+        return (
+            self.policy.optimizer.state is self._optimizer_state  # load_state_dict makes a new one
+            and [parameter.data_ptr() for parameter in self._parameters] == self._pointers
+        )
 
     def _nets(self, flat: np.ndarray) -> Nets:
         policy = self.policy

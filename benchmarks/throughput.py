@@ -1,0 +1,370 @@
+"""How fast is training, beside the physics alone and beside SB3? Everything in one run, interleaved.
+
+    make bench                                    # about ten minutes
+    python benchmarks/throughput.py --repeats 3 --only joint
+
+Every contender is set up once; then all of them are timed in turn, again and again, so that a machine that slows down
+slows all of them down. The table has medians over the repeats; ratios are taken within a repeat. Results go to
+``results/throughput/`` as JSON, Markdown and a plot. Absolute rates hold for one machine and one hour; quote ratios.
+
+SB3 runs in one process here. Two of its processes side by side, one per core, are a contender of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from matplotlib.figure import Figure
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+import sb3_multitask as mt
+from sb3_multitask.envs.half_cheetah import HalfCheetahBodyEnv
+
+RESULTS = Path(__file__).parents[1] / "results" / "throughput"
+N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+Run = Callable[[int], int]
+"""Makes about that many env-steps and returns how many it made."""
+
+
+def bodies(n_tasks: int) -> list[mt.Task]:
+    """The paper's six, or that many cheetahs with legs from short to long."""
+    if n_tasks <= 6:
+        return list(mt.TASK_SETS["HalfCheetahBody6"][:n_tasks])
+    scales = np.linspace(0.75, 1.25, n_tasks)
+    legs = ("fshin", "bshin")
+    return [
+        mt.Task(f"leg{i}", _TimeLimited, {"morphology": mt.Morphology(legs, float(scale))})
+        for i, scale in enumerate(scales)
+    ]
+
+
+def _TimeLimited(morphology: mt.Morphology) -> gym.Env:  # noqa: N802
+    return gym.wrappers.TimeLimit(HalfCheetahBodyEnv(morphology=morphology), 1000)
+
+
+def physics(n_tasks: int, n_envs_per_task: int) -> Run:
+    """``mujoco.batch`` alone: write controls, step."""
+    env = mt.MultiTaskVecEnv(bodies(n_tasks), n_envs_per_task, backend="batch", seed=0)
+    env.reset()
+    (group,) = env._backend.groups
+    actions = np.random.default_rng(0).uniform(-1, 1, (64, *group.ctrl.shape))
+
+    def run(n_steps: int) -> int:
+        n = max(1, n_steps // env.num_envs)
+        for i in range(n):
+            group.ctrl[:] = actions[i % 64]
+            group.batch.step(None, group.frame_skip, 0)
+        return n * env.num_envs
+
+    return run
+
+
+def multitask(n_tasks: int, n_envs_per_task: int, **kwargs: Any) -> Run:
+    """``A2CMultiTask.learn``, normalisation and monitoring on."""
+    env = mt.make_multitask_vec_env(bodies(n_tasks), n_envs_per_task, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **kwargs)
+
+    def run(n_steps: int) -> int:
+        return model.learn(n_steps).num_timesteps
+
+    return run
+
+
+def sb3(n_envs: int) -> Run:
+    """SB3's own A2C on one body: VecNormalize, DummyVecEnv, the nets of one task's share."""
+    env = VecNormalize(make_vec_env("HalfCheetahSmallFoot-v0", n_envs, seed=0))
+    policy_kwargs = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}
+    model = A2C("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=policy_kwargs)
+
+    def run(n_steps: int) -> int:
+        return model.learn(n_steps).num_timesteps
+
+    return run
+
+
+def gymnasium_vector(n_envs: int) -> Run:
+    """Gymnasium's own SyncVectorEnv: stepping only."""
+    env = gym.make_vec("HalfCheetahSmallFoot-v0", n_envs, vectorization_mode="sync")
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-1, 1, (64, n_envs, 6)).astype(np.float32)
+
+    def run(n_steps: int) -> int:
+        n = max(1, n_steps // n_envs)
+        for i in range(n):
+            env.step(actions[i % 64])
+        return n * n_envs
+
+    return run
+
+
+def one_thread(make: Callable[[], Run]) -> Run:
+    """The contender with one thread for everything, as one of SB3's processes is best run."""
+    inner = make()
+
+    def run(n_steps: int) -> int:
+        n_threads = th.get_num_threads()
+        th.set_num_threads(1)
+        try:
+            return inner(n_steps)
+        finally:
+            th.set_num_threads(n_threads)
+
+    return run
+
+
+def side_by_side(make: Callable[[], Run]) -> Run:
+    """One process per core, one thread each; their steps together."""
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for _ in range(N_CORES):
+        parent, child = context.Pipe()
+        context.Process(target=_serve, args=(child, make), daemon=True).start()
+        pipes.append(parent)
+    for pipe in pipes:
+        pipe.recv()  # ready
+
+    def run(n_steps: int) -> int:
+        for pipe in pipes:
+            pipe.send(n_steps // N_CORES)
+        return sum(pipe.recv() for pipe in pipes)
+
+    return run
+
+
+def _serve(pipe: Any, make: Callable[[], Run]) -> None:
+    th.set_num_threads(1)
+    run = make()
+    run(1000)
+    pipe.send("ready")
+    while True:
+        pipe.send(run(pipe.recv()))
+
+
+@dataclass
+class Contender:
+    """Something to time.
+
+    :param make: sets it up
+    :param n_steps: env-steps of one timing
+    """
+
+    name: str
+    make: Callable[[], Run]
+    n_steps: int
+
+
+CONTENDERS = [
+    *(Contender(f"physics {t}x{e}", partial(physics, t, e), 60_000) for t, e in ((6, 16), (6, 4), (6, 1))),
+    *(Contender(f"joint fast {t}x{e}", partial(multitask, t, e), 40_000) for t, e in ((6, 16), (6, 4), (6, 1))),
+    *(Contender(f"joint torch 6x{e}", partial(multitask, 6, e, engine="torch"), 20_000) for e in (16, 4)),
+    *(
+        Contender(f"cycle {engine} 6x{e}", partial(multitask, 6, e, task_schedule="cycle", engine=engine), 12_000)
+        for engine, e in (("fast", 16), ("fast", 4), ("torch", 4))
+    ),
+    Contender("single physics 1x16, one per core", partial(side_by_side, partial(physics, 1, 16)), 60_000),
+    Contender("single fast 1x16, one per core", partial(side_by_side, partial(multitask, 1, 16)), 40_000),
+    *(Contender(f"SB3 A2C {n} envs", partial(one_thread, partial(sb3, n)), 12_000) for n in (96, 24, 4)),
+    Contender("SB3 A2C 24 envs, one per core", partial(side_by_side, partial(sb3, 24)), 20_000),
+    Contender("Gymnasium SyncVectorEnv 24 envs", partial(gymnasium_vector, 24), 12_000),
+    *(Contender(f"joint fast {t}x4 tasks", partial(multitask, t, 4), 40_000) for t in (1, 12, 24, 48)),
+]
+
+BUDGETS = [  # (what, numerator, denominator, budget)
+    ("joint 6x16 over the physics", "joint fast 6x16", "physics 6x16", 0.80),
+    ("joint 6x4 over the physics", "joint fast 6x4", "physics 6x4", 0.65),
+    ("single 1x16, one per core, over the physics", "single fast 1x16, one per core",
+     "single physics 1x16, one per core", 0.70),
+    ("joint 6x16 over SB3 with 96 envs", "joint fast 6x16", "SB3 A2C 96 envs", 4.0),
+    ("joint 6x4 over SB3 with 24 envs", "joint fast 6x4", "SB3 A2C 24 envs", 3.5),
+    ("cycle 6x4 over SB3 with 4 envs", "cycle fast 6x4", "SB3 A2C 4 envs", 3.0),
+    ("cost per step, 6 tasks over 48 (at least 1/1.3)", "joint fast 48x4 tasks", "joint fast 6x4", 1 / 1.3),
+]  # fmt: skip
+
+
+def measure(contenders: list[Contender], repeats: int) -> dict[str, list[float]]:
+    """Env-steps per second of every contender in every repeat."""
+    runs: dict[str, Run] = {}
+    for contender in contenders:
+        runs[contender.name] = contender.make()
+        runs[contender.name](2_000)
+        print(f"set up {contender.name}", flush=True)
+    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for repeat in range(repeats):
+        for contender in contenders:
+            start = time.perf_counter()
+            n_steps = runs[contender.name](contender.n_steps)
+            rates[contender.name].append(n_steps / (time.perf_counter() - start))
+        print(f"repeat {repeat + 1}/{repeats} done", flush=True)
+    return rates
+
+
+def megabytes_per_env() -> dict[str, float]:
+    """Growth of this process per sub-environment, MB, from 6 x 1 to 6 x 33 of each backend."""
+    growth = {}
+    for backend in ("batch", "dummy"):
+        start = _resident_megabytes()
+        kept = [mt.MultiTaskVecEnv(bodies(6), n, backend=backend, seed=0) for n in (1, 33)]
+        for env in kept:
+            env.reset()
+        growth[backend] = (_resident_megabytes() - start) / sum(env.num_envs for env in kept)
+    return growth
+
+
+def _resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def import_seconds(module: str, repeats: int) -> list[float]:
+    """Wall-clock time of importing a module in a fresh interpreter."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)  # noqa: S603
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def microseconds(n_envs_per_task: int = 4, n_steps: int = 60_000) -> dict[str, float]:
+    """Where one vectorised step of joint training goes, µs: wall-clock between the layers, one inside the other."""
+    env = mt.make_multitask_vec_env(bodies(6), n_envs_per_task, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", engine="fast")
+    model.learn(5_000)
+    assert isinstance(env, mt.MultiTaskVecNormalize)
+    venv = env.venv
+    group = venv._backend.groups[0]
+    spent: dict[str, float] = {}
+
+    def timed(owner: Any, method: str, label: str) -> None:
+        function = getattr(owner, method)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[label] = spent.get(label, 0.0) + time.perf_counter() - start
+
+        setattr(owner, method, wrapper)
+
+    layers = [
+        (group, "_advance", "physics"),
+        (venv._backend, "receive", "backend"),
+        (venv, "step_wait", "vec_env"),
+        (env, "step_wait", "normalize"),
+        (model, "collect_rollouts", "rollout"),
+        (model, "train", "update"),
+    ]
+    for layer in layers:
+        timed(*layer)
+    model.learn(n_steps)
+    calls = n_steps / env.num_envs
+    inclusive = {label: seconds / calls * 1e6 for label, seconds in spent.items()}
+    return {
+        "physics (native call)": inclusive["physics"],
+        "observations, rewards, resets": inclusive["backend"] - inclusive["physics"],
+        "monitor, task key, float32": inclusive["vec_env"] - inclusive["backend"],
+        "normalisation": inclusive["normalize"] - inclusive["vec_env"],
+        "acting, callbacks, values, advantages": inclusive["rollout"] - inclusive["normalize"],
+        "gradient and RMSprop": inclusive["update"],
+    }
+
+
+def report(
+    rates: dict[str, list[float]],
+    imports: dict[str, list[float]],
+    where: dict[str, float],
+    memory: dict[str, float],
+) -> str:
+    """Markdown."""
+    lines = ["| contender | env-steps/s (median) | min | max |", "|---|---|---|---|"]
+    for name, values in rates.items():
+        lines.append(f"| {name} | {np.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |")
+    lines += ["", "| ratio | median | min | max | budget |", "|---|---|---|---|---|"]
+    for what, top, bottom, budget in BUDGETS:
+        if top in rates and bottom in rates:
+            ratios = np.array(rates[top]) / np.array(rates[bottom])
+            cells = f"{np.median(ratios):.2f} | {ratios.min():.2f} | {ratios.max():.2f} | {budget:.2f}"
+            lines.append(f"| {what} | {cells} |")
+    if imports:
+        extra = np.median(imports["sb3_multitask"]) - np.median(imports["stable_baselines3"])
+        lines += ["", f"`import sb3_multitask` takes {extra:+.2f} s over `import stable_baselines3` (budget +0.30 s)."]
+    if where:
+        lines += ["", "| one vectorised step, joint 6x4 | µs |", "|---|---|"]
+        lines += [f"| {label} | {value:.0f} |" for label, value in where.items()]
+    if memory:
+        lines += ["", "| backend | MB per sub-environment |", "|---|---|"]
+        lines += [f"| {backend} | {megabytes:.2f} |" for backend, megabytes in memory.items()]
+    return "\n".join(lines) + "\n"
+
+
+def draw(rates: dict[str, list[float]], path: Path) -> None:
+    """Bars of the medians, whiskers from the slowest to the fastest repeat."""
+    figure = Figure(figsize=(8, 0.3 * len(rates) + 1), layout="constrained")
+    axis = figure.subplots()
+    names = list(rates)[::-1]
+    medians = np.array([np.median(rates[name]) for name in names])
+    spread = np.abs(np.array([[min(rates[n]), max(rates[n])] for n in names]).T - medians)
+    colors = ["tab:gray" if "physics" in n else "tab:orange" if "SB3" in n or "Gym" in n else "tab:blue" for n in names]
+    axis.barh(names, medians / 1e3, xerr=spread / 1e3, color=colors, error_kw={"lw": 1})
+    axis.set_xlabel("thousand env-steps per second")
+    axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", help="contenders whose name contains this; writes no results")
+    args = parser.parse_args()
+    contenders = [c for c in CONTENDERS if args.only is None or args.only in c.name]
+    rates = measure(contenders, args.repeats)
+    if args.only is not None:
+        print(report(rates, {}, {}, {}))
+        return
+    imports = {module: import_seconds(module, args.repeats) for module in ("stable_baselines3", "sb3_multitask")}
+    where = microseconds()
+    memory = megabytes_per_env()
+    packages = ("stable-baselines3", "mujoco", "gymnasium", "torch", "numpy")
+    machine = {
+        "machine": platform.machine(),
+        "cores": N_CORES,
+        "torch_threads": th.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    content = {
+        "machine": machine,
+        "env_steps_per_second": rates,
+        "import_seconds": imports,
+        "microseconds": where,
+        "megabytes_per_env": memory,
+    }
+    (RESULTS / "throughput.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / "throughput.md").write_text(report(rates, imports, where, memory))
+    draw(rates, RESULTS / "throughput.png")
+    print(report(rates, imports, where, memory))
+
+
+if __name__ == "__main__":
+    main()
