@@ -1,6 +1,6 @@
 """Does it learn? Six bodies with one agent, beside SB3's own A2C on each body alone, at the same frames.
 
-    python benchmarks/learning.py --method multitask-torch --seeds 0 1 2 --jobs 2
+    python benchmarks/learning.py --method multitask-fast --seeds 0 1 2 3 4
     python benchmarks/learning.py --table
 
 A job is one run of one seed; it leaves one JSON file in ``results/learning/`` and is skipped if that exists, so a
@@ -113,6 +113,22 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def engine_difference() -> str:
+    """Markdown: return with the fast engine minus with torch, 95% interval (Welch's t over seeds)."""
+    returns = load_results()
+    rows = {
+        task.name: [returns[f"multitask-{engine}"][task.name]["after"] for engine in ("fast", "torch")]
+        for task in TASKS
+    }
+    rows["**mean over tasks**"] = [np.mean(engine, axis=0).tolist() for engine in zip(*rows.values(), strict=True)]
+    lines = ["| task | fast minus torch | 95% interval | half-width |", "|---|---|---|---|"]
+    for name, (fast, torch) in rows.items():
+        low, high = stats.ttest_ind(fast, torch, equal_var=False).confidence_interval(0.95)
+        difference = np.mean(fast) - np.mean(torch)
+        lines.append(f"| {name} | {difference:+.0f} | [{low:.0f}, {high:.0f}] | {(high - low) / 2:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=["multitask-torch", "multitask-fast", "sb3-single"])
@@ -121,7 +137,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of all results as Markdown")
     args = parser.parse_args()
     if args.table:
-        print(table())
+        print(table(), engine_difference(), sep="\n\n")
         return
     if args.method is None:
         parser.error("--method or --table is needed")
