@@ -10,11 +10,11 @@ from scipy import stats
 from benchmarks.learning import run_multitask
 
 pytestmark = pytest.mark.slow
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)  # a seed in which one task stays behind is no rarity (results/learning/)
 
 
 def test_every_task_rises_above_the_untrained_agent():
-    """Six bodies, 0.5M steps each: the lower 95% bound of the gain over three seeds is above zero on every task."""
+    """Six bodies, 0.5M steps each: the lower 95% bound of the gain over five seeds is above zero on every task."""
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = list(pool.map(run_multitask, SEEDS, ["auto"] * len(SEEDS)))
     for task in runs[0]:
