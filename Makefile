@@ -6,6 +6,9 @@ RUN := runs/main
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
+# Where SB3 logs when it is told nothing; else a temporary folder.
+export SB3_LOGDIR := $(CURDIR)/.cache/sb3
+export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/.cache/torchinductor
 
 .PHONY: help setup train test test-all lint type format bench clean
 
