@@ -94,10 +94,11 @@ def test_task_views_share_the_statistics():
     view = env.task_view(1)
     count = env.obs_rms["obs"].count.copy()
     view.step(np.zeros((2, 2), dtype=np.float32))
-    np.testing.assert_allclose(env.obs_rms["obs"].count - count, [[0], [2]], rtol=1e-12)
-    assert view.obs_rms is env.obs_rms
-    env.obs_rms = {"obs": env.obs_rms["obs"].copy()}
-    assert view.obs_rms is env.obs_rms
+    np.testing.assert_allclose(env.obs_rms["obs"].count - count, [[0] * 3, [2] * 3], rtol=1e-12)
+    env.obs_rms = mt.make_multitask_vec_env(drift_tasks(2), 2).obs_rms  # fresh ones
+    assert (view.obs_rms["obs"].count < 1).all()
+    env.ret_rms.var = np.array([2.0, 3.0])
+    np.testing.assert_array_equal(view.ret_rms.var, [2, 3])
     view.training = False
     assert env.training
 

@@ -70,8 +70,12 @@ def heads_backward(
     d_z = d_out
     for i in reversed(range(len(layers))):
         weight, _ = layers[i]
-        gradients[i][0][tasks] = np.matmul(activations[i].transpose(0, 2, 1), d_z)
-        gradients[i][1][tasks] = np.add.reduce(d_z, axis=1)
+        if isinstance(tasks, slice):
+            np.matmul(activations[i].transpose(0, 2, 1), d_z, out=gradients[i][0])
+            np.add.reduce(d_z, axis=1, out=gradients[i][1])
+        else:
+            gradients[i][0][tasks] = np.matmul(activations[i].transpose(0, 2, 1), d_z)
+            gradients[i][1][tasks] = np.add.reduce(d_z, axis=1)
         d_z = np.matmul(d_z, np.ascontiguousarray(weight[tasks].transpose(0, 2, 1)))
         if i:
             slope = activations[i] * activations[i]

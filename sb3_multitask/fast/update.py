@@ -131,7 +131,9 @@ def a2c_gradient(
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
     """Scale the gradient to at most ``max_norm``, as torch's ``clip_grad_norm_``; return its norm before."""
     norm = float(np.sqrt(np.dot(gradient, gradient)))
-    gradient *= min(1.0, max_norm / (norm + 1e-6))
+    scale = max_norm / (norm + 1e-6)
+    if scale < 1:
+        gradient *= scale
     return norm
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -15,62 +13,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.multitask_vec_env import StepReturn
-
-Tasks: TypeAlias = slice | np.ndarray
-
-
-class TaskRunningMeanStd(RunningMeanStd):
-    r"""SB3's running moments, one set a task: ``mean``, ``var`` (n_tasks, \\*shape), ``count`` (n_tasks, 1, ...).
-
-    :param n_tasks: number of tasks
-    :param shape: shape of one sample
-    """
-
-    count: np.ndarray  # type: ignore[assignment]  # SB3 has one count, here each task has its own
-
-    def __init__(self, n_tasks: int, shape: tuple[int, ...] = (), epsilon: float = 1e-4) -> None:
-        super().__init__(epsilon, (n_tasks, *shape))
-        self.count = np.full((n_tasks, *(1 for _ in shape)), epsilon)
-
-    def update_tasks(self, tasks: Tasks, batch: np.ndarray) -> None:
-        r"""Take in new samples of some tasks; the others stay as they are, bit for bit.
-
-        SB3's formula (Chan et al. 1979), written with the weight ``w`` of the new samples; runs at every step.
-
-        :param tasks: ``slice(None)`` for all, or (k,) ids, each once
-        :param batch: (k, n, \*shape), n samples of each
-        """
-        n = batch.shape[1]
-        batch_mean = np.add.reduce(batch, axis=1, keepdims=True)
-        batch_mean /= n
-        deviation = batch - batch_mean
-        deviation *= deviation
-        batch_var = np.add.reduce(deviation, axis=1)
-        total = self.count[tasks] + n
-        w = n / total
-        delta = batch_mean[:, 0] - self.mean[tasks]
-        # var <- (1 - w) * (var + w * delta^2) + w * batch_var
-        var = delta * delta
-        var *= w
-        var += self.var[tasks]
-        var *= 1 - w
-        var += batch_var * (w / n)
-        delta *= w
-        self.mean[tasks] += delta
-        self.var[tasks] = var
-        self.count[tasks] = total
-
-    def copy(self) -> TaskRunningMeanStd:
-        return copy.deepcopy(self)
-
-
-@dataclass
-class _Statistics:
-    """What a normaliser and its views share. ``returns`` (n_tasks, n_envs_per_task): discounted so far."""
-
-    obs_rms: dict[str, TaskRunningMeanStd]
-    ret_rms: TaskRunningMeanStd
-    returns: np.ndarray
+from sb3_multitask.vec_env.statistics import TaskMoments, TaskRunningMeanStd, Tasks
 
 
 class MultiTaskVecNormalize(VecNormalize):
@@ -102,9 +45,11 @@ class MultiTaskVecNormalize(VecNormalize):
                 "Make one with sb3_multitask.make_multitask_vec_env(tasks, normalize=True)."
             )
         observation_space = cast("spaces.Dict", venv.observation_space)
-        obs_shape = cast("spaces.Box", observation_space["obs"]).shape
-        n_tasks = venv.n_tasks
-        self._statistics = _Statistics({}, TaskRunningMeanStd(n_tasks), np.zeros(0))
+        (obs_dim,) = cast("spaces.Box", observation_space["obs"]).shape
+        # Before SB3's constructor, which assigns initial values to the properties below.
+        self._moments = TaskMoments(venv.n_tasks, obs_dim)
+        self._obs_columns, self._ret_column = slice(0, obs_dim), slice(obs_dim, obs_dim + 1)
+        self._make_returns(venv)
         super().__init__(
             venv,
             training,
@@ -116,11 +61,10 @@ class MultiTaskVecNormalize(VecNormalize):
             epsilon,
             norm_obs_keys=["obs"],
         )
-        # SB3's constructor filled in statistics without a task axis.
-        self.obs_rms = {"obs": TaskRunningMeanStd(n_tasks, obs_shape)}
-        self.ret_rms = TaskRunningMeanStd(n_tasks)
-        self.returns = np.zeros((n_tasks, venv.n_envs_per_task))
-        self._n_rows_of_all = n_tasks * venv.n_envs_per_task
+
+    def _make_returns(self, venv: Any) -> None:
+        """Discounted returns of every sub-environment, (n_tasks, n_envs_per_task), shared with the views."""
+        self._returns = np.zeros((venv.n_tasks, venv.n_envs_per_task))
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the VecEnv, for ``save`` and ``pickle``."""
@@ -130,35 +74,35 @@ class MultiTaskVecNormalize(VecNormalize):
 
     def set_venv(self, venv: Any) -> None:
         """After unpickling: the VecEnv to wrap."""
+        self._make_returns(venv)
         super().set_venv(venv)
-        self._n_rows_of_all = venv.n_tasks * venv.n_envs_per_task
-        self.returns = np.zeros((venv.n_tasks, venv.n_envs_per_task))
 
-    # Statistics are properties, so that replacing them here replaces them in every view.
+    # Statistics are properties that write into the shared table, so that replacing them here replaces them in every
+    # view; SB3 assigns to them in its constructor and in sync_envs_normalization.
 
-    @property  # type: ignore[override]  # dict values are ours
+    @property
     def obs_rms(self) -> dict[str, TaskRunningMeanStd]:
-        return self._statistics.obs_rms
+        return {"obs": TaskRunningMeanStd(self._moments, self._obs_columns)}
 
     @obs_rms.setter
-    def obs_rms(self, value: dict[str, TaskRunningMeanStd]) -> None:
-        self._statistics.obs_rms = value
+    def obs_rms(self, value: dict[str, RunningMeanStd]) -> None:
+        self.obs_rms["obs"].assign(value["obs"])
 
     @property  # type: ignore[override]  # ours has a task axis
     def ret_rms(self) -> TaskRunningMeanStd:
-        return self._statistics.ret_rms
+        return TaskRunningMeanStd(self._moments, self._obs_columns.stop)
 
     @ret_rms.setter
-    def ret_rms(self, value: TaskRunningMeanStd) -> None:
-        self._statistics.ret_rms = value
+    def ret_rms(self, value: RunningMeanStd) -> None:
+        self.ret_rms.assign(value)
 
     @property
     def returns(self) -> np.ndarray:
-        return self._statistics.returns
+        return self._returns
 
     @returns.setter
     def returns(self, value: np.ndarray) -> None:
-        self._statistics.returns = value
+        self._returns[...] = np.reshape(value, (-1, self._returns.shape[1]))
 
     def over(self, venv: Any) -> Self:
         """A normaliser over another VecEnv of the same tasks that shares these statistics.
@@ -185,53 +129,65 @@ class MultiTaskVecNormalize(VecNormalize):
     def next_task(self) -> TaskObs:
         """Over a ``TaskCyclingVecEnv``: go to the next task and return its last observations, normalised."""
         obs = self.venv.next_task()
-        if self.training and self.norm_obs and self.venv.first_visit:
-            self.obs_rms["obs"].update_tasks(self._present(), _by_task(obs["obs"], self.venv.n_envs_per_task))
-        return self.normalize_obs(obs)
+        return self._seen(obs) if self.venv.first_visit else self.normalize_obs(obs)
 
     def reset(self) -> TaskObs:
         obs = cast("TaskObs", self.venv.reset())
         self.old_obs = obs
-        task_ids = getattr(self.venv, "reset_task_ids", self.venv.task_ids)
-        self.returns[task_ids] = 0.0
+        self.returns[getattr(self.venv, "reset_task_ids", self.venv.task_ids)] = 0.0
+        return self._seen(obs)
+
+    def _seen(self, obs: TaskObs) -> TaskObs:
+        """Take first observations into the statistics and normalise them."""
         if self.training and self.norm_obs:
-            self.obs_rms["obs"].update_tasks(self._present(), _by_task(obs["obs"], self.venv.n_envs_per_task))
+            self._moments.update(self._present(), self._by_task(obs["obs"]), self._obs_columns)
         return self.normalize_obs(obs)
 
     def step_wait(self) -> StepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
         self.old_obs, self.old_reward = obs, rewards
-        tasks, n = self._present(), self.venv.n_envs_per_task
+        tasks = self._present()
+        obs_rows, reward_rows = self._by_task(obs["obs"]), self._by_task(rewards)
         if self.training:
-            if self.norm_obs:
-                self.obs_rms["obs"].update_tasks(tasks, _by_task(obs["obs"], n))
-            returns = self.returns[tasks] * self.gamma
-            returns += _by_task(rewards, n)
-            self.returns[tasks] = returns
-            self.ret_rms.update_tasks(tasks, returns)
+            self._update(tasks, obs_rows, reward_rows)
         if dones.any():
             for i in dones.nonzero()[0].tolist():
                 infos[i]["terminal_observation"] = self.normalize_obs(infos[i]["terminal_observation"])
-                self.returns[obs["task"][i], i % n] = 0.0
-        return self._normalize_rows(obs, tasks), self.normalize_reward(rewards), dones, infos
+                self.returns[obs["task"][i], i % self.venv.n_envs_per_task] = 0.0
+        std = np.sqrt(self._moments.var[tasks] + self.epsilon)[:, None]
+        if self.norm_obs:
+            normalized = obs_rows - self._moments.mean[tasks, None, self._obs_columns]
+            normalized /= std[:, :, self._obs_columns]
+            obs = {**obs, "obs": _clip(normalized, self.clip_obs).astype(np.float32).reshape(obs["obs"].shape)}
+        if self.norm_reward:
+            scaled = reward_rows / std[:, :, self._obs_columns.stop]
+            rewards = _clip(scaled, self.clip_reward).astype(np.float32).reshape(-1)
+        return obs, rewards, dones, infos
+
+    def _update(self, tasks: Tasks, obs_rows: np.ndarray, reward_rows: np.ndarray) -> None:
+        """Take a step into the statistics: observations and discounted returns, as SB3 does."""
+        returns = self.returns[tasks] * self.gamma
+        returns += reward_rows
+        self.returns[tasks] = returns
+        if self.norm_obs:
+            batch = np.empty((*reward_rows.shape, self._obs_columns.stop + 1))
+            batch[:, :, self._obs_columns] = obs_rows
+            batch[:, :, -1] = returns
+            self._moments.update(tasks, batch)
+        else:
+            self._moments.update(tasks, returns[:, :, None], self._ret_column)
 
     def _present(self) -> Tasks:
         """The tasks of the rows, for indexing what has a task axis."""
         venv = self.venv
-        if venv.num_envs == self._n_rows_of_all:
+        if venv.num_envs == self._returns.size:
             return slice(None)
         task_ids: np.ndarray = venv.task_ids[:: venv.n_envs_per_task]
         return task_ids
 
-    def _normalize_rows(self, obs: TaskObs, tasks: Tasks) -> TaskObs:
-        """:meth:`normalize_obs` for all rows of the VecEnv, without looking up the task of each."""
-        if not self.norm_obs:
-            return dict(obs)
-        rms = self.obs_rms["obs"]
-        normalized = _by_task(obs["obs"], self.venv.n_envs_per_task) - rms.mean[tasks][:, None]
-        normalized /= np.sqrt(rms.var[tasks] + self.epsilon)[:, None]
-        _clip(normalized, self.clip_obs)
-        return {**obs, "obs": normalized.reshape(obs["obs"].shape).astype(np.float32)}
+    def _by_task(self, rows: np.ndarray) -> np.ndarray:
+        """(num_envs, ...) -> (k, n_envs_per_task, ...): rows come grouped by task."""
+        return rows.reshape(-1, self._returns.shape[1], *rows.shape[1:])
 
     def normalize_obs(self, obs: TaskObs) -> TaskObs:  # type: ignore[override]
         """Normalise observations of any rows with the statistics of the tasks they carry; updates nothing.
@@ -254,9 +210,7 @@ class MultiTaskVecNormalize(VecNormalize):
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """Scale the rewards of all rows, (num_envs,), by the statistics of their tasks; updates nothing."""
         if self.norm_reward:
-            std = np.sqrt(self.ret_rms.var[self._present()] + self.epsilon)
-            scaled = _by_task(reward, self.venv.n_envs_per_task) / std[:, None]
-            reward = _clip(scaled, self.clip_reward).reshape(-1)
+            reward = _clip(reward / np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon), self.clip_reward)
         return reward.astype(np.float32)
 
     def unnormalize_reward(self, reward: np.ndarray) -> np.ndarray:
@@ -288,15 +242,10 @@ class MultiTaskVecNormalize(VecNormalize):
                     "(n_tasks, obs_dim)"
                 )
             for name, value in saved.items():
-                setattr(rms, name, value.copy())
+                setattr(rms, name, value)
         for name, value in state.items():
             if not name.endswith("_rms"):
                 setattr(self, name, value)
-
-
-def _by_task(rows: np.ndarray, n_envs_per_task: int) -> np.ndarray:
-    """(num_envs, ...) -> (k, n_envs_per_task, ...): rows come grouped by task."""
-    return rows.reshape(-1, n_envs_per_task, *rows.shape[1:])
 
 
 def _clip(values: np.ndarray, limit: float) -> np.ndarray:
