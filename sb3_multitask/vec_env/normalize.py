@@ -80,7 +80,7 @@ class MultiTaskVecNormalize(VecNormalize):
     # Statistics are properties that write into the shared table, so that replacing them here replaces them in every
     # view; SB3 assigns to them in its constructor and in sync_envs_normalization.
 
-    @property
+    @property  # type: ignore[override]  # dict values are ours
     def obs_rms(self) -> dict[str, TaskRunningMeanStd]:
         return {"obs": TaskRunningMeanStd(self._moments, self._obs_columns)}
 
@@ -88,7 +88,7 @@ class MultiTaskVecNormalize(VecNormalize):
     def obs_rms(self, value: dict[str, RunningMeanStd]) -> None:
         self.obs_rms["obs"].assign(value["obs"])
 
-    @property  # type: ignore[override]  # ours has a task axis
+    @property
     def ret_rms(self) -> TaskRunningMeanStd:
         return TaskRunningMeanStd(self._moments, self._obs_columns.stop)
 
