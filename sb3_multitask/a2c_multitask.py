@@ -51,6 +51,9 @@ class A2CMultiTask(A2C):
     :param engine: what computes actions and updates: ``"torch"``; ``"fast"``, the same mathematics in numpy and closed
         form (within rounding, see ``sb3_multitask.fast``); or ``"auto"``, "fast" where it applies
     :raises ValueError: on an env without tasks, or an unknown schedule, engine or policy
+
+    The fast engine calls ``on_step`` once per vectorised step with SB3's local names, but for ``obs_tensor``,
+    ``values`` and ``log_probs``, which do not exist there; ``train/*`` is computed when the logger is asked for.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MultiTaskMlpPolicy": MultiTaskActorCriticPolicy}
@@ -91,6 +94,7 @@ class A2CMultiTask(A2C):
         self._fast: FastEngine | None = None
         self._unlogged: LossRows | None = None
         self._said = ""
+        self.last_engine: str | None = None  # what the latest learn() ran on
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
         self.normalizer_state: dict[str, Any] | None = None
@@ -225,6 +229,7 @@ class A2CMultiTask(A2C):
         if reason is not None and self.engine == "fast":
             raise ValueError(f'`engine="fast"` does not apply: {reason}. engine="auto" takes torch by itself.')
         self._fast = FastEngine(self) if reason is None else None
+        self.last_engine = "fast" if reason is None else "torch"
         said = "Using the fast engine" if reason is None else f"Using the torch engine ({reason})"
         if self.verbose >= 1 and said != self._said:
             print(said)  # noqa: T201

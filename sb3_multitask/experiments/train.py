@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from stable_baselines3.common.logger import configure
 
@@ -11,7 +12,7 @@ from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult, evaluate
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.vec_env import make_multitask_vec_env
+from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 
 Results = Mapping[str, Mapping[str, TaskResult]]
 
@@ -40,7 +41,6 @@ def train_run(
     except BaseException as e:
         folder.write_status("failed", reason=f"{type(e).__name__}: {e}")
         raise
-    folder.write_status("finished")
     return results
 
 
@@ -89,11 +89,14 @@ def _train(
             model.save(folder.model)
         announce("Evaluating the trained agent ...")
         after = evaluate_tasks(model, n_eval_episodes=config.n_eval_episodes)
+        venv = cast("MultiTaskVecEnv", env.unwrapped)
+        ran_with = {"engine": model.last_engine, "backend": venv.backend, "physics_threads": venv.n_threads}
     finally:
         env.close()
         eval_env.close()
     results = {"before": before, "after": after}
     folder.write_results(**results)
+    folder.write_status("finished", **ran_with)
     draw_learning_curves(
         read_training_returns(folder.monitor),
         config.task_names,

@@ -1,0 +1,59 @@
+import pytest
+import torch as th
+from conftest import drift_tasks
+from stable_baselines3.common.callbacks import BaseCallback
+from threadpoolctl import threadpool_info
+
+import sb3_multitask as mt
+from sb3_multitask.threads import one_thread_for_arrays, physics_threads
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+@pytest.fixture
+def two_torch_threads():
+    before = th.get_num_threads()
+    th.set_num_threads(2)
+    yield
+    th.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_torchs_number_governs_the_physics():
+    assert physics_threads(None, 100) == min(2, physics_threads(100, 100))
+    assert physics_threads(None, 1) == 1
+    th.set_num_threads(1)
+    assert physics_threads(None, 100) == 1
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+@pytest.mark.parametrize(("engine", "expected"), [("fast", 1), ("torch", 2)])
+def test_the_fast_engine_keeps_arrays_on_one_thread_and_puts_it_back(engine, expected):
+    during = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            during.append((th.get_num_threads(), *blas_threads(), physics_threads(None, 100)))
+            return len(during) < 3
+
+    before = blas_threads()
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1)
+    mt.A2CMultiTask("MultiTaskMlpPolicy", env, engine=engine, device="cpu").learn(100, Watch())
+    assert during[0][0] == expected
+    if engine == "fast":
+        assert set(during[0][1:-1]) == {1}
+    assert during[0][-1] == physics_threads(None, 100)  # an evaluation in a callback gets all threads
+    assert (th.get_num_threads(), blas_threads()) == (2, before)
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_threads_are_put_back_after_an_error():
+    def fail():
+        with one_thread_for_arrays():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert th.get_num_threads() == 2
