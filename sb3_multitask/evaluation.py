@@ -155,8 +155,8 @@ def _with_statistics_of(model: BaseAlgorithm, venv: MultiTaskVecEnv) -> VecEnv:
     state = normalizer_state_of(model)
     if state is None:
         return venv
-    normalizer = MultiTaskVecNormalize(venv, training=False)
-    normalizer.set_state({**state, "norm_reward": False})
+    normalizer = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
+    normalizer.set_state(state)
     return normalizer
 
 

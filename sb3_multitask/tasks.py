@@ -69,17 +69,15 @@ TasksLike: TypeAlias = str | Task | Sequence[str | Task]
 
 
 def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
-    """Turn a set's name, an id, a task, or a list of ids and tasks into tasks.
+    """Turn a set's name, an id, a task, or a list of these into tasks.
 
     :param tasks: for example ``"HalfCheetahBody6"``, ``"Hopper-v5"`` or
         ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]``; a bare id is named by itself
     :raises ValueError: unknown set or id (with the closest match), no task, or a name twice
     :raises TypeError: if an entry is neither an id nor a task
     """
-    if isinstance(tasks, str) and tasks in TASK_SETS:
-        return TASK_SETS[tasks]
     entries = [tasks] if isinstance(tasks, str | Task) else list(tasks)
-    resolved = tuple(_resolve_one(entry) for entry in entries)
+    resolved = tuple(task for entry in entries for task in _resolve_entry(entry))
     if not resolved:
         raise ValueError("`tasks` must hold at least one task (got none)")
     names = [task.name for task in resolved]
@@ -92,15 +90,17 @@ def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
     return resolved
 
 
-def _resolve_one(entry: str | Task) -> Task:
+def _resolve_entry(entry: str | Task) -> tuple[Task, ...]:
+    if isinstance(entry, str) and entry in TASK_SETS:
+        return TASK_SETS[entry]
     if isinstance(entry, Task):
         if isinstance(entry.env_id, str):
             _check_id(entry.env_id)
-        return entry
+        return (entry,)
     if not isinstance(entry, str):
         raise TypeError(f"A task must be a Gymnasium id or a Task (got {entry!r})")
     _check_id(entry)
-    return Task(entry, entry)
+    return (Task(entry, entry),)
 
 
 def _check_id(env_id: str) -> None:

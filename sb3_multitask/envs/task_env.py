@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_multitask.tasks import Task
+from sb3_multitask.tasks import TASK_SETS, Task
 
 TaskObs = dict[str, Any]
 
@@ -48,17 +48,20 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordCon
 
     :param env: the task's environment, with a flat Box observation
     :param task: name of the task
-    :param tasks: names of all tasks of the agent, in the agent's order
+    :param tasks: all tasks of the agent, in the agent's order: names, tasks, or a set's name
     :raises ValueError: if ``task`` is not one of ``tasks``, or if the spaces are not flat Boxes
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], task: str, tasks: Sequence[str]) -> None:
+    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], task: str, tasks: str | Sequence[str | Task]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, task=task, tasks=tasks)
         gym.Wrapper.__init__(self, env)
-        if task not in tasks:
-            raise ValueError(f"`task` must be one of {list(tasks)} (got {task!r})")
+        if isinstance(tasks, str):
+            tasks = TASK_SETS.get(tasks, [tasks])
+        names = tuple(one.name if isinstance(one, Task) else one for one in tasks)
+        if task not in names:
+            raise ValueError(f"`task` must be one of {', '.join(names)} (got {task!r})")
         box, _ = check_spaces(task, env)
-        self.task_names = tuple(tasks)
+        self.task_names = names
         self.task_name = task
         self.task_id = self.task_names.index(task)
         self.observation_space = task_observation_space(box, len(self.task_names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Never
+from typing import Any, Never, TypeAlias
 
 import gymnasium as gym
 import mujoco
@@ -13,9 +13,10 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.threads import physics_threads
 from sb3_multitask.vec_env.adapters import ADAPTERS
 from sb3_multitask.vec_env.backends import Info, Transitions, wrappers_of
-from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, SimulationGroup
+from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, SimulationFault, SimulationGroup
 
 _NO_ENVS = 'backend="batch" has no environment objects; make the VecEnv with backend="dummy"'
+Prototypes: TypeAlias = tuple[Task, list[gym.Env[Any, Any]]]
 _KNOWN_WRAPPERS = (
     gym.wrappers.TimeLimit,
     gym.wrappers.common.OrderEnforcing,
@@ -23,13 +24,13 @@ _KNOWN_WRAPPERS = (
 )
 
 
-def why_not_batch(prototypes: Sequence[tuple[Task, gym.Env[Any, Any]]], render_mode: str | None) -> str | None:
+def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> str | None:
     """Why these tasks cannot run in a batch; None if they can."""
     if BATCH_IS_MISSING:
         return f"it needs mujoco.batch, which MuJoCo {mujoco.__version__} does not have (>= 3.17 does)"
     if render_mode is not None:
         return f"it has no environments to render (render_mode={render_mode!r})"
-    for task, env in prototypes:
+    for task, env in ((task, env) for task, envs in prototypes for env in envs):
         if type(env.unwrapped) not in ADAPTERS:
             known = ", ".join(cls.__name__ for cls in ADAPTERS)
             return f"it has no adapter for task {task.name!r} ({type(env.unwrapped).__name__}; it has: {known})"
@@ -42,16 +43,14 @@ def why_not_batch(prototypes: Sequence[tuple[Task, gym.Env[Any, Any]]], render_m
 class BatchBackend:
     """Steps every simulation in native code, bit for bit as Gymnasium's environments would.
 
-    :param prototypes: every task with one of its environments, as made by ``gymnasium.make``
+    :param prototypes: every task with its environments: one for all copies, or one each
     :param n_envs_per_task: simulations of each task
     :param n_threads: threads for the physics; ``None``: torch's number
     """
 
-    def __init__(
-        self, prototypes: Sequence[tuple[Task, gym.Env[Any, Any]]], n_envs_per_task: int, n_threads: int | None
-    ) -> None:
+    def __init__(self, prototypes: Sequence[Prototypes], n_envs_per_task: int, n_threads: int | None) -> None:
         self.n_envs_per_task = n_envs_per_task
-        self.prototypes = [env for _, env in prototypes]
+        self.prototypes = [envs for _, envs in prototypes]
         self.names = [task.name for task, _ in prototypes]
         self.n_sims = len(prototypes) * n_envs_per_task
         self.n_threads = physics_threads(n_threads, self.n_sims)
@@ -59,18 +58,21 @@ class BatchBackend:
         self._actions: np.ndarray | None = None
 
     def _make_groups(self) -> list[SimulationGroup]:
-        """One batch for each run of tasks whose models have the same layout: usually one for all."""
+        """One batch for each run of rows whose models have the same layout: usually one for all."""
         groups: list[SimulationGroup] = []
-        for task_id in range(len(self.prototypes)):
-            start = task_id * self.n_envs_per_task
-            rows = slice(start, start + self.n_envs_per_task)
-            if groups and groups[-1].can_take(self.prototypes[task_id]):
-                groups[-1].take(self.prototypes[task_id], rows)
+        for row in range(self.n_sims):
+            prototype = self._prototype(row)
+            if groups and groups[-1].can_take(prototype):
+                groups[-1].take(prototype)
             else:
-                groups.append(SimulationGroup(self.prototypes[task_id], rows))
+                groups.append(SimulationGroup(prototype, row))
         for group in groups:
             group.build(self.n_threads)
         return groups
+
+    def _prototype(self, row: int) -> gym.Env[Any, Any]:
+        task, index = divmod(row, self.n_envs_per_task)
+        return self.prototypes[task][index % len(self.prototypes[task])]
 
     def _parts(self, rows: slice) -> Iterator[tuple[SimulationGroup, slice, slice]]:
         """The groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
@@ -98,12 +100,15 @@ class BatchBackend:
 
     def receive(self, rows: slice) -> Transitions:
         assert self._actions is not None
-        parts = [(group, own, group.step(own, self._actions[place])) for group, own, place in self._parts(rows)]
-        for group, own, _ in parts:
-            self._raise_on_fault(group, own)
-        if len(parts) == 1:
-            return parts[0][2]
-        steps = [step for _, _, step in parts]
+        try:
+            steps = [group.step(own, self._actions[place]) for group, own, place in self._parts(rows)]
+        except SimulationFault as fault:
+            raise RuntimeError(
+                f"Task {self.names[fault.row // self.n_envs_per_task]!r} (sub-environment {fault.row}): MuJoCo found "
+                f"{fault.meaning} at step {fault.step} of the episode and has reset the simulation"
+            ) from None
+        if len(steps) == 1:
+            return steps[0]
         return Transitions(
             np.concatenate([step.obs for step in steps]),
             np.concatenate([step.rewards for step in steps]),
@@ -111,20 +116,11 @@ class BatchBackend:
             [info for step in steps for info in step.infos],
         )
 
-    def _raise_on_fault(self, group: SimulationGroup, own: slice) -> None:
-        fault = group.first_fault(own)
-        if fault is None:
-            return
-        row, meaning = fault
-        sim = group.start + row
-        raise RuntimeError(
-            f"Task {self.names[sim // self.n_envs_per_task]!r} (sub-environment {sim}): MuJoCo found {meaning} "
-            f"at step {group.elapsed[row]} of the episode and has reset the simulation"
-        )
-
     def get_attr(self, row: int, name: str) -> Any:
-        """Attribute of the task's prototype; the state of single environments is not there."""
-        return self.prototypes[row // self.n_envs_per_task].get_wrapper_attr(name)
+        """Attribute of the row's prototype, which has the parameters of the environment but not its state."""
+        if name in ("data", "np_random", "state"):
+            raise NotImplementedError(f"{name!r} cannot be read: {_NO_ENVS}")
+        return self._prototype(row).get_wrapper_attr(name)
 
     def set_attr(self, row: int, name: str, value: Any) -> Never:
         raise NotImplementedError(f"{name!r} cannot be set: {_NO_ENVS}")
@@ -133,10 +129,11 @@ class BatchBackend:
         raise NotImplementedError(f"{name!r} cannot be called: {_NO_ENVS}")
 
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-        wrappers = wrappers_of(self.prototypes[row // self.n_envs_per_task])
+        wrappers = wrappers_of(self._prototype(row))
         return any(isinstance(wrapper, wrapper_class) for wrapper in wrappers)
 
     def close(self) -> None:
-        for env in self.prototypes:
-            env.close()
+        for envs in self.prototypes:
+            for env in envs:
+                env.close()
         self.groups = []

@@ -37,17 +37,18 @@ _SIZES = (
 class SimulationGroup:
     """The simulations of consecutive tasks whose models have the same layout, in one batch."""
 
-    def __init__(self, prototype: gym.Env[Any, Any], rows: slice) -> None:
-        self.start, self.stop = rows.start, rows.stop
+    def __init__(self, prototype: gym.Env[Any, Any], row: int) -> None:
+        self.start, self.stop = row, row + 1
         self._key = _layout(prototype)
-        self._envs = [prototype] * (rows.stop - rows.start)
+        self._envs = [prototype]
 
     def can_take(self, prototype: gym.Env[Any, Any]) -> bool:
         return _layout(prototype) == self._key
 
-    def take(self, prototype: gym.Env[Any, Any], rows: slice) -> None:
-        self.stop = rows.stop
-        self._envs += [prototype] * (rows.stop - rows.start)
+    def take(self, prototype: gym.Env[Any, Any]) -> None:
+        """Add a simulation with the parameters of ``prototype``."""
+        self.stop += 1
+        self._envs.append(prototype)
 
     def build(self, n_threads: int) -> None:
         unwrapped: list[Any] = [env.unwrapped for env in self._envs]
@@ -87,6 +88,7 @@ class SimulationGroup:
         before = self.qpos[own].copy()
         self.ctrl[own] = actions
         self._advance(own)
+        self._raise_on_fault(own)
         qpos, qvel = self.qpos[own].copy(), self.qvel[own].copy()
         obs = self.adapter.observe(qpos, qvel)
         outcome = self.adapter.outcome(own, before, qpos, qvel, actions)
@@ -114,16 +116,24 @@ class SimulationGroup:
         finally:
             mujoco.set_mju_user_warning(previous)
 
-    def first_fault(self, own: slice) -> tuple[int, str] | None:
-        """A simulation of ``own`` that diverged or got a bad action in its last step, and what happened to it.
+    def _raise_on_fault(self, own: slice) -> None:
+        """MuJoCo resets a diverged simulation by itself and says so in a counter only, which a reset clears.
 
-        MuJoCo resets such a simulation by itself and says so in a counter only.
+        :raises SimulationFault: if a simulation of ``own`` diverged or got a bad action in its last step
         """
         counts = self.batch.warning[own, _FIRST_FAULT : _LAST_FAULT + 1, 1]
-        if not counts.any():
-            return None
-        row, fault = np.argwhere(counts)[0].tolist()
-        return own.start + row, _FAULTS[_FIRST_FAULT + fault]
+        if counts.any():
+            row, fault = np.argwhere(counts)[0].tolist()
+            row += own.start
+            raise SimulationFault(self.start + row, _FAULTS[_FIRST_FAULT + fault], int(self.elapsed[row]) + 1)
+
+
+class SimulationFault(Exception):  # noqa: N818 (the backend makes an error of it)
+    """A simulation failed: its row, what MuJoCo found, and the step of the episode."""
+
+    def __init__(self, row: int, meaning: str, step: int) -> None:
+        super().__init__(f"sub-environment {row}: MuJoCo found {meaning} at step {step}")
+        self.row, self.meaning, self.step = row, meaning, step
 
 
 def _ignore(_message: str) -> None:

@@ -29,10 +29,10 @@ class TaskCyclingVecEnv(VecEnv):
     """
 
     def __init__(self, venv: Any) -> None:
-        if not hasattr(venv, "task_view"):
+        if not hasattr(type(venv), "task_view"):  # of its own: wrappers forward that of the VecEnv inside
             raise TypeError(
-                f"TaskCyclingVecEnv needs a MultiTaskVecEnv, which has tasks to cycle through (got {venv!r}). "
-                "Make one with sb3_multitask.make_multitask_vec_env(tasks)."
+                "TaskCyclingVecEnv needs a MultiTaskVecEnv, or a MultiTaskVecNormalize over one, without other "
+                f"wrappers (got {venv!r}). Make one with sb3_multitask.make_multitask_vec_env(tasks)."
             )
         self.venv = venv
         self.n_tasks: int = venv.n_tasks

@@ -40,5 +40,14 @@ class Infos(list[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
 
+    def __reversed__(self) -> Iterator[dict[str, Any]]:
+        return iter(list(self)[::-1])
+
+    def __add__(self, other: Any) -> list[Any]:
+        return list(iter(self)) + list(other)
+
+    def copy(self) -> list[dict[str, Any]]:
+        return list(iter(self))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(iter(self)),)  # copied and pickled as the plain list it stands for

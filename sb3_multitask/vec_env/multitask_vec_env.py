@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -24,11 +24,10 @@ from sb3_multitask.vec_env.backends import (
     SubprocBackend,
     make_quietly,
 )
-from sb3_multitask.vec_env.batch import BatchBackend, why_not_batch
+from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
 from sb3_multitask.vec_env.monitor import EpisodeMonitor
 
-Prototype: TypeAlias = tuple[Task, gym.Env[Any, Any]]
 _BACKEND_NAMES = {BatchBackend: "batch", DummyBackend: "dummy", SubprocBackend: "subproc"}
 StepReturn = tuple[TaskObs, np.ndarray, np.ndarray, list[dict[str, Any]]]
 
@@ -72,7 +71,7 @@ class MultiTaskVecEnv(VecEnv):
         self.n_tasks = len(self.tasks)
         self.n_envs_per_task = _checked_count(n_envs_per_task)
         self.task_ids = np.repeat(np.arange(self.n_tasks), n_envs_per_task)
-        prototypes = _make_prototypes(self.tasks)
+        prototypes = _make_prototypes(self.tasks, self.n_envs_per_task)
         try:
             observation_space, action_space = _common_spaces(prototypes)
             self._backend = _make_backend(backend, prototypes, n_envs_per_task, render_mode, n_threads)
@@ -237,27 +236,33 @@ def _checked_count(n_envs_per_task: int) -> int:
     return int(n_envs_per_task)
 
 
-def _make_prototypes(tasks: Sequence[Task]) -> list[Prototype]:
-    """One environment of each task, to compare their spaces and to read their parameters."""
-    prototypes: list[Prototype] = []
+def _make_prototypes(tasks: Sequence[Task], n_envs_per_task: int) -> list[Prototypes]:
+    """Environments of each task, to compare their spaces and to read their parameters.
+
+    One of a registered id, whose copies are alike; of a callable one for each copy, since it may make them differ.
+    """
+    prototypes: list[Prototypes] = []
     try:
         for task in tasks:
-            prototypes.append((task, make_quietly(task)))
-            check_spaces(*prototypes[-1])
+            prototypes.append((task, []))
+            for _ in range(n_envs_per_task if callable(task.env_id) else 1):
+                prototypes[-1][1].append(make_quietly(task))
+                check_spaces(task, prototypes[-1][1][-1])
     except Exception:
         _close(prototypes)
         raise
     return prototypes
 
 
-def _close(prototypes: Sequence[Prototype]) -> None:
-    for _, env in prototypes:
-        env.close()
+def _close(prototypes: Sequence[Prototypes]) -> None:
+    for _, envs in prototypes:
+        for env in envs:
+            env.close()
 
 
 def _make_backend(
     name: BackendName,
-    prototypes: Sequence[Prototype],
+    prototypes: Sequence[Prototypes],
     n_envs_per_task: int,
     render_mode: str | None,
     n_threads: int | None,
@@ -284,12 +289,12 @@ def _warn_once(reason: str) -> None:
     warnings.warn(f'The native backend is not used: {reason}. Falling back to backend="dummy".', stacklevel=5)
 
 
-def _common_spaces(prototypes: Sequence[Prototype]) -> tuple[spaces.Box, spaces.Box]:
+def _common_spaces(prototypes: Sequence[Prototypes]) -> tuple[spaces.Box, spaces.Box]:
     """The spaces of all tasks, compared, since SB3 looks at the first env only.
 
     Observations may differ in their bounds (the widest are taken) but not in their shape; actions in neither.
     """
-    (first, env), *others = prototypes
+    (first, env), *others = [(task, env) for task, envs in prototypes for env in envs]
     first_obs, first_action = check_spaces(first, env)
     low, high = first_obs.low, first_obs.high
     for task, other in others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import numpy as np
@@ -13,7 +14,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.multitask_vec_env import StepReturn
-from sb3_multitask.vec_env.statistics import TaskMoments, TaskRunningMeanStd, Tasks
+from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd, Tasks
+
+
+@dataclass
+class _Shared:
+    """What a normaliser and its views share."""
+
+    moments: TaskMoments
 
 
 class MultiTaskVecNormalize(VecNormalize):
@@ -47,7 +55,8 @@ class MultiTaskVecNormalize(VecNormalize):
         observation_space = cast("spaces.Dict", venv.observation_space)
         (obs_dim,) = cast("spaces.Box", observation_space["obs"]).shape
         # Before SB3's constructor, which assigns initial values to the properties below.
-        self._moments = TaskMoments(venv.n_tasks, obs_dim)
+        self._shared = _Shared(TaskMoments(venv.n_tasks, obs_dim))
+        self._task_names: tuple[str, ...] = venv.task_names
         self._obs_columns, self._ret_column = slice(0, obs_dim), slice(obs_dim, obs_dim + 1)
         self._make_returns(venv)
         super().__init__(
@@ -73,19 +82,32 @@ class MultiTaskVecNormalize(VecNormalize):
         return state
 
     def set_venv(self, venv: Any) -> None:
-        """After unpickling: the VecEnv to wrap."""
+        """After unpickling: the VecEnv to wrap.
+
+        :raises ValueError: if it has other tasks than these statistics
+        """
+        if venv.task_names != self._task_names:
+            raise ValueError(
+                "These statistics are of other tasks, or in another order.\n"
+                f"  statistics: {', '.join(self._task_names)}\n  env:        {', '.join(venv.task_names)}"
+            )
         self._make_returns(venv)
         super().set_venv(venv)
 
-    # Statistics are properties that write into the shared table, so that replacing them here replaces them in every
-    # view; SB3 assigns to them in its constructor and in sync_envs_normalization.
+    # Statistics are properties onto a table that all views share. Assigning makes a new table for all of them, so that
+    # what was read before stays as it was; SB3 assigns in its constructor and in sync_envs_normalization.
+
+    @property
+    def _moments(self) -> TaskMoments:
+        return self._shared.moments
 
     @property  # type: ignore[override]  # dict values are ours
     def obs_rms(self) -> dict[str, TaskRunningMeanStd]:
-        return {"obs": TaskRunningMeanStd(self._moments, self._obs_columns)}
+        return ObsRms(obs=TaskRunningMeanStd(self._moments, self._obs_columns))
 
     @obs_rms.setter
     def obs_rms(self, value: dict[str, RunningMeanStd]) -> None:
+        self._shared.moments = self._moments.copy()
         self.obs_rms["obs"].assign(value["obs"])
 
     @property
@@ -94,6 +116,7 @@ class MultiTaskVecNormalize(VecNormalize):
 
     @ret_rms.setter
     def ret_rms(self, value: RunningMeanStd) -> None:
+        self._shared.moments = self._moments.copy()
         self.ret_rms.assign(value)
 
     @property
@@ -220,15 +243,14 @@ class MultiTaskVecNormalize(VecNormalize):
         return reward
 
     def get_state(self) -> dict[str, Any]:
-        """Statistics and settings, as travel with a model: plain values and arrays, copied."""
-        settings = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
-        state: dict[str, Any] = {name: getattr(self, name) for name in settings}
+        """What a model's inputs depend on, and its returns' statistics: plain values and arrays, copied."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in ("norm_obs", "clip_obs", "epsilon")}
         for name, rms in {"obs_rms": self.obs_rms["obs"], "ret_rms": self.ret_rms}.items():
             state[name] = {"mean": rms.mean.copy(), "var": rms.var.copy(), "count": rms.count.copy()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` returned.
+        """Put back what :meth:`get_state` returned. How rewards are treated stays as it is.
 
         :raises ValueError: if the statistics have another shape
         """

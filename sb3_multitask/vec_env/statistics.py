@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TypeAlias
 
 import numpy as np
@@ -25,6 +26,10 @@ class TaskMoments:
     def __init__(self, n_tasks: int, obs_dim: int, epsilon: float = 1e-4) -> None:
         shape = (n_tasks, obs_dim + 1)
         self.mean, self.var, self.count = np.zeros(shape), np.ones(shape), np.full(shape, epsilon)
+
+    def copy(self) -> TaskMoments:
+        """An independent copy."""
+        return copy.deepcopy(self)
 
     def update(self, tasks: Tasks, batch: np.ndarray, columns: slice = slice(None)) -> None:
         """Take in new samples of some tasks; the others stay as they are, bit for bit.
@@ -71,8 +76,25 @@ class TaskRunningMeanStd(RunningMeanStd):
         self._columns = columns
 
     def assign(self, other: RunningMeanStd) -> None:
-        """Take over the values of another, of the same shape or without a task axis."""
+        """Take over the values of another, of the same shape or without a task axis.
+
+        :raises ValueError: if it is of other tasks or observations
+        """
+        own, given = self.mean.shape, np.shape(other.mean)
+        if given not in (own, own[1:]):
+            raise ValueError(f"Statistics of shape {given} do not fit {own} (n_tasks, ...)")
         self.mean, self.var, self.count = other.mean, other.var, other.count
+
+    def copy(self) -> TaskRunningMeanStd:
+        """An independent copy."""
+        return copy.deepcopy(self)
+
+    def update(self, arr: np.ndarray) -> None:  # noqa: ARG002
+        """Not for statistics per task: rows alone do not say which task they are of.
+
+        :raises TypeError: always
+        """
+        raise TypeError("Statistics per task are updated by MultiTaskVecNormalize, which knows the task of each row")
 
     @property
     def mean(self) -> np.ndarray:
@@ -97,3 +119,15 @@ class TaskRunningMeanStd(RunningMeanStd):
     @count.setter
     def count(self, value: np.ndarray | float) -> None:
         self._moments.count[:, self._columns] = value
+
+
+class ObsRms(dict[str, TaskRunningMeanStd]):
+    """SB3's dict of statistics by observation key; what is assigned to a key is written into the table."""
+
+    def __setitem__(self, key: str, value: RunningMeanStd) -> None:
+        if key not in self:
+            raise KeyError(f"Only {', '.join(self)} is normalised (got {key!r})")
+        self[key].assign(value)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, TaskRunningMeanStd]]]:
+        return dict, (dict(self),)  # a copy belongs to nobody
