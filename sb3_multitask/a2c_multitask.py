@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
+import cloudpickle
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -25,12 +25,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
 from sb3_multitask.losses import A2CLoss, a2c_loss, a2c_loss_per_task
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.task_logging import make_room_for_tasks
+from sb3_multitask.task_logging import log_std, log_update, make_room_for_tasks, refuse_update
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
-from sb3_multitask.vec_env import MultiTaskVecNormalize, TaskCyclingVecEnv, make_multitask_vec_env
+from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
+from sb3_multitask.vec_env.schedule import (
+    TaskSchedule,
+    check_same_tasks,
+    check_task_observations,
+    scheduled,
+    task_names_of,
+    task_normalizer_of,
+)
 
-TaskSchedule: TypeAlias = Literal["joint", "cycle"]
 Engine: TypeAlias = Literal["auto", "fast", "torch"]
 
 
@@ -87,8 +94,8 @@ class A2CMultiTask(A2C):
         engine: Engine = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        _check_choice("task_schedule", task_schedule, get_args(TaskSchedule))
-        _check_choice("engine", engine, get_args(Engine))
+        check_choice("task_schedule", task_schedule, get_args(TaskSchedule))
+        check_choice("engine", engine, get_args(Engine))
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: Engine = engine
         self._fast: FastEngine | None = None
@@ -101,7 +108,7 @@ class A2CMultiTask(A2C):
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
         super().__init__(
             policy,
-            None if env is None else self._wrap_env(env, gamma=gamma),  # type: ignore[arg-type]  # load() passes None
+            None if env is None else self._wrap_env(env, normalize={"gamma": gamma}),  # type: ignore[arg-type]  # load() passes None
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,
@@ -133,7 +140,6 @@ class A2CMultiTask(A2C):
             self._fast_update()
         else:
             self._torch_update()
-        self._n_updates += 1
         if self.task_schedule == "cycle":
             self._next_task()
 
@@ -149,26 +155,47 @@ class A2CMultiTask(A2C):
                 advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
             rows = (log_prob, values.flatten(), entropy, advantages, rollout_data.returns)
 
+            observations: Any = rollout_data.observations
+            task, n_tasks = observations["task"].long().flatten(), self.policy.n_tasks
+            present = th.bincount(task, minlength=n_tasks).bool().tolist()
             terms = a2c_loss(*rows)
             loss = terms.policy_loss + self.ent_coef * terms.entropy_loss + self.vf_coef * terms.value_loss
 
+            if not th.isfinite(loss):
+                refuse_update(self.task_names or (), a2c_loss_per_task(task, n_tasks, *rows), present)
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
 
             with th.no_grad():
-                observations: Any = rollout_data.observations
-                task = observations["task"].long().flatten()
-                per_task = a2c_loss_per_task(task, self.policy.n_tasks, *rows)
+                per_task = a2c_loss_per_task(task, n_tasks, *rows)
+        self._n_updates += 1
         buffer = self.rollout_buffer
-        self._log_update(per_task, buffer.values.flatten(), buffer.returns.flatten(), self._n_updates + 1, terms)
+        self._log_update(per_task, present, buffer.values.flatten(), buffer.returns.flatten(), terms)
+
+    def _log_update(
+        self,
+        per_task: A2CLoss,
+        present: Sequence[bool],
+        values: np.ndarray,
+        returns: np.ndarray,
+        terms: A2CLoss | None = None,
+    ) -> None:
+        """Record an update: see :func:`~sb3_multitask.task_logging.log_update`."""
+        names, policy = self.task_names or (), self.policy
+        self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._logger.record("train/explained_variance", explained_variance(values, returns))
+        log_update(self._logger, names, per_task, present, terms)
+        if policy.log_std_mode != "state_dependent":
+            log_std(self._logger, names, policy.log_std.detach().exp())
 
     def _fast_update(self) -> None:
         """The same objective in closed form; its terms are logged when somebody asks for the logger."""
         assert self._fast is not None
         update_learning_rate(self.policy.optimizer, self.lr_schedule(self._current_progress_remaining))
         self._unlogged = self._fast.update()
+        self._n_updates += 1
 
     @property
     def logger(self) -> Logger:
@@ -176,41 +203,8 @@ class A2CMultiTask(A2C):
         if self._unlogged is not None:
             rows, self._unlogged = self._unlogged, None
             self._logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
-            self._log_update(rows.per_task(), rows.values.ravel(), rows.returns.ravel(), self._n_updates)
+            self._log_update(rows.per_task(), rows.present(), rows.values.ravel(), rows.returns.ravel())
         return self._logger
-
-    def _log_update(
-        self,
-        per_task: A2CLoss,
-        values: np.ndarray,
-        returns: np.ndarray,
-        n_updates: int,
-        terms: A2CLoss | None = None,
-    ) -> None:
-        """Record the terms of the loss: SB3's keys, and the same for each task that took part.
-
-        :param per_task: means over each task's rows, (n_tasks,); NaN for a task that took no part
-        :param values: value estimates, (n_rows,)
-        :param returns: their targets, (n_rows,)
-        :param n_updates: updates made so far
-        :param terms: means over all rows; by default those of ``per_task``, whose tasks have equally many rows
-        """
-        log, names = self.logger, self.task_names or ()
-        log.record("train/n_updates", n_updates, exclude="tensorboard")
-        log.record("train/explained_variance", explained_variance(values, returns))
-        for term, means in vars(per_task).items():
-            by_task = dict(zip(names, means.tolist(), strict=True))
-            present = {name: value for name, value in by_task.items() if not np.isnan(value)}
-            mean = sum(present.values()) / len(present) if terms is None else getattr(terms, term).item()
-            log.record(f"train/{term}", mean)
-            for name, value in present.items():
-                log.record(f"train/{name}/{term}", value)
-        if self.policy.log_std_mode != "state_dependent":
-            std = self.policy.log_std.detach().exp()
-            log.record("train/std", std.mean().item())
-            if self.policy.log_std_mode == "per_task":
-                for name, value in zip(names, std.mean(dim=1).tolist(), strict=True):
-                    log.record(f"train/{name}/std", value)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -312,46 +306,50 @@ class A2CMultiTask(A2C):
 
     @staticmethod
     def _wrap_env(
-        env: GymEnv | TasksLike, verbose: int = 0, monitor_wrapper: bool = True, gamma: float = 0.99
+        env: GymEnv | TasksLike,
+        verbose: int = 0,
+        monitor_wrapper: bool = True,
+        normalize: bool | dict[str, Any] = True,
     ) -> VecEnv:
         if isinstance(env, str | Task | Sequence):
-            return make_multitask_vec_env(env, normalize={"gamma": gamma})
-        _check_observation_space(env)
+            return make_multitask_vec_env(env, normalize=normalize)
+        check_task_observations(env)
         return A2C._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        check_choice("task_schedule", self.task_schedule, get_args(TaskSchedule))  # load(...) may have set it
+        check_choice("engine", self.engine, get_args(Engine))
         if self.task_names is not None:
             self.task_names = tuple(self.task_names)  # a list if read from a file
         if self.env is not None:
-            self.env = self._attach(self.env)
+            self._check_env(self.env, self.normalizer_state)
+            self.env = scheduled(self.env, self.task_schedule)
             self.n_envs = self.env.num_envs
+            self._adopt_env(self.env)
         super()._setup_model()
 
-    def _attach(self, env: VecEnv) -> VecEnv:
-        """Check the env's tasks, give it the model's statistics, and make it cycle if the schedule says so."""
-        names = task_names_of(env)
-        _check_same_tasks(self.task_names, names)
-        if isinstance(env, TaskCyclingVecEnv):
-            if self.task_schedule == "joint":
-                raise ValueError(
-                    'task_schedule="joint" needs all tasks in one step, and a TaskCyclingVecEnv shows one at a time: '
-                    'pass the env inside it, or task_schedule="cycle".'
-                )
-            env = env.venv
-        normalizer = env if isinstance(env, MultiTaskVecNormalize) else None
-        if self.normalizer_state is not None:
-            if normalizer is None:
-                raise ValueError(
-                    "The model was trained on normalised observations, and this env does not normalise: make it with "
-                    "make_multitask_vec_env(tasks, normalize=True)."
-                )
-            normalizer.set_state(self.normalizer_state)
-        self.task_names = names
-        self.tasks = getattr(env, "tasks", self.tasks)
-        if self.task_schedule == "cycle" and not _is_cycling(env):
-            env = normalizer.cycling() if normalizer is not None else TaskCyclingVecEnv(env)
-        self._vec_normalize_env = env if isinstance(env, MultiTaskVecNormalize) else self._vec_normalize_env
-        return env
+    def _check_env(self, env: VecEnv, state: dict[str, Any] | None) -> None:
+        """Raise if an env is not one for this model, whose statistics are ``state``; changes nothing."""
+        check_same_tasks(self.task_names, task_names_of(env))
+        normalizes = task_normalizer_of(env) is not None
+        if state is not None and not normalizes:
+            raise ValueError(
+                "The model was trained on normalised observations, and this env does not normalise: make it with "
+                "make_multitask_vec_env(tasks, normalize=True)."
+            )
+        if state is None and normalizes and self.num_timesteps > 0:
+            raise ValueError(
+                "The model was trained on raw observations, and this env normalises: make it with "
+                "make_multitask_vec_env(tasks, normalize=False)."
+            )
+
+    def _adopt_env(self, env: VecEnv) -> None:
+        """Give the env's normaliser the model's statistics, and the model the env's tasks."""
+        self._vec_normalize_env = task_normalizer_of(env)
+        if self.normalizer_state is not None and self._vec_normalize_env is not None:
+            self._vec_normalize_env.set_state(self.normalizer_state)
+        self.task_names = task_names_of(env)
+        self.tasks = getattr(env, "tasks", None)
 
     def get_normalizer_state(self) -> dict[str, Any] | None:
         """The statistics that travel with the model: its env's, or those it was loaded with; None without."""
@@ -361,10 +359,16 @@ class A2CMultiTask(A2C):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set the env; its normaliser, if any, takes over the model's statistics.
 
-        :raises ValueError: if it has other tasks, another order, or no normaliser where the model needs one
+        :raises ValueError: if it has other tasks or another order, or normalises where the model's did not, or the
+            other way round
         """
-        self.normalizer_state = self.get_normalizer_state()
-        super().set_env(self._attach(self._wrap_env(env, self.verbose)), force_reset)
+        env = self._wrap_env(env, self.verbose)
+        state = self.get_normalizer_state()
+        self._check_env(env, state)
+        super().set_env(scheduled(env, self.task_schedule), force_reset)  # refuses without a change
+        self.normalizer_state = state
+        assert self.env is not None
+        self._adopt_env(self.env)
 
     # Files
 
@@ -377,8 +381,16 @@ class A2CMultiTask(A2C):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save the model as SB3 does, with its ordered task names and its normaliser's statistics."""
+        """Save the model as SB3 does, with its ordered task names and its normaliser's statistics.
+
+        The tasks themselves are saved too, for ``evaluate_tasks(model)``, unless a factory cannot be pickled.
+        """
         self.normalizer_state = self.get_normalizer_state()
+        exclude = [] if exclude is None else list(exclude)
+        try:
+            cloudpickle.dumps(self.tasks)
+        except Exception:  # pickling runs the factories' code, which may raise anything
+            exclude.append("tasks")
         super().save(path, exclude, include)
 
     @classmethod
@@ -397,11 +409,12 @@ class A2CMultiTask(A2C):
         :raises ValueError: if ``env`` has another set or order of tasks than the model; shows both
         """
         if env is not None:
-            env = cls._wrap_env(env)
-            data, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
+            saved, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
             if isinstance(path, io.IOBase):
                 path.seek(0)
-            _check_same_tasks((data or {}).get("task_names"), task_names_of(env))
+            saved = saved or {}
+            env = cls._wrap_env(env, normalize=saved.get("normalizer_state") is not None)
+            check_same_tasks(saved.get("task_names"), task_names_of(env))
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
@@ -414,41 +427,6 @@ class A2CMultiTask(A2C):
         return super()._get_policy_from_name(policy_name)
 
 
-def task_names_of(env: VecEnv) -> tuple[str, ...]:
-    """Names of the tasks of a VecEnv, in the order of the heads.
-
-    :raises ValueError: if its sub-environments do not agree on them
-    """
-    if hasattr(env, "task_names"):
-        return tuple(env.task_names)
-    names: list[tuple[str, ...]] = env.get_attr("task_names")
-    if len(set(names)) != 1:
-        raise ValueError(f"The sub-environments of an env must know the same tasks (got {sorted(set(names))})")
-    return names[0]
-
-
-def _is_cycling(env: VecEnv) -> bool:
-    return isinstance(env, TaskCyclingVecEnv) or isinstance(getattr(env, "venv", None), TaskCyclingVecEnv)
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
-
-
-def _check_observation_space(env: Any) -> None:
-    space = getattr(env, "observation_space", None)
-    if not isinstance(space, spaces.Dict) or set(space.spaces) != {"obs", "task"}:
-        raise ValueError(
-            f"A2CMultiTask needs an env whose observations carry their task, Dict(obs, task), not {space}. "
-            "Make it with make_multitask_vec_env(tasks), or pass the tasks themselves: "
-            'A2CMultiTask("MultiTaskMlpPolicy", ["Hopper-v5", ...]).'
-        )
-
-
-def _check_same_tasks(model_tasks: Sequence[str] | None, env_tasks: Sequence[str]) -> None:
-    if model_tasks is not None and tuple(model_tasks) != tuple(env_tasks):
-        raise ValueError(
-            "The env's tasks are not the model's, and heads follow their order.\n"
-            f"  model: {', '.join(model_tasks)}\n  env:   {', '.join(env_tasks)}"
-        )

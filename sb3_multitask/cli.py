@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ def _main() -> None:
         "[bold]Examples[/bold]\n\n"
         "sb3-multitask train --config zoo_configs/quickstart.yml\n\n"
         "sb3-multitask train --tasks HalfCheetahBody6 --n-timesteps 1000000 --seed 1\n\n"
-        "sb3-multitask train --tasks Hopper-v5,Hopper-v5 --set ent_coef=0.001"
+        "sb3-multitask train --tasks HalfCheetahBigLeg-v0,HalfCheetah-v5 --set ent_coef=0.001"
     )
 )
 def train(
@@ -66,10 +67,12 @@ def train(
     run_config = load_config(config, overrides) if config is not None else make_config(overrides)
     name = run_config.tasks if isinstance(run_config.tasks, str) else f"{len(run_config.tasks)}_tasks"
     folder = RunFolder.create(run_dir, name.replace("/", "_"), overwrite)
-    console.print(f"Run folder: [bold]{folder.path}[/bold]")
+    console.print(f"Run folder: [bold]{escape(str(folder.path))}[/bold]")
     results = train_run(run_config, folder, progress, verbose=int(verbose), announce=console.print)
     console.print(_results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
-    console.print(f"Learning curves: [bold]{folder.curves}[/bold]; model: [bold]{folder.model}[/bold]")
+    console.print(
+        f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; model: [bold]{escape(str(folder.model))}[/bold]"
+    )
 
 
 @app.command(
@@ -96,7 +99,7 @@ def evaluate(
         raise FileNotFoundError(f"{path} does not exist; give a run's folder or a model.zip")
     agent = A2CMultiTask.load(path, device="cpu")
     results = evaluate_tasks(agent, n_eval_episodes=n_eval_episodes, deterministic=deterministic, seed=seed)
-    console.print(_results_table({"return": results}, f"{path}, {n_eval_episodes} episodes per task"))
+    console.print(_results_table({"return": results}, f"{escape(str(path))}, {n_eval_episodes} episodes per task"))
 
 
 def _split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:
@@ -106,13 +109,17 @@ def _split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:
 def _parse_settings(settings: list[str]) -> dict[str, Any]:
     """``["ent_coef=0.01"]`` -> values, read as YAML."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     parsed = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set needs KEY=VALUE (got {setting!r})")
-        parsed[key.strip()] = YAML(typ="safe").load(value)
+        try:
+            parsed[key.strip()] = YAML(typ="safe").load(value)
+        except YAMLError as e:
+            raise ValueError(f"--set {setting!r}: the value is no YAML: {e}") from e
     return parsed
 
 
@@ -135,8 +142,8 @@ def main() -> None:
     """Run the command line; what a user did wrong is one message, not a traceback."""
     try:
         app()
-    except (ValueError, TypeError, OSError) as e:
-        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {e}", highlight=False)
+    except (ValueError, TypeError, OSError, RuntimeError) as e:
+        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(e))}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

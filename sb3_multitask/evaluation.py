@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
@@ -19,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.task_logging import make_room_for_tasks
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
+from sb3_multitask.vec_env.schedule import task_normalizer_of
 
 Score: TypeAlias = Literal["mean", "worst"]
 
@@ -75,7 +75,7 @@ def evaluate_tasks(
         venv = MultiTaskVecEnv(_tasks_of(model), min(n_eval_episodes, 5), seed=seed)
     else:
         venv = _checked_env(model, env)
-    eval_env = _with_statistics_of(model, venv)
+    eval_env = _normalized_like(model, venv, env)
     try:
         with _untouched(model, seed):
             episodes = _run_episodes(model, eval_env, n_eval_episodes, deterministic, max_episode_steps)
@@ -90,37 +90,49 @@ def _run_episodes(
 ) -> dict[str, list[tuple[float, int]]]:
     """(return, length) of ``n_eval_episodes`` episodes of each task.
 
-    Episodes are dealt out to the copies of a task beforehand, as SB3 does: taking the first to finish would favour
-    short ones.
+    In rounds: every copy of every task plays one episode after a reset of all, whatever its length, so that short
+    episodes are not favoured and one that never ends can be left behind.
     """
     venv = cast("MultiTaskVecEnv", env.unwrapped)
-    names, n_copies = venv.task_names, venv.n_envs_per_task
-    quota = np.tile([(n_eval_episodes + i) // n_copies for i in range(n_copies)], len(names))
-    episodes: list[list[tuple[float, int]]] = [[] for _ in range(env.num_envs)]
-    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=int)
+    episodes: dict[str, list[tuple[float, int]]] = {name: [] for name in venv.task_names}
     capped: set[str] = set()
-    obs = env.reset()
-    while any(len(done) < wanted for done, wanted in zip(episodes, quota, strict=True)):
-        actions, _ = model.predict(obs, deterministic=deterministic)  # type: ignore[arg-type]
-        obs, rewards, dones, infos = env.step(actions)
-        returns += rewards
-        lengths += 1
-        for i in (dones | (lengths >= max_episode_steps)).nonzero()[0]:
-            if len(episodes[i]) < quota[i]:
-                finished = infos[i].get("episode", {"r": returns[i], "l": lengths[i]})
-                episodes[i].append((float(finished["r"]), int(finished["l"])))
-                if not dones[i]:
-                    capped.add(names[i // n_copies])
-            returns[i], lengths[i] = 0.0, 0
+    while n_missing := n_eval_episodes - len(episodes[venv.task_names[0]]):
+        wanted = np.tile(np.arange(venv.n_envs_per_task) < n_missing, venv.n_tasks)
+        played = _run_round(model, env, wanted, deterministic, max_episode_steps)
+        for row, (episode, ended) in played.items():
+            name = venv.task_names[row // venv.n_envs_per_task]
+            episodes[name].append(episode)
+            if not ended:
+                capped.add(name)
     if capped:
         warnings.warn(
             f"Episodes of {', '.join(sorted(capped))} did not end within {max_episode_steps} steps "
             "(`max_episode_steps`); their returns count up to there.",
             stacklevel=3,
         )
-    return {
-        name: list(chain.from_iterable(episodes[i * n_copies : (i + 1) * n_copies])) for i, name in enumerate(names)
-    }
+    return episodes
+
+
+def _run_round(
+    model: BaseAlgorithm, env: VecEnv, wanted: np.ndarray, deterministic: bool, max_episode_steps: int
+) -> dict[int, tuple[tuple[float, int], bool]]:
+    """One episode of every wanted row: row -> ((return, length), whether it ended by itself), rows ascending."""
+    played: dict[int, tuple[tuple[float, int], bool]] = {}
+    returns = np.zeros(env.num_envs)
+    running = wanted.copy()
+    obs = env.reset()
+    for length in range(1, max_episode_steps + 1):
+        actions, _ = model.predict(obs, deterministic=deterministic)  # type: ignore[arg-type]
+        obs, rewards, dones, infos = env.step(actions)
+        returns += rewards
+        for row in (dones & running).nonzero()[0].tolist():
+            played[row] = ((float(infos[row]["episode"]["r"]), length), True)
+        running &= ~dones
+        if not running.any():
+            break
+    for row in running.nonzero()[0].tolist():
+        played[row] = ((float(returns[row]), length), False)
+    return dict(sorted(played.items()))
 
 
 def _tasks_of(model: BaseAlgorithm) -> tuple[Task, ...]:
@@ -150,30 +162,43 @@ def _checked_env(model: BaseAlgorithm, env: VecEnv) -> MultiTaskVecEnv:
     return venv
 
 
-def _with_statistics_of(model: BaseAlgorithm, venv: MultiTaskVecEnv) -> VecEnv:
-    """``venv`` normalised as the model's observations are, with raw rewards and statistics that stay."""
+def _normalized_like(model: BaseAlgorithm, venv: MultiTaskVecEnv, given: VecEnv | None) -> VecEnv:
+    """``venv`` normalised as the model's observations are, with raw rewards and statistics that stay.
+
+    A model that brings no statistics (another algorithm, loaded from a file) is given those of the env it came with.
+
+    :raises ValueError: if the model or the env has a stock ``VecNormalize``
+    """
     state = normalizer_state_of(model)
+    if state is None and given is not None:
+        normalizer = task_normalizer_of(given)
+        state = None if normalizer is None or model.get_env() is not None else normalizer.get_state()
     if state is None:
         return venv
-    normalizer = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
-    normalizer.set_state(state)
-    return normalizer
+    frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
+    frozen.set_state(state)
+    return frozen
 
 
 def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """The statistics that a model's observations are normalised with, or None."""
-    normalizer = model.get_vec_normalize_env()
-    if isinstance(normalizer, MultiTaskVecNormalize):
-        return normalizer.get_state()
-    return getattr(model, "normalizer_state", None)
+    """The statistics that a model's observations are normalised with, or None.
+
+    :raises ValueError: if they are a stock ``VecNormalize``'s
+    """
+    env = model.get_env()
+    normalizer = None if env is None else task_normalizer_of(env)
+    return getattr(model, "normalizer_state", None) if normalizer is None else normalizer.get_state()
 
 
 @contextmanager
 def _untouched(model: BaseAlgorithm, seed: int) -> Iterator[None]:
     """Put back torch's random state and the policy's mode afterwards."""
     was_training = model.policy.training
-    with th.random.fork_rng(devices=[]):
-        th.manual_seed(seed)
+    on_gpu = model.device.type == "cuda"
+    with th.random.fork_rng(devices=[model.device] if on_gpu else []):
+        th.default_generator.manual_seed(seed)  # th.manual_seed would seed every device, forked or not
+        if on_gpu:
+            th.cuda.manual_seed(seed)
         try:
             yield
         finally:

@@ -1,10 +1,14 @@
-"""Per-task keys in SB3's logger."""
+"""Per-task keys in SB3's logger, and what is said of a task that went wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Never
 
+import torch as th
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
+
+from sb3_multitask.losses import A2CLoss
 
 _LONGEST_PREFIX_AND_KEY = len("rollout//explained_variance")
 
@@ -18,3 +22,44 @@ def make_room_for_tasks(logger: Logger, task_names: Iterable[str]) -> None:
     for output_format in logger.output_formats:
         if isinstance(output_format, HumanOutputFormat):
             output_format.max_length = max(output_format.max_length, needed)
+
+
+def log_update(
+    logger: Logger, names: Sequence[str], per_task: A2CLoss, present: Sequence[bool], terms: A2CLoss | None = None
+) -> None:
+    """Record the terms of the loss: SB3's keys, and the same for each task that took part.
+
+    :param names: of all tasks
+    :param per_task: means over each task's rows, (n_tasks,)
+    :param present: whether a task took part, (n_tasks,)
+    :param terms: means over all rows; by default those of ``per_task``, whose tasks have equally many rows
+    """
+    for term, means in vars(per_task).items():
+        by_task = {name: mean for name, mean, here in zip(names, means.tolist(), present, strict=True) if here}
+        pooled = sum(by_task.values()) / len(by_task) if terms is None else getattr(terms, term).item()
+        logger.record(f"train/{term}", pooled)
+        for name, mean in by_task.items():
+            logger.record(f"train/{name}/{term}", mean)
+
+
+def log_std(logger: Logger, names: Sequence[str], std: th.Tensor) -> None:
+    """Record the standard deviation of the actions: SB3's key, and each task's if ``std`` is (n_tasks, action_dim)."""
+    logger.record("train/std", std.mean().item())
+    if std.ndim == 2:
+        for name, mean in zip(names, std.mean(dim=1).tolist(), strict=True):
+            logger.record(f"train/{name}/std", mean)
+
+
+def refuse_update(names: Sequence[str], per_task: A2CLoss, present: Sequence[bool]) -> Never:
+    """Say whose loss is not finite; the weights are still as they were.
+
+    :param per_task: means over each task's rows, (n_tasks,)
+    :param present: whether a task took part, (n_tasks,)
+    :raises RuntimeError: always
+    """
+    finite = th.isfinite(per_task.policy_loss) & th.isfinite(per_task.value_loss)
+    guilty = [name for name, fine, here in zip(names, finite.tolist(), present, strict=True) if here and not fine]
+    raise RuntimeError(
+        f"The loss is not finite because of {', '.join(guilty) or 'the policy itself'}: NaN or infinite rewards, "
+        "observations or weights. The update was not made."
+    )

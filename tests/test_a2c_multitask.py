@@ -1,4 +1,5 @@
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from conftest import DriftEnv, drift_tasks, weights_equal
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 
 import sb3_multitask as mt
 
@@ -238,7 +240,7 @@ def test_cycling_envs_and_schedules_that_do_not_fit_are_refused():
         mt.A2CMultiTask("MultiTaskMlpPolicy", cycling)
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", cycling, task_schedule="cycle", device="cpu").learn(10)
     assert model.get_vec_normalize_env() is model.get_env()
-    with pytest.raises(TypeError, match="TaskCyclingVecEnv needs a MultiTaskVecEnv"):
+    with pytest.raises(ValueError, match='task_schedule="cycle" needs a MultiTaskVecEnv'):
         mt.A2CMultiTask("MultiTaskMlpPolicy", mt.TaskEnv(DriftEnv(), "A", ["A"]), task_schedule="cycle")
 
 
@@ -305,3 +307,92 @@ def test_learning_without_an_env_is_an_error(tmp_path):
     make_model().save(tmp_path / "model")
     with pytest.raises(ValueError, match=re.escape("A2CMultiTask.load(path, env=env)")):
         mt.A2CMultiTask.load(tmp_path / "model").learn(10)
+
+
+def test_wrappers_around_the_normaliser_do_not_hide_it(tmp_path):
+    def make():
+        return VecCheckNan(mt.make_multitask_vec_env(drift_tasks(2), 1, seed=0))
+
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", make(), device="cpu").learn(60)
+    model.save(tmp_path / "model")
+    env = make()
+    mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    np.testing.assert_array_equal(env.venv.obs_rms["obs"].mean, model.get_vec_normalize_env().obs_rms["obs"].mean)
+    with pytest.raises(ValueError, match="without other wrappers"):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", make(), task_schedule="cycle")
+    nested = mt.make_multitask_vec_env(drift_tasks(2), 1).cycling()
+    with pytest.raises(ValueError, match='task_schedule="joint" needs all tasks'):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", nested)
+    stock = VecNormalize(mt.MultiTaskVecEnv(drift_tasks(2)), norm_obs_keys=["obs"])
+    with pytest.raises(ValueError, match="A stock VecNormalize mixes the tasks' statistics"):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", stock)
+
+
+def test_a_raw_model_refuses_an_env_that_normalises_and_makes_raw_ones_of_tasks(tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1, normalize=False)
+    mt.A2CMultiTask("MultiTaskMlpPolicy", env, device="cpu").learn(20).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="trained on raw observations"):
+        mt.A2CMultiTask.load(tmp_path / "model", env=mt.make_multitask_vec_env(drift_tasks(2), 1))
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=list(drift_tasks(2)))
+    assert loaded.get_vec_normalize_env() is None
+
+
+def test_how_rewards_are_treated_does_not_travel_with_the_model(tmp_path):
+    make_model().learn(60).save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(drift_tasks(3), 1, training=False)
+    mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    assert not env.norm_reward
+    assert not env.training
+
+
+def test_a_refused_env_leaves_the_model_as_it_was():
+    model = make_model().learn(60)
+    env = model.get_env()
+    with pytest.raises(AssertionError, match="number of environments"):
+        model.set_env(mt.make_multitask_vec_env(drift_tasks(3), 3))
+    assert model.get_env() is env is model.get_vec_normalize_env()
+    model.learn(60, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("engine", "fats"), ("task_schedule", "cylce")])
+def test_load_checks_what_it_is_told(name, value, tmp_path):
+    make_model().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"`{name}` must be one of"):
+        mt.A2CMultiTask.load(tmp_path / "model", **{name: value})
+
+
+def test_a_factory_that_does_not_pickle_can_be_trained_and_saved(tmp_path):
+    lock = threading.Lock()
+
+    def factory():
+        with lock:
+            return DriftEnv()
+
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", [mt.Task("locked", factory)], device="cpu").learn(20)
+    model.save(tmp_path / "model")
+    loaded = mt.A2CMultiTask.load(tmp_path / "model")
+    assert loaded.task_names == ("locked",)
+    with pytest.raises(ValueError, match="tasks are not known"):
+        mt.evaluate_tasks(loaded)
+
+
+@pytest.mark.parametrize("engine", ["torch", "fast"])
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_a_nan_reward_makes_no_update_and_names_its_task(engine, schedule):
+    class Broken(DriftEnv):
+        def step(self, action):
+            obs, _, *rest = super().step(action)
+            return obs, float("nan"), *rest
+
+    tasks = [*drift_tasks(2), mt.Task("broken", Broken)]
+    env = mt.make_multitask_vec_env(tasks, 1, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", engine=engine, task_schedule=schedule)
+    with pytest.raises(RuntimeError, match="not finite because of broken:.*The update was not made"):
+        model.learn(300)
+    assert all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+def test_function_callbacks_find_the_model_as_self():
+    seen = []
+    make_model().learn(30, lambda locals_, _globals: seen.append(locals_["self"].num_timesteps) or True)
+    assert seen == [6, 12, 18, 24, 30]

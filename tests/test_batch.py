@@ -1,5 +1,8 @@
 """The native backend against Gymnasium's own environments: bit for bit, in float64."""
 
+import copy
+
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import drift_tasks
@@ -141,8 +144,6 @@ def test_what_it_does_not_know_goes_to_dummy_or_is_refused_with_the_reason(tasks
 
 
 def test_unknown_wrappers_are_not_left_out():
-    import gymnasium as gym
-
     def make():
         return gym.wrappers.ClipAction(gym.make("HalfCheetahBigLeg-v0"))
 
@@ -172,3 +173,54 @@ def test_thread_counts_are_checked():
     with pytest.raises(ValueError, match="`n_threads` must be at least 1 .got 0"):
         mt.MultiTaskVecEnv("HalfCheetahBigLeg-v0", n_threads=0)
     assert mt.MultiTaskVecEnv("HalfCheetahBigLeg-v0", n_threads=64).n_threads == 1  # one simulation
+
+
+@pytest.mark.parametrize("kind", ["velocity", "action"])
+def test_a_fault_in_an_episodes_last_step_is_an_error_too(kind):
+    short = mt.Task("short", "HalfCheetahBigLeg-v0", {"max_episode_steps": 3})
+    env = mt.MultiTaskVecEnv([short], 2, seed=0)
+    env.reset()
+    actions = np.zeros((2, 6))
+    for _ in range(2):
+        env.step(actions)
+    if kind == "velocity":
+        env._backend.groups[0].qvel[1] = 1e12
+    else:
+        actions[1, 0] = np.nan
+    with pytest.raises(RuntimeError, match=r"Task 'short' \(sub-environment 1\).*at step 3"):
+        env.step(actions)
+
+
+def test_copies_that_a_factory_makes_different_stay_different():
+    def simulate(backend):
+        gravities = iter([-9.81, -5.0, -2.0] * 2)
+
+        def factory():
+            env = gym.make("HalfCheetahBigLeg-v0")
+            env.unwrapped.model.opt.gravity[2] = next(gravities)
+            return env
+
+        env = mt.MultiTaskVecEnv([mt.Task("moons", factory)], 3, backend=backend)
+        env._seeds = [0, 0, 0]
+        env.reset()
+        return [env.step(np.zeros((3, 6)))[0]["obs"] for _ in range(10)][-1]
+
+    native = simulate("batch")
+    np.testing.assert_array_equal(native, simulate("dummy"))
+    assert len(np.unique(native[:, 1])) == 3
+
+
+def test_infos_are_a_list_in_every_way():
+    env = mt.MultiTaskVecEnv(["HalfCheetahSmallFoot-v0"], 2, seed=0)
+    env.reset()
+    infos = env.step(np.ones((2, 6)))[3]
+    for as_list in (
+        infos.copy(),
+        list(infos),
+        [*infos],
+        infos + infos[:0],
+        list(reversed(infos))[::-1],
+        copy.deepcopy(infos),
+    ):
+        assert as_list == [infos[0], infos[1]]
+        assert "reward_ctrl" in as_list[0]

@@ -1,3 +1,4 @@
+import inspect
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ from stable_baselines3.common.monitor import load_results
 from typer.testing import CliRunner
 
 from sb3_multitask import cli
+from sb3_multitask.tasks import resolve_tasks
 
 TINY = [
     "--n-timesteps",
@@ -93,6 +95,8 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
         (["train", "--tasks", "HalfCheetahBody7"], "Did you mean 'HalfCheetahBody6'"),
         (["train", "--config", "no.yml"], "no.yml: cannot read this config"),
         (["train", "--set", "ent_coeff=1"], "unknown key 'ent_coeff'. Did you mean 'ent_coef'"),
+        (["train", "--set", "policy_kwargs={pi: ["], "the value is no YAML"),
+        (["evaluate", "[/x]"], "[/x] does not exist"),
         (["train", "--set", "ent_coef"], "--set needs KEY=VALUE (got 'ent_coef')"),
         (
             ["train", "--n-timesteps", "0"],
@@ -115,6 +119,14 @@ def test_help_has_an_example(command):
     result = CliRunner().invoke(cli.app, args)
     assert result.exit_code == 0
     assert command is None or f"sb3-multitask {command} " in result.output
+
+
+def test_tasks_in_the_help_examples_exist():
+    source = inspect.getsource(cli)
+    examples = re.findall(r"--tasks ([\w,-]+)", source)
+    assert len(examples) >= 2
+    for example in examples:
+        resolve_tasks(cli._split_tasks(example))
 
 
 def test_a_failed_run_says_why_in_its_folder(tmp_path):

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch as th
 from conftest import DriftEnv, drift_tasks
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_multitask as mt
 
@@ -172,3 +173,29 @@ def test_training_stops_at_a_reward_threshold(model):
 def test_bad_arguments_of_the_callback_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         make_callback(**kwargs)
+
+
+def test_a_capped_episode_is_followed_by_a_fresh_one(model):
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    with pytest.warns(UserWarning, match="Episodes of B, C did not end within 6 steps"):
+        results = mt.evaluate_tasks(model, env, n_eval_episodes=5, max_episode_steps=6)
+    assert results["A"].episode_lengths == (5,) * 5
+    assert results["B"].episode_lengths == results["C"].episode_lengths == (6,) * 5
+
+
+def test_a_model_without_an_env_is_evaluated_with_the_statistics_of_the_env_it_came_with(tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0)
+    ppo = PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=10, batch_size=20, device="cpu").learn(80)
+    ppo.save(tmp_path / "ppo")
+    env.save(str(tmp_path / "stats.pkl"))
+    venv = mt.MultiTaskVecEnv(drift_tasks(2), 2, seed=0)
+    loaded_env = mt.MultiTaskVecNormalize.load(str(tmp_path / "stats.pkl"), venv)
+    expected = mt.evaluate_tasks(ppo, mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0), n_eval_episodes=2)
+    assert mt.evaluate_tasks(PPO.load(tmp_path / "ppo"), loaded_env, n_eval_episodes=2) == expected
+
+
+def test_a_stock_normaliser_is_refused():
+    env = VecNormalize(mt.MultiTaskVecEnv(drift_tasks(2), 2), norm_obs_keys=["obs"])
+    stock = A2C(mt.MultiTaskActorCriticPolicy, env, device="cpu")
+    with pytest.raises(ValueError, match="stock VecNormalize mixes"):
+        mt.evaluate_tasks(stock)

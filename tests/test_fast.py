@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from conftest import DriftEnv, drift_tasks
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch import nn
 
 import sb3_multitask as mt
@@ -243,6 +244,15 @@ def test_other_reasons_against_it():
 
     env = mt.make_multitask_vec_env(drift_tasks(2), 1)
     assert "OwnPolicy" in why_not_fast(mt.A2CMultiTask(OwnPolicy, env, device="cpu"))
+
+    class Relabel(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            return self.venv.step_wait()
+
+    assert "wrapped with Relabel" in why_not_fast(mt.A2CMultiTask("MultiTaskMlpPolicy", Relabel(env), device="cpu"))
     single = mt.TaskEnv(DriftEnv(), "A", ["A"])
     assert "not a MultiTaskVecEnv" in why_not_fast(mt.A2CMultiTask("MultiTaskMlpPolicy", single, device="cpu"))
 

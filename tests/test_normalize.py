@@ -151,3 +151,28 @@ def test_a_vec_env_without_tasks_is_refused_and_stock_vec_normalize_refuses_task
         mt.MultiTaskVecNormalize(DummyVecEnv([DriftEnv]))
     with pytest.raises(ValueError, match=r"only supports `gym.spaces.Box`"):
         VecNormalize(mt.MultiTaskVecEnv(drift_tasks(2)))
+
+
+def test_sb3s_idioms_with_statistics_work():
+    env, other = (mt.make_multitask_vec_env(drift_tasks(2), 2, seed=seed) for seed in (0, 1))
+    step_all(env, 10)
+    before = env.obs_rms["obs"].mean.copy()
+    other.obs_rms["obs"] = env.obs_rms["obs"].copy()
+    np.testing.assert_array_equal(other.obs_rms["obs"].mean, before)
+    kept = env.obs_rms
+    env.obs_rms = mt.make_multitask_vec_env(drift_tasks(2), 2).obs_rms
+    assert not env.obs_rms["obs"].mean.any()
+    env.obs_rms = kept  # what was read before is as it was
+    np.testing.assert_array_equal(env.obs_rms["obs"].mean, before)
+    with pytest.raises(TypeError, match="updated by MultiTaskVecNormalize"):
+        env.obs_rms["obs"].update(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match=r"\(3, 3\) do not fit \(2, 3\)"):
+        env.obs_rms = mt.make_multitask_vec_env(drift_tasks(3), 2).obs_rms
+    with pytest.raises(KeyError, match="Only obs is normalised"):
+        env.obs_rms["image"] = env.obs_rms["obs"]
+
+
+def test_a_pickle_of_other_tasks_is_refused(tmp_path):
+    mt.make_multitask_vec_env(drift_tasks(2), 2).save(str(tmp_path / "stats.pkl"))
+    with pytest.raises(ValueError, match=r"(?s)statistics: A, B.*env:        B, A"):
+        mt.MultiTaskVecNormalize.load(str(tmp_path / "stats.pkl"), mt.MultiTaskVecEnv(drift_tasks(2)[::-1]))

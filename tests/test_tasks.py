@@ -25,6 +25,7 @@ def test_a_bare_id_is_named_by_its_id():
 def test_ids_and_tasks_mix_in_the_given_order():
     heavy = mt.Task("heavy", DriftEnv, {"scale": 2.0})
     assert [t.name for t in resolve_tasks([heavy, "Hopper-v5"])] == ["heavy", "Hopper-v5"]
+    assert [t.name for t in resolve_tasks(["HalfCheetahBody6", heavy])][-2:] == ["BigTorso", "heavy"]
 
 
 @pytest.mark.parametrize(

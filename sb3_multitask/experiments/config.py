@@ -11,10 +11,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from sb3_multitask.a2c_multitask import Engine, TaskSchedule
+from sb3_multitask.a2c_multitask import Engine
 from sb3_multitask.evaluation import Score
 from sb3_multitask.tasks import did_you_mean, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName
+from sb3_multitask.vec_env.schedule import TaskSchedule
 
 
 class ConfigError(ValueError):

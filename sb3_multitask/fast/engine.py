@@ -8,13 +8,18 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
 
 from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_forward, transposed, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.update import LossRows, Rollout, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.task_logging import refuse_update
+from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
+from sb3_multitask.vec_env.schedule import layers_of
+
+_KNOWN_LAYERS = {MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor}
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
@@ -41,10 +46,14 @@ def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a l
         return "some parameters are frozen"
     if type(model.rollout_buffer) is not DictRolloutBuffer:
         return f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
-    task_ids = getattr(model.env, "task_ids", None)
-    if task_ids is None:
+    assert model.env is not None
+    layers = list(layers_of(model.env))
+    if not isinstance(layers[-1], MultiTaskVecEnv):
         return "the env is not a MultiTaskVecEnv"
-    if model.env is not None and model.env.num_envs * model.n_steps < 2 and model.normalize_advantage:
+    unknown = [type(layer).__name__ for layer in layers if type(layer) not in _KNOWN_LAYERS]
+    if unknown:  # rows are given to heads by the env's order, which a wrapper could change in the observations
+        return f"the env is wrapped with {', '.join(unknown)}"
+    if model.env.num_envs * model.n_steps < 2 and model.normalize_advantage:
         return "a single row cannot be normalised"
     return None
 
@@ -88,7 +97,7 @@ class FastEngine:
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             model.num_timesteps += env.num_envs
 
-            callback.update_locals(locals())
+            callback.update_locals({**locals(), "self": model})
             if not callback.on_step():
                 return False
 
@@ -109,7 +118,7 @@ class FastEngine:
 
         self._bootstrap_truncations(truncations, buffers)
         self._finish(rollout_buffer, buffers)
-        callback.update_locals(locals())
+        callback.update_locals({**locals(), "self": model})
         callback.on_rollout_end()
         return True
 
@@ -195,7 +204,8 @@ class FastEngine:
             model.vf_coef,
             model.normalize_advantage,
         )
-        clip_gradient(parameters.gradient, model.max_grad_norm)
+        if not np.isfinite(clip_gradient(parameters.gradient, model.max_grad_norm)):
+            refuse_update(model.task_names or (), rows.per_task(), rows.present())
         settings = model.policy.optimizer.param_groups[0]
         rmsprop_step(parameters, settings["lr"], settings["alpha"], settings["eps"])
         self._rollout = None

@@ -69,6 +69,12 @@ class LossRows:
         entropy_loss = -(0.5 + per_action).sum(axis=1)
         return A2CLoss(*map(self._of_all_tasks, (policy_loss, value_loss, entropy_loss)))
 
+    def present(self) -> list[bool]:
+        """Whether each task took part, (n_tasks,)."""
+        here = np.zeros(self.n_tasks, dtype=bool)
+        here[self.tasks] = True
+        return here.tolist()
+
     def _of_all_tasks(self, values: np.ndarray) -> th.Tensor:
         everyone = np.full(self.n_tasks, np.nan, dtype=values.dtype)
         everyone[self.tasks] = values

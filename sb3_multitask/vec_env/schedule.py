@@ -1,0 +1,104 @@
+"""A model's view of its env: whose tasks they are, and in which order it meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+
+from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
+from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv
+from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
+
+TaskSchedule: TypeAlias = Literal["joint", "cycle"]
+
+
+def layers_of(env: VecEnv) -> Iterator[Any]:
+    """A VecEnv and what it wraps, from the outside in."""
+    layer: Any = env
+    while layer is not None:
+        yield layer
+        layer = vars(layer).get("venv")
+
+
+def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
+    """The normaliser with statistics per task around an env, under other wrappers or not.
+
+    :raises ValueError: if it is a stock ``VecNormalize``
+    """
+    normalizer = unwrap_vec_normalize(env)
+    if isinstance(normalizer, VecNormalize) and not isinstance(normalizer, MultiTaskVecNormalize):
+        raise ValueError(
+            "A stock VecNormalize mixes the tasks' statistics, and they would not travel with the model: use "
+            "MultiTaskVecNormalize, as make_multitask_vec_env(tasks, normalize=True) does."
+        )
+    return normalizer
+
+
+def scheduled(env: VecEnv, schedule: TaskSchedule) -> VecEnv:
+    """The env as an algorithm with that schedule meets it: all tasks at once, or cycling under the normaliser.
+
+    :raises ValueError: if the env cannot be scheduled so
+    """
+    is_cycling = any(isinstance(layer, TaskCyclingVecEnv) for layer in layers_of(env))
+    if schedule == "joint":
+        if is_cycling:
+            raise ValueError(
+                'task_schedule="joint" needs all tasks in one step, and a TaskCyclingVecEnv shows one at a time: '
+                'pass the env inside it, or task_schedule="cycle".'
+            )
+        return env
+    if isinstance(env, TaskCyclingVecEnv) and isinstance(env.venv, MultiTaskVecNormalize):
+        env = env.venv  # cycling belongs under the normaliser
+        is_cycling = False
+    if is_cycling and isinstance(env, TaskCyclingVecEnv | MultiTaskVecNormalize):
+        return env
+    if isinstance(env, MultiTaskVecNormalize) and isinstance(env.venv, MultiTaskVecEnv):
+        return env.cycling()
+    if isinstance(env, MultiTaskVecEnv):
+        return TaskCyclingVecEnv(env)
+    raise ValueError(
+        'task_schedule="cycle" needs a MultiTaskVecEnv, or a MultiTaskVecNormalize over one, without other wrappers '
+        f"(got {env!r}): a wrapper would mix up what it remembers of the tasks."
+    )
+
+
+def task_names_of(env: VecEnv) -> tuple[str, ...]:
+    """Names of the tasks of a VecEnv, in the order of the heads.
+
+    :raises ValueError: if its sub-environments do not know them, or do not agree
+    """
+    if hasattr(env, "task_names"):
+        return tuple(env.task_names)
+    try:
+        names: list[tuple[str, ...]] = env.get_attr("task_names")
+    except AttributeError as e:
+        raise ValueError(
+            "The env's observations carry a task, but it does not name its tasks: make it with "
+            "make_multitask_vec_env(tasks), or wrap its sub-environments with TaskEnv(env, task, tasks)."
+        ) from e
+    if len(set(names)) != 1:
+        raise ValueError(f"The sub-environments of an env must know the same tasks (got {sorted(set(names))})")
+    return names[0]
+
+
+def check_same_tasks(model_tasks: Sequence[str] | None, env_tasks: Sequence[str]) -> None:
+    """Raise unless a model (if it has tasks yet) and an env have the same tasks in the same order."""
+    if model_tasks is not None and tuple(model_tasks) != tuple(env_tasks):
+        raise ValueError(
+            "The env's tasks are not the model's, and heads follow their order.\n"
+            f"  model: {', '.join(model_tasks)}\n  env:   {', '.join(env_tasks)}"
+        )
+
+
+def check_task_observations(env: Any) -> None:
+    """Raise unless an env's observations carry their task."""
+    space = getattr(env, "observation_space", None)
+    if not isinstance(space, spaces.Dict) or set(space.spaces) != {"obs", "task"}:
+        raise ValueError(
+            f"A2CMultiTask needs an env whose observations carry their task, Dict(obs, task), not {space}. "
+            "Make it with make_multitask_vec_env(tasks), or pass the tasks themselves: "
+            'A2CMultiTask("MultiTaskMlpPolicy", ["Hopper-v5", ...]).'
+        )
