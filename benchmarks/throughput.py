@@ -13,6 +13,7 @@ SB3 runs in one process here. Two of its processes side by side, one per core, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -155,8 +156,9 @@ def _serve(pipe: Any, make: Callable[[], Run]) -> None:
     run = make()
     run(1000)
     pipe.send("ready")
-    while True:
-        pipe.send(run(pipe.recv()))
+    with contextlib.suppress(EOFError):  # the parent is done
+        while True:
+            pipe.send(run(pipe.recv()))
 
 
 @dataclass

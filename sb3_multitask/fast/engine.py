@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
 
-from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_forward, transposed, trunk_forward
+from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_forward, of_tasks, transposed, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.update import LossRows, Rollout, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
@@ -141,7 +141,7 @@ class FastEngine:
             observations = np.stack([obs["obs"] for *_, obs in rows]).astype(buffers.rewards.dtype, copy=False)
             hidden = [np.empty((len(rows), h.shape[2]), dtype=h.dtype) for h in buffers.hidden_vf]
             latent = trunk_forward(buffers.trunk_vf, observations, hidden)
-            values = heads_forward(buffers.weights.head_vf, latent[None], np.array([task]))[-1].ravel()
+            values = heads_forward(of_tasks(buffers.weights.head_vf, np.array([task])), latent[None])[-1].ravel()
             for (step, env, _), value in zip(rows, values, strict=True):
                 buffers.rewards[step, env] += self.model.gamma * value
 
@@ -151,7 +151,7 @@ class FastEngine:
         n_steps, n_envs = rewards.shape
         flat = [h.reshape(-1, h.shape[2]) for h in buffers.hidden_vf]
         latent = trunk_forward(buffers.trunk_vf, buffers.observations.reshape((n_steps + 1) * n_envs, -1), flat)
-        heads_vf = heads_forward(buffers.weights.head_vf, by_task(latent.reshape(n_steps + 1, n_envs, -1), k), tasks)
+        heads_vf = heads_forward(buffers.head_vf, by_task(latent.reshape(n_steps + 1, n_envs, -1), k))
         values = by_step(heads_vf[-1], n_steps + 1)[:, :, 0]
         advantages = self._advantages(rewards, values, buffers.episode_starts)
         returns = advantages + values[:-1]
@@ -235,21 +235,26 @@ class _Buffers:
         # drawn as torch.distributions.Normal draws it: one tensor (n_envs, action_dim) a step
         self._noise = [th.empty(n_envs, action_dim, dtype=policy.log_std.dtype) for _ in range(n_steps)]
         self._noise_arrays = [noise.numpy() for noise in self._noise]
+        self._steps = [
+            (self.observations[step], [h[step] for h in self.hidden_pi], self.actions[step]) for step in range(n_steps)
+        ]
 
     def start(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Begin a rollout with ``k`` tasks and the weights as they are now."""
         self.weights, self.tasks, self.k = parameters.weight_nets, tasks, k
         self.trunk_pi, self.trunk_vf = transposed(self.weights.trunk_pi), transposed(self.weights.trunk_vf)
+        self.head_pi, self.head_vf = of_tasks(self.weights.head_pi, tasks), of_tasks(self.weights.head_vf, tasks)
         self.std = np.exp(task_rows(self.weights.log_std, tasks, k))
         self.heads: list[list[np.ndarray]] = []
 
     def act(self, step: int) -> np.ndarray:
         """Sample actions (n_envs, action_dim) for ``observations[step]``."""
-        latent = trunk_forward(self.trunk_pi, self.observations[step], [h[step] for h in self.hidden_pi])
-        heads = heads_forward(self.weights.head_pi, latent.reshape(self.k, -1, latent.shape[1]), self.tasks)
+        actions: np.ndarray
+        observations, hidden, actions = self._steps[step]
+        latent = trunk_forward(self.trunk_pi, observations, hidden)
+        heads = heads_forward(self.head_pi, latent.reshape(self.k, -1, latent.shape[1]))
         self.heads.append(heads)
         mean = heads[-1]
-        actions: np.ndarray = self.actions[step]
         self._noise[step].normal_()
         grouped = actions.reshape(mean.shape)
         np.multiply(self._noise_arrays[step].reshape(mean.shape), self.std, out=grouped)

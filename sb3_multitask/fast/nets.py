@@ -53,13 +53,26 @@ def trunk_backward(layers: list[Layer], gradients: list[Layer], activations: lis
             d_h = d_z @ layers[i][0]
 
 
-def heads_forward(layers: list[Layer], x: np.ndarray, tasks: Tasks) -> list[np.ndarray]:
-    """Activations of the heads: ``[x, ..., output]``, each (k, m, dim); the output is linear."""
+def of_tasks(layers: list[Layer], tasks: Tasks) -> list[Layer]:
+    """The heads of some tasks, ready for :func:`heads_forward`: weights (k, in, out), biases (k, 1, out)."""
+    return [(weight[tasks], bias[tasks][:, None]) for weight, bias in layers]
+
+
+def heads_forward(layers: list[Layer], x: np.ndarray) -> list[np.ndarray]:
+    """Activations of the heads: ``[x, ..., output]``, each (k, m, dim); the output is linear.
+
+    :param layers: from :func:`of_tasks`
+    :param x: (k, m, dim)
+    """
     activations = [x]
-    for i, (weight, bias) in enumerate(layers):
-        z = np.matmul(activations[-1], weight[tasks])
-        z += bias[tasks][:, None]
-        activations.append(np.tanh(z, out=z) if i < len(layers) - 1 else z)
+    for weight, bias in layers[:-1]:
+        z = np.matmul(activations[-1], weight)
+        z += bias
+        activations.append(np.tanh(z, out=z))
+    weight, bias = layers[-1]
+    output = np.matmul(activations[-1], weight)
+    output += bias
+    activations.append(output)
     return activations
 
 

@@ -58,7 +58,7 @@ class FlatParameters:
             start = place.stop
         self.weights = weights.numpy()
         self.gradient = np.zeros_like(self.weights)
-        self.tensors = (weights, th.from_numpy(self.gradient), averages)
+        self.tensors = (weights, th.from_numpy(self.gradient), averages, th.empty_like(weights))
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
         self.steps = steps.numpy()

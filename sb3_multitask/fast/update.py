@@ -145,7 +145,7 @@ def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
 
 def rmsprop_step(parameters: FlatParameters, lr: float, alpha: float, eps: float) -> None:
     """One step of torch's RMSprop, by its own operations on the flat tensors."""
-    weights, gradient, average = parameters.tensors
+    weights, gradient, average, scratch = parameters.tensors
     average.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
-    weights.addcdiv_(gradient, average.sqrt().add_(eps), value=-lr)
+    weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
     parameters.steps += 1  # what torch counts, a step of every parameter

@@ -75,6 +75,7 @@ class _Runner:
         self.forward_weight = per_row("_forward_reward_weight")
         self.ctrl_weight = per_row("_ctrl_cost_weight", np.float32)  # Gymnasium multiplies float32 actions
         self.noise = [env._reset_noise_scale for env in prototypes]
+        self.never = np.zeros(len(prototypes), dtype=bool)
         (self.hide_position,) = {env._exclude_current_positions_from_observation for env in prototypes}
 
     def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
@@ -103,7 +104,7 @@ class _Runner:
             terms = {"reward_forward": forward, "reward_ctrl": -ctrl_cost}
             return {**self.reset_columns(rows, qpos), "x_velocity": x_velocity, **terms}
 
-        return Outcome(forward - ctrl_cost, np.zeros(len(qpos), dtype=bool), columns)
+        return Outcome(forward - ctrl_cost, self.never[rows], columns)
 
     def draw_reset(self, row: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         noise = self.noise[row]

@@ -177,14 +177,16 @@ class MultiTaskVecNormalize(VecNormalize):
             for i in dones.nonzero()[0].tolist():
                 infos[i]["terminal_observation"] = self.normalize_obs(infos[i]["terminal_observation"])
                 self.returns[obs["task"][i], i % self.venv.n_envs_per_task] = 0.0
-        std = np.sqrt(self._moments.var[tasks] + self.epsilon)[:, None]
+        moments, columns = self._shared.moments, self._obs_columns
+        std = np.sqrt(moments.var[tasks] + self.epsilon)[:, None]
         if self.norm_obs:
-            normalized = obs_rows - self._moments.mean[tasks, None, self._obs_columns]
-            normalized /= std[:, :, self._obs_columns]
-            obs = {**obs, "obs": _clip(normalized, self.clip_obs).astype(np.float32).reshape(obs["obs"].shape)}
+            normalized = obs_rows - moments.mean[tasks, None, columns]
+            normalized /= std[:, :, columns]
+            normalized = _clip(normalized, self.clip_obs).reshape(obs["obs"].shape)
+            obs = {"obs": normalized.astype(np.float32), "task": obs["task"]}
         if self.norm_reward:
-            scaled = reward_rows / std[:, :, self._obs_columns.stop]
-            rewards = _clip(scaled, self.clip_reward).astype(np.float32).reshape(-1)
+            scaled = reward_rows / std[:, :, columns.stop]
+            rewards = _clip(scaled, self.clip_reward).reshape(-1).astype(np.float32)
         return obs, rewards, dones, infos
 
     def _update(self, tasks: Tasks, obs_rows: np.ndarray, reward_rows: np.ndarray) -> None:
