@@ -51,7 +51,7 @@ def train(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print SB3's log and each evaluation.")] = False,
 ) -> None:
     """Train one agent on several tasks; everything about the run goes into its folder."""
-    from sb3_multitask.experiments.config import load_config, make_config
+    from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
     from sb3_multitask.experiments.run_folder import RunFolder
     from sb3_multitask.experiments.train import train_run
 
@@ -64,7 +64,9 @@ def train(
     }
     overrides = {key: value for key, value in overrides.items() if value is not None}
     overrides |= _parse_settings(settings or [])
-    run_config = load_config(config, overrides) if config is not None else make_config(overrides)
+    run_config = (
+        load_config(TrainConfig, config, overrides) if config is not None else make_config(TrainConfig, overrides)
+    )
     name = run_config.tasks if isinstance(run_config.tasks, str) else f"{len(run_config.tasks)}_tasks"
     folder = RunFolder.create(run_dir, name.replace("/", "_"), overwrite)
     console.print(f"Run folder: [bold]{escape(str(folder.path))}[/bold]")
@@ -79,27 +81,40 @@ def train(
     epilog=(
         "[bold]Examples[/bold]\n\n"
         "sb3-multitask evaluate runs/main\n\n"
-        "sb3-multitask evaluate runs/main/best_model.zip --n-eval-episodes 50 --stochastic"
+        "sb3-multitask evaluate runs/main/best_model.zip --n-eval-episodes 50 --stochastic\n\n"
+        "sb3-multitask evaluate --config zoo_configs/evaluate.yml"
     )
 )
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run's folder, or a model.zip of A2CMultiTask.")],
-    n_eval_episodes: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the evaluation's environments.")] = 0,
+    model: Annotated[str | None, typer.Argument(help="A run's folder, or a model.zip of A2CMultiTask.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with these settings: model, seed, ...")] = None,
+    n_eval_episodes: Annotated[int | None, typer.Option(help="Episodes per task; default: 20.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the evaluation's environments; default: 0.")] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic/--stochastic", help="The Gaussian's mean, or samples.")
-    ] = True,
+        bool | None, typer.Option("--deterministic/--stochastic", help="The Gaussian's mean (default), or samples.")
+    ] = None,
 ) -> None:
     """Return of a trained agent on each of its tasks."""
     from sb3_multitask.a2c_multitask import A2CMultiTask
     from sb3_multitask.evaluation import evaluate_tasks
+    from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
 
-    path = model / "model.zip" if model.is_dir() else model
+    settings = {"model": model, "n_eval_episodes": n_eval_episodes, "seed": seed, "deterministic": deterministic}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if config is None and model is None:
+        raise ValueError("Give a run's folder or a model.zip, or --config FILE.yml with the key `model`")
+    chosen = load_config(EvaluateConfig, config, settings) if config else make_config(EvaluateConfig, settings)
+    path = Path(chosen.model)
+    path = path / "model.zip" if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a run's folder or a model.zip")
     agent = A2CMultiTask.load(path, device="cpu")
-    results = evaluate_tasks(agent, n_eval_episodes=n_eval_episodes, deterministic=deterministic, seed=seed)
-    console.print(_results_table({"return": results}, f"{escape(str(path))}, {n_eval_episodes} episodes per task"))
+    results = evaluate_tasks(
+        agent, n_eval_episodes=chosen.n_eval_episodes, deterministic=chosen.deterministic, seed=chosen.seed
+    )
+    console.print(
+        _results_table({"return": results}, f"{escape(str(path))}, {chosen.n_eval_episodes} episodes per task")
+    )
 
 
 def _split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:

@@ -77,6 +77,17 @@ def test_evaluate_reads_the_run_folder(trained):
         assert f"{result['mean_reward']:.1f}" in next(line for line in done.stdout.splitlines() if task in line)
 
 
+def test_evaluate_from_a_config(trained):
+    cwd, _ = trained
+    (cwd / "e.yml").write_text("model: runs/2_tasks_1\nn_eval_episodes: 1\n")
+    from_config = run("evaluate", "--config", "e.yml", cwd=cwd)
+    assert from_config.returncode == 0, from_config.stderr
+    assert from_config.stdout == run("evaluate", "runs/2_tasks_1", "--n-eval-episodes", 1, cwd=cwd).stdout
+    (cwd / "e.yml").write_text("modell: runs/2_tasks_1\n")
+    assert "e.yml:1: unknown key 'modell'. Did you mean 'model'" in run("evaluate", "--config", "e.yml", cwd=cwd).stderr
+    (cwd / "e.yml").unlink()
+
+
 def test_a_run_is_not_overwritten_unless_asked(trained):
     cwd, _ = trained
     done = run("train", "--run-dir", "runs/2_tasks_1", *TINY, cwd=cwd)
@@ -102,6 +113,7 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
             ["train", "--n-timesteps", "0"],
             "`n_timesteps`: Input should be greater than or equal to 1 (got 0)",
         ),
+        (["evaluate"], "Give a run's folder or a model.zip"),
         (["evaluate", "nowhere"], "nowhere does not exist"),
     ],
 )

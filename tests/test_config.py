@@ -1,8 +1,17 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config, make_config
+from sb3_multitask.experiments.config import (
+    ConfigError,
+    EvaluateConfig,
+    TrainConfig,
+    dump_config,
+    load_config,
+    make_config,
+)
 
 
 def write(tmp_path, text):
@@ -16,15 +25,15 @@ def test_a_config_is_read_with_yaml_12_numbers(tmp_path):
         tmp_path,
         "tasks: [Hopper-v5]\nlearning_rate: 1e-3\nnormalize: {clip_obs: 5}\npolicy_kwargs:\n  net_arch: {pi: [8]}\n",
     )
-    config = load_config(path)
+    config = load_config(TrainConfig, path)
     assert (config.tasks, config.learning_rate, config.normalize) == (("Hopper-v5",), 1e-3, {"clip_obs": 5})
     assert type(config.policy_kwargs["net_arch"]["pi"]) is list
     assert config.n_envs_per_task == 4
 
 
 def test_overrides_win(tmp_path):
-    assert load_config(write(tmp_path, "seed: 1\n"), {"seed": 2}).seed == 2
-    assert load_config(write(tmp_path, "")) == TrainConfig()
+    assert load_config(TrainConfig, write(tmp_path, "seed: 1\n"), {"seed": 2}).seed == 2
+    assert load_config(TrainConfig, write(tmp_path, "")) == TrainConfig()
 
 
 @pytest.mark.parametrize(
@@ -46,13 +55,13 @@ def test_overrides_win(tmp_path):
 )
 def test_bad_configs_are_refused_with_the_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
-        load_config(write(tmp_path, text))
+        load_config(TrainConfig, write(tmp_path, text))
     assert not (tmp_path / "pwned").exists()
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no.yml: cannot read"):
-        load_config(tmp_path / "no.yml")
+        load_config(TrainConfig, tmp_path / "no.yml")
 
 
 @settings(deadline=None)
@@ -71,10 +80,10 @@ def test_a_missing_file_is_named(tmp_path):
     )
 )
 def test_a_written_config_reads_back_equal(tmp_path_factory, values):
-    config = make_config(values)
+    config = make_config(TrainConfig, values)
     path = tmp_path_factory.mktemp("config") / "run.yml"
     dump_config(config, path)
-    assert load_config(path) == config
+    assert load_config(TrainConfig, path) == config
 
 
 def test_configs_are_frozen():
@@ -91,3 +100,11 @@ def test_algorithm_arguments_are_sb3s_defaults():
     kwargs = TrainConfig().algorithm_kwargs()
     for name in ("learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"):
         assert kwargs[name] == defaults[name]
+
+
+def test_the_shipped_configs_are_valid():
+    folder = Path(__file__).parents[1] / "zoo_configs"
+    paths = sorted(folder.glob("*.yml"))
+    assert len(paths) >= 3
+    for path in paths:
+        load_config(EvaluateConfig if path.name == "evaluate.yml" else TrainConfig, path)

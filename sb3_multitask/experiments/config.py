@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ruamel.yaml import YAML
@@ -73,9 +73,24 @@ class TrainConfig(BaseModel):
         return {name: getattr(self, name) for name in names.split()}
 
 
-def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Read a YAML file into a :class:`TrainConfig`. Nothing in the file is executed.
+class EvaluateConfig(BaseModel):
+    """One evaluation of a trained agent."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field(description="A run's folder, or a model.zip of A2CMultiTask")
+    n_eval_episodes: int = Field(20, ge=1, description="Episodes per task")
+    seed: int = Field(0, ge=0, description="Seed of the evaluation's environments")
+    deterministic: bool = Field(default=True, description="The Gaussian's mean, or samples")
+
+
+Config = TypeVar("Config", TrainConfig, EvaluateConfig)
+
+
+def load_config(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a YAML file into a config. Nothing in the file is executed.
+
+    :param kind: ``TrainConfig`` or ``EvaluateConfig``
     :param path: a YAML 1.2 file with the config's keys
     :param overrides: values that replace the file's, such as the command line's
     :raises ConfigError: unreadable file, duplicate or unknown key (with the closest one), bad value; with the line
@@ -92,19 +107,19 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise ConfigError(f"{path}: a config must be a mapping `key: value` (got a {type(content).__name__})")
     lines = {key: content.lc.key(key)[0] + 1 for key in content}
     values = {**_plain(content), **(overrides or {})}
-    return make_config(values, where=lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
+    return make_config(kind, values, where=lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
 
 
-def make_config(values: Mapping[str, Any], where: Any = lambda _key: "config") -> TrainConfig:
+def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lambda _key: "config") -> Config:
     """Validate ``values``; see :func:`load_config` for what it raises."""
     for key in values:
-        if key not in TrainConfig.model_fields:
-            known = TrainConfig.model_fields
+        if key not in kind.model_fields:
+            known = kind.model_fields
             raise ConfigError(
                 f"{where(key)}: unknown key {key!r}.{did_you_mean(str(key), known)} Known keys: {', '.join(known)}"
             )
     try:
-        return TrainConfig(**values)
+        return kind(**values)
     except ValidationError as e:
         problems = []
         for error in e.errors(include_url=False):
