@@ -182,11 +182,11 @@ class MultiTaskVecNormalize(VecNormalize):
         if self.norm_obs:
             normalized = obs_rows - moments.mean[tasks, None, columns]
             normalized /= std[:, :, columns]
-            normalized = _clip(normalized, self.clip_obs).reshape(obs["obs"].shape)
+            normalized = np.clip(normalized, -self.clip_obs, self.clip_obs).reshape(obs["obs"].shape)
             obs = {"obs": normalized.astype(np.float32), "task": obs["task"]}
         if self.norm_reward:
             scaled = reward_rows / std[:, :, columns.stop]
-            rewards = _clip(scaled, self.clip_reward).reshape(-1).astype(np.float32)
+            rewards = np.clip(scaled, -self.clip_reward, self.clip_reward).reshape(-1).astype(np.float32)
         return obs, rewards, dones, infos
 
     def _update(self, tasks: Tasks, obs_rows: np.ndarray, reward_rows: np.ndarray) -> None:
@@ -223,7 +223,7 @@ class MultiTaskVecNormalize(VecNormalize):
             return dict(obs)
         rms, task = self.obs_rms["obs"], obs["task"]
         normalized = (obs["obs"] - rms.mean[task]) / np.sqrt(rms.var[task] + self.epsilon)
-        return {**obs, "obs": _clip(normalized, self.clip_obs).astype(np.float32)}
+        return {**obs, "obs": np.clip(normalized, -self.clip_obs, self.clip_obs).astype(np.float32)}
 
     def unnormalize_obs(self, obs: TaskObs) -> TaskObs:  # type: ignore[override]
         """The inverse of :meth:`normalize_obs`, but for what was clipped."""
@@ -235,7 +235,11 @@ class MultiTaskVecNormalize(VecNormalize):
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """Scale the rewards of all rows, (num_envs,), by the statistics of their tasks; updates nothing."""
         if self.norm_reward:
-            reward = _clip(reward / np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon), self.clip_reward)
+            reward = np.clip(
+                reward / np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon),
+                -self.clip_reward,
+                self.clip_reward,
+            )
         return reward.astype(np.float32)
 
     def unnormalize_reward(self, reward: np.ndarray) -> np.ndarray:
@@ -270,10 +274,3 @@ class MultiTaskVecNormalize(VecNormalize):
         for name, value in state.items():
             if not name.endswith("_rms"):
                 setattr(self, name, value)
-
-
-def _clip(values: np.ndarray, limit: float) -> np.ndarray:
-    """Clip to ±limit in place: ``np.clip`` takes three times as long on arrays of this size."""
-    np.maximum(values, -limit, out=values)
-    np.minimum(values, limit, out=values)
-    return values
