@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -42,6 +44,7 @@ from sb3_multitask.envs.half_cheetah import HalfCheetahBodyEnv
 
 RESULTS = Path(__file__).parents[1] / "results" / "throughput"
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+ENVPOOL_IS_INSTALLED = importlib.util.find_spec("envpool") is not None
 Run = Callable[[int], int]
 """Makes about that many env-steps and returns how many it made."""
 
@@ -107,6 +110,22 @@ def gymnasium_vector(n_envs: int) -> Run:
     env = gym.make_vec("HalfCheetahSmallFoot-v0", n_envs, vectorization_mode="sync")
     env.reset(seed=0)
     actions = np.random.default_rng(0).uniform(-1, 1, (64, n_envs, 6)).astype(np.float32)
+
+    def run(n_steps: int) -> int:
+        n = max(1, n_steps // n_envs)
+        for i in range(n):
+            env.step(actions[i % 64])
+        return n * n_envs
+
+    return run
+
+
+def envpool(n_envs: int) -> Run:
+    """EnvPool, a C++ simulator of Gymnasium's bodies as published: stepping only, on all cores."""
+    module = importlib.import_module("envpool")
+    env = module.make_gymnasium("HalfCheetah-v5", num_envs=n_envs, num_threads=N_CORES, seed=0)
+    env.reset()
+    actions = np.random.default_rng(0).uniform(-1, 1, (64, n_envs, 6))
 
     def run(n_steps: int) -> int:
         n = max(1, n_steps // n_envs)
@@ -187,7 +206,9 @@ CONTENDERS = [
     *(Contender(f"SB3 A2C {n} envs", partial(one_thread, partial(sb3, n)), 12_000) for n in (96, 24, 4)),
     Contender("SB3 A2C 24 envs, one per core", partial(side_by_side, partial(sb3, 24)), 20_000),
     Contender("Gymnasium SyncVectorEnv 24 envs", partial(gymnasium_vector, 24), 12_000),
-    *(Contender(f"joint fast {t}x4 tasks", partial(multitask, t, 4), 40_000) for t in (1, 12, 24, 48)),
+    *(Contender(f"EnvPool {n} envs", partial(envpool, n), 40_000) for n in (24, 96) if ENVPOOL_IS_INSTALLED),
+    *(Contender(f"joint fast {t}x4", partial(multitask, t, 4), 40_000) for t in (1, 12, 24, 48)),
+    *(Contender(f"physics {t}x4", partial(physics, t, 4), 60_000) for t in (1, 12, 24, 48)),
 ]
 
 BUDGETS = [  # (what, numerator, denominator, budget)
@@ -198,7 +219,7 @@ BUDGETS = [  # (what, numerator, denominator, budget)
     ("joint 6x16 over SB3 with 96 envs", "joint fast 6x16", "SB3 A2C 96 envs", 4.0),
     ("joint 6x4 over SB3 with 24 envs", "joint fast 6x4", "SB3 A2C 24 envs", 3.5),
     ("cycle 6x4 over SB3 with 4 envs", "cycle fast 6x4", "SB3 A2C 4 envs", 3.0),
-    ("cost per step, 6 tasks over 48 (at least 1/1.3)", "joint fast 48x4 tasks", "joint fast 6x4", 1 / 1.3),
+    ("cost per step, 6 tasks over 48 (at least 1/1.3)", "joint fast 48x4", "joint fast 6x4", 1 / 1.3),
 ]  # fmt: skip
 
 
@@ -333,10 +354,31 @@ def draw(rates: dict[str, list[float]], path: Path) -> None:
     names = list(rates)[::-1]
     medians = np.array([np.median(rates[name]) for name in names])
     spread = np.abs(np.array([[min(rates[n]), max(rates[n])] for n in names]).T - medians)
-    colors = ["tab:gray" if "physics" in n else "tab:orange" if "SB3" in n or "Gym" in n else "tab:blue" for n in names]
+    kinds = {"physics": "tab:gray", "SB3": "tab:orange", "Gymnasium": "tab:orange", "EnvPool": "tab:orange"}
+    colors = [next((color for kind, color in kinds.items() if kind in name), "tab:blue") for name in names]
     axis.barh(names, medians / 1e3, xerr=spread / 1e3, color=colors, error_kw={"lw": 1})
     axis.set_xlabel("thousand env-steps per second")
     axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def draw_scaling(rates: dict[str, list[float]], path: Path) -> None:
+    """Training and physics against the number of tasks (4 envs each) and of envs per task (6 tasks)."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    panels = [("tasks, 4 envs each", "{}x4", (1, 6, 12, 24, 48)), ("envs per task, 6 tasks", "6x{}", (1, 4, 16))]
+    for axis, (label, size, counts) in zip(axes, panels, strict=True):
+        for name, color in (("physics", "tab:gray"), ("joint fast", "tab:blue")):
+            all_rates = np.array([rates[f"{name} {size.format(n)}"] for n in counts]) / 1e3
+            axis.plot(counts, np.median(all_rates, axis=1), "o-", color=color, label=name)
+            axis.fill_between(counts, all_rates.min(axis=1), all_rates.max(axis=1), color=color, alpha=0.2)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, [str(n) for n in counts])
+        axis.set_xlabel(label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("thousand env-steps per second")
+    axes[0].legend()
     figure.savefig(path, dpi=110)
 
 
@@ -354,6 +396,7 @@ def main() -> None:
     where = microseconds()
     memory = megabytes_per_env()
     packages = ("stable-baselines3", "mujoco", "gymnasium", "torch", "numpy")
+    packages += ("envpool",) if ENVPOOL_IS_INSTALLED else ()
     machine = {
         "machine": platform.machine(),
         "cores": N_CORES,
@@ -372,6 +415,7 @@ def main() -> None:
     (RESULTS / "throughput.json").write_text(json.dumps(content, indent=1) + "\n")
     (RESULTS / "throughput.md").write_text(report(rates, imports, where, memory))
     draw(rates, RESULTS / "throughput.png")
+    draw_scaling(rates, RESULTS / "scaling.png")
     print(report(rates, imports, where, memory))
 
 
