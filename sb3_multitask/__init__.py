@@ -1,6 +1,7 @@
 """Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task."""
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, register_envs
 from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult, evaluate_tasks
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
@@ -19,11 +20,13 @@ register_envs()
 __all__ = [
     "TASK_SETS",
     "A2CMultiTask",
+    "CheckpointError",
     "Morphology",
     "MultiTaskActorCriticPolicy",
     "MultiTaskEvalCallback",
     "MultiTaskVecEnv",
     "MultiTaskVecNormalize",
+    "ResumableCheckpointCallback",
     "SharedMlpExtractor",
     "Task",
     "TaskCyclingVecEnv",

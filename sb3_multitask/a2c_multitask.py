@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import explained_variance, safe_mean, update
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
+from sb3_multitask.files import replacing
 from sb3_multitask.losses import A2CLoss, a2c_loss, a2c_loss_per_task
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.task_logging import log_std, log_update, make_room_for_tasks, refuse_update
@@ -347,14 +348,14 @@ class A2CMultiTask(A2C):
         """Give the env's normaliser the model's statistics, and the model the env's tasks."""
         self._vec_normalize_env = task_normalizer_of(env)
         if self.normalizer_state is not None and self._vec_normalize_env is not None:
-            self._vec_normalize_env.set_state(self.normalizer_state)
+            self._vec_normalize_env.set_statistics(self.normalizer_state)
         self.task_names = task_names_of(env)
         self.tasks = getattr(env, "tasks", None)
 
     def get_normalizer_state(self) -> dict[str, Any] | None:
         """The statistics that travel with the model: its env's, or those it was loaded with; None without."""
         normalizer = self.get_vec_normalize_env()
-        return normalizer.get_state() if isinstance(normalizer, MultiTaskVecNormalize) else self.normalizer_state
+        return normalizer.get_statistics() if isinstance(normalizer, MultiTaskVecNormalize) else self.normalizer_state
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set the env; its normaliser, if any, takes over the model's statistics.
@@ -383,7 +384,11 @@ class A2CMultiTask(A2C):
     ) -> None:
         """Save the model as SB3 does, with its ordered task names and its normaliser's statistics.
 
-        The tasks themselves are saved too, for ``evaluate_tasks(model)``, unless a factory cannot be pickled.
+        The tasks themselves are saved too, for ``evaluate_tasks(model)``, unless a factory cannot be pickled. A file
+        that is there is replaced only by a whole one.
+
+        :raises SaveError: if it cannot be written; an earlier file is unchanged
+        :raises TypeError: if an attribute of the model cannot be stored; names it
         """
         self.normalizer_state = self.get_normalizer_state()
         exclude = [] if exclude is None else list(exclude)
@@ -391,7 +396,30 @@ class A2CMultiTask(A2C):
             cloudpickle.dumps(self.tasks)
         except Exception:  # pickling runs the factories' code, which may raise anything
             exclude.append("tasks")
-        super().save(path, exclude, include)
+        if isinstance(path, io.IOBase):
+            super().save(path, exclude, include)
+            return
+        path = pathlib.Path(path)
+        path = path if path.suffix else path.with_name(f"{path.name}.zip")
+        with replacing(path) as beside:
+            try:
+                super().save(beside, exclude, include)
+            except OSError:
+                raise
+            except Exception as e:
+                raise TypeError(self._what_cannot_be_stored(path, e)) from e
+
+    def _what_cannot_be_stored(self, path: pathlib.Path, error: Exception) -> str:
+        """Say which attribute made saving fail."""
+        for name in set(self.__dict__) - set(self._excluded_save_params()):
+            try:
+                cloudpickle.dumps(getattr(self, name))
+            except Exception as e:  # pickling runs other people's code
+                return (
+                    f"The model's attribute {name!r} cannot be stored ({e}). Delete it, or leave it out: "
+                    f"model.save({str(path)!r}, exclude=[{name!r}]). What stood at {path} before is unchanged."
+                )
+        return f"The model cannot be stored in {path} ({error}); what stood there before is unchanged."
 
     @classmethod
     def load(

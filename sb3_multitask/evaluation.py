@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.files import replacing
 from sb3_multitask.task_logging import make_room_for_tasks
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
@@ -43,6 +44,11 @@ class TaskResult:
         """From (return, length) of each episode."""
         rewards, lengths = zip(*episodes, strict=True)
         return cls(float(np.mean(rewards)), float(np.std(rewards)), tuple(rewards), tuple(lengths))
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """From what ``dataclasses.asdict`` made of one, by way of JSON."""
+        return cls.of(list(zip(fields["episode_rewards"], fields["episode_lengths"], strict=True)))
 
 
 def evaluate_tasks(
@@ -172,11 +178,11 @@ def _normalized_like(model: BaseAlgorithm, venv: MultiTaskVecEnv, given: VecEnv 
     state = normalizer_state_of(model)
     if state is None and given is not None:
         normalizer = task_normalizer_of(given)
-        state = None if normalizer is None or model.get_env() is not None else normalizer.get_state()
+        state = None if normalizer is None or model.get_env() is not None else normalizer.get_statistics()
     if state is None:
         return venv
     frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
-    frozen.set_state(state)
+    frozen.set_statistics(state)
     return frozen
 
 
@@ -187,7 +193,7 @@ def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
     """
     env = model.get_env()
     normalizer = None if env is None else task_normalizer_of(env)
-    return getattr(model, "normalizer_state", None) if normalizer is None else normalizer.get_state()
+    return getattr(model, "normalizer_state", None) if normalizer is None else normalizer.get_statistics()
 
 
 @contextmanager
@@ -296,15 +302,39 @@ class MultiTaskEvalCallback(EvalCallback):
         if self.log_path is None:
             return
         history = [list(evaluation.values()) for evaluation in self.evaluations_tasks]
-        np.savez(
-            self.log_path,
-            timesteps=self.evaluations_timesteps,
-            results=self.evaluations_results,
-            ep_lengths=self.evaluations_length,
-            task_names=np.array(list(results)),
-            task_results=[[result.episode_rewards for result in row] for row in history],
-            task_ep_lengths=[[result.episode_lengths for result in row] for row in history],
-        )
+        with replacing(f"{self.log_path}.npz") as beside:
+            np.savez(
+                beside,
+                timesteps=self.evaluations_timesteps,
+                results=self.evaluations_results,
+                ep_lengths=self.evaluations_length,
+                task_names=np.array(list(results)),
+                task_results=[[result.episode_rewards for result in row] for row in history],
+                task_ep_lengths=[[result.episode_lengths for result in row] for row in history],
+            )
+
+    def get_state(self) -> dict[str, Any]:
+        """All evaluations so far, for a checkpoint."""
+        history = [{task: asdict(result) for task, result in row.items()} for row in self.evaluations_tasks]
+        return {
+            "best_mean_reward": float(self.best_mean_reward),
+            "last_mean_reward": float(self.last_mean_reward),
+            "last_timesteps": self._last_timesteps,
+            "timesteps": list(self.evaluations_timesteps),
+            "history": history,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self.best_mean_reward, self.last_mean_reward = state["best_mean_reward"], state["last_mean_reward"]
+        self._last_timesteps = state["last_timesteps"]
+        self.evaluations_timesteps = list(state["timesteps"])
+        self.evaluations_tasks = [
+            {task: TaskResult.from_json(result) for task, result in row.items()} for row in state["history"]
+        ]
+        rows = [list(row.values()) for row in self.evaluations_tasks]
+        self.evaluations_results = [np.ravel([result.episode_rewards for result in row]).tolist() for row in rows]
+        self.evaluations_length = [np.ravel([result.episode_lengths for result in row]).tolist() for row in rows]
 
     def _log(self, results: dict[str, TaskResult]) -> None:
         means = {task: result.mean_reward for task, result in results.items()}

@@ -143,7 +143,7 @@ def test_save_and_load_keep_statistics_and_settings(tmp_path):
 def test_state_of_another_shape_is_refused():
     env, other = (mt.make_multitask_vec_env(drift_tasks(n), 1) for n in (2, 3))
     with pytest.raises(ValueError, match=r"\(3, 3\) do not fit this normaliser's \(2, 3\)"):
-        env.set_state(other.get_state())
+        env.set_statistics(other.get_statistics())
 
 
 def test_a_vec_env_without_tasks_is_refused_and_stock_vec_normalize_refuses_tasks():

@@ -82,13 +82,13 @@ class FastEngine:
         assert model._last_obs is not None
         if model.policy.training:  # walking through the modules takes longer than a step
             model.policy.set_training_mode(False)
+        callback.on_rollout_start()  # may put another state into model and env
         buffers = self._prepare(env, n_rollout_steps)
         buffers.observations[0] = model._last_obs["obs"]
         buffers.episode_starts[0] = model._last_episode_starts
         low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
         n_steps = 0
-        callback.on_rollout_start()
 
         while n_steps < n_rollout_steps:
             actions = buffers.act(n_steps)

@@ -6,7 +6,7 @@ observations, monitoring or float32: ``MultiTaskVecEnv`` adds those once for all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings
 from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env.env_state import StatefulEnv, get_env_state, set_env_state, why_inexact, wrappers_of
 
 Info: TypeAlias = dict[str, Any]
 BackendName: TypeAlias = Literal["auto", "batch", "dummy", "subproc"]
@@ -65,6 +66,15 @@ class Backend(Protocol):
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
         """Whether one sub-environment is wrapped with a class."""
 
+    def why_inexact(self) -> list[str | None]:
+        """For every sub-environment why :meth:`get_state` does not hold all of it; None where it does."""
+
+    def get_state(self) -> list[dict[str, Any]]:
+        """State of the sub-environments: dicts, lists, plain values and arrays."""
+
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        """Put back what :meth:`get_state` gave."""
+
     def close(self) -> None:
         """Release everything."""
 
@@ -75,11 +85,9 @@ def make_quietly(task: Task, render_mode: str | None = None) -> gym.Env[Any, Any
         return task.make(**({} if render_mode is None else {"render_mode": render_mode}))
 
 
-def wrappers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
-    """The wrappers around an environment, from the outside in."""
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
+def _make_stateful(task: Task, render_mode: str | None) -> StatefulEnv:
+    """Make a task's environment for a worker process."""
+    return StatefulEnv(make_quietly(task, render_mode))
 
 
 class DummyBackend:
@@ -134,6 +142,16 @@ class DummyBackend:
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
         return any(isinstance(wrapper, wrapper_class) for wrapper in wrappers_of(self.envs[row]))
 
+    def why_inexact(self) -> list[str | None]:
+        return [why_inexact(env) for env in self.envs]
+
+    def get_state(self) -> list[dict[str, Any]]:
+        return [get_env_state(env) for env in self.envs]
+
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        for env, saved in zip(self.envs, state, strict=True):
+            set_env_state(env, saved)
+
     def close(self) -> None:
         for env in self.envs:
             env.close()
@@ -166,7 +184,7 @@ class SubprocBackend:
         self.venvs: list[SubprocVecEnv] = []
         try:
             for task in tasks:
-                env_fn = partial(make_quietly, task, render_mode)
+                env_fn = partial(_make_stateful, task, render_mode)
                 self.venvs.append(SubprocVecEnv([env_fn] * n_envs_per_task, start_method=start_method))
         except BaseException:
             self.close()
@@ -218,6 +236,16 @@ class SubprocBackend:
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
         venv, index = self._locate(row)
         return bool(venv.env_is_wrapped(wrapper_class, index)[0])
+
+    def why_inexact(self) -> list[str | None]:
+        return [reason for venv in self.venvs for reason in venv.env_method("why_inexact")]
+
+    def get_state(self) -> list[dict[str, Any]]:
+        return [state for venv in self.venvs for state in venv.env_method("get_env_state")]
+
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        for row, saved in enumerate(state):
+            self.call(row, "set_env_state", (saved,), {})
 
     def close(self) -> None:
         for venv in self.venvs:

@@ -12,8 +12,9 @@ import numpy as np
 from sb3_multitask.tasks import Task
 from sb3_multitask.threads import physics_threads
 from sb3_multitask.vec_env.adapters import ADAPTERS
-from sb3_multitask.vec_env.backends import Info, Transitions, wrappers_of
+from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, SimulationFault, SimulationGroup
+from sb3_multitask.vec_env.env_state import wrappers_of
 
 _NO_ENVS = 'backend="batch" has no environment objects; make the VecEnv with backend="dummy"'
 Prototypes: TypeAlias = tuple[Task, list[gym.Env[Any, Any]]]
@@ -131,6 +132,16 @@ class BatchBackend:
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
         wrappers = wrappers_of(self._prototype(row))
         return any(isinstance(wrapper, wrapper_class) for wrapper in wrappers)
+
+    def why_inexact(self) -> list[str | None]:
+        return [None] * self.n_sims
+
+    def get_state(self) -> list[dict[str, Any]]:
+        return [group.get_state() for group in self.groups]
+
+    def set_state(self, state: list[dict[str, Any]]) -> None:
+        for group, saved in zip(self.groups, state, strict=True):
+            group.set_state(saved)
 
     def close(self) -> None:
         for envs in self.prototypes:

@@ -10,8 +10,10 @@ import mujoco
 import numpy as np
 from gymnasium.utils import seeding
 
+from sb3_multitask.generators import generator_state, make_generator
 from sb3_multitask.vec_env.adapters import ADAPTERS
-from sb3_multitask.vec_env.backends import Info, Transitions, wrappers_of
+from sb3_multitask.vec_env.backends import Info, Transitions
+from sb3_multitask.vec_env.env_state import wrappers_of
 from sb3_multitask.vec_env.infos import Infos
 
 try:
@@ -105,6 +107,22 @@ class SimulationGroup:
             self._start_episodes(ids, [None] * len(ids))
             obs[ended] = self.adapter.observe(self.qpos[ids], self.qvel[ids])
         return Transitions(obs, outcome.rewards, dones, infos)
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides what the simulations do next."""
+        return {
+            "state": self.batch.state.copy(),
+            "warning": self.batch.warning.copy(),
+            "elapsed": self.elapsed.copy(),
+            "generators": [generator_state(generator) for generator in self.generators],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self.batch.state[...] = state["state"]
+        self.batch.warning[...] = state["warning"]
+        self.elapsed[...] = state["elapsed"]
+        self.generators = [make_generator(generator) for generator in state["generators"]]
 
     def _advance(self, own: slice) -> None:
         """The native call, with MuJoCo's messages kept from the terminal: its counters say the same."""

@@ -101,6 +101,22 @@ class TaskCyclingVecEnv(VecEnv):
         self.active_task = self.n_tasks - 1
         return self.next_task()
 
+    def get_state(self) -> dict[str, Any]:
+        """Which task is active and where the others wait; the environments have a state of their own."""
+        return {
+            "active_task": self.active_task,
+            "first_visit": bool(self.first_visit),
+            "last_obs": [None if obs is None else dict(obs) for obs in self._last_obs],
+            "episode_starts": self._episode_starts.copy(),
+            "visited": self._visited.copy(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self.active_task, self.first_visit = state["active_task"], state["first_visit"]
+        self._last_obs = list(state["last_obs"])
+        self._episode_starts[...], self._visited[...] = state["episode_starts"], state["visited"]
+
     def step_async(self, actions: np.ndarray) -> None:
         self._view.step_async(actions)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.monitor import ResultsWriter
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
 
 
 class EpisodeMonitor:
@@ -27,16 +29,19 @@ class EpisodeMonitor:
         self.returns = np.zeros(len(tasks))
         self.lengths = np.zeros(len(tasks), dtype=np.int64)
         self.t_start = time.time()
-        self._writers: list[ResultsWriter] = []
-        if monitor_dir is not None:
-            self._writers = [
-                ResultsWriter(
-                    str(Path(monitor_dir) / f"{row}.monitor.csv"),
-                    header={"t_start": self.t_start, "env_id": env_id},
-                    extra_keys=("task",),
-                )
-                for row, env_id in enumerate(env_ids)
-            ]
+        self._env_ids = env_ids
+        self._folder = None if monitor_dir is None else Path(monitor_dir)
+        self._writers: dict[int, ResultsWriter] = {}
+
+    def _path(self, folder: Path, row: int) -> Path:
+        return folder / f"{row}.{Monitor.EXT}"
+
+    def _writer(self, folder: Path, row: int) -> ResultsWriter:
+        """The row's file, begun at its first episode's end: an interrupted run's files stay until it is resumed."""
+        if row not in self._writers:
+            header: dict[str, Any] = {"t_start": self.t_start, "env_id": self._env_ids[row]}
+            self._writers[row] = ResultsWriter(str(self._path(folder, row)), header, extra_keys=("task",))
+        return self._writers[row]
 
     def reset(self, rows: slice) -> None:
         self.returns[rows] = 0.0
@@ -57,11 +62,37 @@ class EpisodeMonitor:
             }
             infos[i]["episode"] = episode
             infos[i]["task"] = self.tasks[row]
-            if self._writers:
-                self._writers[row].write_row(episode)
+            if self._folder is not None:
+                self._writer(self._folder, row).write_row(episode)
             self.returns[row] = 0.0
             self.lengths[row] = 0
 
+    def get_state(self) -> dict[str, Any]:
+        """Running episodes, the time since the start (s), and how long each file is (bytes)."""
+        return {
+            "returns": self.returns.copy(),
+            "lengths": self.lengths.copy(),
+            "seconds": time.time() - self.t_start,
+            "n_bytes": {str(row): Path(w.file_handler.name).stat().st_size for row, w in self._writers.items()},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_state` gave; files are cut to what they held then, and go on from there."""
+        self.returns[...], self.lengths[...] = state["returns"], state["lengths"]
+        self.t_start = time.time() - state["seconds"]
+        self.close()
+        self._writers = {}
+        if self._folder is None:
+            return
+        for row, n_bytes in state["n_bytes"].items():
+            path = self._path(self._folder, int(row))
+            if not path.exists() or path.stat().st_size < n_bytes:
+                warnings.warn(f"{path} is shorter than it was at the checkpoint; it begins anew", stacklevel=2)
+                continue
+            os.truncate(path, n_bytes)
+            writer = ResultsWriter(str(path), extra_keys=("task",), override_existing=False)
+            self._writers[int(row)] = writer
+
     def close(self) -> None:
-        for writer in self._writers:
+        for writer in self._writers.values():
             writer.close()

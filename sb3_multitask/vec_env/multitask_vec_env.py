@@ -129,6 +129,35 @@ class MultiTaskVecEnv(VecEnv):
     def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
         return {"obs": obs.astype(np.float32), "task": self.task_ids[rows].copy()}
 
+    def why_inexact(self) -> str | None:
+        """Why :meth:`get_state` does not hold everything; None if it does."""
+        reasons = {
+            f"task {self.task_names[task]!r}: {reason}"
+            for task, reason in zip(self.task_ids, self._backend.why_inexact(), strict=True)
+            if reason is not None
+        }
+        return "; ".join(sorted(reasons)) or None
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
+        return {
+            "backend": self.backend,
+            "seeds": list(self._seeds),
+            "envs": self._backend.get_state(),
+            "monitor": self.monitor.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`get_state` gave, to the same bits.
+
+        :raises ValueError: if it is the state of another backend
+        """
+        if state["backend"] != self.backend:
+            raise ValueError(f'The state is of backend="{state["backend"]}", and this env has "{self.backend}"')
+        self._seeds = list(state["seeds"])
+        self._backend.set_state(state["envs"])
+        self.monitor.set_state(state["monitor"])
+
     # SB3's VecEnv interface
 
     def reset(self) -> TaskObs:

@@ -248,15 +248,15 @@ class MultiTaskVecNormalize(VecNormalize):
             reward = reward * np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon)
         return reward
 
-    def get_state(self) -> dict[str, Any]:
+    def get_statistics(self) -> dict[str, Any]:
         """What a model's inputs depend on, and its returns' statistics: plain values and arrays, copied."""
         state: dict[str, Any] = {name: getattr(self, name) for name in ("norm_obs", "clip_obs", "epsilon")}
         for name, rms in {"obs_rms": self.obs_rms["obs"], "ret_rms": self.ret_rms}.items():
             state[name] = {"mean": rms.mean.copy(), "var": rms.var.copy(), "count": rms.count.copy()}
         return state
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` returned. How rewards are treated stays as it is.
+    def set_statistics(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_statistics` returned. How rewards are treated stays as it is.
 
         :raises ValueError: if the statistics have another shape
         """
@@ -274,3 +274,15 @@ class MultiTaskVecNormalize(VecNormalize):
         for name, value in state.items():
             if not name.endswith("_rms"):
                 setattr(self, name, value)
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides the next values: the statistics, the discounted returns, and the flags."""
+        flags = {name: getattr(self, name) for name in ("training", "norm_reward", "clip_reward", "gamma")}
+        return {"statistics": self.get_statistics(), "returns": self.returns.copy(), "flags": flags}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self.set_statistics(state["statistics"])
+        self.returns = state["returns"]
+        for name, value in state["flags"].items():
+            setattr(self, name, value)

@@ -1,0 +1,137 @@
+"""The callback that makes a training run survive."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_multitask.checkpoint import format as checkpoint_format
+from sb3_multitask.checkpoint.format import CheckpointError
+from sb3_multitask.checkpoint.snapshot import put_back, take, why_inexact
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was asked to stop and has written a checkpoint."""
+
+
+class ResumableCheckpointCallback(BaseCallback):
+    """Write checkpoints from which the same script, started again, goes on to the same bits.
+
+    Give it to ``learn`` of an ``A2CMultiTask`` and, after a kill or a crash, run the same script again: training goes
+    on from the newest valid checkpoint in ``save_path``, and ends with the weights, statistics, monitor rows and
+    evaluations of a run that was never interrupted. Checkpoints are taken at the start of a rollout; they hold model,
+    optimizer, normaliser, environments, counters, callbacks and all random number generators.
+
+    Environments that are neither MuJoCo's nor offer ``get_state()`` and ``set_state(state)``, and callbacks that keep
+    other things than numbers without offering these, cannot be stored in full: a warning says so at the start.
+
+    :param save_path: folder of the checkpoints, one run's; each is a folder ``<steps>`` of its own
+    :param every: environment steps between two checkpoints; the end of training is one too
+    :param keep: how many of the newest to keep
+    :param resume: go on from the newest checkpoint; ``False`` refuses a folder that holds one
+    :param verbose: 1 says which checkpoint training goes on from
+    :raises ValueError: if ``every`` or ``keep`` is below 1
+    """
+
+    def __init__(
+        self,
+        save_path: str | Path = "checkpoints",
+        every: int = 100_000,
+        keep: int = 2,
+        resume: bool = True,
+        verbose: int = 1,
+    ) -> None:
+        super().__init__(verbose)
+        for name, value in {"every": every, "keep": keep}.items():
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1 (got {value})")
+        self.save_path = Path(save_path)
+        self.every, self.keep, self.resume = every, keep, resume
+        self.resumed_from: Path | None = None
+        self._root: BaseCallback = self
+        self._to_put_back: dict[str, Any] | None = None
+        self._last_saved = 0
+        self._must_stop: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Write a checkpoint at the next start of a rollout and raise :class:`TrainingInterrupted` there."""
+        self._must_stop = reason
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing: its settings are the script's."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to put back."""
+
+    def _init_callback(self) -> None:
+        from sb3_multitask.a2c_multitask import A2CMultiTask
+
+        if not isinstance(self.model, A2CMultiTask):
+            raise TypeError(f"ResumableCheckpointCallback needs an A2CMultiTask (got a {type(self.model).__name__})")
+
+    def _on_training_start(self) -> None:
+        self._root = self.locals.get("callback", self)
+        self._last_saved = self.model.num_timesteps
+        newest = None if self.resumed_from else checkpoint_format.read_latest(self.save_path)
+        if newest is None:
+            self._announce_inexact(why_inexact(self._model, self._root))
+            return
+        path, snapshot = newest
+        if not self.resume:
+            raise ValueError(f"{self.save_path} holds checkpoints already ({path.name}): choose another folder")
+        self._announce_inexact(why_inexact(self._model, self._root, snapshot))
+        self._put_back(path, snapshot)
+        self.resumed_from, self._to_put_back = path, snapshot
+        if self.verbose >= 1:
+            print(f"Resuming from {path} at {self.model.num_timesteps:,} steps")  # noqa: T201
+
+    def _on_rollout_start(self) -> None:
+        if self._to_put_back is not None:  # again, now that every callback has seen the training's start
+            assert self.resumed_from is not None
+            self._put_back(self.resumed_from, self._to_put_back)
+            self._to_put_back = None
+        steps = self.model.num_timesteps
+        if self._must_stop is not None:
+            self.save()
+            raise TrainingInterrupted(f"{self._must_stop}: checkpoint at {steps:,} steps")
+        if steps // self.every > self._last_saved // self.every:
+            self.save()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.model.num_timesteps > self._last_saved:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint; only at the start of a rollout, or between calls of ``learn``.
+
+        :raises SaveError: if it cannot be written; the ones before stay
+        """
+        steps = self.model.num_timesteps
+        checkpoint_format.save_step(self.save_path, steps, take(self._model, self._root), self.keep)
+        self._last_saved = steps
+
+    def _put_back(self, path: Path, snapshot: dict[str, Any]) -> None:
+        try:
+            put_back(self._model, self._root, snapshot)
+        except CheckpointError as e:
+            raise CheckpointError(f"{path}: {e}") from e
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
+            raise CheckpointError(f"{path}: does not fit this model: {type(e).__name__}: {e}") from e
+        self._last_saved = self.model.num_timesteps
+
+    @property
+    def _model(self) -> Any:
+        return self.model
+
+    def _announce_inexact(self, reasons: list[str]) -> None:
+        if reasons:
+            warnings.warn(
+                "A run that goes on from a checkpoint will not make the same bits: " + "; ".join(reasons), stacklevel=2
+            )

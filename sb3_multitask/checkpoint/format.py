@@ -1,0 +1,176 @@
+"""A checkpoint on disk: numbers and text in a folder, nothing that is run when it is read.
+
+====================  =================================================================
+``state.json``        a tree of plain values; arrays are named in it
+``arrays.safetensors``  the arrays
+``manifest.json``     format, schema version, size and SHA-256 of both
+====================  =================================================================
+
+The folder is written beside its place and renamed when it is complete. One whose manifest does not fit its files does
+not count as a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from sb3_multitask.files import remove_leftovers, replacing
+
+SCHEMA = 1
+_STATE, _ARRAYS, _MANIFEST = "state.json", "arrays.safetensors", "manifest.json"
+_ARRAY = "array:"  # marks, in the JSON, the name of an array
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and what is wrong."""
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a tree of dicts, lists, plain values and arrays as the folder ``path``.
+
+    :raises SaveError: if writing fails; whatever was at ``path`` before stays
+    :raises TypeError: if the tree holds something else; says where
+    """
+    arrays: dict[str, np.ndarray] = {}
+    tree = json.dumps(_pack(state, "", arrays))
+    files = {_STATE: tree.encode(), _ARRAYS: safetensors.numpy.save(arrays)}
+    with replacing(path) as beside:
+        beside.mkdir()
+        for name, content in files.items():
+            (beside / name).write_bytes(content)
+        (beside / _MANIFEST).write_bytes(_manifest(files))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_checkpoint` wrote.
+
+    :raises CheckpointError: if a file is missing, cut, changed or of a later version of the format
+    """
+    files = {}
+    for name in (_MANIFEST, _STATE, _ARRAYS):
+        try:
+            files[name] = (path / name).read_bytes()
+        except OSError as e:
+            raise CheckpointError(f"{path / name}: cannot be read ({e.strerror}), so this is no checkpoint") from e
+    _check_manifest(path / _MANIFEST, files)
+    try:
+        arrays = safetensors.numpy.load(files[_ARRAYS])
+        tree = json.loads(files[_STATE])
+        state = _unpack(tree, arrays)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{path}: its contents do not fit together: {e}") from e
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path / _STATE}: must hold an object (got {type(state).__name__})")
+    return state
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, newest first, valid or not. Their names are their steps."""
+    if not folder.is_dir():
+        return []
+    steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted(steps, key=lambda path: int(path.name), reverse=True)
+
+
+def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest valid checkpoint of ``folder`` with its contents; None without. Warns of those it passes over."""
+    for path in list_checkpoints(folder):
+        try:
+            return path, read_checkpoint(path)
+        except CheckpointError as e:
+            warnings.warn(f"Passing over a checkpoint: {e}", stacklevel=2)
+    return None
+
+
+def save_step(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write the checkpoint of a step and remove all but the newest ``keep``."""
+    path = folder / f"{step:012d}"
+    with suppress(CheckpointError):
+        if path.exists():
+            read_checkpoint(path)
+            return  # a run that was resumed before this step comes by again, with the same bits
+    _discard(path)
+    write_checkpoint(path, state)
+    for old in list_checkpoints(folder)[keep:]:
+        _discard(old)
+    remove_leftovers(folder)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint; its manifest first, so that half of one is none."""
+    for name in (_MANIFEST, _STATE, _ARRAYS):
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
+
+
+def _manifest(files: dict[str, bytes]) -> bytes:
+    content = {
+        "format": "sb3-multitask checkpoint",
+        "schema": SCHEMA,
+        "files": {
+            name: {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
+            for name in (_STATE, _ARRAYS)
+        },
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _check_manifest(path: Path, files: dict[str, bytes]) -> None:
+    """Raise unless the manifest is, byte for byte, the one of these files."""
+    expected = _manifest(files)
+    if files[_MANIFEST] == expected:
+        return
+    try:
+        found = json.loads(files[_MANIFEST])
+        schema, listed = found["schema"], found["files"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{path}: is no manifest of a checkpoint") from e
+    if schema != SCHEMA:
+        raise CheckpointError(f"{path}: schema version {schema!r}; this version of sb3-multitask reads {SCHEMA}")
+    wanted = json.loads(expected)["files"]
+    for name, facts in wanted.items():
+        if not isinstance(listed, dict) or listed.get(name) != facts:
+            raise CheckpointError(f"{path.parent / name}: is not the file that was written (size or SHA-256 differs)")
+    raise CheckpointError(f"{path}: is not as it was written")
+
+
+def _pack(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
+    """``value`` as JSON can hold it, its arrays moved to ``arrays`` under their place in the tree."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise TypeError(f"{where}: arrays of objects cannot be stored")
+        arrays[where] = np.ascontiguousarray(value).reshape(value.shape)
+        return _ARRAY + where
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{where}: keys must be strings (got {list(value)!r:.200})")
+        return {key: _pack(item, f"{where}/{key}", arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pack(item, f"{where}/{i}", arrays) for i, item in enumerate(value)]
+    if isinstance(value, str) and value.startswith(_ARRAY):
+        raise TypeError(f"{where}: {value!r} would be read as an array")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{where}: a {type(value).__name__} cannot be stored")
+
+
+def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, str) and value.startswith(_ARRAY):
+        return arrays[value.removeprefix(_ARRAY)]
+    if isinstance(value, dict):
+        return {key: _unpack(item, arrays) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unpack(item, arrays) for item in value]
+    return value

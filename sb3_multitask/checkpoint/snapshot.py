@@ -1,0 +1,274 @@
+"""What a training run is at the start of a rollout, as a tree of plain values and arrays.
+
+Only there is it small: no half-filled rollout, no action under way. A run that goes on from a snapshot makes the same
+bits as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    ConvertCallback,
+    EventCallback,
+    ProgressBarCallback,
+)
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv
+
+from sb3_multitask.checkpoint.format import CheckpointError
+from sb3_multitask.generators import global_states, set_global_states
+from sb3_multitask.vec_env.schedule import layers_of
+
+if TYPE_CHECKING:
+    from sb3_multitask.a2c_multitask import A2CMultiTask
+
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
+_SETTINGS = (
+    *("task_schedule", "seed", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
+    *("normalize_advantage", "learning_rate", "n_envs"),
+)
+_PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "stable-baselines3")
+_STATELESS_LAYERS = (VecCheckNan,)
+_NOT_STATE = {"model", "logger", "locals", "globals", "parent", "callback", "callbacks", "verbose", "eval_env"}
+
+
+def take(model: A2CMultiTask, root: BaseCallback) -> dict[str, Any]:
+    """Everything that decides how the training goes on.
+
+    :param model: at the start of a rollout
+    :param root: the callback of ``learn``, with all its children
+    """
+    assert model.env is not None
+    optimizer = model.policy.optimizer.state_dict()
+    return {
+        "settings": _settings(model),
+        "platform": _platform(model),
+        "counters": {name: getattr(model, name) for name in _COUNTERS},
+        "episodes": {
+            "all": list(model.ep_info_buffer or ()),
+            "successes": list(model.ep_success_buffer or ()),
+            "tasks": {task: list(episodes) for task, episodes in model.task_ep_info_buffers.items()},
+        },
+        "last_obs": dict(model._last_obs),  # type: ignore[arg-type]  # Dict observations
+        "last_episode_starts": model._last_episode_starts,
+        "policy": {name: tensor.numpy(force=True) for name, tensor in model.policy.state_dict().items()},
+        "optimizer": {
+            "param_groups": optimizer["param_groups"],
+            "state": {str(i): _to_arrays(state) for i, state in optimizer["state"].items()},
+        },
+        "env": env_state(model.env),
+        "callbacks": {name: _callback_state(callback) for name, callback in _stateful(root)},
+        "generators": global_states(),
+    }
+
+
+def put_back(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any]) -> None:
+    """Make a training run what it was when :func:`take` gave ``snapshot``; generators last.
+
+    :raises CheckpointError: if the model is another one, or weights are not finite; nothing is changed then
+    """
+    assert model.env is not None
+    _check_settings(_settings(model), snapshot["settings"])
+    weights = {name: th.from_numpy(array.copy()) for name, array in snapshot["policy"].items()}
+    bad = [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(f"The checkpoint's weights {', '.join(bad)} are not finite")
+    model.policy.load_state_dict(weights)
+    optimizer = snapshot["optimizer"]
+    states = {int(i): {name: th.from_numpy(a.copy()) for name, a in s.items()} for i, s in optimizer["state"].items()}
+    model.policy.optimizer.load_state_dict({"state": states, "param_groups": optimizer["param_groups"]})
+    for name, value in snapshot["counters"].items():
+        setattr(model, name, value)
+    model._num_timesteps_at_start = model.num_timesteps  # frames per second count from here
+    _refill(model.ep_info_buffer, snapshot["episodes"]["all"])
+    _refill(model.ep_success_buffer, snapshot["episodes"]["successes"])
+    for task, episodes in snapshot["episodes"]["tasks"].items():
+        _refill(model.task_ep_info_buffers[task], episodes)
+    model._last_obs = {key: np.array(value) for key, value in snapshot["last_obs"].items()}
+    model._last_episode_starts = snapshot["last_episode_starts"].copy()
+    set_env_state(model.env, snapshot["env"])
+    for name, callback in _stateful(root):
+        if name in snapshot["callbacks"]:
+            _set_callback_state(callback, snapshot["callbacks"][name])
+    set_global_states(snapshot["generators"])
+
+
+def why_inexact(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any] | None = None) -> list[str]:
+    """Why a run that goes on from a snapshot would not make the same bits; empty if it would.
+
+    :param snapshot: one to go on from; ``None``: one that would be taken now
+    """
+    assert model.env is not None
+    reasons = list(_inexact_env(model.env))
+    for name, callback in _stateful(root):
+        reasons += _inexact_callback(name, callback)
+    if snapshot is None:
+        return reasons
+    for name, now in _platform(model).items():
+        then = snapshot["platform"].get(name)
+        if now != then:
+            reasons.append(f"{name} was {then} and is {now}")
+    missing = [name for name, _ in _stateful(root) if name not in snapshot["callbacks"]]
+    return reasons + [f"the checkpoint knows no {name}" for name in missing]
+
+
+# The env, layer by layer
+
+
+def env_state(env: VecEnv) -> list[dict[str, Any]]:
+    """State of a VecEnv and of all it wraps, from the outside in."""
+    return [
+        {"class": type(layer).__name__, "state": layer.get_state() if _has_state(layer) else None}
+        for layer in layers_of(env)
+    ]
+
+
+def set_env_state(env: VecEnv, states: list[dict[str, Any]]) -> None:
+    """Put back what :func:`env_state` gave.
+
+    :raises CheckpointError: if the env has other layers
+    """
+    layers = list(layers_of(env))
+    now, then = [type(layer).__name__ for layer in layers], [state["class"] for state in states]
+    if now != then:
+        raise CheckpointError(f"The env is {' over '.join(now)}, that of the checkpoint was {' over '.join(then)}")
+    for layer, saved in zip(layers, states, strict=True):
+        if saved["state"] is not None:
+            try:
+                layer.set_state(saved["state"])
+            except ValueError as e:
+                raise CheckpointError(f"The checkpoint is of another env: {e}") from e
+
+
+def _inexact_env(env: VecEnv) -> Iterator[str]:
+    for layer in layers_of(env):
+        if hasattr(type(layer), "why_inexact"):
+            reason = layer.why_inexact()
+            if reason:
+                yield reason
+        elif not _has_state(layer) and not isinstance(layer, _STATELESS_LAYERS):
+            yield f"{type(layer).__name__} has no get_state() and set_state(state)"
+
+
+def _has_state(layer: Any) -> bool:
+    """Whether a class offers its state itself: wrappers forward the attributes of what they wrap."""
+    return callable(getattr(type(layer), "get_state", None)) and callable(getattr(type(layer), "set_state", None))
+
+
+# Callbacks: those with get_state() and set_state(state) tell it themselves; of others, the numbers they keep
+
+
+def _stateful(root: BaseCallback) -> Iterator[tuple[str, BaseCallback]]:
+    """The callbacks below ``root`` with names that tell them apart: class and count."""
+    counts: dict[str, int] = {}
+    for callback in _descend(root):
+        if isinstance(callback, CallbackList | ConvertCallback | ProgressBarCallback):
+            continue
+        name = type(callback).__name__
+        counts[name] = counts.get(name, 0) + 1
+        yield f"{name} {counts[name]}", callback
+
+
+def _descend(callback: BaseCallback) -> Iterator[BaseCallback]:
+    yield callback
+    children: list[Any] = list(callback.callbacks) if isinstance(callback, CallbackList) else []
+    if isinstance(callback, EventCallback):
+        children.append(callback.callback)
+    children.append(getattr(callback, "callback_on_new_best", None))
+    for child in children:
+        if isinstance(child, BaseCallback):
+            yield from _descend(child)
+
+
+def _callback_state(callback: Any) -> dict[str, Any]:
+    state: dict[str, Any] = {"n_calls": callback.n_calls, "num_timesteps": callback.num_timesteps}
+    if _has_state(callback):
+        state["own"] = callback.get_state()
+    else:
+        kept = {name: value for name, value in vars(callback).items() if name not in _NOT_STATE}
+        state["attributes"] = {name: value for name, value in kept.items() if _is_numbers(value)}
+    if isinstance(getattr(callback, "eval_env", None), VecEnv):
+        state["eval_env"] = env_state(callback.eval_env)
+    return state
+
+
+def _set_callback_state(callback: Any, state: dict[str, Any]) -> None:
+    callback.n_calls, callback.num_timesteps = state["n_calls"], state["num_timesteps"]
+    if "own" in state:
+        callback.set_state(state["own"])
+    for name, value in state.get("attributes", {}).items():
+        setattr(callback, name, value)
+    if "eval_env" in state:
+        set_env_state(callback.eval_env, state["eval_env"])
+
+
+def _inexact_callback(name: str, callback: Any) -> Iterator[str]:
+    if isinstance(getattr(callback, "eval_env", None), VecEnv):
+        yield from _inexact_env(callback.eval_env)
+    if _has_state(callback) or type(callback).__module__.startswith(("stable_baselines3.", "sb3_contrib.")):
+        return
+    kept = {attribute: value for attribute, value in vars(callback).items() if attribute not in _NOT_STATE}
+    unknown = [attribute for attribute, value in kept.items() if not (_is_numbers(value) or _is_setting(value))]
+    if unknown:
+        yield f"{name} keeps {', '.join(unknown)} and has no get_state() and set_state(state)"
+
+
+def _is_numbers(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_numbers(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_numbers(item) for key, item in value.items())
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    return isinstance(value, bool | int | float | np.generic)
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value is given by the user's script rather than made by training."""
+    return value is None or isinstance(value, str | BaseCallback) or callable(value) or hasattr(value, "__fspath__")
+
+
+# What must be, or should be, the same
+
+
+def _settings(model: A2CMultiTask) -> dict[str, Any]:
+    """What makes it the same run. Schedules are functions and cannot be compared."""
+    settings = {name: getattr(model, name) for name in _SETTINGS}
+    settings["learning_rate"] = model.learning_rate if isinstance(model.learning_rate, int | float) else "a schedule"
+    settings["optimizer"] = type(model.policy.optimizer).__name__
+    settings["task_names"] = list(model.task_names or ())
+    settings["weights"] = {name: list(tensor.shape) for name, tensor in model.policy.state_dict().items()}
+    return settings
+
+
+def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
+    different = [name for name in now if now[name] != then.get(name)]
+    if different:
+        lines = [f"  {name}: {then.get(name)!r:.200} then, {now[name]!r:.200} now" for name in different]
+        raise CheckpointError(
+            "The checkpoint is of another run:\n" + "\n".join(lines) + "\nResume with the settings of then, or give "
+            "the checkpoints of this run another folder."
+        )
+
+
+def _platform(model: A2CMultiTask) -> dict[str, Any]:
+    """What the last bits depend on beside the settings."""
+    threads = {} if model.last_engine == "fast" else {"torch threads": th.get_num_threads()}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"engine": model.last_engine, **threads, **versions}
+
+
+def _to_arrays(state: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy(force=True) for name, tensor in state.items()}
+
+
+def _refill(buffer: Any, items: list[Any]) -> None:
+    if buffer is not None:
+        buffer.clear()
+        buffer.extend(items)

@@ -1,0 +1,60 @@
+"""The states of random number generators, as plain values."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch as th
+
+_BIT_GENERATORS: dict[str, Any] = {
+    "PCG64": np.random.PCG64,  # Gymnasium's
+    "PCG64DXSM": np.random.PCG64DXSM,
+    "MT19937": np.random.MT19937,
+    "Philox": np.random.Philox,
+    "SFC64": np.random.SFC64,
+}
+
+
+def generator_state(generator: np.random.Generator | None) -> dict[str, Any] | None:
+    """State of a numpy generator; None for none."""
+    return None if generator is None else dict(generator.bit_generator.state)
+
+
+def make_generator(state: dict[str, Any] | None) -> np.random.Generator | None:
+    """The generator that goes on from a state.
+
+    :raises ValueError: if it is of an unknown kind
+    """
+    if state is None:
+        return None
+    kind = state.get("bit_generator")
+    if kind not in _BIT_GENERATORS:
+        raise ValueError(f"Unknown random number generator {kind!r}; known: {', '.join(_BIT_GENERATORS)}")
+    generator = np.random.Generator(_BIT_GENERATORS[kind]())
+    generator.bit_generator.state = state
+    return generator
+
+
+def global_states() -> dict[str, Any]:
+    """States of Python's, numpy's and torch's global generators."""
+    version, words, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (SB3 draws from it)
+    return {
+        "python": [version, np.array(words, dtype=np.uint32), gauss],
+        "numpy": [kind, keys, *rest],
+        "torch": th.get_rng_state().numpy(),
+        "cuda": [state.numpy() for state in th.cuda.get_rng_state_all()] if th.cuda.is_available() else [],
+    }
+
+
+def set_global_states(states: dict[str, Any]) -> None:
+    """Put back what :func:`global_states` gave."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(int(word) for word in words), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys, *rest))  # noqa: NPY002
+    th.set_rng_state(th.from_numpy(states["torch"].copy()))
+    if states["cuda"] and th.cuda.is_available():
+        th.cuda.set_rng_state_all([th.from_numpy(state.copy()) for state in states["cuda"]])
