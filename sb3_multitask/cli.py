@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,8 @@ def _main() -> None:
         "[bold]Examples[/bold]\n\n"
         "sb3-multitask train --config zoo_configs/quickstart.yml\n\n"
         "sb3-multitask train --tasks HalfCheetahBody6 --n-timesteps 1000000 --seed 1\n\n"
-        "sb3-multitask train --tasks HalfCheetahBigLeg-v0,HalfCheetah-v5 --set ent_coef=0.001"
+        "sb3-multitask train --tasks HalfCheetahBigLeg-v0,HalfCheetah-v5 --set ent_coef=0.001\n\n"
+        "sb3-multitask train --resume runs/HalfCheetahBody6_1"
     )
 )
 def train(
@@ -46,6 +48,10 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the config; may be repeated."),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/<tasks>_<number>.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with an interrupted run from its newest checkpoint, to the same bits."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print SB3's log and each evaluation.")] = False,
@@ -64,13 +70,25 @@ def train(
     }
     overrides = {key: value for key, value in overrides.items() if value is not None}
     overrides |= _parse_settings(settings or [])
-    run_config = (
-        load_config(TrainConfig, config, overrides) if config is not None else make_config(TrainConfig, overrides)
-    )
-    name = run_config.tasks if isinstance(run_config.tasks, str) else f"{len(run_config.tasks)}_tasks"
-    folder = RunFolder.create(run_dir, name.replace("/", "_"), overwrite)
+    if resume is not None:
+        if overrides or config or run_dir or overwrite:
+            raise ValueError("--resume goes on with the run's own config: leave out the other settings")
+        folder = RunFolder.existing(resume)
+        run_config = load_config(TrainConfig, folder.config)
+    else:
+        run_config = (
+            load_config(TrainConfig, config, overrides) if config is not None else make_config(TrainConfig, overrides)
+        )
+        folder = RunFolder.create(run_dir, run_config.name, overwrite)
     console.print(f"Run folder: [bold]{escape(str(folder.path))}[/bold]")
-    results = train_run(run_config, folder, progress, verbose=int(verbose), announce=console.print)
+    try:
+        results = train_run(run_config, folder, progress, verbose=int(verbose), announce=console.print)
+    except KeyboardInterrupt as e:
+        console.print(
+            f"Interrupted ({escape(str(e))}). Go on with: sb3-multitask train --resume {escape(str(folder.path))}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(_exit_code(e)) from None
     console.print(_results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
     console.print(
         f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; model: [bold]{escape(str(folder.model))}[/bold]"
@@ -115,6 +133,12 @@ def evaluate(
     console.print(
         _results_table({"return": results}, f"{escape(str(path))}, {chosen.n_eval_episodes} episodes per task")
     )
+
+
+def _exit_code(interrupt: KeyboardInterrupt) -> int:
+    """What shells expect of a process that a signal ended: 128 and the signal's number."""
+    name = str(interrupt).partition(":")[0]
+    return 128 + (signal.Signals[name] if name in signal.Signals.__members__ else signal.SIGINT)
 
 
 def _split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:

@@ -46,7 +46,7 @@ def test_nothing_of_the_training_is_touched(model, deterministic):
         normalizer = model.get_vec_normalize_env()
         return [
             th.get_rng_state().numpy(),
-            np.random.get_statistics()[1],  # noqa: NPY002
+            np.random.get_state()[1],  # noqa: NPY002
             normalizer.obs_rms["obs"].mean,
             normalizer.obs_rms["obs"].count,
             normalizer.ret_rms.var,

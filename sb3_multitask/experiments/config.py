@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from sb3_multitask.a2c_multitask import Engine
 from sb3_multitask.evaluation import Score
+from sb3_multitask.files import replacing
 from sb3_multitask.tasks import did_you_mean, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.schedule import TaskSchedule
@@ -51,6 +53,8 @@ class TrainConfig(BaseModel):
     eval_episodes: int = Field(5, ge=1, description="Episodes per task while training")
     n_eval_episodes: int = Field(20, ge=1, description="Episodes per task before and after training")
     score: Score = Field("mean", description="What makes a model the best")
+    checkpoint_freq: int = Field(100_000, ge=1, description="Environment steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints to keep")
     tensorboard: bool = Field(default=False, description="Also write TensorBoard files (needs the extra [extra])")
     device: str = Field("cpu", description="torch device; nets of this size are fastest on the CPU")
 
@@ -63,6 +67,12 @@ class TrainConfig(BaseModel):
     @property
     def task_names(self) -> tuple[str, ...]:
         return tuple(task.name for task in resolve_tasks(self.tasks))
+
+    @property
+    def name(self) -> str:
+        """A name for the run's folder: letters, digits, and ``._-``, so that it stays in its parent."""
+        name = self.tasks if isinstance(self.tasks, str) else f"{len(self.tasks)}_tasks"
+        return re.sub(r"[^A-Za-z0-9_-]+", "_", name)
 
     def algorithm_kwargs(self) -> dict[str, Any]:
         """The part that goes to ``A2CMultiTask``."""
@@ -133,7 +143,7 @@ def dump_config(config: TrainConfig, path: Path) -> None:
     """Write a config as YAML that :func:`load_config` reads back to an equal one."""
     yaml = YAML()
     yaml.default_flow_style = False
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         yaml.dump(config.model_dump(mode="json"), file)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+
+from sb3_multitask.experiments.monitor_files import read_monitor_files
+from sb3_multitask.files import replacing
 
 Curve: TypeAlias = tuple[np.ndarray, np.ndarray]
 
@@ -22,19 +24,16 @@ def read_training_returns(monitor_dir: Path) -> dict[str, Curve]:
     """
     ends: dict[str, list[tuple[int, float]]] = defaultdict(list)
     n_copies: dict[str, int] = defaultdict(int)
-    for path in sorted(monitor_dir.glob("*.monitor.csv"), key=lambda path: int(path.name.split(".")[0])):
-        with path.open(encoding="utf-8") as file:
-            next(file)  # the header comment
-            steps, task = 0, None
-            for row in csv.DictReader(file):
-                task = row["task"]
-                steps += int(row["l"])
-                ends[task].append((steps, float(row["r"])))
-        if task is not None:
+    for episodes in read_monitor_files(monitor_dir):
+        steps = 0
+        for episode in episodes:
+            steps += episode.length
+            ends[episode.task].append((steps, episode.total_reward))
+        for task in {episode.task for episode in episodes}:
             n_copies[task] += 1
     curves = {}
-    for task, episodes in ends.items():
-        steps_of_copy, returns = np.array(sorted(episodes)).T
+    for task, steps_and_returns in ends.items():
+        steps_of_copy, returns = np.array(sorted(steps_and_returns)).T
         curves[task] = (steps_of_copy * n_copies[task], returns)
     return curves
 
@@ -69,4 +68,5 @@ def draw_learning_curves(
     figure.suptitle(title, fontsize=11)
     figure.supxlabel("thousand steps of this task", fontsize=9)
     figure.supylabel(f"return per episode (line: mean of {window})", fontsize=9)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=110)

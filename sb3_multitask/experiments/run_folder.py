@@ -2,7 +2,8 @@
 
 =====================  ==============================================================================
 ``config.yml``         the validated config
-``run.json``           command, versions, machine, threads, code revision, status
+``run.json``           status, command, versions, machine, threads, code revision
+``checkpoints/``       from which ``--resume`` goes on (:mod:`sb3_multitask.checkpoint`)
 ``monitor/``           SB3's monitor files, one per sub-environment
 ``progress.csv``       SB3's log
 ``evaluations.npz``    evaluations while training: SB3's arrays and per-task ones
@@ -21,18 +22,27 @@ import os
 import platform
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch as th
+from filelock import FileLock, Timeout
 
 from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.files import remove_leftovers, write_json
 
+_LOCK = ".lock"
 _PACKAGES = ("sb3-multitask", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
+
+
+class FolderInUseError(RuntimeError):
+    """Another process works in a run's folder."""
 
 
 class RunFolder:
@@ -48,6 +58,8 @@ class RunFolder:
         self.monitor = self.path / "monitor"
         self.evaluations = self.path / "evaluations.npz"
         self.results = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.progress = self.path / "progress.csv"
         self.model = self.path / "model.zip"
         self.curves = self.path / "learning_curves.png"
 
@@ -63,19 +75,66 @@ class RunFolder:
                 number += 1
             path = Path("runs") / f"{name}_{number}"
         folder = cls(path)
-        if folder.path.exists() and any(folder.path.iterdir()):
+        if folder.path.exists() and any(item.name != _LOCK for item in folder.path.iterdir()):
             if not overwrite:
-                raise FileExistsError(f"{folder.path} is not empty; choose another folder, or pass --overwrite")
+                raise FileExistsError(
+                    f"{folder.path} is not empty; go on with `--resume {folder.path}`, choose another folder, or "
+                    "replace what is there with --overwrite"
+                )
             if not folder.run.exists():
                 raise FileExistsError(f"{folder.path} holds no run (no run.json), so it is not overwritten")
-            shutil.rmtree(folder.path)
+            with folder.locked():
+                for item in folder.path.iterdir():
+                    if item.is_dir() and not item.is_symlink():
+                        shutil.rmtree(item)
+                    elif item.name != _LOCK:
+                        item.unlink()
         folder.path.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """The folder of a run that was started before.
+
+        :raises FileNotFoundError: if there is none
+        """
+        folder = cls(path)
+        if not folder.config.exists():
+            raise FileNotFoundError(f"{folder.path} is no run's folder (no {folder.config.name})")
+        return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder. The lock of a process that died is free.
+
+        :raises FolderInUseError: if another process has it
+        """
+        lock = FileLock(self.path / _LOCK, timeout=0)
+        try:
+            with lock:
+                remove_leftovers(self.path)
+                yield
+        except Timeout:
+            owner = self.read_status()
+            raise FolderInUseError(
+                f"{self.path} is in use by another process (pid {owner.get('pid', 'unknown')} on "
+                f"{owner.get('host', 'an unknown host')}). Wait for it, or choose another folder."
+            ) from None
+
+    def read_status(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty without one."""
+        try:
+            content = json.loads(self.run.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def write_status(self, status: str, **facts: Any) -> None:
         """Write ``run.json``: status (running, finished, interrupted, failed) and where and with what it ran."""
         provenance = {
             "status": status,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
             "command": shlex.join(sys.argv),
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "python": platform.python_version(),
@@ -83,14 +142,24 @@ class RunFolder:
             "torch_threads": th.get_num_threads(),
             "revision": _revision(),
         }
-        self.run.write_text(json.dumps({**provenance, **facts}, indent=2) + "\n", encoding="utf-8")
+        write_json(self.run, {**provenance, **facts})
 
     def write_results(self, **results: Mapping[str, TaskResult]) -> None:
         """Write ``results.json``: moment (``before``, ``after``) -> task -> result."""
         content = {
             moment: {task: asdict(result) for task, result in by_task.items()} for moment, by_task in results.items()
         }
-        self.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(self.results, content)
+
+    def read_results(self) -> dict[str, dict[str, TaskResult]]:
+        """What ``results.json`` holds; empty without one."""
+        if not self.results.exists():
+            return {}
+        content = json.loads(self.results.read_text(encoding="utf-8"))
+        return {
+            moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
+            for moment, by_task in content.items()
+        }
 
 
 def _revision() -> str | None:

@@ -1,0 +1,65 @@
+"""Reading SB3's monitor files, whole rows only."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One row: undiscounted return, length (steps), seconds since the start, and the task's name."""
+
+    total_reward: float
+    length: int
+    seconds: float
+    task: str
+
+
+def read_monitor_files(folder: Path) -> list[list[Episode]]:
+    """The episodes of every sub-environment's file, in the order of the rows of the VecEnv.
+
+    A row that was cut (by a kill, or a full disk) is left out, since half of a number is a number too; a warning
+    counts such rows.
+
+    :param folder: of ``<row>.monitor.csv`` files with the columns r, l, t, task
+    """
+    files = sorted(folder.glob("*.monitor.csv"), key=lambda path: (len(path.name), path.name))
+    episodes, torn = [], 0
+    for path in files:
+        whole, n_torn = _read(path)
+        episodes.append(whole)
+        torn += n_torn
+    if torn:
+        warnings.warn(f"{torn} torn row{'s' * (torn > 1)} left out of the monitor files in {folder}", stacklevel=2)
+    return episodes
+
+
+def _read(path: Path) -> tuple[list[Episode], int]:
+    """Whole episodes of a file, and how many rows were not whole."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    rows = [next(csv.reader([line])) for line in lines[1:] if line.strip()]
+    if not rows or not {"r", "l", "t", "task"} <= set(rows[0]):
+        return [], int(len(rows) > 0)
+    header, *rows = rows
+    n_torn = 0
+    if not lines[-1].endswith("\n") and rows:
+        rows.pop()
+        n_torn += 1
+    episodes = []
+    for row in rows:
+        try:
+            fields = dict(zip(header, row, strict=True))
+            episode = Episode(float(fields["r"]), int(fields["l"]), float(fields["t"]), fields["task"])
+        except ValueError:
+            n_torn += 1
+            continue
+        if np.isfinite(episode.total_reward) and episode.length > 0:
+            episodes.append(episode)
+        else:
+            n_torn += 1
+    return episodes, n_torn

@@ -1,0 +1,58 @@
+"""SIGTERM and Ctrl-C: write a checkpoint, then stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sb3_multitask.checkpoint import TrainingInterrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """What a signal does: between the two, ask training to stop; at any other time, stop at once.
+
+    ``signum``: the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._ask: Callable[[str], None] | None = None
+
+    @contextmanager
+    def at_next_rollout(self, ask: Callable[[str], None]) -> Iterator[None]:
+        """While training: call ``ask`` with the signal's name, which leads to a checkpoint and an exception.
+
+        A second signal stops at once.
+        """
+        self._ask = ask
+        try:
+            yield
+        finally:
+            self._ask = None
+
+    def __call__(self, signum: int, _frame: FrameType | None) -> None:
+        is_first, self.signum = self.signum is None, signum
+        name = signal.Signals(signum).name
+        if self._ask is None or not is_first:
+            raise TrainingInterrupted(name)
+        self._ask(name)
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[Stop]:
+    """Handle SIGINT and SIGTERM, in the main thread; elsewhere they stay as they are."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {signum: signal.signal(signum, stop) for signum in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
