@@ -401,9 +401,9 @@ class A2CMultiTask(A2C):
             return
         path = pathlib.Path(path)
         path = path if path.suffix else path.with_name(f"{path.name}.zip")
-        with replacing(path) as beside:
+        with replacing(path) as beside, beside.open("wb") as file:
             try:
-                super().save(beside, exclude, include)
+                super().save(file, exclude, include)
             except OSError:
                 raise
             except Exception as e:

@@ -94,11 +94,11 @@ def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def save_step(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
     """Write the checkpoint of a step and remove all but the newest ``keep``."""
     path = folder / f"{step:012d}"
-    with suppress(CheckpointError):
-        if path.exists():
+    if path.exists():
+        with suppress(CheckpointError):
             read_checkpoint(path)
             return  # a run that was resumed before this step comes by again, with the same bits
-    _discard(path)
+        _discard(path)
     write_checkpoint(path, state)
     for old in list_checkpoints(folder)[keep:]:
         _discard(old)

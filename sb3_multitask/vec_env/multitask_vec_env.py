@@ -80,6 +80,7 @@ class MultiTaskVecEnv(VecEnv):
             raise
         self.backend = _BACKEND_NAMES[type(self._backend)]
         self.n_threads = self._backend.n_threads
+        self._was_reset = False
         super().__init__(len(self.task_ids), task_observation_space(observation_space, self.n_tasks), action_space)
         self.monitor = EpisodeMonitor(
             [self.task_names[i] for i in self.task_ids],
@@ -105,6 +106,7 @@ class MultiTaskVecEnv(VecEnv):
 
     def reset_rows(self, rows: slice) -> TaskObs:
         obs, self.reset_infos[rows] = self._backend.reset(rows, self._seeds[rows], self._options[rows])
+        self._was_reset = True
         n_rows = len(self._seeds[rows])
         self._seeds[rows] = [None] * n_rows  # seeds and options are used once, as in SB3
         self._options[rows] = [{} for _ in range(n_rows)]
@@ -143,7 +145,7 @@ class MultiTaskVecEnv(VecEnv):
         return {
             "backend": self.backend,
             "seeds": list(self._seeds),
-            "envs": self._backend.get_state(),
+            "envs": self._backend.get_state() if self._was_reset else None,
             "monitor": self.monitor.get_state(),
         }
 
@@ -155,7 +157,9 @@ class MultiTaskVecEnv(VecEnv):
         if state["backend"] != self.backend:
             raise ValueError(f'The state is of backend="{state["backend"]}", and this env has "{self.backend}"')
         self._seeds = list(state["seeds"])
-        self._backend.set_state(state["envs"])
+        self._was_reset = state["envs"] is not None
+        if self._was_reset:
+            self._backend.set_state(state["envs"])
         self.monitor.set_state(state["monitor"])
 
     # SB3's VecEnv interface

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_multitask.envs.task_env import TaskObs
+from sb3_multitask.files import replacing
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.multitask_vec_env import StepReturn
 from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd, Tasks
@@ -80,6 +82,14 @@ class MultiTaskVecNormalize(VecNormalize):
         state = self.__dict__.copy()
         del state["venv"], state["class_attributes"]
         return state
+
+    def save(self, save_path: str | Path) -> None:
+        """Save the statistics, as SB3; a file that is there is replaced only by a whole one.
+
+        :raises SaveError: if it cannot be written
+        """
+        with replacing(save_path) as beside:
+            super().save(str(beside))
 
     def set_venv(self, venv: Any) -> None:
         """After unpickling: the VecEnv to wrap.

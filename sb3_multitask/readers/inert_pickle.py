@@ -1,0 +1,135 @@
+"""Reading a pickle as data: its classes and functions are replaced by inert ones, its numpy arrays are rebuilt.
+
+A pickle is a program. This runs it in a world where every name means a class that only remembers what it was given;
+nothing is imported and nothing else is called. Arrays are made by us from their bytes, shape and type.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+
+_NUMBER = re.compile(r"[<>=|]?[biuf][1248]")
+
+
+class UnreadableFileError(ValueError):
+    """A file that is not what it should be; the message names it and says what is wrong."""
+
+
+class Inert:
+    """Stands for an object of any class: ``of`` is the class's name, ``state`` what the pickle says of it."""
+
+    of = ""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def append(self, _item: Any) -> None:
+        """Lists' items are not needed."""
+
+    def extend(self, _items: Any) -> None:
+        """Lists' items are not needed."""
+
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        """Dicts' items are not needed."""
+
+    def attribute(self, name: str) -> Any:
+        """An attribute of the object it stands for.
+
+        :raises KeyError: if it had none of that name
+        """
+        if not isinstance(self.state, dict):
+            raise KeyError(name)
+        return self.state[name]
+
+
+class _DType:
+    def __init__(self, code: Any, *_flags: Any) -> None:
+        self.code = str(code)
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
+        self.code = f"{order if order in ('<', '>') else '='}{self.code.lstrip('<>=|')}"
+
+    def resolve(self) -> np.dtype[Any]:
+        if not _NUMBER.fullmatch(self.code):
+            raise UnreadableFileError(f"an array of type {self.code!r} is not an array of numbers")
+        return np.dtype(self.code)
+
+
+class _Array:
+    """An array before its contents are known; ``value`` is the array."""
+
+    value: np.ndarray
+
+    def __setstate__(self, state: Any) -> None:
+        _version, shape, dtype, is_fortran, content = state
+        self.value = _rebuild(content, dtype, shape, "F" if is_fortran else "C")
+
+
+def _rebuild(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    if not isinstance(dtype, _DType) or not isinstance(content, bytes | bytearray | pickle.PickleBuffer):
+        raise UnreadableFileError("an array is not made of bytes and a type")
+    kind, shape = dtype.resolve(), tuple(int(n) for n in shape)
+    if any(n < 0 for n in shape) or math.prod(shape) * kind.itemsize != len(bytes(content)):
+        raise UnreadableFileError(f"an array of shape {shape} does not fit its {len(bytes(content))} bytes")
+    return np.frombuffer(bytes(content), dtype=kind).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _reconstruct(*_args: Any) -> _Array:
+    return _Array()
+
+
+def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.value = _rebuild(content, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: Any, content: Any) -> Any:
+    return _rebuild(content, dtype, (), "C").item()
+
+
+_NUMPY = {"_reconstruct": _reconstruct, "_frombuffer": _frombuffer, "scalar": _scalar, "dtype": _DType}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "numpy" and name in _NUMPY:
+            return _NUMPY[name]
+        return type("Inert", (Inert,), {"of": f"{module}.{name}"})
+
+
+def read_pickle(content: bytes) -> Any:
+    """What a pickle describes: plain values, arrays wrapped for :func:`array_of`, and :class:`Inert` objects.
+
+    :raises UnreadableFileError: if it is no pickle
+    """
+    try:
+        return _Unpickler(io.BytesIO(content)).load()
+    except UnreadableFileError:
+        raise
+    except Exception as e:  # whatever a broken or hostile program of opcodes leads to
+        raise UnreadableFileError(f"is no readable pickle ({type(e).__name__}: {e})") from e
+
+
+def array_of(value: Any) -> np.ndarray:
+    """The array of numbers that a value of :func:`read_pickle` stands for, float64, all finite.
+
+    :raises UnreadableFileError: if it is none
+    """
+    array = getattr(value, "value", None) if isinstance(value, _Array) else value
+    if not isinstance(array, np.ndarray | int | float):
+        raise UnreadableFileError(f"holds a {type(value).__name__} where an array of numbers should be")
+    array = np.array(array, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise UnreadableFileError("holds numbers that are not finite")
+    return array

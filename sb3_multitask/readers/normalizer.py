@@ -1,0 +1,90 @@
+"""Observation statistics out of a ``VecNormalize`` pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_multitask.readers.inert_pickle import Inert, UnreadableFileError, array_of, read_pickle
+
+_MAX_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class ObsStatistics:
+    """How observations were normalised: ``clip((obs - mean) / sqrt(var + epsilon), -clip, clip)``.
+
+    ``mean``, ``var``: (n_tasks, obs_dim), one row for a single-task normaliser, which has no ``task_names``.
+    """
+
+    mean: np.ndarray
+    var: np.ndarray
+    epsilon: float
+    clip: float
+    task_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 2 or self.mean.shape != self.var.shape:
+            raise UnreadableFileError(f"its means {self.mean.shape} and variances {self.var.shape} do not fit")
+        if not (self.var >= 0).all() or not self.epsilon > 0 or not self.clip > 0:
+            raise UnreadableFileError("its variances, epsilon and clip must not be negative")
+
+    def normalize(self, obs: np.ndarray, row: int = 0) -> np.ndarray:
+        """Normalise raw observations (..., obs_dim) with one row of the statistics; float32."""
+        normalized: np.ndarray = (obs - self.mean[row]) / np.sqrt(self.var[row] + self.epsilon)
+        clipped: np.ndarray = np.clip(normalized, -self.clip, self.clip)
+        return clipped.astype(np.float32)
+
+
+def read_vec_normalize(path: str | Path) -> ObsStatistics:
+    """The observation statistics in a file of ``VecNormalize.save`` or ``MultiTaskVecNormalize.save``.
+
+    The pickle is not unpickled: no code from it runs.
+
+    :raises UnreadableFileError: if the file is missing, too large, no such pickle, or its numbers are not finite
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UnreadableFileError(f"larger than {_MAX_BYTES // 2**20} MB, which no VecNormalize is")
+        return _statistics(read_pickle(path.read_bytes()))
+    except OSError as e:
+        raise UnreadableFileError(f"{path}: cannot be read ({e.strerror})") from e
+    except UnreadableFileError as e:
+        raise UnreadableFileError(f"{path}: {e}") from e
+
+
+def _statistics(saved: Any) -> ObsStatistics:
+    if not isinstance(saved, Inert) or not saved.of.endswith("VecNormalize"):
+        raise UnreadableFileError(f"is no VecNormalize (but {getattr(saved, 'of', type(saved).__name__)})")
+    try:
+        if not saved.attribute("norm_obs"):
+            raise UnreadableFileError("does not normalise observations (norm_obs=False)")
+        epsilon, clip = (float(array_of(saved.attribute(name))) for name in ("epsilon", "clip_obs"))
+        if saved.of.endswith(".MultiTaskVecNormalize"):
+            moments = saved.attribute("_shared").attribute("moments")
+            mean, var = (array_of(moments.attribute(name))[:, :-1] for name in ("mean", "var"))
+            return ObsStatistics(mean, var, epsilon, clip, tuple(saved.attribute("_task_names")))
+        rms = saved.attribute("obs_rms")
+        mean, var = (array_of(rms.attribute(name))[None] for name in ("mean", "var"))
+    except (KeyError, AttributeError, TypeError, IndexError) as e:
+        raise UnreadableFileError(f"is not the VecNormalize of one Box observation ({e} is missing)") from e
+    return ObsStatistics(mean, var, epsilon, clip)
+
+
+def statistics_of_model(saved: Any, task_names: Sequence[str]) -> ObsStatistics:
+    """From the statistics that ``A2CMultiTask.save`` leaves in its file, already read as inert data.
+
+    :raises UnreadableFileError: if they are something else
+    """
+    try:
+        rms = saved["obs_rms"]
+        mean, var = array_of(rms["mean"]), array_of(rms["var"])
+        epsilon, clip = float(array_of(saved["epsilon"])), float(array_of(saved["clip_obs"]))
+    except (KeyError, TypeError) as e:
+        raise UnreadableFileError(f"its statistics lack {e}") from e
+    return ObsStatistics(mean, var, epsilon, clip, tuple(task_names))

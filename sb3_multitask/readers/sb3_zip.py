@@ -1,0 +1,170 @@
+"""The weights out of a model file of SB3, without running code from it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch as th
+
+from sb3_multitask.readers.inert_pickle import UnreadableFileError, read_pickle
+from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
+
+_MAX_BYTES = 256 * 2**20
+_TRUNK = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """An actor-critic's policy as a file holds it.
+
+    :param algorithm: "A2C", "PPO" or "A2CMultiTask"
+    :param weights: the policy's state dict, float arrays, all finite
+    :param activation: name of the activation function, such as "Tanh"
+    :param obs_dim: size of an observation
+    :param action_dim: size of an action
+    :param task_names: of a multi-task policy, in the order of its heads
+    :param statistics: of a multi-task policy that normalises its observations
+    """
+
+    algorithm: str
+    weights: dict[str, np.ndarray]
+    activation: str
+    obs_dim: int
+    action_dim: int
+    task_names: tuple[str, ...] | None
+    statistics: ObsStatistics | None
+
+
+def read_sb3_zip(path: str | Path) -> SavedPolicy:
+    """Read the policy's weights from a zip of SB3's A2C or PPO, or of ``A2CMultiTask``.
+
+    Nothing in the file is executed: weights are read with torch's ``weights_only``, everything else as inert data.
+    ``A2CMultiTask.load``, in contrast, unpickles, and so trusts the file.
+
+    :raises UnreadableFileError: if the file is missing, cut, too large when unpacked, of another algorithm, or its
+        weights are not finite or do not fit its spaces
+    """
+    path = Path(path)
+    try:
+        return _read(path)
+    except UnreadableFileError as e:
+        raise UnreadableFileError(f"{path}: {e}") from e
+
+
+def _read(path: Path) -> SavedPolicy:
+    members = _read_members(path, ("data", "policy.pth"))
+    try:
+        data = json.loads(members["data"])
+    except ValueError as e:
+        raise UnreadableFileError(f"its description of the model is no JSON ({e})") from e
+    if not isinstance(data, dict):
+        raise UnreadableFileError("its description of the model is no JSON object")
+    algorithm = _algorithm(data)
+    weights = _read_tensors(members["policy.pth"])
+    obs_dim, action_dim = _dimensions(weights)
+    for name, size in (("observation_space", obs_dim), ("action_space", action_dim)):
+        shape = data.get(name, {}).get("_shape") if isinstance(data.get(name), dict) else None
+        if shape is not None and shape != [size]:
+            raise UnreadableFileError(f"its {name} has the shape {shape}, its weights are for [{size}]")
+    names = data.get("task_names") if algorithm == "A2CMultiTask" else None
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UnreadableFileError(f"its task names are no list of names (but {names!r:.100})")
+    statistics = _statistics(data.get("normalizer_state"), names) if names is not None else None
+    return SavedPolicy(
+        algorithm, weights, _activation(data), obs_dim, action_dim, None if names is None else tuple(names), statistics
+    )
+
+
+def _read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            _too_large()
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            missing = [name for name in names if name not in sizes]
+            if missing:
+                raise UnreadableFileError(f"is no model of SB3 (no {', '.join(missing)} in it)")
+            if sum(sizes.values()) > _MAX_BYTES:
+                _too_large()
+            return {name: archive.read(name) for name in names}
+    except OSError as e:
+        raise UnreadableFileError(f"cannot be read ({e.strerror or e})") from e
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as e:
+        if isinstance(e, UnreadableFileError):
+            raise
+        raise UnreadableFileError(f"is no whole zip file ({e})") from e
+
+
+def _too_large() -> NoReturn:
+    raise UnreadableFileError(f"is larger than {_MAX_BYTES // 2**20} MB unpacked")
+
+
+def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
+                _too_large()
+        loaded = th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except UnreadableFileError:
+        raise
+    except Exception as e:  # torch raises many kinds
+        raise UnreadableFileError(f"its weights cannot be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
+    if not isinstance(loaded, dict) or not all(isinstance(tensor, th.Tensor) for tensor in loaded.values()):
+        raise UnreadableFileError("its weights are no dict of tensors")
+    bad = [name for name, tensor in loaded.items() if not th.isfinite(tensor).all()]
+    if bad:
+        raise UnreadableFileError(f"weights that are not finite: {', '.join(bad)}")
+    return {str(name): tensor.numpy(force=True) for name, tensor in loaded.items()}
+
+
+def _algorithm(data: dict[str, Any]) -> str:
+    """Which algorithm's file it is, by the settings in it: their classes are pickled."""
+    is_on_policy = {"n_steps", "gae_lambda", "normalize_advantage"} <= set(data) and "cg_max_steps" not in data
+    for setting, algorithm in {"task_schedule": "A2CMultiTask", "clip_range": "PPO", "n_steps": "A2C"}.items():
+        if is_on_policy and setting in data:
+            return algorithm
+    raise UnreadableFileError("is the model of another algorithm than A2C, PPO or A2CMultiTask")
+
+
+def _dimensions(weights: dict[str, np.ndarray]) -> tuple[int, int]:
+    """Sizes of observation and action, by the first layer and the log-std.
+
+    :raises UnreadableFileError: if these are not the weights of an MLP policy with a Gaussian
+    """
+    layers = sorted(int(match[1]) for name in weights if (match := _TRUNK.fullmatch(name)))
+    if not layers:
+        raise UnreadableFileError("its policy is no MlpPolicy with hidden layers (no mlp_extractor.policy_net)")
+    first = weights[f"mlp_extractor.policy_net.{layers[0]}.weight"]
+    log_std = weights.get("log_std")
+    if log_std is None or first.ndim != 2 or log_std.ndim not in (1, 2):
+        raise UnreadableFileError("its policy has no log_std, so it is no Gaussian policy for continuous actions")
+    return int(first.shape[1]), int(log_std.shape[-1])
+
+
+def _activation(data: dict[str, Any]) -> str:
+    """Name of the activation: SB3 writes the policy's arguments as text beside their pickle."""
+    kwargs = data.get("policy_kwargs")
+    text = str(kwargs.get("activation_fn", "")) if isinstance(kwargs, dict) else ""
+    match = re.search(r"\.(\w+)'>$", text)
+    return match[1] if match else "Tanh"
+
+
+def _statistics(saved: Any, task_names: list[str]) -> ObsStatistics | None:
+    if saved is None:
+        return None
+    try:
+        content = base64.b64decode(saved[":serialized:"], validate=True)
+    except (KeyError, TypeError, binascii.Error) as e:
+        raise UnreadableFileError(f"its statistics cannot be read ({e})") from e
+    return statistics_of_model(read_pickle(content), task_names)

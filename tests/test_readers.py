@@ -1,0 +1,256 @@
+"""Weights and statistics are read from other people's files, and nothing in these is run."""
+
+import base64
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import drift_tasks
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+import sb3_multitask as mt
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.readers import UnreadableFileError, read_sb3_zip, read_vec_normalize
+
+ENV_ID = "HalfCheetahSmallFoot-v0"
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = VecNormalize(make_vec_env(ENV_ID, 2, seed=0))
+    env.reset()
+    for _ in range(20):
+        env.step(np.stack([env.action_space.sample() for _ in range(2)]))
+    return env
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, env):
+    path = tmp_path_factory.mktemp("saved") / "a2c.zip"
+    A2C("MlpPolicy", env, seed=0, device="cpu").save(path)
+    return path
+
+
+def rewrite(path, target, **members):
+    """A copy of a zip with some members replaced, or left out if None."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            content = members.get(name.replace(".", "_"), old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+    return target
+
+
+def tensors(path):
+    return th.load(io.BytesIO(zipfile.ZipFile(path).read("policy.pth")), weights_only=True)
+
+
+def torch_bytes(content):
+    file = io.BytesIO()
+    th.save(content, file)
+    return file.getvalue()
+
+
+# What is read
+
+
+@pytest.mark.parametrize("algorithm", [A2C, PPO])
+def test_weights_are_those_that_sb3_loads(tmp_path, env, algorithm):
+    kwargs = {"policy_kwargs": {"activation_fn": th.nn.ReLU}} if algorithm is PPO else {}
+    model = algorithm("MlpPolicy", env, seed=1, device="cpu", **kwargs)
+    model.save(tmp_path / "model")
+    policy = read_sb3_zip(tmp_path / "model.zip")
+    assert (policy.algorithm, policy.obs_dim, policy.action_dim) == (algorithm.__name__, 17, 6)
+    assert policy.activation == ("ReLU" if algorithm is PPO else "Tanh")
+    assert policy.task_names is policy.statistics is None
+    for name, tensor in model.policy.state_dict().items():
+        np.testing.assert_array_equal(policy.weights[name], tensor.numpy())
+
+
+def test_a_multitask_model_comes_with_its_tasks_and_statistics(tmp_path):
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(3), seed=0, device="cpu").learn(200)
+    model.save(tmp_path / "model")
+    policy = read_sb3_zip(tmp_path / "model.zip")
+    assert policy.algorithm == "A2CMultiTask"
+    assert policy.task_names == ("A", "B", "C")
+    expected = model.get_vec_normalize_env().obs_rms["obs"]
+    np.testing.assert_array_equal(policy.statistics.mean, expected.mean)
+    np.testing.assert_array_equal(policy.statistics.var, expected.var)
+
+
+def test_statistics_are_those_of_vec_normalize(tmp_path, env):
+    env.save(tmp_path / "vn.pkl")
+    statistics = read_vec_normalize(tmp_path / "vn.pkl")
+    np.testing.assert_array_equal(statistics.mean, env.obs_rms.mean[None])
+    raw = env.get_original_obs()
+    np.testing.assert_array_equal(statistics.normalize(raw), env.normalize_obs(raw))
+
+
+def test_statistics_per_task_are_read_too(tmp_path, venv):
+    venv.reset()
+    venv.save(tmp_path / "vn.pkl")
+    statistics = read_vec_normalize(tmp_path / "vn.pkl")
+    assert statistics.task_names == ("A", "B", "C")
+    np.testing.assert_array_equal(statistics.mean, venv.obs_rms["obs"].mean)
+
+
+# What is refused
+
+
+def test_truncated_at_any_64_bytes_a_zip_is_refused_with_its_name(tmp_path, saved):
+    content = saved.read_bytes()
+    cut = tmp_path / "cut.zip"
+    for n_bytes in range(0, len(content), 64):
+        cut.write_bytes(content[:n_bytes])
+        with pytest.raises(UnreadableFileError, match=r"cut\.zip: "):
+            read_sb3_zip(cut)
+
+
+def test_flipped_bits_of_the_weights_are_noticed(tmp_path, saved):
+    with zipfile.ZipFile(saved) as archive:
+        info = archive.getinfo("policy.pth")
+    content, rng = saved.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers((info.header_offset + 100) * 8, (info.header_offset + info.compress_size) * 8, 100):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << (place % 8)
+        (tmp_path / "flipped.zip").write_bytes(flipped)
+        with pytest.raises(UnreadableFileError, match=r"flipped\.zip"):
+            read_sb3_zip(tmp_path / "flipped.zip")
+
+
+def test_other_algorithms_and_files_are_refused(tmp_path, saved):
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save(tmp_path / "sac")
+    with pytest.raises(UnreadableFileError, match="another algorithm than A2C, PPO or A2CMultiTask"):
+        read_sb3_zip(tmp_path / "sac.zip")
+    A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "discrete")
+    with pytest.raises(UnreadableFileError, match="no Gaussian policy for continuous actions"):
+        read_sb3_zip(tmp_path / "discrete.zip")
+    with pytest.raises(UnreadableFileError, match=r"is no model of SB3 \(no policy\.pth in it\)"):
+        read_sb3_zip(rewrite(saved, tmp_path / "empty.zip", policy_pth=None))
+    with pytest.raises(UnreadableFileError, match="cannot be read"):
+        read_sb3_zip(tmp_path / "missing.zip")
+
+
+def test_weights_that_are_not_finite_or_do_not_fit_the_spaces_are_refused(tmp_path, saved):
+    weights = tensors(saved)
+    weights["action_net.bias"][0] = float("nan")
+    with pytest.raises(UnreadableFileError, match=r"not finite: action_net\.bias"):
+        read_sb3_zip(rewrite(saved, tmp_path / "nan.zip", policy_pth=torch_bytes(weights)))
+    weights = tensors(saved)
+    weights["log_std"] = th.zeros(4)
+    with pytest.raises(UnreadableFileError, match=r"action_space has the shape \[6\], its weights are for \[4\]"):
+        read_sb3_zip(rewrite(saved, tmp_path / "sizes.zip", policy_pth=torch_bytes(weights)))
+    with pytest.raises(UnreadableFileError, match="no dict of tensors"):
+        read_sb3_zip(rewrite(saved, tmp_path / "list.zip", policy_pth=torch_bytes([1, 2])))
+    with pytest.raises(UnreadableFileError, match="is no JSON"):
+        read_sb3_zip(rewrite(saved, tmp_path / "json.zip", data=b"{"))
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path, saved):
+    bomb = rewrite(saved, tmp_path / "bomb.zip", data=b" " * (300 * 2**20))
+    assert bomb.stat().st_size < 2**20
+    with pytest.raises(UnreadableFileError, match="larger than 256 MB unpacked"):
+        read_sb3_zip(bomb)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b" " * (300 * 2**20))
+    with pytest.raises(UnreadableFileError, match="larger than 256 MB unpacked"):
+        read_sb3_zip(rewrite(saved, tmp_path / "inner.zip", policy_pth=inner.getvalue()))
+
+
+# What must not run
+
+
+class Payload:
+    """Pickles to a call that leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_the_payload_of_these_tests_works(tmp_path):
+    pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_hostile_pickle_does_not_run(tmp_path, env):
+    ran = tmp_path / "ran"
+    (tmp_path / "vn.pkl").write_bytes(pickle.dumps(Payload(ran)))
+    with pytest.raises(UnreadableFileError, match=r"vn\.pkl: is no VecNormalize"):
+        read_vec_normalize(tmp_path / "vn.pkl")
+    env.payload = Payload(ran)  # hidden in a real one: it is read, and the payload stays inert
+    try:
+        env.save(tmp_path / "vn.pkl")
+    finally:
+        del env.payload
+    np.testing.assert_array_equal(read_vec_normalize(tmp_path / "vn.pkl").mean, env.obs_rms.mean[None])
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no pickle",
+        pickle.dumps([1, 2]),
+        pickle.dumps(np.array([Payload("x")], dtype=object)),
+        b"\x80\x04\x82\x01.",  # an extension code
+        b"cnumpy._core.multiarray\nscalar\n(I1\nI2\ntR.",
+        b"\x80\x04Pname\n.",  # a persistent id
+    ],
+)
+def test_a_broken_pickle_is_refused(tmp_path, content):
+    (tmp_path / "vn.pkl").write_bytes(content)
+    with pytest.raises(UnreadableFileError, match=r"vn\.pkl: "):
+        read_vec_normalize(tmp_path / "vn.pkl")
+
+
+def test_an_array_cannot_claim_more_than_its_bytes(tmp_path, env):
+    env.save(tmp_path / "vn.pkl")
+    content = (tmp_path / "vn.pkl").read_bytes()
+    shape = b"K\x11\x85"  # the opcodes of (17,)
+    assert shape in content
+    (tmp_path / "vn.pkl").write_bytes(content.replace(shape, b"K\xff\x85"))
+    with pytest.raises(UnreadableFileError, match="does not fit its"):
+        read_vec_normalize(tmp_path / "vn.pkl")
+
+
+def test_a_hostile_zip_does_not_run(tmp_path, saved):
+    ran = tmp_path / "ran"
+    hostile = rewrite(saved, tmp_path / "hostile.zip", policy_pth=torch_bytes({"a": Payload(ran)}))
+    with pytest.raises(UnreadableFileError, match="its weights cannot be read"):
+        read_sb3_zip(hostile)
+    data = json.loads(zipfile.ZipFile(saved).read("data"))
+    data |= {"task_schedule": "joint", "task_names": ["A"]}
+    data["normalizer_state"] = {":serialized:": base64.b64encode(pickle.dumps(Payload(ran))).decode()}
+    with pytest.raises(UnreadableFileError, match="statistics"):
+        read_sb3_zip(rewrite(saved, tmp_path / "hostile.zip", data=json.dumps(data).encode()))
+    assert not ran.exists()
+
+
+def test_a_hostile_config_does_not_run(tmp_path):
+    ran = tmp_path / "ran"
+    for tag in (f"!!python/object/apply:os.mkdir ['{ran}']", f'!!python/object/new:os.mkdir ["{ran}"]'):
+        (tmp_path / "config.yml").write_text(f"tasks: {tag}\n")
+        with pytest.raises(ConfigError):
+            load_config(TrainConfig, tmp_path / "config.yml")
+    (tmp_path / "config.yml").write_text(f"policy_kwargs: \"__import__('os').mkdir('{ran}')\"\n")
+    with pytest.raises(ConfigError):
+        load_config(TrainConfig, tmp_path / "config.yml")
+    assert not ran.exists()
+
+
+def test_a_runs_name_stays_in_its_folder():
+    config = TrainConfig(tasks=("HalfCheetahSmallFoot-v0",))
+    assert config.name == "1_tasks"
+    assert TrainConfig.model_construct(tasks="../../etc/passwd").name == "_etc_passwd"

@@ -1,0 +1,360 @@
+"""A run that is killed and started again ends as one that never stopped, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from conftest import DriftEnv, drift_tasks, weights_equal
+from stable_baselines3.common.callbacks import BaseCallback
+
+import sb3_multitask as mt
+from sb3_multitask.checkpoint import TrainingInterrupted
+from sb3_multitask.checkpoint.format import list_checkpoints, read_latest, write_checkpoint
+
+BODIES = ["HalfCheetahSmallFoot-v0", "HalfCheetahBigTorso-v0"]
+TOTAL = 4_000  # with episodes of 1000 steps, which end for each of the two copies of both bodies
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+class KillAt(BaseCallback):
+    """Raises in the middle of whatever rollout reaches ``step``."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def _on_step(self):
+        if self.num_timesteps >= self.step:
+            raise Killed
+        return True
+
+
+def run(folder, step=10**9, total=TOTAL, tasks=BODIES, seed=0, n_envs=2, callbacks=(), **kwargs):
+    """One process of a run: trains to the end, or is killed at ``step``."""
+    backend = kwargs.pop("backend", "auto")
+    env = mt.make_multitask_vec_env(tasks, n_envs, seed=5, backend=backend, monitor_dir=folder / "monitor")
+    eval_env = mt.make_multitask_vec_env(tasks, 1, seed=7, normalize=False)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", **kwargs)
+    evaluations = mt.MultiTaskEvalCallback(eval_env, n_eval_episodes=1, eval_freq=1500, log_path=folder, verbose=0)
+    checkpoints = mt.ResumableCheckpointCallback(folder / "checkpoints", every=200, verbose=0)
+    try:
+        model.learn(total, [checkpoints, evaluations, *callbacks, KillAt(step)])
+    except Killed:
+        pass
+    finally:
+        env.close()
+        eval_env.close()
+    return model
+
+
+def monitor_rows(folder):
+    """All monitor rows, without their wall-clock column."""
+    rows = {}
+    for path in sorted((folder / "monitor").glob("*.csv")):
+        lines = [line.split(",") for line in path.read_text().splitlines()[1:]]
+        rows[path.name] = [line[:2] + line[3:] for line in lines]
+    return rows
+
+
+def difference(a, b, folder_a, folder_b):
+    """What differs between two finished runs; empty if nothing does."""
+    different = []
+    if not weights_equal(a, b):
+        different.append("weights")
+    states = [[s["square_avg"] for s in model.policy.optimizer.state.values()] for model in (a, b)]
+    if not all(th.equal(x, y) for x, y in zip(*states, strict=True)):
+        different.append("optimizer")
+    statistics = [model.get_vec_normalize_env().get_state() for model in (a, b)]
+    for name, part in (("obs_rms", "mean"), ("obs_rms", "var"), ("ret_rms", "var"), ("ret_rms", "count")):
+        if not np.array_equal(*(s["statistics"][name][part] for s in statistics)):
+            different += [f"{name}.{part}"]
+    if not np.array_equal(*(s["returns"] for s in statistics)):
+        different.append("returns")
+    if monitor_rows(folder_a) != monitor_rows(folder_b):
+        different.append("monitor")
+    first, second = (np.load(folder / "evaluations.npz") for folder in (folder_a, folder_b))
+    if any(not np.array_equal(first[key], second[key]) for key in first):
+        different.append("evaluations")
+    return different
+
+
+def killed_and_resumed(tmp_path, steps, **kwargs):
+    a, b = tmp_path / "uninterrupted", tmp_path / "killed"
+    uninterrupted = run(a, **kwargs)
+    for step in steps:
+        run(b, step, **kwargs)
+    resumed = run(b, **kwargs)
+    assert monitor_rows(a)
+    assert all(len(rows) > 1 for rows in monitor_rows(a).values())
+    return difference(uninterrupted, resumed, a, b)
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("backend", ["batch", "dummy"])
+def test_resume_is_exact(tmp_path, backend, schedule, engine):
+    assert killed_and_resumed(tmp_path, [1234, 3210], backend=backend, task_schedule=schedule, engine=engine) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("backend", ["batch", "dummy", "subproc"])
+def test_resume_is_exact_after_ten_kills(tmp_path, backend, schedule, engine):
+    steps = sorted(np.random.default_rng([len(backend), len(schedule), len(engine)]).integers(1, TOTAL, 10))
+    assert killed_and_resumed(tmp_path, steps, backend=backend, task_schedule=schedule, engine=engine) == []
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "Ant-v5", "Humanoid-v5", "Pusher-v5"])
+def test_resume_is_exact_with_early_termination_and_lagged_outputs(tmp_path, env_id):
+    kwargs = {"tasks": [env_id], "n_envs": 1, "total": 300}
+    a, b = tmp_path / "a", tmp_path / "b"
+    uninterrupted = run(a, **kwargs)
+    run(b, 251, **kwargs)
+    resumed = run(b, **kwargs)
+    assert weights_equal(uninterrupted, resumed)
+    assert monitor_rows(a) == monitor_rows(b)
+
+
+class RememberingEnv(DriftEnv):
+    """Tells its state, so that it can be resumed though it is not MuJoCo's."""
+
+    def get_state(self):
+        return {"position": self.position, "speed": self.speed, "time": self.time}
+
+    def set_state(self, state):
+        self.position, self.speed, self.time = state["position"], state["speed"], state["time"]
+
+
+def test_an_env_that_tells_its_state_is_resumed_exactly(tmp_path):
+    tasks = [mt.Task(name, RememberingEnv, {"target": i, "horizon": 40}) for i, name in enumerate("AB")]
+    a, b = tmp_path / "a", tmp_path / "b"
+    uninterrupted = run(a, tasks=tasks, total=1000)
+    run(b, 777, tasks=tasks, total=1000)
+    assert weights_equal(uninterrupted, run(b, tasks=tasks, total=1000))
+
+
+def test_an_env_that_does_not_is_announced(tmp_path):
+    with pytest.warns(UserWarning, match=r"will not make the same bits: task 'A': DriftEnv has no get_state\(\)"):
+        run(tmp_path, tasks=drift_tasks(2), total=100)
+
+
+def test_a_wrapper_with_memory_is_announced(tmp_path):
+    def make():
+        return gym.wrappers.RecordEpisodeStatistics(gym.make("HalfCheetahSmallFoot-v0"))
+
+    with pytest.warns(UserWarning, match="RecordEpisodeStatistics has no get_state"):
+        run(tmp_path, tasks=[mt.Task("A", make)], total=20)
+
+
+class Collector(BaseCallback):
+    """Keeps something that cannot be stored."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = [object()]
+        self.total = 0.0
+
+    def _on_step(self):
+        self.total += float(np.sum(self.locals["rewards"]))
+        return True
+
+
+def test_callbacks_keep_their_numbers_and_what_they_lose_is_announced(tmp_path):
+    totals = []
+    for folder, kills in (("a", []), ("b", [700])):
+        for step in [*kills, 10**9]:
+            collector = Collector()
+            with pytest.warns(UserWarning, match="Collector 1 keeps seen and has no get_state"):
+                run(tmp_path / folder, step, total=1000, callbacks=[collector])
+        totals.append(collector.total)
+    assert totals[0] == totals[1] != 0
+
+
+@pytest.mark.parametrize("left_out", ["torch", "env"])
+def test_a_snapshot_without_one_generator_differs(tmp_path, left_out):
+    a, b = tmp_path / "a", tmp_path / "b"
+    uninterrupted = run(a, n_envs=1)
+    run(b, 1700, n_envs=1)
+    path, snapshot = read_latest(b / "checkpoints")
+    if left_out == "torch":
+        snapshot["generators"]["torch"] = th.Generator().manual_seed(99).get_state().numpy()
+    else:
+        snapshot["env"][1]["state"]["envs"][0]["generators"][0] = None
+    shutil.rmtree(b / "checkpoints")
+    write_checkpoint(path, snapshot)
+    assert "weights" in difference(uninterrupted, run(b, n_envs=1), a, b)
+
+
+def test_another_seed_differs_and_is_refused_by_the_checkpoint(tmp_path):
+    assert not weights_equal(run(tmp_path / "a", total=500), run(tmp_path / "b", total=500, seed=1))
+    with pytest.raises(mt.CheckpointError, match=r"of another run:\n  seed: 0 then, 1 now"):
+        run(tmp_path / "a", total=600, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_steps": 7}, "n_steps: 5 then, 7 now"),
+        ({"tasks": BODIES[::-1]}, "task_names"),
+        ({"task_schedule": "cycle"}, "task_schedule: 'joint' then, 'cycle' now"),
+        ({"policy_kwargs": {"net_arch": {"pi": [8], "vf": [8]}}}, "weights"),
+        ({"backend": "dummy"}, 'backend="batch"'),
+        ({"n_envs": 1}, "n_envs: 4 then, 2 now"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, changed, message):
+    run(tmp_path, total=300)
+    with pytest.raises(mt.CheckpointError, match=message):
+        run(tmp_path, total=600, **changed)
+
+
+def test_training_goes_on_longer_from_a_finished_run(tmp_path):
+    run(tmp_path / "a", total=1000)
+    assert weights_equal(run(tmp_path / "a", total=2000), run(tmp_path / "b", total=2000))
+
+
+def test_a_finished_run_is_not_trained_on(tmp_path):
+    first = run(tmp_path, total=1000)
+    again = run(tmp_path, total=1000)
+    assert again.num_timesteps == first.num_timesteps == 1000
+    assert weights_equal(first, again)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    run(tmp_path, total=500)
+    path, snapshot = read_latest(tmp_path / "checkpoints")
+    snapshot["policy"]["log_std"][0, 0] = np.nan
+    shutil.rmtree(tmp_path / "checkpoints")
+    write_checkpoint(path, snapshot)
+    with pytest.raises(mt.CheckpointError, match=rf"{path.name}: The checkpoint's weights log_std are not finite"):
+        run(tmp_path, total=600)
+
+
+def test_a_new_run_does_not_take_over_a_folder(tmp_path):
+    run(tmp_path, total=300)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", BODIES, device="cpu")
+    with pytest.raises(ValueError, match="holds checkpoints already"):
+        model.learn(100, mt.ResumableCheckpointCallback(tmp_path / "checkpoints", resume=False))
+
+
+@pytest.mark.parametrize("name", ["every", "keep"])
+def test_bad_arguments_are_refused(name):
+    with pytest.raises(ValueError, match=rf"`{name}` must be at least 1 \(got 0\)"):
+        mt.ResumableCheckpointCallback(**{name: 0})
+
+
+def test_stopping_writes_a_checkpoint_first(tmp_path):
+    checkpoints = mt.ResumableCheckpointCallback(tmp_path, every=10**6, verbose=0)
+
+    class StopSoon(KillAt):
+        def _on_step(self):
+            if self.num_timesteps >= 42:
+                checkpoints.stop("SIGTERM")
+            return True
+
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", BODIES, n_steps=5, device="cpu")
+    with pytest.raises(TrainingInterrupted, match="SIGTERM: checkpoint at"):
+        model.learn(1000, [checkpoints, StopSoon(0)])
+    assert [int(path.name) for path in list_checkpoints(tmp_path)] == [model.num_timesteps]
+
+
+# The command line
+
+
+def start(folder, *args):
+    command = [sys.executable, "-c", "from sb3_multitask.cli import main; main()", "train", "--no-progress", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+
+
+ARGS = ("--tasks", ",".join(BODIES), "--n-timesteps", "400000", "--n-envs-per-task", "1")
+SETTINGS = ("n_eval_episodes=1", "eval_freq=100000", "eval_episodes=1", "checkpoint_freq=2000")
+SETTINGS = tuple(word for setting in SETTINGS for word in ("--set", setting))
+
+
+def wait_for_checkpoint(folder, beyond=0):
+    deadline = time.time() + 60
+    while not any(int(path.name) > beyond for path in list_checkpoints(folder / "checkpoints")):
+        assert time.time() < deadline, "no checkpoint was written"
+        time.sleep(0.05)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_a_run_of_the_command_line_survives_signals_and_kills(tmp_path):
+    folder = tmp_path / "run"
+    process = start(tmp_path, *ARGS, *SETTINGS, "--run-dir", "run")
+    wait_for_checkpoint(folder)
+    code, _, err = finish(start(tmp_path, "--resume", "run"))  # a second process in the folder
+    assert code == 2
+    assert f"in use by another process (pid {process.pid} on" in err
+
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert code == 128 + signal.SIGTERM, err
+    assert "sb3-multitask train --resume run" in out
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    newest = int(list_checkpoints(folder / "checkpoints")[0].name)
+
+    process = start(tmp_path, "--resume", "run")
+    wait_for_checkpoint(folder, beyond=newest)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 128 + signal.SIGINT, err
+    newest = int(list_checkpoints(folder / "checkpoints")[0].name)
+
+    process = start(tmp_path, "--resume", "run")
+    wait_for_checkpoint(folder, beyond=newest)
+    process.kill()
+    process.communicate()
+    assert json.loads((folder / "run.json").read_text())["status"] == "running"  # nobody could say otherwise
+    process = start(tmp_path, "--resume", "run")  # the dead owner's lock is free
+    wait_for_checkpoint(folder, beyond=int(list_checkpoints(folder / "checkpoints")[0].name))
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process)[0] == 128 + signal.SIGTERM
+
+
+def test_a_resumed_run_of_the_command_line_has_the_same_results(tmp_path):
+    args = [*ARGS, *SETTINGS, "--n-timesteps", "30000"]
+    assert finish(start(tmp_path, *args, "--run-dir", "a"))[0] == 0
+    process = start(tmp_path, *args, "--run-dir", "b")
+    wait_for_checkpoint(tmp_path / "b")
+    process.kill()
+    process.communicate()
+    code, out, err = finish(start(tmp_path, "--resume", "b"))
+    assert code == 0, err
+    assert "Going on from" in out
+    assert (tmp_path / "a/results.json").read_text() == (tmp_path / "b/results.json").read_text()
+    assert monitor_rows(tmp_path / "a") == monitor_rows(tmp_path / "b")
+    code, out, _ = finish(start(tmp_path, "--resume", "b"))
+    assert code == 0
+    assert "finished already" in out
+
+
+def test_resume_needs_a_run_and_no_other_settings(tmp_path):
+    code, _, err = finish(start(tmp_path, "--resume", "nowhere"))
+    assert code == 2
+    assert "nowhere is no run's folder" in err
+    code, _, err = finish(start(tmp_path, "--resume", "nowhere", "--seed", "3"))
+    assert code == 2
+    assert "leave out the other settings" in err
