@@ -434,6 +434,9 @@ class A2CMultiTask(A2C):
     ) -> Self:
         """Load a model; SB3's arguments. A normalised ``env`` takes over the statistics from the file.
 
+        Like every ``load`` of SB3's this unpickles, which runs code that the file may bring: load only files that you
+        trust. ``sb3_multitask.readers.read_sb3_zip`` reads the weights of others.
+
         :raises ValueError: if ``env`` has another set or order of tasks than the model; shows both
         """
         if env is not None:

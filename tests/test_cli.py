@@ -47,6 +47,8 @@ def test_train_leaves_a_run_folder_and_nothing_else(trained):
         "model.zip",
         "best_model.zip",
         "learning_curves.png",
+        "checkpoints",
+        ".lock",
     }
     facts = json.loads((folder / "run.json").read_text())
     assert facts["status"] == "finished"
@@ -92,7 +94,7 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
     cwd, _ = trained
     done = run("train", "--run-dir", "runs/2_tasks_1", *TINY, cwd=cwd)
     assert done.returncode == 2
-    assert "not empty; choose another folder, or pass --overwrite" in done.stderr
+    assert "not empty; go on with `--resume runs/2_tasks_1`, choose another folder" in done.stderr
     (cwd / "precious").mkdir(exist_ok=True)
     (cwd / "precious" / "thesis.tex").touch()
     done = run("train", "--run-dir", "precious", "--overwrite", *TINY, cwd=cwd)
