@@ -1,0 +1,103 @@
+"""Search for the tuned preset: vanilla multi-task A2C, 1M steps per head, on seeds that are never reported.
+
+    python benchmarks/tuning.py                 # all candidates below that have no result yet, one after the other
+    python benchmarks/tuning.py --table
+
+A line a run goes to ``results/tuning/vanilla.jsonl``: settings, seed, and the deterministic return of every task over
+20 episodes at half time and at the end. Reported seeds are 0 to 4; the search uses 100 and up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+import sb3_multitask as mt
+
+RESULTS = Path(__file__).parents[1] / "results" / "tuning" / "vanilla.jsonl"
+PER_HEAD = 1_000_000
+BASE = {"gae_lambda": 0.9, "n_envs_per_task": 4}
+CANDIDATES: list[dict[str, Any]] = [
+    {},
+    {"max_grad_norm": 0.1},
+    {"linear": True},
+    {"log_std_init": -1.0},
+    {"linear": True, "log_std_init": -1.0},
+    {"linear": True, "learning_rate": 1e-3, "log_std_init": -1.0, "max_grad_norm": 0.1},
+    {"linear": True, "max_grad_norm": 0.1},
+    {"normalize_advantage": True},
+    {"linear": True, "n_envs_per_task": 2},
+    {"gae_lambda": 0.95, "linear": True},
+    {"gae_lambda": 1.0, "max_grad_norm": 0.1},
+]
+SEEDS = (100, 101)
+
+
+def train(settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One run; its returns per task."""
+    kwargs = {**BASE, **settings}
+    env = mt.make_multitask_vec_env("HalfCheetahBody6", kwargs.pop("n_envs_per_task"), seed=seed * 1000)
+    rate = kwargs.pop("learning_rate", 7e-4)
+    kwargs["learning_rate"] = (lambda progress: rate * progress) if kwargs.pop("linear", False) else rate
+    if "log_std_init" in kwargs:
+        kwargs["policy_kwargs"] = {"log_std_init": kwargs.pop("log_std_init")}
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", **kwargs)
+    results, start = {}, time.perf_counter()
+    half = mt.make_multitask_vec_env("HalfCheetahBody6", 5, seed=seed * 1000 + 500, normalize=False)
+    callback = mt.MultiTaskEvalCallback(half, n_eval_episodes=5, eval_freq=3 * PER_HEAD - 1000, verbose=0)
+    model.learn(6 * PER_HEAD, callback)
+    for moment, by_task in (
+        ("half", callback.evaluations_tasks[0]),
+        ("end", mt.evaluate_tasks(model, n_eval_episodes=20)),
+    ):
+        results[moment] = {task: round(result.mean_reward, 1) for task, result in by_task.items()}
+    return {**results, "seconds": round(time.perf_counter() - start)}
+
+
+def table() -> str:
+    """Mean over tasks, per seed and over seeds."""
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in RESULTS.read_text().splitlines():
+        run = json.loads(line)
+        rows[json.dumps(run["settings"])].append(run)
+    lines = ["| settings | half | end | worst task | per seed |", "|---|---|---|---|---|"]
+    for settings, runs in rows.items():
+        half, end = ([float(np.mean(list(run[m].values()))) for run in runs] for m in ("half", "end"))
+        worst = float(np.mean([min(run["end"].values()) for run in runs]))
+        lines.append(
+            f"| {settings} | {np.mean(half):.0f} | {np.mean(end):.0f} | {worst:.0f} | "
+            f"{', '.join(f'{value:.0f}' for value in end)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="print what there is")
+    args = parser.parse_args()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    if args.table:
+        print(table())
+        return
+    th.set_num_threads(1)
+    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    finished = {(json.dumps(run["settings"]), run["seed"]) for run in done}
+    for seed in SEEDS:
+        for settings in CANDIDATES:
+            if (json.dumps(settings), seed) in finished:
+                continue
+            run = {"settings": settings, "seed": seed, **train(settings, seed)}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(run) + "\n")
+            print(run, flush=True)
+
+
+if __name__ == "__main__":
+    main()
