@@ -1,11 +1,13 @@
 """Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task."""
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.agents import Agent, load_agent, save_agent
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, register_envs
 from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult, evaluate_tasks
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
 from sb3_multitask.tasks import TASK_SETS, Task
+from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import (
     MultiTaskVecEnv,
     MultiTaskVecNormalize,
@@ -20,6 +22,7 @@ register_envs()
 __all__ = [
     "TASK_SETS",
     "A2CMultiTask",
+    "Agent",
     "CheckpointError",
     "Morphology",
     "MultiTaskActorCriticPolicy",
@@ -33,5 +36,9 @@ __all__ = [
     "TaskEnv",
     "TaskResult",
     "evaluate_tasks",
+    "freeze",
+    "load_agent",
     "make_multitask_vec_env",
+    "save_agent",
+    "transfer",
 ]

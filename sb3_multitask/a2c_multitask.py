@@ -1,11 +1,11 @@
-"""A2C for several tasks: one agent, one update rule, a head per task."""
+"""A2C for several tasks: one agent, one update rule, a head per task; from returns, or from teachers."""
 
 from __future__ import annotations
 
 import io
 import pathlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
@@ -22,13 +22,31 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.distillation import (
+    Coefficient,
+    Coefficients,
+    DistillationSettings,
+    TeacherLike,
+    Teachers,
+    collect_with_teachers,
+    targets_of_batch,
+)
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
 from sb3_multitask.files import replacing
-from sb3_multitask.losses import A2CLoss, a2c_loss, a2c_loss_per_task
+from sb3_multitask.losses import (
+    A2CLoss,
+    DistillLoss,
+    a2c_loss,
+    a2c_loss_per_task,
+    distill_loss,
+    gaussian_kl,
+    mean_per_task,
+)
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.task_logging import log_std, log_update, make_room_for_tasks, refuse_update
+from sb3_multitask.task_logging import log_distillation, log_std, log_update, make_room_for_tasks, refuse_update
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
+from sb3_multitask.transfer import set_frozen
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
 from sb3_multitask.vec_env.schedule import (
     TaskSchedule,
@@ -43,11 +61,15 @@ Engine: TypeAlias = Literal["auto", "fast", "torch"]
 
 
 class A2CMultiTask(A2C):
-    """Advantage actor-critic on several tasks at once (the paper's "vanilla multi-task").
+    """Advantage actor-critic on several tasks at once, or the distillation of teachers into one agent.
 
     All arguments of SB3's A2C, with its defaults, and those below. ``total_timesteps`` counts environment steps
     over all tasks. With ``task_schedule="joint"`` and ``engine="torch"`` the updates are those of SB3's own A2C on
     the same VecEnv, bit for bit.
+
+    With ``teachers`` the loss is ``rl_coef * (policy loss + ent_coef * entropy loss) + critic_coef * vf_coef * value
+    loss + distill_coef * distillation loss``; by default the last term alone, on the student's own rollouts, which is
+    the paper's distillation (section 4.3.2). Coefficients may be schedules: distil first, fade into RL.
 
     ``predict`` takes what the model's VecEnv gives, as in SB3: *normalised* observations if it normalises.
 
@@ -58,7 +80,15 @@ class A2CMultiTask(A2C):
         ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1)
     :param engine: what computes actions and updates: ``"torch"``; ``"fast"``, the same mathematics in numpy and closed
         form (within rounding, see ``sb3_multitask.fast``); or ``"auto"``, "fast" where it applies
-    :raises ValueError: on an env without tasks, or an unknown schedule, engine or policy
+    :param teachers: task name -> teacher: an ``Agent``, an ``A2CMultiTask``, or the path of either; each sees
+        observations through its own normaliser. They are not saved with the model: hand them to ``load`` to go on.
+    :param distill_loss: ``"forward_kl"`` (teacher ‖ student), ``"reverse_kl"`` or ``"mse"``: ``losses.distill_loss``
+    :param distill_coef: weight of the distillation loss
+    :param rl_coef: weight of A2C's policy and entropy loss; ``None``: 1 without teachers, 0 with them
+    :param critic_coef: weight of the value loss; ``None``: 0 where ``rl_coef`` stays 0, else 1
+    :param student_rollout_prob: probability that a rollout's actions are the student's; the others come from the
+        teacher, in the same envs, and never enter the RL loss
+    :raises ValueError: on an env without tasks, an unknown schedule, engine or policy, or teachers that do not fit
 
     The fast engine calls ``on_step`` once per vectorised step with SB3's local names, but for ``obs_tensor``,
     ``values`` and ``log_probs``, which do not exist there; ``train/*`` is computed when the logger is asked for.
@@ -93,6 +123,12 @@ class A2CMultiTask(A2C):
         device: th.device | str = "auto",
         task_schedule: TaskSchedule = "joint",
         engine: Engine = "auto",
+        teachers: Mapping[str, TeacherLike] | None = None,
+        distill_loss: DistillLoss = "forward_kl",
+        distill_coef: Coefficient = 1.0,
+        rl_coef: Coefficient | None = None,
+        critic_coef: Coefficient | None = None,
+        student_rollout_prob: Coefficient = 1.0,
         _init_setup_model: bool = True,
     ) -> None:
         check_choice("task_schedule", task_schedule, get_args(TaskSchedule))
@@ -107,6 +143,14 @@ class A2CMultiTask(A2C):
         self.task_names: tuple[str, ...] | None = None
         self.normalizer_state: dict[str, Any] | None = None
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
+        self.teachers: Teachers | None = teachers  # type: ignore[assignment]  # resolved when the env is known
+        self.is_taught = bool(teachers)
+        self.distill_loss: DistillLoss = distill_loss
+        self.distill_coef, self.rl_coef, self.critic_coef = distill_coef, rl_coef, critic_coef
+        self.student_rollout_prob = student_rollout_prob
+        self.rollout_by_teacher = False
+        self.raw_rollout: np.ndarray | None = None
+        self.frozen: tuple[str, ...] = ()  # names of parameters that are not trained
         super().__init__(
             policy,
             None if env is None else self._wrap_env(env, normalize={"gamma": gamma}),  # type: ignore[arg-type]  # load() passes None
@@ -148,6 +192,8 @@ class A2CMultiTask(A2C):
         """SB3's update, operation by operation; its order decides the last bits."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        coef = self._coefficients()
+        targets = None if self.teachers is None else targets_of_batch(self)
         for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
             values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
@@ -160,7 +206,11 @@ class A2CMultiTask(A2C):
             task, n_tasks = observations["task"].long().flatten(), self.policy.n_tasks
             present = th.bincount(task, minlength=n_tasks).bool().tolist()
             terms = a2c_loss(*rows)
-            loss = terms.policy_loss + self.ent_coef * terms.entropy_loss + self.vf_coef * terms.value_loss
+            loss = coef.rl * (terms.policy_loss + self.ent_coef * terms.entropy_loss)
+            loss = loss + coef.critic * self.vf_coef * terms.value_loss
+            distillation = self._distillation_losses(targets)
+            if distillation:
+                loss = loss + coef.distill * distillation["loss"].mean()
 
             if not th.isfinite(loss):
                 refuse_update(self.task_names or (), a2c_loss_per_task(task, n_tasks, *rows), present)
@@ -171,13 +221,25 @@ class A2CMultiTask(A2C):
 
             with th.no_grad():
                 per_task = a2c_loss_per_task(task, n_tasks, *rows)
+                taught = {name: mean_per_task(task, n_tasks, loss) for name, loss in distillation.items()}
         self._n_updates += 1
         buffer = self.rollout_buffer
-        self._log_update(per_task, present, buffer.values.flatten(), buffer.returns.flatten(), terms)
+        self._log_update(per_task, taught, present, buffer.values.flatten(), buffer.returns.flatten(), terms)
+
+    def _distillation_losses(self, targets: tuple[th.Tensor, th.Tensor] | None) -> dict[str, th.Tensor]:
+        """The distillation loss and KL(teacher ‖ student) of each row of the batch that the policy has just seen."""
+        if targets is None:
+            return {}
+        student: Any = self.policy.action_dist.distribution  # of evaluate_actions
+        mean, log_std = student.mean, student.stddev.log()
+        with th.no_grad():
+            kl = gaussian_kl(*targets, mean, log_std)
+        return {"loss": distill_loss(self.distill_loss, *targets, mean, log_std), "kl": kl}
 
     def _log_update(
         self,
         per_task: A2CLoss,
+        taught: dict[str, th.Tensor],
         present: Sequence[bool],
         values: np.ndarray,
         returns: np.ndarray,
@@ -188,6 +250,7 @@ class A2CMultiTask(A2C):
         self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._logger.record("train/explained_variance", explained_variance(values, returns))
         log_update(self._logger, names, per_task, present, terms)
+        log_distillation(self._logger, names, taught, present)
         if policy.log_std_mode != "state_dependent":
             log_std(self._logger, names, policy.log_std.detach().exp())
 
@@ -195,7 +258,7 @@ class A2CMultiTask(A2C):
         """The same objective in closed form; its terms are logged when somebody asks for the logger."""
         assert self._fast is not None
         update_learning_rate(self.policy.optimizer, self.lr_schedule(self._current_progress_remaining))
-        self._unlogged = self._fast.update()
+        self._unlogged = self._fast.update(self._coefficients())
         self._n_updates += 1
 
     @property
@@ -204,7 +267,8 @@ class A2CMultiTask(A2C):
         if self._unlogged is not None:
             rows, self._unlogged = self._unlogged, None
             self._logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
-            self._log_update(rows.per_task(), rows.present(), rows.values.ravel(), rows.returns.ravel())
+            values, returns = rows.values.ravel(), rows.returns.ravel()
+            self._log_update(rows.per_task(), rows.distillation(), rows.present(), values, returns)
         return self._logger
 
     def collect_rollouts(
@@ -213,7 +277,20 @@ class A2CMultiTask(A2C):
         """SB3's; by the fast engine where it runs."""
         if self._fast is not None:
             return self._fast.collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if self.teachers is not None:
+            return collect_with_teachers(self, env, callback, rollout_buffer, n_rollout_steps)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def draw_who_acts(self) -> None:
+        """Decide whether the next rollout's actions are the teachers'."""
+        if self.teachers is not None:
+            progress = 1 - self.num_timesteps / self._total_timesteps
+            self.rollout_by_teacher = not self.distillation.rollout_is_students(progress)
+
+    def _coefficients(self) -> Coefficients:
+        """Weights of the terms of the loss in this update."""
+        progress = self._current_progress_remaining
+        return self.distillation.at(progress, self.teachers is not None, self.rollout_by_teacher)
 
     def _choose_engine(self) -> None:
         """Take the engine that was asked for, and say so once.
@@ -255,6 +332,12 @@ class A2CMultiTask(A2C):
             raise ValueError(
                 "The model has no env to learn in: load it with `A2CMultiTask.load(path, env=env)` or call "
                 "`model.set_env(env)` first."
+            )
+        if self.is_taught and self.teachers is None:
+            raise ValueError(
+                "The model learned from teachers, which are not saved with it: load it with "
+                "`A2CMultiTask.load(path, env=env, teachers={task: teacher, ...})`; with `teachers={}` it goes on "
+                "without them, by reinforcement learning."
             )
         self._choose_engine()
         with one_thread_for_arrays() if self._fast is not None else nullcontext():
@@ -327,7 +410,20 @@ class A2CMultiTask(A2C):
             self.env = scheduled(self.env, self.task_schedule)
             self.n_envs = self.env.num_envs
             self._adopt_env(self.env)
+        self.distillation = DistillationSettings(
+            self.distill_loss, self.distill_coef, self.rl_coef, self.critic_coef, self.student_rollout_prob
+        )
         super()._setup_model()
+        set_frozen(self.policy, self.frozen)
+        if isinstance(self.teachers, Mapping):
+            self.is_taught = bool(self.teachers)
+            self.teachers = self._resolve_teachers(self.teachers) if self.teachers else None
+
+    def _resolve_teachers(self, teachers: Mapping[str, TeacherLike]) -> Teachers:
+        if self.task_names is None:
+            raise ValueError("`teachers` need an env, whose tasks they teach: pass `env` too")
+        action_dim = self.action_space.shape[0]  # type: ignore[index]
+        return Teachers(teachers, self.task_names, self.policy.obs_dim, action_dim)
 
     def _check_env(self, env: VecEnv, state: dict[str, Any] | None) -> None:
         """Raise if an env is not one for this model, whose statistics are ``state``; changes nothing."""
@@ -374,7 +470,8 @@ class A2CMultiTask(A2C):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_fast", "_unlogged", "_said"]
+        ours = ["_fast", "_unlogged", "_said", "teachers", "distillation", "raw_rollout"]
+        return [*super()._excluded_save_params(), *ours]
 
     def save(
         self,

@@ -42,6 +42,21 @@ def log_update(
             logger.record(f"train/{name}/{term}", mean)
 
 
+def log_distillation(
+    logger: Logger, names: Sequence[str], taught: dict[str, th.Tensor], present: Sequence[bool]
+) -> None:
+    """Record ``train/distill_loss`` and, of each task that took part, ``distill/<task>/loss`` and ``.../kl``.
+
+    :param taught: ``loss`` and ``kl`` (teacher ‖ student, nats), each (n_tasks,); empty without teachers
+    """
+    for key, means in taught.items():
+        by_task = {name: mean for name, mean, here in zip(names, means.tolist(), present, strict=True) if here}
+        if key == "loss":
+            logger.record("train/distill_loss", sum(by_task.values()) / len(by_task))
+        for name, mean in by_task.items():
+            logger.record(f"distill/{name}/{key}", mean)
+
+
 def log_std(logger: Logger, names: Sequence[str], std: th.Tensor) -> None:
     """Record the standard deviation of the actions: SB3's key, and each task's if ``std`` is (n_tasks, action_dim)."""
     logger.record("train/std", std.mean().item())

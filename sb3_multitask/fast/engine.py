@@ -11,10 +11,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
 
-from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_forward, of_tasks, transposed, trunk_forward
+from sb3_multitask.distillation import Coefficients, raw_observations, tasks_of_rows
+from sb3_multitask.fast.nets import Tasks, heads_forward, of_tasks, transposed, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters
-from sb3_multitask.fast.update import LossRows, Rollout, a2c_gradient, clip_gradient, rmsprop_step, task_rows
+from sb3_multitask.fast.update import LossRows, Rollout, Targets, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.task_logging import refuse_update
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
 from sb3_multitask.vec_env.schedule import layers_of
@@ -42,8 +44,6 @@ def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a l
     unusual = [name for name in ("weight_decay", "momentum", "centered", "maximize") if settings.get(name)]
     if unusual:
         return f"RMSprop has {', '.join(unusual)}"
-    if not all(parameter.requires_grad for parameter in policy.parameters()):
-        return "some parameters are frozen"
     if type(model.rollout_buffer) is not DictRolloutBuffer:
         return f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
     assert model.env is not None
@@ -88,10 +88,17 @@ class FastEngine:
         buffers.episode_starts[0] = model._last_episode_starts
         low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
+        raw: list[np.ndarray] = []  # unnormalised observations, for the teachers
+        tasks = tasks_of_rows(env) if model.teachers is not None else []
+        model.draw_who_acts()
         n_steps = 0
 
         while n_steps < n_rollout_steps:
             actions = buffers.act(n_steps)
+            if model.teachers is not None:
+                raw.append(raw_observations(env, model._last_obs))
+                if model.rollout_by_teacher:
+                    actions[...] = model.teachers.act(tasks, raw[-1])
             clipped_actions = np.minimum(np.maximum(actions, low), high)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -118,6 +125,10 @@ class FastEngine:
 
         self._bootstrap_truncations(truncations, buffers)
         self._finish(rollout_buffer, buffers)
+        if model.teachers is not None:
+            assert self._rollout is not None
+            grouped = by_task(np.stack(raw), buffers.k)
+            self._rollout.targets = Targets(*model.teachers.targets(tasks, grouped), model.distill_loss)
         callback.update_locals({**locals(), "self": model})
         callback.on_rollout_end()
         return True
@@ -190,7 +201,7 @@ class FastEngine:
             advantages[step] += alive[step] * advantages[step + 1]
         return advantages
 
-    def update(self) -> LossRows:
+    def update(self, coefficients: Coefficients) -> LossRows:
         """One gradient step on the rollout that was collected last."""
         assert self._rollout is not None, "collect a rollout first"
         model, parameters = self.model, self.parameters
@@ -201,9 +212,13 @@ class FastEngine:
             parameters.gradient_nets,
             self._rollout,
             model.ent_coef,
-            model.vf_coef,
+            coefficients.critic * model.vf_coef,
             model.normalize_advantage,
+            coefficients.rl,
+            coefficients.distill,
         )
+        for frozen in parameters.frozen_gradients:
+            frozen.fill(0.0)
         if not np.isfinite(clip_gradient(parameters.gradient, model.max_grad_norm)):
             refuse_update(model.task_names or (), rows.per_task(), rows.present())
         settings = model.policy.optimizer.param_groups[0]

@@ -54,15 +54,19 @@ class FlatParameters:
             self.offsets[parameter] = place
             weights[place] = parameter.detach().flatten()
             parameter.data = weights[place].view_as(parameter)
-            self._adopt_state(parameter, averages[place].view_as(parameter), step)
+            if parameter.requires_grad:
+                self._adopt_state(parameter, averages[place].view_as(parameter), step)
             start = place.stop
         self.weights = weights.numpy()
         self.gradient = np.zeros_like(self.weights)
-        self.tensors = (weights, th.from_numpy(self.gradient), averages, th.empty_like(weights))
+        self.is_trained = np.array([parameter.requires_grad for parameter in self._parameters])
+        tensors = (weights, th.from_numpy(self.gradient), averages, th.empty_like(weights))
+        self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._runs(frozen=False)]
+        self.frozen_gradients = [self.gradient[place] for place in self._runs(frozen=True)]
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
         self.steps = steps.numpy()
-        self._pointers = [parameter.data_ptr() for parameter in self._parameters]
+        self._pointers = self._identity()
         self._optimizer_state = policy.optimizer.state
 
     def _adopt_state(self, parameter: nn.Parameter, average: th.Tensor, step: th.Tensor) -> None:
@@ -77,8 +81,24 @@ class FlatParameters:
         """Whether the policy and its optimizer still live in the flat arrays."""
         return (
             self.policy.optimizer.state is self._optimizer_state  # load_state_dict makes a new one
-            and [parameter.data_ptr() for parameter in self._parameters] == self._pointers
+            and self._identity() == self._pointers
         )
+
+    def _identity(self) -> list[tuple[int, bool]]:
+        """Where the parameters live, and which of them are trained."""
+        return [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]
+
+    def _runs(self, frozen: bool) -> list[slice]:
+        """The places of the parameters that are frozen, or are not; neighbours as one."""
+        runs: list[slice] = []
+        for parameter in self._parameters:
+            place = self.offsets[parameter]
+            if parameter.requires_grad == frozen:
+                continue
+            if runs and runs[-1].stop == place.start:
+                place = slice(runs.pop().start, place.stop)
+            runs.append(place)
+        return runs
 
     def _nets(self, flat: np.ndarray) -> Nets:
         policy = self.policy

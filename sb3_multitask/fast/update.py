@@ -1,10 +1,16 @@
-"""The gradient of the A2C loss in closed form, and RMSprop's step.
+"""The gradient of the loss in closed form, and RMSprop's step.
 
 With ``z = (a - mu) / sigma`` and N rows, the loss of ``losses.a2c_loss`` has the derivatives
 
     d/d mu        = -advantage / N * z / sigma
     d/d log sigma = -advantage / N * (z^2 - 1) - ent_coef / N       (per row; summed over the rows of a task)
     d/d value     = vf_coef * 2 / N * (value - return)
+
+and, with a teacher (mu_t, sigma_t), each mean over the rows,
+
+    KL(teacher || student)  d/d mu = (mu - mu_t) / sigma^2    d/d log sigma = 1 - (sigma_t^2 + (mu - mu_t)^2) / sigma^2
+    KL(student || teacher)  d/d mu = (mu - mu_t) / sigma_t^2  d/d log sigma = sigma^2 / sigma_t^2 - 1
+    MSE                     d/d mu = 2 (mu - mu_t)            d/d log sigma = 2 (sigma - sigma_t) sigma
 
 and the chain rule through tanh layers does the rest.
 """
@@ -16,11 +22,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_multitask.fast.nets import Tasks, by_step, by_task, heads_backward, trunk_backward
+from sb3_multitask.fast.nets import Tasks, heads_backward, trunk_backward
 from sb3_multitask.fast.parameters import FlatParameters, Nets
-from sb3_multitask.losses import A2CLoss
+from sb3_multitask.losses import A2CLoss, DistillLoss, distill_loss
+from sb3_multitask.rows import by_step, by_task
 
 _HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
+
+
+@dataclass
+class Targets:
+    """What the teachers would have done in a rollout: means and log-stds, each (k, T * m, action_dim)."""
+
+    mean: np.ndarray
+    log_std: np.ndarray
+    kind: DistillLoss
 
 
 @dataclass
@@ -41,6 +57,7 @@ class Rollout:
     advantages: np.ndarray  # (T, n)
     returns: np.ndarray  # (T, n)
     values: np.ndarray  # (T, n)
+    targets: Targets | None = None
 
 
 @dataclass
@@ -59,6 +76,23 @@ class LossRows:
     log_std: np.ndarray
     values: np.ndarray
     returns: np.ndarray
+    mean: np.ndarray  # (k, T * m, action_dim)
+    targets: Targets | None
+
+    def distillation(self) -> dict[str, th.Tensor]:
+        """Each task's distillation loss and KL(teacher || student), means over its rows; none without teachers."""
+        if self.targets is None:
+            return {}
+        losses = {"loss": self.targets.kind, "kl": "forward_kl"}
+        return {name: self._of_all_tasks(self._distill_per_task(kind)) for name, kind in losses.items()}
+
+    def _distill_per_task(self, kind: str) -> np.ndarray:
+        assert self.targets is not None
+        log_std = np.broadcast_to(self.log_std, self.mean.shape)
+        rows = (self.targets.mean, self.targets.log_std, self.mean, log_std)
+        flat = (th.from_numpy(np.ascontiguousarray(array).reshape(-1, self.mean.shape[2])) for array in rows)
+        means: np.ndarray = distill_loss(kind, *flat).numpy().reshape(len(self.mean), -1).mean(axis=1)  # type: ignore[arg-type]
+        return means
 
     def per_task(self) -> A2CLoss:
         """The terms as means over each task's rows, (n_tasks,); NaN for a task that took no part."""
@@ -88,9 +122,20 @@ def task_rows(log_std: np.ndarray, tasks: Tasks, k: int) -> np.ndarray:
 
 
 def a2c_gradient(
-    weights: Nets, gradient: Nets, rollout: Rollout, ent_coef: float, vf_coef: float, normalize_advantage: bool
+    weights: Nets,
+    gradient: Nets,
+    rollout: Rollout,
+    ent_coef: float,
+    vf_coef: float,
+    normalize_advantage: bool,
+    rl_coef: float = 1.0,
+    distill_coef: float = 0.0,
 ) -> LossRows:
-    """Write the gradient of the A2C loss into ``gradient``; tasks that took no part keep what stands there."""
+    """Write the gradient of the loss into ``gradient``; tasks that took no part keep what stands there.
+
+    The loss is ``rl_coef * (policy loss + ent_coef * entropy loss) + vf_coef * value loss + distill_coef *
+    distillation loss``.
+    """
     n_steps, n_envs = rollout.advantages.shape
     n_rows, k, tasks = n_steps * n_envs, rollout.k, rollout.tasks
     advantages = rollout.advantages
@@ -103,11 +148,13 @@ def a2c_gradient(
     std = np.exp(log_std)
     z = (by_task(rollout.actions, k) - rollout.heads_pi[-1]) / std
     z_squared = z * z
-    scaled = advantage * (-1.0 / n_rows)  # -A / N
+    scaled = advantage * (-rl_coef / n_rows)  # -A / N
     d_mean = scaled * z
     d_mean /= std
     d_log_std = (scaled * (z_squared - 1)).sum(axis=1)
-    d_log_std -= ent_coef * z.shape[1] / n_rows
+    d_log_std -= rl_coef * ent_coef * z.shape[1] / n_rows
+    if rollout.targets is not None:
+        _add_distillation(d_mean, d_log_std, rollout, std, distill_coef / n_rows)
     if weights.log_std.ndim == 2:
         gradient.log_std[tasks] = d_log_std
     else:
@@ -131,7 +178,32 @@ def a2c_gradient(
         log_std.copy(),
         rollout.values,
         rollout.returns,
+        rollout.heads_pi[-1],
+        rollout.targets,
     )
+
+
+def _add_distillation(
+    d_mean: np.ndarray, d_log_std: np.ndarray, rollout: Rollout, std: np.ndarray, coef: float
+) -> None:
+    """Add the gradient of ``coef`` times the sum of the rows' distillation losses."""
+    targets = rollout.targets
+    assert targets is not None
+    distance = rollout.heads_pi[-1] - targets.mean
+    teacher_std = np.exp(targets.log_std)
+    if targets.kind == "forward_kl":
+        variance = std * std
+        by_mean = distance / variance
+        by_log_std = 1 - (teacher_std * teacher_std + distance * distance) / variance
+    elif targets.kind == "reverse_kl":
+        variance = teacher_std * teacher_std
+        by_mean = distance / variance
+        by_log_std = std * std / variance - 1
+    else:
+        by_mean = 2 * distance
+        by_log_std = 2 * (std - teacher_std) * std
+    d_mean += coef * by_mean
+    d_log_std += coef * by_log_std.sum(axis=1)
 
 
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
@@ -144,8 +216,8 @@ def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
 
 
 def rmsprop_step(parameters: FlatParameters, lr: float, alpha: float, eps: float) -> None:
-    """One step of torch's RMSprop, by its own operations on the flat tensors."""
-    weights, gradient, average, scratch = parameters.tensors
-    average.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
-    weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
-    parameters.steps += 1  # what torch counts, a step of every parameter
+    """One step of torch's RMSprop, by its own operations on the flat tensors; frozen parameters are left out."""
+    for weights, gradient, average, scratch in parameters.trainable:
+        average.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
+        weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
+    parameters.steps[parameters.is_trained] += 1  # what torch counts, a step of every parameter

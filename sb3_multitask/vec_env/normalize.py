@@ -162,6 +162,7 @@ class MultiTaskVecNormalize(VecNormalize):
     def next_task(self) -> TaskObs:
         """Over a ``TaskCyclingVecEnv``: go to the next task and return its last observations, normalised."""
         obs = self.venv.next_task()
+        self.old_obs = obs
         return self._seen(obs) if self.venv.first_visit else self.normalize_obs(obs)
 
     def reset(self) -> TaskObs:
@@ -288,11 +289,19 @@ class MultiTaskVecNormalize(VecNormalize):
     def get_state(self) -> dict[str, Any]:
         """Everything that decides the next values: the statistics, the discounted returns, and the flags."""
         flags = {name: getattr(self, name) for name in ("training", "norm_reward", "clip_reward", "gamma")}
-        return {"statistics": self.get_statistics(), "returns": self.returns.copy(), "flags": flags}
+        old_obs = getattr(self, "old_obs", None)
+        return {
+            "statistics": self.get_statistics(),
+            "returns": self.returns.copy(),
+            "old_obs": None if old_obs is None else dict(old_obs),
+            "flags": flags,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`get_state` gave."""
         self.set_statistics(state["statistics"])
         self.returns = state["returns"]
+        if state["old_obs"] is not None:
+            self.old_obs = dict(state["old_obs"])
         for name, value in state["flags"].items():
             setattr(self, name, value)

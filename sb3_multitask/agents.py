@@ -1,0 +1,342 @@
+"""A trained policy by itself: weights and its own normaliser, no environment, no optimizer.
+
+Agents are what teachers are, what is shared and shipped, and what acts on raw observations. Their files are safetensors
+and JSON; from SB3's files their weights are taken without running anything (:mod:`sb3_multitask.readers`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from sb3_multitask.files import replacing, write_json
+from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
+from sb3_multitask.tasks import did_you_mean
+
+if TYPE_CHECKING:
+    from sb3_multitask.a2c_multitask import A2CMultiTask
+
+SCHEMA = 1
+_FORMAT = "sb3-multitask agent"
+_MAX_BYTES = 256 * 2**20
+_ACTIVATIONS: dict[str, Any] = {
+    "Tanh": np.tanh,
+    "ReLU": lambda x: np.maximum(x, 0),
+    "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+}
+Layers = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A Gaussian policy with a head per task that takes raw, unnormalised observations.
+
+    :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``, and the
+        critic's, which is kept and not used
+    :param task_names: in the order of the heads; a single-task policy has one
+    :param statistics: how observations are normalised; ``None``: they are not
+    :param activation: "Tanh", "ReLU" or "ELU"
+    :param action_low: (action_dim,), to which actions are clipped
+    :param action_high: (action_dim,)
+    :param log_std_bounds: (low, high, init) of a state-dependent log-std, see ``MultiTaskActorCriticPolicy``
+    :param facts: where it comes from; plain values
+    :raises ValueError: if the parts do not fit together, or a weight is not finite
+    """
+
+    weights: Mapping[str, np.ndarray] = field(repr=False)
+    task_names: tuple[str, ...]
+    statistics: ObsStatistics | None = field(default=None, repr=False)
+    activation: str = "Tanh"
+    action_low: np.ndarray | float = -np.inf
+    action_high: np.ndarray | float = np.inf
+    log_std_bounds: tuple[float, float, float] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)} (got {self.activation!r})")
+        bad = [name for name, array in self.weights.items() if not np.isfinite(array).all()]
+        if bad:
+            raise ValueError(f"weights that are not finite: {', '.join(bad)}")
+        n_tasks = len(self.task_names)
+        try:
+            trunk, heads = self._trunk(), self._heads()
+            mean, log_std = self._forward(trunk, [(w[:1], b[:1]) for w, b in heads], 0, np.zeros((1, self.obs_dim)))
+        except (KeyError, ValueError, IndexError) as e:
+            raise ValueError(f"the policy's weights do not fit together ({e})") from e
+        if any(len(weight) != n_tasks for weight, _ in heads):
+            raise ValueError(
+                f"the policy has {len(heads[0][0])} heads for {n_tasks} tasks: {', '.join(self.task_names)}"
+            )
+        if mean.shape != log_std.shape:
+            raise ValueError(f"the policy's means {mean.shape} and log-stds {log_std.shape} do not fit")
+        if self.statistics is not None and self.statistics.mean.shape != (n_tasks, self.obs_dim):
+            raise ValueError(
+                f"the normaliser has statistics of shape {self.statistics.mean.shape}, the policy needs "
+                f"{(n_tasks, self.obs_dim)} (n_tasks, obs_dim)"
+            )
+        object.__setattr__(self, "_parts", (trunk, heads))
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.task_names)
+
+    @property
+    def obs_dim(self) -> int:
+        return int(self._trunk()[0][0].shape[0]) if self._trunk() else int(self._heads()[0][0].shape[1])
+
+    @property
+    def action_dim(self) -> int:
+        width = int(self._heads()[-1][0].shape[2])
+        return width // 2 if self.log_std_bounds is not None else width
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights and statistics, which tells agents apart."""
+        sha = hashlib.sha256()
+        for name in sorted(self.weights):
+            sha.update(name.encode() + np.ascontiguousarray(self.weights[name]).tobytes())
+        if self.statistics is not None:
+            sha.update(self.statistics.mean.tobytes() + self.statistics.var.tobytes())
+        return sha.hexdigest()
+
+    def head_of(self, task: str) -> int:
+        """Head of a task; a single-task policy has one for any name.
+
+        :raises ValueError: if there is none
+        """
+        if self.n_tasks == 1:
+            return 0
+        if task not in self.task_names:
+            raise ValueError(
+                f"No head for task {task!r}.{did_you_mean(task, self.task_names)} Heads: {', '.join(self.task_names)}"
+            )
+        return self.task_names.index(task)
+
+    def distribution(self, obs: np.ndarray, head: int) -> tuple[np.ndarray, np.ndarray]:
+        """Means and log-stds of the actions of one head, both (n_rows, action_dim) float32.
+
+        :param obs: raw observations, (n_rows, obs_dim)
+        :param head: which head
+        """
+        trunk, heads = self._parts  # type: ignore[attr-defined]
+        if self.statistics is not None:
+            obs = self.statistics.normalize(obs, head)
+        return self._forward(trunk, [(w[head], b[head]) for w, b in heads], head, obs)
+
+    def predict(
+        self,
+        observation: Mapping[str, Any],
+        state: Any = None,
+        episode_start: Any = None,  # noqa: ARG002 (SB3's signature)
+        deterministic: bool = False,
+        generator: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions for **unnormalised** observations, as SB3's ``predict`` returns them.
+
+        This differs from a model's ``predict``, which takes what its VecEnv gives: an agent brings its normaliser.
+
+        :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": task ids, () or (n_rows,)}``
+        :param state: handed through; there is no recurrence
+        :param episode_start: not used
+        :param deterministic: the mean instead of a sample
+        :param generator: draws the samples; ``None``: a new one
+        :return: actions (action_dim,) or (n_rows, action_dim), clipped to their bounds, and ``state``
+        :raises ValueError: on another shape or an unknown task id
+        """
+        obs = np.asarray(observation["obs"], dtype=np.float64)
+        rows = np.atleast_2d(obs)
+        task = np.broadcast_to(np.asarray(observation["task"], dtype=np.int64).reshape(-1), len(rows))
+        if rows.ndim != 2 or rows.shape[1] != self.obs_dim:
+            raise ValueError(f"`observation['obs']` must be (n_rows, {self.obs_dim}) (got {obs.shape})")
+        if task.size and not (task.min() >= 0 and task.max() < self.n_tasks):
+            raise ValueError(f"`observation['task']` must be task ids from 0 to {self.n_tasks - 1} (got {task})")
+        actions = np.empty((len(rows), self.action_dim), dtype=np.float32)
+        for head in np.unique(task):
+            mine = task == head
+            mean, log_std = self.distribution(rows[mine], int(head))
+            if not deterministic:
+                draw = (generator or np.random.default_rng()).standard_normal(mean.shape)
+                mean = mean + np.exp(log_std) * draw
+            actions[mine] = mean
+        actions = np.clip(actions, self.action_low, self.action_high).astype(np.float32)
+        return (actions[0] if obs.ndim == 1 else actions), state
+
+    # The nets, from a state dict of ours or of SB3
+
+    def _trunk(self) -> Layers:
+        """(weight (in, out), bias (out,)) of every shared layer."""
+        return [(w.T, b) for w, b in self._numbered("mlp_extractor.policy_net.")]
+
+    def _heads(self) -> Layers:
+        """(weight (n_tasks, in, out), bias (n_tasks, out)) of every layer of the heads."""
+        if "action_net.weight" in self.weights:  # SB3's single head is one Linear
+            return [(self.weights["action_net.weight"].T[None], self.weights["action_net.bias"][None])]
+        return self._numbered("action_net.layers.")
+
+    def _numbered(self, prefix: str) -> Layers:
+        numbers = sorted(
+            int(name[len(prefix) : -len(".weight")])
+            for name in self.weights
+            if name.startswith(prefix) and name.endswith(".weight")
+        )
+        return [(self.weights[f"{prefix}{i}.weight"], self.weights[f"{prefix}{i}.bias"]) for i in numbers]
+
+    def _forward(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        activation = _ACTIVATIONS[self.activation]
+        x = np.asarray(x, dtype=np.float32)
+        *hidden, (weight, bias) = [*trunk, *head]
+        for w, b in hidden:
+            x = activation(x @ w + b)
+        output = x @ weight + bias
+        output = output[0] if output.ndim == 3 else output
+        if self.log_std_bounds is not None:
+            mean, raw = np.split(output, 2, axis=-1)
+            low, high, init = self.log_std_bounds
+            start = (init - low) / (high - low)
+            offset = np.log(start / (1 - start))
+            return mean, (low + (high - low) / (1 + np.exp(-(raw + offset)))).astype(np.float32)
+        log_std = self.weights["log_std"]
+        return output, np.broadcast_to(log_std[index] if log_std.ndim == 2 else log_std, output.shape)
+
+
+def agent_of(model: A2CMultiTask, **facts: Any) -> Agent:
+    """The policy of a model as an agent, with copies of its weights and statistics.
+
+    :param facts: kept with it, such as the number of steps
+    """
+    policy = model.policy
+    if model.task_names is None:
+        raise ValueError("The model has no tasks yet: it was made without an env")
+    state = model.get_normalizer_state()
+    statistics = None
+    if state is not None and state["norm_obs"]:
+        rms = state["obs_rms"]
+        statistics = ObsStatistics(
+            rms["mean"].copy(), rms["var"].copy(), state["epsilon"], state["clip_obs"], model.task_names
+        )
+    bounds = None
+    if policy.log_std_mode == "state_dependent":
+        bounds = (*policy.log_std_bounds, float(policy.log_std_init))
+    space: Any = model.action_space
+    return Agent(
+        {name: tensor.numpy(force=True).copy() for name, tensor in policy.state_dict().items()},
+        tuple(model.task_names),
+        statistics,
+        policy.activation_fn.__name__,
+        space.low.copy(),
+        space.high.copy(),
+        bounds,
+        {"num_timesteps": model.num_timesteps, **facts},
+    )
+
+
+def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
+    """Write an agent as ``<path>.safetensors`` and ``<path>.json``: small, and nothing in them is executed.
+
+    :param agent: an agent, or a model whose policy becomes one
+    :param path: without an ending
+    :raises SaveError: if a file cannot be written
+    """
+    agent = agent if isinstance(agent, Agent) else agent_of(agent)
+    path = Path(path)
+    arrays = {f"policy/{name}": np.ascontiguousarray(array) for name, array in agent.weights.items()}
+    if agent.statistics is not None:
+        arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
+    content = safetensors.numpy.save(arrays)
+    with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
+        beside.write_bytes(content)
+    statistics = agent.statistics
+    write_json(
+        path.with_name(f"{path.name}.json"),
+        {
+            "format": _FORMAT,
+            "schema": SCHEMA,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "task_names": list(agent.task_names),
+            "activation": agent.activation,
+            "action_low": np.broadcast_to(agent.action_low, agent.action_dim).tolist(),
+            "action_high": np.broadcast_to(agent.action_high, agent.action_dim).tolist(),
+            "log_std_bounds": agent.log_std_bounds,
+            "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
+            "facts": dict(agent.facts),
+        },
+    )
+
+
+def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
+    """Read an agent; nothing in its files is executed.
+
+    :param path: what :func:`save_agent` was given, or a zip of ``A2CMultiTask``, or of SB3's A2C or PPO
+    :param normalizer: for a zip of SB3: the file of ``VecNormalize.save`` that belongs to it
+    :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".zip":
+            return _agent_of_zip(read_sb3_zip(path), normalizer)
+        return _read_agent(path)
+    except UnreadableFileError:
+        raise
+    except ValueError as e:
+        raise UnreadableFileError(f"{path}: {e}") from e
+
+
+def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None) -> Agent:
+    statistics = policy.statistics
+    if normalizer is not None:
+        statistics = read_vec_normalize(normalizer)
+    names = policy.task_names or ("task",)
+    return Agent(policy.weights, names, statistics, policy.activation, -1.0, 1.0, facts={"algorithm": policy.algorithm})
+
+
+def _read_agent(path: Path) -> Agent:
+    arrays_path, json_path = (path.with_name(f"{path.name}.{ending}") for ending in ("safetensors", "json"))
+    try:
+        for file in (arrays_path, json_path):
+            if file.stat().st_size > _MAX_BYTES:
+                raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
+        content, text = arrays_path.read_bytes(), json_path.read_bytes()
+    except OSError as e:
+        raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
+    try:
+        facts = json.loads(text)
+        if facts["format"] != _FORMAT or facts["schema"] != SCHEMA:
+            raise UnreadableFileError(f"{json_path}: is no agent of schema version {SCHEMA}")
+        if facts["sha256"] != hashlib.sha256(content).hexdigest():
+            raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
+        arrays = safetensors.numpy.load(content)
+        names = _checked_names(facts["task_names"])
+        statistics = None
+        if facts["normalizer"] is not None:
+            mean, var = arrays["statistics/mean"], arrays["statistics/var"]
+            statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
+        bounds = facts["log_std_bounds"]
+        return Agent(
+            {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
+            names,
+            statistics,
+            facts["activation"],
+            np.array(facts["action_low"]),
+            np.array(facts["action_high"]),
+            None if bounds is None else tuple(bounds),
+            facts["facts"],
+        )
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as e:
+        if isinstance(e, UnreadableFileError):
+            raise
+        raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
+
+
+def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"task names must be strings (got {names!r})")
+    return tuple(names)

@@ -1,0 +1,259 @@
+"""Learning from teachers: what the loss is made of, and what teachers would have done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_multitask.agents import Agent, agent_of, load_agent
+from sb3_multitask.losses import DistillLoss
+from sb3_multitask.rows import by_step, by_task
+from sb3_multitask.vec_env.schedule import task_normalizer_of
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.buffers import RolloutBuffer
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from sb3_multitask.a2c_multitask import A2CMultiTask
+
+Coefficient: TypeAlias = float | Callable[[float], float]
+"""A number, or a function of the remaining progress (1 at the start, 0 at the end), as SB3's schedules."""
+TeacherLike: TypeAlias = "Agent | A2CMultiTask | str | Path"
+
+
+class Coefficients(NamedTuple):
+    """Weights of the terms of the loss in one update.
+
+    loss = rl * (policy loss + ent_coef * entropy loss) + critic * vf_coef * value loss + distill * distillation loss
+    """
+
+    rl: float = 1.0
+    critic: float = 1.0
+    distill: float = 0.0
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """How a student learns from teachers; the arguments of ``A2CMultiTask`` of the same names, checked.
+
+    :raises ValueError: on an unknown loss, a coefficient that is negative, a probability outside [0, 1], or RL on
+        rollouts that are never the student's
+    """
+
+    distill_loss: DistillLoss
+    distill_coef: Coefficient
+    rl_coef: Coefficient | None
+    critic_coef: Coefficient | None
+    student_rollout_prob: Coefficient
+
+    def __post_init__(self) -> None:
+        if self.distill_loss not in get_args(DistillLoss):
+            raise ValueError(
+                f"`distill_loss` must be one of {', '.join(get_args(DistillLoss))} (got {self.distill_loss!r})"
+            )
+        for name in ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob"):
+            value = getattr(self, name)
+            if value is not None and not callable(value) and not 0 <= value < np.inf:
+                raise ValueError(f"`{name}` must be at least 0 and finite, or a schedule (got {value!r})")
+        prob = self.student_rollout_prob
+        if not callable(prob) and prob > 1:
+            raise ValueError(f"`student_rollout_prob` must lie between 0 and 1 (got {prob!r})")
+        if prob == 0 and self.rl_coef is not None and (callable(self.rl_coef) or self.rl_coef > 0):
+            raise ValueError(
+                f"`rl_coef`={self.rl_coef!r} asks for RL on the student's rollouts, and `student_rollout_prob`=0 never "
+                "makes one: raise `student_rollout_prob`, or leave out `rl_coef`."
+            )
+
+    def at(self, progress_remaining: float, has_teachers: bool, by_teacher: bool) -> Coefficients:
+        """The coefficients of an update.
+
+        :param progress_remaining: 1 at the start of training, 0 at the end
+        :param has_teachers: without teachers the loss is A2C's own
+        :param by_teacher: the rollout's actions came from the teacher, so it says nothing of the student's returns
+        """
+        if not has_teachers:
+            rl = 1.0 if self.rl_coef is None else _value(self.rl_coef, progress_remaining)
+            critic = 1.0 if self.critic_coef is None else _value(self.critic_coef, progress_remaining)
+            return Coefficients(rl, critic, 0.0)
+        distill = _value(self.distill_coef, progress_remaining)
+        if by_teacher:
+            return Coefficients(0.0, 0.0, distill)
+        rl = 0.0 if self.rl_coef is None else _value(self.rl_coef, progress_remaining)
+        stays_zero = self.rl_coef is None or (not callable(self.rl_coef) and self.rl_coef == 0)
+        default = 0.0 if stays_zero else 1.0
+        critic = default if self.critic_coef is None else _value(self.critic_coef, progress_remaining)
+        return Coefficients(rl, critic, distill)
+
+    def rollout_is_students(self, progress_remaining: float) -> bool:
+        """Whose actions the next rollout takes; draws from torch's generator only if it is open."""
+        prob = _value(self.student_rollout_prob, progress_remaining)
+        return prob >= 1 or (prob > 0 and th.rand(()).item() < prob)
+
+
+class Teachers:
+    """A teacher for every task of a student.
+
+    :param teachers: task name -> teacher
+    :param task_names: the student's tasks, in order
+    :param obs_dim: the student's
+    :param action_dim: the student's
+    :raises ValueError: if a task has no teacher, a teacher no task, or sizes differ; names both sides
+    """
+
+    def __init__(
+        self, teachers: Mapping[str, TeacherLike], task_names: Sequence[str], obs_dim: int, action_dim: int
+    ) -> None:
+        missing = [name for name in task_names if name not in teachers]
+        unknown = [name for name in teachers if name not in task_names]
+        if missing or unknown:
+            raise ValueError(
+                "`teachers` must have one teacher for every task of the student.\n"
+                f"  tasks:    {', '.join(task_names)}\n  teachers: {', '.join(teachers) or 'none'}"
+            )
+        self.agents = [_resolve(name, teachers[name]) for name in task_names]
+        self.heads = [_head(agent, name) for agent, name in zip(self.agents, task_names, strict=True)]
+        for name, agent in zip(task_names, self.agents, strict=True):
+            if (agent.obs_dim, agent.action_dim) != (obs_dim, action_dim):
+                raise ValueError(
+                    f"The teacher of task {name!r} takes observations of size {agent.obs_dim} and gives actions of "
+                    f"size {agent.action_dim}; the student has {obs_dim} and {action_dim}."
+                )
+        self.digests = {name: agent.digest for name, agent in zip(task_names, self.agents, strict=True)}
+
+    def targets(self, tasks: Iterable[int], raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The teachers' means and log-stds, each (k, n, action_dim) float32.
+
+        :param tasks: the k tasks
+        :param raw: unnormalised observations, (k, n, obs_dim); every teacher sees them through its own normaliser
+        """
+        pairs = [self.agents[task].distribution(rows, self.heads[task]) for task, rows in zip(tasks, raw, strict=True)]
+        means, log_stds = zip(*pairs, strict=True)
+        return np.stack(means), np.stack(log_stds)
+
+    def act(self, tasks: Sequence[int], raw: np.ndarray) -> np.ndarray:
+        """Sample the teachers' actions, (n_envs, action_dim) float32, for raw observations (n_envs, obs_dim)."""
+        grouped = raw.reshape(len(tasks), -1, raw.shape[1])
+        mean, log_std = self.targets(tasks, grouped)
+        noise = th.randn(mean.shape).numpy()
+        actions: np.ndarray = (mean + np.exp(log_std) * noise).astype(np.float32)
+        return actions.reshape(len(raw), -1)
+
+
+def tasks_of_rows(env: Any) -> list[int]:
+    """The tasks whose rows an env shows, in order."""
+    present: list[int] = np.asarray(env.task_ids)[:: env.n_envs_per_task].tolist()
+    return present
+
+
+def raw_observations(env: VecEnv, last_obs: Any) -> np.ndarray:
+    """The latest observations before normalisation, (n_envs, obs_dim)."""
+    normalizer = task_normalizer_of(env)
+    obs: np.ndarray = last_obs["obs"] if normalizer is None else normalizer.old_obs["obs"]
+    return obs
+
+
+def collect_with_teachers(
+    model: A2CMultiTask, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+) -> bool:
+    """SB3's ``collect_rollouts`` with torch, where the teacher may act, and raw observations are kept for it.
+
+    Leaves the raw observations, (n_steps, n_envs, obs_dim), in ``model.raw_rollout``.
+    """
+    assert model.teachers is not None
+    assert model._last_obs is not None
+    model.policy.set_training_mode(False)
+    n_steps = 0
+    rollout_buffer.reset()
+    callback.on_rollout_start()
+    model.draw_who_acts()
+    raw = []
+    tasks = tasks_of_rows(env)
+    low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
+
+    while n_steps < n_rollout_steps:
+        raw.append(raw_observations(env, model._last_obs))
+        with th.no_grad():
+            obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+            actions, values, log_probs = model.policy(obs_tensor)
+        actions = model.teachers.act(tasks, raw[-1]) if model.rollout_by_teacher else actions.cpu().numpy()
+        clipped_actions = np.clip(actions, low, high)
+
+        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        model.num_timesteps += env.num_envs
+
+        callback.update_locals({**locals(), "self": model})
+        if not callback.on_step():
+            return False
+        model._update_info_buffer(infos, dones)
+        n_steps += 1
+
+        for idx in dones.nonzero()[0].tolist():
+            if infos[idx].get("terminal_observation") is not None and infos[idx].get("TimeLimit.truncated", False):
+                terminal_obs = model.policy.obs_to_tensor(infos[idx]["terminal_observation"])[0]
+                with th.no_grad():
+                    terminal_value = model.policy.predict_values(terminal_obs)[0]
+                rewards[idx] += model.gamma * terminal_value.item()
+        rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+        model._last_obs = new_obs  # type: ignore[assignment]
+        model._last_episode_starts = dones
+
+    with th.no_grad():
+        values = model.policy.predict_values(obs_as_tensor(new_obs, model.device))  # type: ignore[arg-type]
+    rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+    model.raw_rollout = np.stack(raw)
+    callback.update_locals({**locals(), "self": model})
+    callback.on_rollout_end()
+    return True
+
+
+def targets_of_batch(model: A2CMultiTask) -> tuple[th.Tensor, th.Tensor]:
+    """The teachers' means and log-stds, (n_rows, action_dim), in the order of the buffer's next batch of all rows.
+
+    The buffer shuffles its rows by a permutation from numpy's global generator, which is looked up here and left as
+    it was.
+    """
+    assert model.teachers is not None
+    assert model.raw_rollout is not None
+    raw, tasks = model.raw_rollout, tasks_of_rows(model.env)
+    n_steps, n_envs, _ = raw.shape
+    state = np.random.get_state()  # noqa: NPY002 (the buffer draws from it)
+    order = np.random.permutation(n_steps * n_envs)  # noqa: NPY002
+    np.random.set_state(state)  # noqa: NPY002
+    targets = model.teachers.targets(tasks, by_task(raw, len(tasks)))
+    rows = (by_step(target, n_steps).swapaxes(0, 1).reshape(n_steps * n_envs, -1)[order] for target in targets)
+    mean, log_std = (th.as_tensor(array, device=model.device) for array in rows)
+    return mean, log_std
+
+
+def _value(coefficient: Coefficient, progress_remaining: float) -> float:
+    return float(coefficient(progress_remaining)) if callable(coefficient) else float(coefficient)
+
+
+def _resolve(task: str, teacher: TeacherLike) -> Agent:
+    if isinstance(teacher, Agent):
+        return teacher
+    if isinstance(teacher, str | Path):
+        try:
+            return load_agent(teacher)
+        except ValueError as e:
+            raise ValueError(f"The teacher of task {task!r} cannot be read: {e}") from e
+    if hasattr(teacher, "get_normalizer_state"):
+        return agent_of(teacher)
+    raise TypeError(
+        f"The teacher of task {task!r} must be an agent, an A2CMultiTask, or the path of one (got {teacher!r}). For "
+        "SB3's own models: load_agent(zip, normalizer=...)."
+    )
+
+
+def _head(agent: Agent, task: str) -> int:
+    try:
+        return agent.head_of(task)
+    except ValueError as e:
+        raise ValueError(f"The teacher of task {task!r}: {e}") from e

@@ -1,0 +1,107 @@
+"""Carrying over what was learned: from task to task, and from model to model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import torch as th
+from torch import nn
+
+if TYPE_CHECKING:
+    from sb3_multitask.a2c_multitask import A2CMultiTask
+    from sb3_multitask.policies import MultiTaskActorCriticPolicy
+
+Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
+
+
+def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]) -> None:
+    """Give tasks of a model what another task has learned: weights of its head, log-std, and statistics.
+
+    From another model the trunk is copied too, so that its heads go on to mean the same. The optimizer's state stays.
+    Everything is checked first: a call that raises has changed nothing.
+
+    :param model: the model that receives
+    :param source: the model that gives: another one with the same nets, or ``model`` itself
+    :param tasks: task of ``model`` -> task of ``source``
+    :raises ValueError: on an unknown task, or nets of other sizes; both sides are named
+    """
+    pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
+    if not pairs:
+        raise ValueError("`tasks` must name at least one task of the model and the task of the source it takes over")
+    ours, theirs = dict(model.policy.named_parameters()), dict(source.policy.named_parameters())
+    per_task = _per_task_names(model.policy)
+    _check_same_nets(ours, theirs, per_task)
+    receiver, giver = model.get_vec_normalize_env(), source.get_normalizer_state()
+    if (receiver is None) != (giver is None):
+        does, does_not = ("source", "model") if receiver is None else ("model", "source")
+        raise ValueError(f"The {does} normalises its observations and the {does_not} does not: make them alike")
+    copies = {name: parameter.detach().clone() for name, parameter in theirs.items()}
+    with th.no_grad():
+        for name, parameter in ours.items():
+            if name not in per_task:
+                parameter.copy_(copies[name])
+                continue
+            for target, origin in pairs:
+                parameter[target] = copies[name][origin]
+    if receiver is not None:
+        assert giver is not None
+        normalizer: Any = receiver
+        for name, rms in (("obs_rms", normalizer.obs_rms["obs"]), ("ret_rms", normalizer.ret_rms)):
+            for part in ("mean", "var", "count"):
+                for target, origin in pairs:
+                    getattr(rms, part)[target] = giver[name][part][origin]
+
+
+def freeze(model: A2CMultiTask, what: Frozen) -> None:
+    """Keep parameters as they are from now on; ``save`` and ``load`` keep that too.
+
+    :param what: ``"trunk"``: the layers that all tasks share; ``"all_but_last"``: everything but the heads' output
+        layers and the log-std (the paper's fine-tuning, section 4.2); ``"nothing"``: train everything again
+    :raises ValueError: on anything else
+    """
+    if what not in get_args(Frozen):
+        raise ValueError(f"`what` must be one of {', '.join(get_args(Frozen))} (got {what!r})")
+    policy = model.policy
+    trunk = [f"mlp_extractor.{name}" for name, _ in policy.mlp_extractor.named_parameters()]
+    hidden = [
+        f"{net}.layers.{i}.{part}"
+        for net, heads in (("action_net", policy.action_net), ("value_net", policy.value_net))
+        for i in range(len(heads.layers) - 1)  # type: ignore[arg-type]
+        for part in ("weight", "bias")
+    ]
+    frozen = {"trunk": trunk, "all_but_last": trunk + hidden, "nothing": []}[what]
+    model.frozen = tuple(frozen)
+    set_frozen(policy, frozen)
+
+
+def set_frozen(policy: nn.Module, names: Sequence[str]) -> None:
+    """Train all parameters of a policy but those named."""
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(name not in names)
+        if name in names:
+            parameter.grad = None
+
+
+def _index(model: A2CMultiTask, task: str, side: str) -> int:
+    names = model.task_names or ()
+    if task not in names:
+        raise ValueError(f"{side} has no task {task!r}; it has: {', '.join(names)}")
+    return names.index(task)
+
+
+def _per_task_names(policy: MultiTaskActorCriticPolicy) -> set[str]:
+    """Parameters with a task axis, which comes first."""
+    names = {name for name, _ in policy.named_parameters() if name.startswith(("action_net.", "value_net."))}
+    return names | ({"log_std"} if policy.log_std_mode == "per_task" else set())
+
+
+def _check_same_nets(ours: Mapping[str, th.Tensor], theirs: Mapping[str, th.Tensor], per_task: set[str]) -> None:
+    def sizes(parameters: Mapping[str, th.Tensor]) -> dict[str, list[int]]:
+        return {name: list(p.shape[1:] if name in per_task else p.shape) for name, p in parameters.items()}
+
+    first, second = sizes(ours), sizes(theirs)
+    different = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    if different:
+        lines = [f"  {name}: {first.get(name)} here, {second.get(name)} in the source" for name in different]
+        raise ValueError("The nets of the model and of the source differ:\n" + "\n".join(lines))
