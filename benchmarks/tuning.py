@@ -81,6 +81,7 @@ def table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="print what there is")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     args = parser.parse_args()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     if args.table:
@@ -89,7 +90,7 @@ def main() -> None:
     th.set_num_threads(1)
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     finished = {(json.dumps(run["settings"]), run["seed"]) for run in done}
-    for seed in SEEDS:
+    for seed in args.seeds:
         for settings in CANDIDATES:
             if (json.dumps(settings), seed) in finished:
                 continue

@@ -275,11 +275,13 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
 def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
-    :param path: what :func:`save_agent` was given, or a zip of ``A2CMultiTask``, or of SB3's A2C or PPO
+    :param path: what :func:`save_agent` was given; a zip of ``A2CMultiTask``, or of SB3's A2C or PPO; or a run's
+        folder, whose ``model.zip`` it is
     :param normalizer: for a zip of SB3: the file of ``VecNormalize.save`` that belongs to it
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     path = Path(path)
+    path = path / "model.zip" if path.is_dir() else path
     try:
         if path.suffix == ".zip":
             return _agent_of_zip(read_sb3_zip(path), normalizer)

@@ -98,6 +98,54 @@ def train(
 @app.command(
     epilog=(
         "[bold]Examples[/bold]\n\n"
+        "sb3-multitask grid zoo_configs/paper_grid.yml\n\n"
+        "sb3-multitask grid zoo_configs/paper_grid.yml --only tuned/vanilla --processes 4\n\n"
+        "sb3-multitask grid zoo_configs/paper_grid.yml --dry-run"
+    )
+)
+def grid(
+    config: Annotated[Path, typer.Argument(help="YAML file of the grid (see zoo_configs/paper_grid.yml).")],
+    folder: Annotated[Path | None, typer.Option(help="Where the run folders go; default: what the file says.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Runs at a time; default: one per core.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="Only runs whose key (<preset>/<run>/seed_<n>) begins so, and what they need."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their status; start nothing.")] = False,
+) -> None:
+    """Run a grid of experiments; started again after a kill, it goes on with what is missing."""
+    from sb3_multitask.experiments.grid import load_grid, select, statuses
+    from sb3_multitask.experiments.local_engine import run_grid
+    from sb3_multitask.threads import n_cpus
+
+    runs = select(load_grid(config, folder), only or [])
+    if dry_run:
+        table = Table(title=escape(str(config)))
+        for column in ("run", "steps", "status", "needs"):
+            table.add_column(column)
+        for run, status in statuses(runs):
+            table.add_row(escape(run.key), f"{run.config.n_timesteps:,}", status, escape(", ".join(run.needs)))
+        console.print(table)
+        return
+    try:
+        outcome = run_grid(runs, processes or n_cpus(), console)
+    except KeyboardInterrupt as e:
+        console.print(f"Interrupted ({escape(str(e))}). Go on with the same command.", soft_wrap=True)
+        raise typer.Exit(_exit_code(e)) from None
+    console.print(f"{len(outcome.finished)} of {len(runs)} runs finished")
+    for key, reason in outcome.failed.items():
+        console.print(f"[red]failed[/red] {escape(key)}: {escape(reason)}", soft_wrap=True)
+    for key in outcome.left_out:
+        console.print(f"left out, since a run it needs failed: {escape(key)}", soft_wrap=True)
+    if not outcome.is_complete:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=(
+        "[bold]Examples[/bold]\n\n"
         "sb3-multitask evaluate runs/main\n\n"
         "sb3-multitask evaluate runs/main/best_model.zip --n-eval-episodes 50 --stochastic\n\n"
         "sb3-multitask evaluate --config zoo_configs/evaluate.yml"
@@ -186,3 +234,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -229,6 +229,7 @@ class MultiTaskEvalCallback(EvalCallback):
     :param score: what makes a model the best, the ``"mean"`` over the tasks or the ``"worst"`` task;
         ``best_mean_reward`` holds it
     :param verbose: 1 prints each result
+    :param log_name: first part of the log keys
     :raises ValueError: on an unknown score, or ``n_eval_episodes`` or ``eval_freq`` below 1
     """
 
@@ -244,6 +245,7 @@ class MultiTaskEvalCallback(EvalCallback):
         deterministic: bool = True,
         score: Score = "mean",
         verbose: int = 1,
+        log_name: str = "eval",
     ) -> None:
         if score not in get_args(Score):
             raise ValueError(f"`score` must be one of {', '.join(get_args(Score))} (got {score!r})")
@@ -262,6 +264,7 @@ class MultiTaskEvalCallback(EvalCallback):
             verbose=verbose,
         )
         self.score = score
+        self.log_name = log_name
         self.evaluations_tasks: list[dict[str, TaskResult]] = []
         self._last_timesteps = 0
 
@@ -340,12 +343,12 @@ class MultiTaskEvalCallback(EvalCallback):
         means = {task: result.mean_reward for task, result in results.items()}
         worst = min(means, key=lambda task: means[task])
         self.last_mean_reward = float(np.mean(list(means.values())))
-        self.logger.record("eval/mean_reward", self.last_mean_reward)
-        self.logger.record("eval/mean_ep_length", float(np.mean(self.evaluations_length[-1])))
-        self.logger.record("eval/worst_task_reward", means[worst])
+        self.logger.record(f"{self.log_name}/mean_reward", self.last_mean_reward)
+        self.logger.record(f"{self.log_name}/mean_ep_length", float(np.mean(self.evaluations_length[-1])))
+        self.logger.record(f"{self.log_name}/worst_task_reward", means[worst])
         for task, result in results.items():
-            self.logger.record(f"eval/{task}/mean_reward", result.mean_reward)
-            self.logger.record(f"eval/{task}/mean_ep_length", float(np.mean(result.episode_lengths)))
+            self.logger.record(f"{self.log_name}/{task}/mean_reward", result.mean_reward)
+            self.logger.record(f"{self.log_name}/{task}/mean_ep_length", float(np.mean(result.episode_lengths)))
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.verbose >= 1:

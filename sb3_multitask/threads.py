@@ -33,8 +33,12 @@ def physics_threads(n_threads: int | None, n_sims: int) -> int:
         n_threads = _asked_for.get() or th.get_num_threads()
     if n_threads < 1:
         raise ValueError(f"`n_threads` must be at least 1 (got {n_threads})")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(n_threads, n_sims, cpus))
+    return max(1, min(n_threads, n_sims, n_cpus()))
+
+
+def n_cpus() -> int:
+    """CPUs of this process, which in a container or under ``taskset`` are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

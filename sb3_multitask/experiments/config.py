@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
@@ -15,9 +15,13 @@ from ruamel.yaml.error import YAMLError
 from sb3_multitask.a2c_multitask import Engine
 from sb3_multitask.evaluation import Score
 from sb3_multitask.files import replacing
-from sb3_multitask.tasks import did_you_mean, resolve_tasks
+from sb3_multitask.losses import DistillLoss
+from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
+from sb3_multitask.transfer import Frozen
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.schedule import TaskSchedule
+
+Schedulable: TypeAlias = float | str
 
 
 class ConfigError(ValueError):
@@ -29,7 +33,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    tasks: str | tuple[str, ...] = Field("HalfCheetahBody6", description="A task set, an id, or a list of ids")
+    tasks: str | tuple[str, ...] | dict[str, str] = Field(
+        "HalfCheetahBody6", description="A task set, an id, a list of ids, or names with their ids"
+    )
     n_timesteps: int = Field(1_000_000, ge=1, description="Environment steps over all tasks")
     n_envs_per_task: int = Field(4, ge=1, description="Copies of each task")
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
@@ -41,13 +47,25 @@ class TrainConfig(BaseModel):
     )
     policy: str = Field("MultiTaskMlpPolicy", description="Policy alias")
     policy_kwargs: dict[str, Any] = Field({}, description="net_arch, head_arch, log_std_mode, ...")
-    learning_rate: float = Field(7e-4, gt=0, description="RMSprop's learning rate")
+    learning_rate: Schedulable = Field(7e-4, description="RMSprop's learning rate; `lin_7e-4` falls to 0")
     n_steps: int = Field(5, ge=1, description="Steps per rollout and env (t_max)")
     gamma: float = Field(0.99, ge=0, le=1, description="Discount factor")
     gae_lambda: float = Field(1.0, ge=0, le=1, description="Bias against variance of the advantages")
     ent_coef: float = Field(0.0, description="Coefficient of the entropy bonus")
     vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient clipping")
+    normalize_advantage: bool = Field(default=False, description="Standardise the advantages of each update")
+    teachers: dict[str, str] = Field({}, description="Task -> agent, model.zip or run folder to learn from")
+    distill_loss: DistillLoss = Field("forward_kl", description="KL(teacher || student), the reverse, or mse")
+    distill_coef: Schedulable = Field(1.0, description="Coefficient of the distillation loss")
+    rl_coef: Schedulable | None = Field(None, description="Coefficient of RL; default: 0 with teachers, else 1")
+    critic_coef: Schedulable | None = Field(None, description="Coefficient of the critic; default: follows rl_coef")
+    student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
+    init_from: str | None = Field(None, description="model.zip or run folder to begin with")
+    init_tasks: dict[str, str] = Field({}, description="With init_from: task -> the source's task; default: same names")
+    freeze: Frozen = Field("nothing", description="What is not trained: trunk, all_but_last, nothing")
+    also_on: dict[str, str] = Field({}, description="Other envs, name -> id, to evaluate the (only) head on")
+    report_at: tuple[int, ...] = Field((), description="Steps at which to evaluate fully and to keep the agent")
     log_interval: int = Field(100, ge=1, description="Updates between two lines of the log")
     eval_freq: int = Field(200_000, ge=0, description="Environment steps between evaluations; 0: only at the ends")
     eval_episodes: int = Field(5, ge=1, description="Episodes per task while training")
@@ -60,13 +78,32 @@ class TrainConfig(BaseModel):
 
     @field_validator("tasks")
     @classmethod
-    def _known_tasks(cls, tasks: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        resolve_tasks(tasks)
+    def _known_tasks(cls, tasks: str | tuple[str, ...] | dict[str, str]) -> str | tuple[str, ...] | dict[str, str]:
+        _resolve(tasks)
         return tasks
+
+    @field_validator("learning_rate", "distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
+    @classmethod
+    def _number_or_schedule(cls, value: float | str | None) -> float | str | None:
+        if value is not None:
+            number, _ = _parse_schedule(value)
+            if number < 0:
+                raise ValueError("must not be negative")
+        return value
+
+    @model_validator(mode="after")
+    def _one_head_elsewhere(self) -> Self:
+        if self.also_on and len(self.task_names) != 1:
+            raise ValueError("also_on evaluates the head of a single task on other envs; this run has several tasks")
+        return self
+
+    def resolved_tasks(self) -> tuple[Task, ...]:
+        """The tasks, in order."""
+        return _resolve(self.tasks)
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        return tuple(task.name for task in resolve_tasks(self.tasks))
+        return tuple(task.name for task in self.resolved_tasks())
 
     @property
     def name(self) -> str:
@@ -77,10 +114,15 @@ class TrainConfig(BaseModel):
     def algorithm_kwargs(self) -> dict[str, Any]:
         """The part that goes to ``A2CMultiTask``."""
         names = (
-            "policy policy_kwargs learning_rate n_steps gamma gae_lambda ent_coef vf_coef max_grad_norm seed device "
-            "task_schedule engine"
+            "policy policy_kwargs n_steps gamma gae_lambda ent_coef vf_coef max_grad_norm normalize_advantage seed "
+            "device task_schedule engine distill_loss"
         )
-        return {name: getattr(self, name) for name in names.split()}
+        schedules = "learning_rate distill_coef rl_coef critic_coef student_rollout_prob"
+        return {
+            **{name: getattr(self, name) for name in names.split()},
+            **{name: _schedule(getattr(self, name)) for name in schedules.split()},
+            "teachers": self.teachers or None,
+        }
 
 
 class EvaluateConfig(BaseModel):
@@ -94,18 +136,35 @@ class EvaluateConfig(BaseModel):
     deterministic: bool = Field(default=True, description="The Gaussian's mean, or samples")
 
 
-Config = TypeVar("Config", TrainConfig, EvaluateConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def load_config(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a YAML file into a config. Nothing in the file is executed.
 
-    :param kind: ``TrainConfig`` or ``EvaluateConfig``
+    :param kind: the config's class, such as ``TrainConfig``
     :param path: a YAML 1.2 file with the config's keys
     :param overrides: values that replace the file's, such as the command line's
     :raises ConfigError: unreadable file, duplicate or unknown key (with the closest one), bad value; with the line
     """
-    path = Path(path)
+    values, lines = _read_yaml(Path(path))
+    return make_config(
+        kind,
+        {**values, **(overrides or {})},
+        where=lambda key: f"{path}:{lines[key]}" if key in lines else str(path),
+    )
+
+
+def load_values(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML file, not yet validated; nothing in it is executed.
+
+    :raises ConfigError: unreadable file or duplicate key
+    """
+    return _read_yaml(Path(path))[0]
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Values of a YAML mapping, and the line of each key."""
     try:
         with path.open(encoding="utf-8") as file:
             content = YAML(typ="rt").load(file)
@@ -115,9 +174,7 @@ def load_config(kind: type[Config], path: str | Path, overrides: Mapping[str, An
         content = CommentedMap()
     if not isinstance(content, CommentedMap):
         raise ConfigError(f"{path}: a config must be a mapping `key: value` (got a {type(content).__name__})")
-    lines = {key: content.lc.key(key)[0] + 1 for key in content}
-    values = {**_plain(content), **(overrides or {})}
-    return make_config(kind, values, where=lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
+    return _plain(content), {key: content.lc.key(key)[0] + 1 for key in content}
 
 
 def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lambda _key: "config") -> Config:
@@ -133,7 +190,7 @@ def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lamb
     except ValidationError as e:
         problems = []
         for error in e.errors(include_url=False):
-            key = str(error["loc"][0])
+            key = str(error["loc"][0]) if error["loc"] else "config"
             message = error["msg"].removeprefix("Value error, ")
             problems.append(f"{where(key)}: `{key}`: {message} (got {error['input']!r})")
         raise ConfigError("\n".join(dict.fromkeys(problems))) from e
@@ -145,6 +202,29 @@ def dump_config(config: TrainConfig, path: Path) -> None:
     yaml.default_flow_style = False
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         yaml.dump(config.model_dump(mode="json"), file)
+
+
+def _resolve(tasks: str | tuple[str, ...] | dict[str, str]) -> tuple[Task, ...]:
+    if isinstance(tasks, dict):
+        return resolve_tasks([Task(name, env_id) for name, env_id in tasks.items()])
+    return resolve_tasks(tasks)
+
+
+def _parse_schedule(value: float | str) -> tuple[float, bool]:
+    """``0.1`` -> (0.1, False), constant; ``"lin_0.1"`` -> (0.1, True), falling to 0 with the remaining progress."""
+    text = str(value)
+    try:
+        return float(text.removeprefix("lin_")), text.startswith("lin_")
+    except ValueError as e:
+        raise ValueError("must be a number, or lin_<number> for one that falls to 0 (as in rl-zoo)") from e
+
+
+def _schedule(value: float | str | None) -> Any:
+    """What SB3 takes: a number, or a function of the remaining progress."""
+    if value is None:
+        return None
+    number, falls = _parse_schedule(value)
+    return (lambda progress_remaining: number * progress_remaining) if falls else number
 
 
 def _plain(value: Any) -> Any:

@@ -3,10 +3,12 @@
 =====================  ==============================================================================
 ``config.yml``         the validated config
 ``run.json``           status, command, versions, machine, threads, code revision
+``log.txt``            what a run of a grid printed
 ``checkpoints/``       from which ``--resume`` goes on (:mod:`sb3_multitask.checkpoint`)
 ``monitor/``           SB3's monitor files, one per sub-environment
 ``progress.csv``       SB3's log
 ``evaluations.npz``    evaluations while training: SB3's arrays and per-task ones
+``agents/``            the agents at reported budgets (:mod:`sb3_multitask.agents`)
 ``results.json``       returns per task before and after training, every episode
 ``best_model.zip``     the best model by the config's score
 ``model.zip``          the model at the end
@@ -59,6 +61,8 @@ class RunFolder:
         self.evaluations = self.path / "evaluations.npz"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
+        self.log = self.path / "log.txt"
+        self.agents = self.path / "agents"
         self.progress = self.path / "progress.csv"
         self.model = self.path / "model.zip"
         self.curves = self.path / "learning_curves.png"
@@ -120,6 +124,14 @@ class RunFolder:
                 f"{self.path} is in use by another process (pid {owner.get('pid', 'unknown')} on "
                 f"{owner.get('host', 'an unknown host')}). Wait for it, or choose another folder."
             ) from None
+
+    def is_locked(self) -> bool:
+        """Whether a process works in the folder now."""
+        try:
+            with FileLock(self.path / _LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def read_status(self) -> dict[str, Any]:
         """What ``run.json`` says; empty without one."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.agents import agent_of, save_agent
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
-from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult, evaluate_tasks
+from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns
+from sb3_multitask.experiments.milestones import MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
+from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 
 Results = Mapping[str, Mapping[str, TaskResult]]
@@ -76,26 +80,28 @@ def _train(
     normalize = config.normalize
     if normalize is not False:
         normalize = {"gamma": config.gamma, **(normalize if isinstance(normalize, dict) else {})}
+    tasks = config.resolved_tasks()
     env = make_multitask_vec_env(
-        config.tasks,
+        tasks,
         config.n_envs_per_task,
         config.seed,
         config.backend,
         normalize,
         monitor_dir=folder.monitor,
     )
-    eval_env = make_multitask_vec_env(
-        config.tasks, config.eval_episodes, config.seed + 10_000, config.backend, normalize=False
-    )
+    eval_envs = [MultiTaskVecEnv(tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000)]
     try:
         model = A2CMultiTask(env=env, verbose=verbose, **config.algorithm_kwargs())
+        _begin_with(model, config)
+        other_ids = config.also_on.values()
+        eval_envs += [other_env(model, env_id, config.eval_episodes, config.seed + 10_000) for env_id in other_ids]
         newest = read_latest(folder.checkpoints)
         others = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
         model.set_logger(make_logger(folder.progress, others, 0 if newest is None else int(newest[0].name)))
         results = folder.read_results()
         if "before" not in results:
             announce("Evaluating the untrained agent ...")
-            results["before"] = evaluate_tasks(model, n_eval_episodes=config.n_eval_episodes)
+            results["before"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
             folder.write_results(**results)
         checkpoints = ResumableCheckpointCallback(
             folder.checkpoints, config.checkpoint_freq, config.keep_checkpoints, verbose=0
@@ -107,32 +113,52 @@ def _train(
         with stop.at_next_rollout(checkpoints.stop):
             model.learn(
                 config.n_timesteps,
-                [checkpoints, *_evaluations(config, folder, eval_env, verbose)],
+                [checkpoints, *_evaluations(config, folder, eval_envs, verbose)],
                 log_interval=config.log_interval,
                 progress_bar=progress_bar,
             )
         model.save(folder.model)
+        save_agent(agent_of(model), folder.agents / "final")
         announce("Evaluating the trained agent ...")
-        results["after"] = evaluate_tasks(model, n_eval_episodes=config.n_eval_episodes)
+        results = folder.read_results()
+        results["after"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
         folder.write_results(**results)
         venv = cast("MultiTaskVecEnv", env.unwrapped)
         return {"engine": model.last_engine, "backend": venv.backend, "physics_threads": venv.n_threads}
     finally:
         env.close()
-        eval_env.close()
+        for eval_env in eval_envs:
+            eval_env.close()
 
 
-def _evaluations(config: TrainConfig, folder: RunFolder, eval_env: VecEnv, verbose: int) -> list[BaseCallback]:
-    if not config.eval_freq:
-        return []
-    return [
-        MultiTaskEvalCallback(
-            eval_env,
-            n_eval_episodes=config.eval_episodes,
-            eval_freq=config.eval_freq,
-            log_path=folder.path,
-            best_model_save_path=folder.path,
-            score=config.score,
-            verbose=verbose,
-        )
-    ]
+def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:
+    """Weights, statistics and freezing that training begins with."""
+    if config.init_from is not None:
+        path = Path(config.init_from)
+        source = A2CMultiTask.load(path / "model.zip" if path.is_dir() else path, device="cpu")
+        transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
+    freeze(model, config.freeze)
+
+
+def _evaluations(
+    config: TrainConfig, folder: RunFolder, eval_envs: Sequence[VecEnv], verbose: int
+) -> list[BaseCallback]:
+    """Callbacks that evaluate: now and then on the run's own tasks and on other envs, fully at the milestones."""
+    callbacks: list[BaseCallback] = []
+    if config.eval_freq:
+        callbacks += [
+            MultiTaskEvalCallback(
+                eval_env,
+                n_eval_episodes=config.eval_episodes,
+                eval_freq=config.eval_freq,
+                log_path=folder.path / f"on_{name}" if name else folder.path,
+                best_model_save_path=None if name else folder.path,
+                score=config.score,
+                verbose=verbose,
+                log_name=f"eval_on_{name}" if name else "eval",
+            )
+            for name, eval_env in zip(("", *config.also_on), eval_envs, strict=True)
+        ]
+    if config.report_at:
+        callbacks.append(MilestoneCallback(folder, config.report_at, config.n_eval_episodes, config.also_on))
+    return callbacks

@@ -1,0 +1,167 @@
+"""Many runs with dependencies: which they are, and in which order they can run.
+
+A grid is a YAML file: presets (a config and its seeds) and runs (settings on top of the preset). Every run of every
+preset and seed is one run folder, ``<folder>/<preset>/<run>/seed_<seed>``. A setting of the form ``run:<name>`` or
+``run:<name>@<steps>`` stands for the folder of that run of the same preset and seed, or for its agent at a reported
+budget, and makes the run wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config, load_values
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.tasks import did_you_mean
+
+_REFERENCE = "run:"
+
+
+class Preset(BaseModel):
+    """Settings that all runs share, and the seeds they run with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: str = Field(description="YAML file of a TrainConfig, relative to the grid's file")
+    seeds: tuple[int, ...] = Field(min_length=1, description="Seeds of every run")
+    runs: tuple[str, ...] = Field((), description="Only these runs of the grid; default: all")
+    set: dict[str, Any] = Field({}, description="Settings on top of the config's")
+
+
+class GridConfig(BaseModel):
+    """A grid of runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str = Field(description="Where the run folders go")
+    presets: dict[str, Preset] = Field(min_length=1, description="Name -> config and seeds")
+    runs: dict[str, dict[str, Any]] = Field(min_length=1, description="Name -> settings on top of the preset")
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """One run of a grid.
+
+    :param key: ``<preset>/<run>/seed_<seed>``
+    :param config: all its settings
+    :param folder: where it goes
+    :param needs: keys of the runs it begins with
+    """
+
+    key: str
+    config: TrainConfig
+    folder: Path
+    needs: tuple[str, ...] = field(default=())
+
+
+def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRun]:
+    """Read a grid; runs come after those they need, seeds first, so that every seed is complete early.
+
+    :param path: the YAML file
+    :param folder: where the run folders go; default: what the file says
+    :raises ConfigError: on a bad file, an unknown run in a reference, or runs that need each other
+    """
+    path = Path(path)
+    grid = load_config(GridConfig, path)
+    root = Path(folder or grid.folder)
+    runs: dict[str, GridRun] = {}
+    for preset_name, preset in grid.presets.items():
+        for name in preset.runs:
+            _check_name(path, name, grid.runs)
+        for seed in preset.seeds:
+            for name in preset.runs or grid.runs:
+                run = _make_run(path, grid, preset_name, name, seed, root)
+                runs[run.key] = run
+    for run in runs.values():
+        for key in run.needs:
+            if key not in runs:
+                raise ConfigError(f"{path}: {run.key} needs {key}, which is not among the preset's `runs`")
+    try:
+        order = list(TopologicalSorter({run.key: run.needs for run in runs.values()}).static_order())
+    except CycleError as e:
+        raise ConfigError(f"{path}: these runs need each other: {' -> '.join(e.args[1])}") from e
+    ranks = {key: rank for rank, key in enumerate(order)}
+    seeds = {key: (list(grid.presets).index(key.split("/")[0]), run.config.seed) for key, run in runs.items()}
+    return sorted(runs.values(), key=lambda run: (*seeds[run.key], bool(run.needs), ranks[run.key]))
+
+
+def select(runs: list[GridRun], prefixes: Sequence[str]) -> list[GridRun]:
+    """The runs whose keys begin with one of ``prefixes``, and all that they need; all runs without prefixes.
+
+    :raises ConfigError: if a prefix fits no run
+    """
+    by_key = {run.key: run for run in runs}
+    for prefix in prefixes:
+        if not any(key.startswith(prefix) for key in by_key):
+            raise ConfigError(f"No run's key begins with {prefix!r}.{did_you_mean(prefix, by_key)}")
+    wanted = {key for key in by_key if not prefixes or key.startswith(tuple(prefixes))}
+    todo = list(wanted)
+    while todo:
+        needed = set(by_key[todo.pop()].needs) - wanted
+        wanted |= needed
+        todo += needed
+    return [run for run in runs if run.key in wanted]
+
+
+def prepare(run: GridRun) -> RunFolder:
+    """The run's folder with its config in it.
+
+    :raises ConfigError: if the folder holds another config
+    """
+    folder = RunFolder(run.folder)
+    if not folder.config.exists():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        dump_config(run.config, folder.config)
+        return folder
+    there = load_config(TrainConfig, folder.config)
+    if there != run.config:
+        now, then = run.config.model_dump(), there.model_dump()
+        names = [name for name in now if now[name] != then[name]]
+        different = [f"{name} ({then[name]!r:.60} there, {now[name]!r:.60} now)" for name in names]
+        raise ConfigError(
+            f"{folder.path} holds the run with other settings: {', '.join(different)}. Move it away, or give the grid "
+            "another folder."
+        )
+    return folder
+
+
+def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: int, root: Path) -> GridRun:
+    preset = grid.presets[preset_name]
+    needs: list[str] = []
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: resolve(item) for key, item in value.items()}
+        if not isinstance(value, str) or not value.startswith(_REFERENCE):
+            return value
+        other, _, steps = value.removeprefix(_REFERENCE).partition("@")
+        _check_name(path, other, grid.runs)
+        needs.append(f"{preset_name}/{other}/seed_{seed}")
+        folder = root / needs[-1]
+        return str(folder / "agents" / steps if steps else folder)
+
+    base = load_values(path.parent / preset.config)
+    settings = {key: resolve(value) for key, value in {**base, **preset.set, **grid.runs[name]}.items()}
+    key = f"{preset_name}/{name}/seed_{seed}"
+    try:
+        config = TrainConfig(**{**settings, "seed": seed})
+    except ValueError as e:
+        raise ConfigError(f"{path}: run {name!r} of preset {preset_name!r}: {e}") from e
+    return GridRun(key, config, root / key, tuple(dict.fromkeys(needs)))
+
+
+def _check_name(path: Path, name: str, runs: Mapping[str, Any]) -> None:
+    if name not in runs:
+        raise ConfigError(f"{path}: unknown run {name!r}.{did_you_mean(name, runs)} Runs: {', '.join(runs)}")
+
+
+def statuses(runs: list[GridRun]) -> Iterator[tuple[GridRun, str]]:
+    """Every run with its status: "waiting", "running", "finished", "interrupted" or "failed"."""
+    for run in runs:
+        yield run, str(RunFolder(run.folder).read_status().get("status", "waiting"))

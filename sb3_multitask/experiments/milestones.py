@@ -1,0 +1,79 @@
+"""Full evaluations at reported budgets, with the agents as they were then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.agents import agent_of, save_agent
+from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env import MultiTaskVecEnv
+
+
+def evaluate_fully(model: A2CMultiTask, n_episodes: int, also_on: Mapping[str, str]) -> dict[str, TaskResult]:
+    """Return on the model's tasks, and of its only head on other envs.
+
+    :param n_episodes: per task
+    :param also_on: name -> id of the other envs; these are seen through the statistics of the model's task
+    """
+    results = evaluate_tasks(model, n_eval_episodes=n_episodes)
+    for name, env_id in also_on.items():
+        env = other_env(model, env_id, min(n_episodes, 5))
+        (results[name],) = evaluate_tasks(model, env, n_episodes).values()
+        env.close()
+    return results
+
+
+def other_env(model: A2CMultiTask, env_id: str, n_envs: int, seed: int = 0) -> MultiTaskVecEnv:
+    """Another env in the place of the model's only task, for the same head and statistics."""
+    assert model.task_names is not None
+    (name,) = model.task_names
+    return MultiTaskVecEnv([Task(name, env_id)], n_envs, seed=seed)
+
+
+class MilestoneCallback(BaseCallback):
+    """At the first rollout start at or after each budget: evaluate fully, keep the agent.
+
+    :param folder: of the run; ``results.json`` gets the returns under the budget, ``agents/<budget>`` is the agent
+    :param budgets: environment steps over all tasks
+    :param n_episodes: per task
+    :param also_on: see :func:`evaluate_fully`
+    """
+
+    def __init__(self, folder: RunFolder, budgets: Sequence[int], n_episodes: int, also_on: Mapping[str, str]) -> None:
+        super().__init__()
+        self.folder, self.budgets = folder, sorted(budgets)
+        self.n_episodes, self.also_on = n_episodes, also_on
+        self.n_done = 0
+
+    def get_state(self) -> dict[str, Any]:
+        """How many budgets were reached."""
+        return {"n_done": self.n_done}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self.n_done = state["n_done"]
+
+    def _on_rollout_start(self) -> None:
+        self._report()
+
+    def _on_training_end(self) -> None:
+        self._report()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _report(self) -> None:
+        while self.n_done < len(self.budgets) and self.model.num_timesteps >= self.budgets[self.n_done]:
+            budget = self.budgets[self.n_done]
+            assert isinstance(self.model, A2CMultiTask)
+            save_agent(agent_of(self.model), self.folder.agents / str(budget))
+            results = self.folder.read_results()
+            results[str(budget)] = evaluate_fully(self.model, self.n_episodes, self.also_on)
+            self.folder.write_results(**results)
+            self.n_done += 1
