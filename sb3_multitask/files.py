@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 
 
 class SaveError(OSError):
@@ -58,8 +61,9 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed have left beside their files in ``folder``."""
-    for beside in folder.glob(".*.tmp*"):
-        _remove(beside)
+    for beside in folder.iterdir():
+        if _LEFTOVER.fullmatch(beside.name):
+            _remove(beside)
 
 
 def _flush(path: Path) -> None:

@@ -46,6 +46,29 @@ def test_the_newest_are_kept(tmp_path):
     assert [int(path.name) for path in list_checkpoints(tmp_path)] == [30, 20]
 
 
+def test_damaged_ones_do_not_count_among_those_kept(tmp_path):
+    save_step(tmp_path, 100, STATE, keep=1)
+    save_step(tmp_path, 200, STATE, keep=2)
+    (tmp_path / "000000000200" / "state.json").write_text("damaged")
+    save_step(tmp_path, 130, STATE, keep=1)
+    with pytest.warns(UserWarning, match="Passing over"):
+        assert read_latest(tmp_path)[0].name == "000000000130"
+
+
+def test_only_our_own_leftovers_are_removed(tmp_path):
+    names = [".vimrc.tmp", ".project.tmpl", "a.123.tmp", ".000000000007.99.tmp", ".model.99.tmp.zip"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    save_step(tmp_path, 1, STATE, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[:3], "000000000001"])
+
+
+def test_two_arrays_with_one_path_stay_two(tmp_path):
+    state = {"a/b": np.zeros(1), "a": {"b": np.ones(1)}}
+    save_step(tmp_path, 1, state, keep=1)
+    assert read_latest(tmp_path)[1] == state
+
+
 def test_truncated_at_any_64_bytes_it_is_refused_and_the_one_before_is_used(tmp_path):
     save_step(tmp_path, 1, STATE, keep=2)
     save_step(tmp_path, 2, STATE, keep=2)

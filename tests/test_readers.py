@@ -215,6 +215,54 @@ def test_a_broken_pickle_is_refused(tmp_path, content):
         read_vec_normalize(tmp_path / "vn.pkl")
 
 
+def nested(n):
+    return b"\x80\x04}" + b"N" + b"\x85" * n + b"Ns."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        nested(10**6),  # a key whose hash would overflow the stack
+        b"\x80\x04Nr\xff\xff\xff\x0f.",  # a memo index of 268 million
+        b"\x80\x04cnumpy\ndtype\n(]"[:-1] + b"N" + b"\x85\x94" + b"(h\x00" + b"h\x00" * 9 + b"t\x85R.",
+        b"\x80\x04(cbuiltins\nlist\n" + b"cx\ny\n)R" * 500_000 + b"t.",
+        b"\x80\x04\x8b" + (2000).to_bytes(4, "little") + b"\xff" * 1999 + b"\x7f.",  # a number of 16,000 bits
+        b"\x80\x04cnumpy._core.multiarray\nscalar\n}\x8c\x01aK\x01sb.",  # changes a function
+    ],
+    ids=["nesting", "memo", "text", "objects", "number", "function"],
+)
+def test_a_pickle_that_would_take_the_machine_down_is_refused(tmp_path, content):
+    (tmp_path / "vn.pkl").write_bytes(content)
+    with pytest.raises(UnreadableFileError, match=r"vn\.pkl: "):
+        read_vec_normalize(tmp_path / "vn.pkl")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        th.zeros(1).expand(300_000_000),
+        th.zeros(3, dtype=th.int64),
+        th.zeros(3, dtype=th.bfloat16),
+        th.zeros(3, dtype=th.complex64),
+        th.zeros(3).to_sparse(),
+        th.zeros(3, device="meta"),
+    ],
+    ids=["expanded", "int", "bfloat16", "complex", "sparse", "meta"],
+)
+def test_tensors_that_are_no_weights_are_refused(tmp_path, saved, tensor):
+    strange = rewrite(saved, tmp_path / "strange.zip", policy_pth=torch_bytes({**tensors(saved), "extra": tensor}))
+    with pytest.raises(UnreadableFileError, match=r"strange\.zip: (weights that are no arrays|its weights cannot)"):
+        read_sb3_zip(strange)
+
+
+def test_other_compressions_are_refused(tmp_path, saved):
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(UnreadableFileError, match="in a way that SB3 never uses"):
+        read_sb3_zip(tmp_path / "lzma.zip")
+
+
 def test_an_array_cannot_claim_more_than_its_bytes(tmp_path, env):
     env.save(tmp_path / "vn.pkl")
     content = (tmp_path / "vn.pkl").read_bytes()

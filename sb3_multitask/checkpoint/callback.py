@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_multitask.checkpoint import format as checkpoint_format
 from sb3_multitask.checkpoint.format import CheckpointError
-from sb3_multitask.checkpoint.snapshot import put_back, take, why_inexact
+from sb3_multitask.checkpoint.snapshot import Origin, origin_of, put_back, take, why_inexact
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -55,6 +55,9 @@ class ResumableCheckpointCallback(BaseCallback):
         self._to_put_back: dict[str, Any] | None = None
         self._last_saved = 0
         self._must_stop: str | None = None
+        self._origin: Origin | None = None
+        self._has_trained = False
+        self._is_between_rollouts = True
 
     def stop(self, reason: str) -> None:
         """Write a checkpoint at the next start of a rollout and raise :class:`TrainingInterrupted` there."""
@@ -75,8 +78,16 @@ class ResumableCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._root = self.locals.get("callback", self)
+        self._is_between_rollouts = True
+        self._origin = origin_of(self._model, self._root)
+        if self._has_trained and self.model.num_timesteps < self._last_saved:
+            raise ValueError(
+                f"learn() was called again from 0 steps, and {self.save_path} holds checkpoints of the first call: go "
+                "on with reset_num_timesteps=False, or give the second call a callback with another folder."
+            )
+        newest = None if self._has_trained else checkpoint_format.read_latest(self.save_path)
+        self._has_trained = True
         self._last_saved = self.model.num_timesteps
-        newest = None if self.resumed_from else checkpoint_format.read_latest(self.save_path)
         if newest is None:
             self._announce_inexact(why_inexact(self._model, self._root))
             return
@@ -85,15 +96,25 @@ class ResumableCheckpointCallback(BaseCallback):
             raise ValueError(f"{self.save_path} holds checkpoints already ({path.name}): choose another folder")
         self._announce_inexact(why_inexact(self._model, self._root, snapshot))
         self._put_back(path, snapshot)
+        one_rollout = self._model.n_steps * self._model.n_envs
+        if self.model.num_timesteps >= self.model._total_timesteps + one_rollout:
+            raise CheckpointError(
+                f"{path} lies beyond the {self.model._total_timesteps:,} steps of this learn(). A script that calls "
+                "learn() several times cannot be resumed: make it one call, or give each its own callback and folder."
+            )
         self.resumed_from, self._to_put_back = path, snapshot
         if self.verbose >= 1:
             print(f"Resuming from {path} at {self.model.num_timesteps:,} steps")  # noqa: T201
+
+    def _on_rollout_end(self) -> None:
+        self._is_between_rollouts = True
 
     def _on_rollout_start(self) -> None:
         if self._to_put_back is not None:  # again, now that every callback has seen the training's start
             assert self.resumed_from is not None
             self._put_back(self.resumed_from, self._to_put_back)
             self._to_put_back = None
+        self._is_between_rollouts = False
         steps = self.model.num_timesteps
         if self._must_stop is not None:
             self.save()
@@ -105,7 +126,8 @@ class ResumableCheckpointCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        if self.model.num_timesteps > self._last_saved:
+        # A callback that ended training in the middle of a rollout does so again after a resume.
+        if self.model.num_timesteps > self._last_saved and self._is_between_rollouts:
             self.save()
 
     def save(self) -> None:
@@ -113,13 +135,15 @@ class ResumableCheckpointCallback(BaseCallback):
 
         :raises SaveError: if it cannot be written; the ones before stay
         """
+        assert self._origin is not None, "only while training, or after it"
         steps = self.model.num_timesteps
-        checkpoint_format.save_step(self.save_path, steps, take(self._model, self._root), self.keep)
+        checkpoint_format.save_step(self.save_path, steps, take(self._model, self._root, self._origin), self.keep)
         self._last_saved = steps
 
     def _put_back(self, path: Path, snapshot: dict[str, Any]) -> None:
         try:
-            put_back(self._model, self._root, snapshot)
+            assert self._origin is not None
+            put_back(self._model, self._root, snapshot, self._origin)
         except CheckpointError as e:
             raise CheckpointError(f"{path}: {e}") from e
         except (KeyError, TypeError, ValueError, RuntimeError) as e:

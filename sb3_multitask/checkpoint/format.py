@@ -100,9 +100,17 @@ def save_step(folder: Path, step: int, state: dict[str, Any], keep: int) -> None
             return  # a run that was resumed before this step comes by again, with the same bits
         _discard(path)
     write_checkpoint(path, state)
-    for old in list_checkpoints(folder)[keep:]:
-        _discard(old)
     remove_leftovers(folder)
+    for old in [other for other in list_checkpoints(folder) if other != path and _is_whole(other)][keep - 1 :]:
+        _discard(old)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _discard(path: Path) -> None:
@@ -149,8 +157,9 @@ def _pack(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject:
             raise TypeError(f"{where}: arrays of objects cannot be stored")
-        arrays[where] = np.ascontiguousarray(value).reshape(value.shape)
-        return _ARRAY + where
+        name = f"{len(arrays)}{where}"  # numbered, since two places could have one name
+        arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
+        return _ARRAY + name
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):

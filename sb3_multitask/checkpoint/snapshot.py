@@ -6,8 +6,12 @@ bits as one that never stopped.
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
+import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +27,14 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecEnv
 
 from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.generators import global_states, set_global_states
+from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.schedule import layers_of
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
 
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+_LIVE_SETTINGS = ("gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
 _SETTINGS = (
     *("task_schedule", "seed", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
     *("normalize_advantage", "learning_rate", "n_envs"),
@@ -38,16 +44,36 @@ _STATELESS_LAYERS = (VecCheckNan,)
 _NOT_STATE = {"model", "logger", "locals", "globals", "parent", "callback", "callbacks", "verbose", "eval_env"}
 
 
-def take(model: A2CMultiTask, root: BaseCallback) -> dict[str, Any]:
+@dataclass
+class Origin:
+    """What a script had set up when training started; what changed since is state.
+
+    :param settings: what makes it the same run
+    :param callbacks: name -> the plain attributes of a callback that does not tell its state itself
+    """
+
+    settings: dict[str, Any]
+    callbacks: dict[str, dict[str, Any]]
+
+
+def origin_of(model: A2CMultiTask, root: BaseCallback) -> Origin:
+    """To be asked for when training starts, before anything is put back."""
+    kept = {name: _plain_attributes(callback) for name, callback in stateful(root) if not _has_state(callback)}
+    return Origin(_settings(model), copy.deepcopy(kept))
+
+
+def take(model: A2CMultiTask, root: BaseCallback, origin: Origin) -> dict[str, Any]:
     """Everything that decides how the training goes on.
 
     :param model: at the start of a rollout
     :param root: the callback of ``learn``, with all its children
+    :param origin: of this script
     """
     assert model.env is not None
     optimizer = model.policy.optimizer.state_dict()
     return {
-        "settings": _settings(model),
+        "settings": origin.settings,
+        "live_settings": {name: getattr(model, name) for name in _LIVE_SETTINGS},
         "platform": _platform(model),
         "counters": {name: getattr(model, name) for name in _COUNTERS},
         "episodes": {
@@ -63,28 +89,30 @@ def take(model: A2CMultiTask, root: BaseCallback) -> dict[str, Any]:
             "state": {str(i): _to_arrays(state) for i, state in optimizer["state"].items()},
         },
         "env": env_state(model.env),
-        "callbacks": {name: _callback_state(callback) for name, callback in _stateful(root)},
+        "callbacks": {name: _callback_state(callback, origin.callbacks.get(name)) for name, callback in stateful(root)},
         "generators": global_states(),
     }
 
 
-def put_back(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any]) -> None:
+def put_back(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any], origin: Origin) -> None:
     """Make a training run what it was when :func:`take` gave ``snapshot``; generators last.
 
     :raises CheckpointError: if the model is another one, or weights are not finite; nothing is changed then
     """
     assert model.env is not None
-    _check_settings(_settings(model), snapshot["settings"])
+    _check_settings(origin.settings, snapshot["settings"])
     weights = {name: th.from_numpy(array.copy()) for name, array in snapshot["policy"].items()}
     bad = [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]
     if bad:
         raise CheckpointError(f"The checkpoint's weights {', '.join(bad)} are not finite")
     model.policy.load_state_dict(weights)
     optimizer = snapshot["optimizer"]
-    states = {int(i): {name: th.from_numpy(a.copy()) for name, a in s.items()} for i, s in optimizer["state"].items()}
+    states = {int(i): _to_tensors(state) for i, state in optimizer["state"].items()}
     model.policy.optimizer.load_state_dict({"state": states, "param_groups": optimizer["param_groups"]})
-    for name, value in snapshot["counters"].items():
-        setattr(model, name, value)
+    for name in _COUNTERS:
+        setattr(model, name, snapshot["counters"][name])
+    for name in _LIVE_SETTINGS:
+        setattr(model, name, snapshot["live_settings"][name])
     model._num_timesteps_at_start = model.num_timesteps  # frames per second count from here
     _refill(model.ep_info_buffer, snapshot["episodes"]["all"])
     _refill(model.ep_success_buffer, snapshot["episodes"]["successes"])
@@ -93,9 +121,9 @@ def put_back(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any]) 
     model._last_obs = {key: np.array(value) for key, value in snapshot["last_obs"].items()}
     model._last_episode_starts = snapshot["last_episode_starts"].copy()
     set_env_state(model.env, snapshot["env"])
-    for name, callback in _stateful(root):
+    for name, callback in stateful(root):
         if name in snapshot["callbacks"]:
-            _set_callback_state(callback, snapshot["callbacks"][name])
+            _set_callback_state(callback, snapshot["callbacks"][name], origin.callbacks.get(name, {}))
     set_global_states(snapshot["generators"])
 
 
@@ -106,15 +134,16 @@ def why_inexact(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any
     """
     assert model.env is not None
     reasons = list(_inexact_env(model.env))
-    for name, callback in _stateful(root):
+    for name, callback in stateful(root):
         reasons += _inexact_callback(name, callback)
+    reasons += _inexact_functions(root)
     if snapshot is None:
         return reasons
     for name, now in _platform(model).items():
         then = snapshot["platform"].get(name)
         if now != then:
             reasons.append(f"{name} was {then} and is {now}")
-    missing = [name for name, _ in _stateful(root) if name not in snapshot["callbacks"]]
+    missing = [name for name, _ in stateful(root) if name not in snapshot["callbacks"]]
     return reasons + [f"the checkpoint knows no {name}" for name in missing]
 
 
@@ -164,7 +193,7 @@ def _has_state(layer: Any) -> bool:
 # Callbacks: those with get_state() and set_state(state) tell it themselves; of others, the numbers they keep
 
 
-def _stateful(root: BaseCallback) -> Iterator[tuple[str, BaseCallback]]:
+def stateful(root: BaseCallback) -> Iterator[tuple[str, BaseCallback]]:
     """The callbacks below ``root`` with names that tell them apart: class and count."""
     counts: dict[str, int] = {}
     for callback in _descend(root):
@@ -186,24 +215,40 @@ def _descend(callback: BaseCallback) -> Iterator[BaseCallback]:
             yield from _descend(child)
 
 
-def _callback_state(callback: Any) -> dict[str, Any]:
+def _callback_state(callback: Any, original: dict[str, Any] | None) -> dict[str, Any]:
+    """What a callback tells, or what of its plain attributes is not as the script had set it."""
     state: dict[str, Any] = {"n_calls": callback.n_calls, "num_timesteps": callback.num_timesteps}
     if _has_state(callback):
         state["own"] = callback.get_state()
     else:
-        kept = {name: value for name, value in vars(callback).items() if name not in _NOT_STATE}
-        state["attributes"] = {name: value for name, value in kept.items() if _is_numbers(value)}
+        original = original or {}
+        state["attributes"] = {
+            name: value
+            for name, value in _plain_attributes(callback).items()
+            if name not in original or not _equal(value, original[name])
+        }
     if isinstance(getattr(callback, "eval_env", None), VecEnv):
         state["eval_env"] = env_state(callback.eval_env)
     return state
 
 
-def _set_callback_state(callback: Any, state: dict[str, Any]) -> None:
+def _plain_attributes(callback: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and _is_plain(value)}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return type(a) is type(b) and np.array_equal(a, b)
+    return type(a) is type(b) and bool(a == b)
+
+
+def _set_callback_state(callback: Any, state: dict[str, Any], original: dict[str, Any]) -> None:
     callback.n_calls, callback.num_timesteps = state["n_calls"], state["num_timesteps"]
     if "own" in state:
         callback.set_state(state["own"])
-    for name, value in state.get("attributes", {}).items():
-        setattr(callback, name, value)
+    for name, value in {**original, **state.get("attributes", {})}.items():
+        if hasattr(callback, name):
+            setattr(callback, name, copy.deepcopy(value))
     if "eval_env" in state:
         set_env_state(callback.eval_env, state["eval_env"])
 
@@ -214,24 +259,33 @@ def _inexact_callback(name: str, callback: Any) -> Iterator[str]:
     if _has_state(callback) or type(callback).__module__.startswith(("stable_baselines3.", "sb3_contrib.")):
         return
     kept = {attribute: value for attribute, value in vars(callback).items() if attribute not in _NOT_STATE}
-    unknown = [attribute for attribute, value in kept.items() if not (_is_numbers(value) or _is_setting(value))]
+    unknown = [attribute for attribute, value in kept.items() if not (_is_plain(value) or _is_setting(value))]
     if unknown:
         yield f"{name} keeps {', '.join(unknown)} and has no get_state() and set_state(state)"
 
 
-def _is_numbers(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_numbers(item) for item in value)
+def _inexact_functions(root: BaseCallback) -> Iterator[str]:
+    """Functions as callbacks may keep state in the variables that they close over."""
+    for callback in _descend(root):
+        function = getattr(callback, "callback", None) if isinstance(callback, ConvertCallback) else None
+        if getattr(function, "__closure__", None) or (function is not None and not inspect.isfunction(function)):
+            yield f"the callback {getattr(function, '__qualname__', function)!r} may keep state out of reach"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_numbers(item) for key, item in value.items())
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, np.ndarray):
         return not value.dtype.hasobject
-    return isinstance(value, bool | int | float | np.generic)
+    return value is None or isinstance(value, bool | int | float | str | np.generic)
 
 
 def _is_setting(value: Any) -> bool:
     """Whether a value is given by the user's script rather than made by training."""
-    return value is None or isinstance(value, str | BaseCallback) or callable(value) or hasattr(value, "__fspath__")
+    is_function = inspect.isroutine(value) or isinstance(value, type | partial)
+    return is_function or isinstance(value, tuple) or hasattr(value, "__fspath__") or isinstance(value, BaseCallback)
 
 
 # What must be, or should be, the same
@@ -242,9 +296,17 @@ def _settings(model: A2CMultiTask) -> dict[str, Any]:
     settings = {name: getattr(model, name) for name in _SETTINGS}
     settings["learning_rate"] = model.learning_rate if isinstance(model.learning_rate, int | float) else "a schedule"
     settings["optimizer"] = type(model.policy.optimizer).__name__
+    settings["activation"] = model.policy.activation_fn.__name__
+    settings["envs"] = [_describe(task) for task in model.tasks or ()]
     settings["task_names"] = list(model.task_names or ())
     settings["weights"] = {name: list(tensor.shape) for name, tensor in model.policy.state_dict().items()}
     return settings
+
+
+def _describe(task: Task) -> str:
+    """A task's env and arguments, the same in every process."""
+    env = task.env_id if isinstance(task.env_id, str) else getattr(task.env_id, "__qualname__", "a callable")
+    return f"{env}({', '.join(f'{name}={value!r}' for name, value in task.env_kwargs.items())})"
 
 
 def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
@@ -264,8 +326,12 @@ def _platform(model: A2CMultiTask) -> dict[str, Any]:
     return {"engine": model.last_engine, **threads, **versions}
 
 
-def _to_arrays(state: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy(force=True) for name, tensor in state.items()}
+def _to_arrays(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.numpy(force=True) if isinstance(value, th.Tensor) else value for name, value in state.items()}
+
+
+def _to_tensors(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: th.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
 
 def _refill(buffer: Any, items: list[Any]) -> None:

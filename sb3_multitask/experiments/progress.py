@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, make_output_format
+
+from sb3_multitask.files import write_text
 
 _STEPS = "time/total_timesteps"
 
@@ -18,10 +21,10 @@ class _ContinuedCSV(CSVOutputFormat):
     """
 
     def __init__(self, filename: str, header: list[str], lines: list[str]) -> None:
-        super().__init__(filename)
-        self.keys = header
-        self.file.writelines([",".join(header) + "\n", *lines] if header else [])
-        self.file.flush()
+        write_text(filename, "".join([",".join(header) + "\n", *lines] if header else []))
+        self.file = open(filename, "r+")  # noqa: SIM115 (closed by SB3's close)
+        self.file.seek(0, os.SEEK_END)
+        self.keys, self.separator, self.quotechar = header, ",", '"'
 
 
 def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:

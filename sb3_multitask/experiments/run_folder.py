@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,7 @@ class RunFolder:
         :raises FileExistsError: if ``path`` holds something, unless ``overwrite`` and it is a run's folder
         """
         if path is None:
-            number = 1
-            while (Path("runs") / f"{name}_{number}").exists():
-                number += 1
-            path = Path("runs") / f"{name}_{number}"
+            path = _first_free(name)
         folder = cls(path)
         if folder.path.exists() and any(item.name != _LOCK for item in folder.path.iterdir()):
             if not overwrite:
@@ -118,6 +116,8 @@ class RunFolder:
             with lock:
                 remove_leftovers(self.path)
                 yield
+        except PermissionError as e:
+            raise PermissionError(f"{self.path} may not be written to; choose another folder") from e
         except Timeout:
             owner = self.read_status()
             raise FolderInUseError(
@@ -172,6 +172,16 @@ class RunFolder:
             moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
             for moment, by_task in content.items()
         }
+
+
+def _first_free(name: str) -> Path:
+    """Make and return ``runs/<name>_<number>`` with the first number that nobody has."""
+    for number in itertools.count(1):
+        path = Path("runs") / f"{name}_{number}"
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError
 
 
 def _revision() -> str | None:

@@ -35,6 +35,14 @@ class Stop:
         finally:
             self._ask = None
 
+    def raise_if_asked(self) -> None:
+        """Stop now if a signal came that nobody has acted upon.
+
+        :raises TrainingInterrupted: if so
+        """
+        if self.signum is not None:
+            raise TrainingInterrupted(signal.Signals(self.signum).name)
+
     def __call__(self, signum: int, _frame: FrameType | None) -> None:
         is_first, self.signum = self.signum is None, signum
         name = signal.Signals(signum).name

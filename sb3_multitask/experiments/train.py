@@ -14,7 +14,7 @@ from sb3_multitask.agents import agent_of, save_agent
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
 from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult
-from sb3_multitask.experiments.config import TrainConfig, dump_config
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.milestones import MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
@@ -48,22 +48,25 @@ def train_run(
         if folder.read_status().get("status") == "finished":
             announce(f"{folder.path} is finished already")
             return folder.read_results()
-        dump_config(config, folder.config)
+        if not folder.config.exists():
+            dump_config(config, folder.config)
+        elif load_config(TrainConfig, folder.config) != config:
+            raise ConfigError(f"{folder.config} is the config of another run; choose another folder")
         folder.write_status("running", seed=config.seed)
         try:
             facts = _train(config, folder, stop, progress_bar, verbose, announce)
+            draw_learning_curves(
+                read_training_returns(folder.monitor),
+                config.task_names,
+                folder.curves,
+                f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.task_schedule})",
+            )
         except KeyboardInterrupt as e:
             folder.write_status("interrupted", seed=config.seed, reason=str(e) or "KeyboardInterrupt")
             raise
         except BaseException as e:
             folder.write_status("failed", seed=config.seed, reason=f"{type(e).__name__}: {e}")
             raise
-        draw_learning_curves(
-            read_training_returns(folder.monitor),
-            config.task_names,
-            folder.curves,
-            f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.task_schedule})",
-        )
         folder.write_status("finished", seed=config.seed, **facts)
         return folder.read_results()
 
@@ -117,6 +120,7 @@ def _train(
                 log_interval=config.log_interval,
                 progress_bar=progress_bar,
             )
+        stop.raise_if_asked()  # a signal that came in the last rollout
         model.save(folder.model)
         save_agent(agent_of(model), folder.agents / "final")
         announce("Evaluating the trained agent ...")

@@ -9,11 +9,16 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+_MAX_OPCODES = 20_000
+_MAX_MEMO = 100_000
+_MAX_INT = 2**130  # a generator's state has 128 bits
 _NUMBER = re.compile(r"[<>=|]?[biuf][1248]")
 
 
@@ -53,10 +58,10 @@ class Inert:
 
 class _DType:
     def __init__(self, code: Any, *_flags: Any) -> None:
-        self.code = str(code)
+        self.code = code if type(code) is str else "?"
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 and type(state[1]) is str else "="
         self.code = f"{order if order in ('<', '>') else '='}{self.code.lstrip('<>=|')}"
 
     def resolve(self) -> np.dtype[Any]:
@@ -76,9 +81,11 @@ class _Array:
 
 
 def _rebuild(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if not isinstance(dtype, _DType) or not isinstance(content, bytes | bytearray | pickle.PickleBuffer):
+    if not isinstance(dtype, _DType) or not isinstance(content, bytes | bytearray):
         raise UnreadableFileError("an array is not made of bytes and a type")
-    kind, shape = dtype.resolve(), tuple(int(n) for n in shape)
+    kind = dtype.resolve()
+    if type(shape) is not tuple or not all(type(n) is int and 0 <= n < 2**40 for n in shape) or len(shape) > 4:
+        raise UnreadableFileError("an array has no shape")
     if any(n < 0 for n in shape) or math.prod(shape) * kind.itemsize != len(bytes(content)):
         raise UnreadableFileError(f"an array of shape {shape} does not fit its {len(bytes(content))} bytes")
     return np.frombuffer(bytes(content), dtype=kind).reshape(shape, order="F" if order == "F" else "C")
@@ -98,7 +105,27 @@ def _scalar(dtype: Any, content: Any) -> Any:
     return _rebuild(content, dtype, (), "C").item()
 
 
-_NUMPY = {"_reconstruct": _reconstruct, "_frombuffer": _frombuffer, "scalar": _scalar, "dtype": _DType}
+class _Function:
+    """A function that a pickle may call and nothing else: its attributes are out of reach."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __setstate__(self, _state: Any) -> None:
+        raise UnreadableFileError("it changes a function")
+
+
+_NUMPY: dict[str, Any] = {
+    "_reconstruct": _Function(_reconstruct),
+    "_frombuffer": _Function(_frombuffer),
+    "scalar": _Function(_scalar),
+    "dtype": _Function(_DType),
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -114,11 +141,25 @@ def read_pickle(content: bytes) -> Any:
     :raises UnreadableFileError: if it is no pickle
     """
     try:
+        check_size(content)
         return _Unpickler(io.BytesIO(content)).load()
     except UnreadableFileError:
         raise
     except Exception as e:  # whatever a broken or hostile program of opcodes leads to
         raise UnreadableFileError(f"is no readable pickle ({type(e).__name__}: {e})") from e
+
+
+def check_size(content: bytes) -> None:
+    """Raise unless a pickle is of the size of a description: its opcodes build no giant, and nest no deeper than a few.
+
+    :raises UnreadableFileError: if it is too large
+    """
+    for i, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        is_index = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET")
+        if i >= _MAX_OPCODES or (is_index and int(argument or 0) > _MAX_MEMO):
+            raise UnreadableFileError("is larger than any description of this kind")
+        if isinstance(argument, int) and abs(argument) > _MAX_INT:
+            raise UnreadableFileError("holds an absurd number")
 
 
 def array_of(value: Any) -> np.ndarray:

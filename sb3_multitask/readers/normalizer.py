@@ -49,6 +49,8 @@ def read_vec_normalize(path: str | Path) -> ObsStatistics:
     """
     path = Path(path)
     try:
+        if not path.is_file():
+            raise UnreadableFileError("is no file")
         if path.stat().st_size > _MAX_BYTES:
             raise UnreadableFileError(f"larger than {_MAX_BYTES // 2**20} MB, which no VecNormalize is")
         return _statistics(read_pickle(path.read_bytes()))
@@ -68,10 +70,13 @@ def _statistics(saved: Any) -> ObsStatistics:
         if saved.of.endswith(".MultiTaskVecNormalize"):
             moments = saved.attribute("_shared").attribute("moments")
             mean, var = (array_of(moments.attribute(name))[:, :-1] for name in ("mean", "var"))
-            return ObsStatistics(mean, var, epsilon, clip, tuple(saved.attribute("_task_names")))
+            names = saved.attribute("_task_names")
+            if type(names) is not tuple or not all(type(name) is str for name in names) or len(names) != len(mean):
+                raise UnreadableFileError("its task names do not fit its statistics")
+            return ObsStatistics(mean, var, epsilon, clip, names)
         rms = saved.attribute("obs_rms")
         mean, var = (array_of(rms.attribute(name))[None] for name in ("mean", "var"))
-    except (KeyError, AttributeError, TypeError, IndexError) as e:
+    except (KeyError, AttributeError, TypeError, IndexError, OverflowError) as e:
         raise UnreadableFileError(f"is not the VecNormalize of one Box observation ({e} is missing)") from e
     return ObsStatistics(mean, var, epsilon, clip)
 
@@ -85,6 +90,6 @@ def statistics_of_model(saved: Any, task_names: Sequence[str]) -> ObsStatistics:
         rms = saved["obs_rms"]
         mean, var = array_of(rms["mean"]), array_of(rms["var"])
         epsilon, clip = float(array_of(saved["epsilon"])), float(array_of(saved["clip_obs"]))
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, OverflowError) as e:
         raise UnreadableFileError(f"its statistics lack {e}") from e
     return ObsStatistics(mean, var, epsilon, clip, tuple(task_names))

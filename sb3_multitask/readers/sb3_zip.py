@@ -8,7 +8,6 @@ import io
 import json
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch as th
 
-from sb3_multitask.readers.inert_pickle import UnreadableFileError, read_pickle
+from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 
 _MAX_BYTES = 256 * 2**20
@@ -60,6 +59,8 @@ def read_sb3_zip(path: str | Path) -> SavedPolicy:
         return _read(path)
     except UnreadableFileError as e:
         raise UnreadableFileError(f"{path}: {e}") from e
+    except Exception as e:  # whatever a hostile file leads to
+        raise UnreadableFileError(f"{path}: is no model of SB3 ({type(e).__name__})") from e
 
 
 def _read(path: Path) -> SavedPolicy:
@@ -71,10 +72,15 @@ def _read(path: Path) -> SavedPolicy:
     if not isinstance(data, dict):
         raise UnreadableFileError("its description of the model is no JSON object")
     algorithm = _algorithm(data)
+    if data.get("use_sde"):
+        raise UnreadableFileError("its exploration depends on the state (use_sde), which is not supported")
     weights = _read_tensors(members["policy.pth"])
     obs_dim, action_dim = _dimensions(weights)
     for name, size in (("observation_space", obs_dim), ("action_space", action_dim)):
-        shape = data.get(name, {}).get("_shape") if isinstance(data.get(name), dict) else None
+        space = data.get(name)
+        if not isinstance(space, dict):
+            raise UnreadableFileError(f"it has no {name}")
+        shape = space.get("_shape")  # a Dict has none
         if shape is not None and shape != [size]:
             raise UnreadableFileError(f"its {name} has the shape {shape}, its weights are for [{size}]")
     names = data.get("task_names") if algorithm == "A2CMultiTask" else None
@@ -88,22 +94,30 @@ def _read(path: Path) -> SavedPolicy:
 
 def _read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
     try:
+        if not path.is_file():
+            raise UnreadableFileError("cannot be read (no such file)")
         if path.stat().st_size > _MAX_BYTES:
             _too_large()
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            missing = [name for name in names if name not in sizes]
+            _check_members(archive)
+            missing = [name for name in names if name not in archive.namelist()]
             if missing:
                 raise UnreadableFileError(f"is no model of SB3 (no {', '.join(missing)} in it)")
-            if sum(sizes.values()) > _MAX_BYTES:
-                _too_large()
             return {name: archive.read(name) for name in names}
+    except UnreadableFileError:
+        raise
     except OSError as e:
         raise UnreadableFileError(f"cannot be read ({e.strerror or e})") from e
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as e:
-        if isinstance(e, UnreadableFileError):
-            raise
-        raise UnreadableFileError(f"is no whole zip file ({e})") from e
+    except Exception as e:  # the many kinds that broken zips raise
+        raise UnreadableFileError(f"is no whole zip file ({type(e).__name__}: {e})") from e
+
+
+def _check_members(archive: zipfile.ZipFile) -> None:
+    """Raise if unpacking could give more than a model can have; plain deflate gives no more than it says."""
+    if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
+        _too_large()
+    if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise UnreadableFileError("is compressed in a way that SB3 never uses")
 
 
 def _too_large() -> NoReturn:
@@ -113,19 +127,31 @@ def _too_large() -> NoReturn:
 def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
-                _too_large()
+            _check_members(archive)
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    check_size(archive.read(name))
         loaded = th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except UnreadableFileError:
         raise
     except Exception as e:  # torch raises many kinds
-        raise UnreadableFileError(f"its weights cannot be read ({type(e).__name__}: {str(e).splitlines()[0]})") from e
+        raise UnreadableFileError(f"its weights cannot be read ({type(e).__name__}: {str(e)[:200]})") from e
     if not isinstance(loaded, dict) or not all(isinstance(tensor, th.Tensor) for tensor in loaded.values()):
         raise UnreadableFileError("its weights are no dict of tensors")
+    strange = [str(name) for name, tensor in loaded.items() if not _is_weight(tensor)]
+    if strange:
+        raise UnreadableFileError(f"weights that are no arrays of floats: {', '.join(strange)}")
     bad = [name for name, tensor in loaded.items() if not th.isfinite(tensor).all()]
     if bad:
         raise UnreadableFileError(f"weights that are not finite: {', '.join(bad)}")
     return {str(name): tensor.numpy(force=True) for name, tensor in loaded.items()}
+
+
+def _is_weight(tensor: th.Tensor) -> bool:
+    """Whether a tensor is a dense array of floats that has all the memory it claims."""
+    if tensor.layout != th.strided or tensor.device.type != "cpu" or tensor.dtype not in (th.float32, th.float64):
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _algorithm(data: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ observations, monitoring or float32: ``MultiTaskVecEnv`` adds those once for all
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +87,8 @@ def make_quietly(task: Task, render_mode: str | None = None) -> gym.Env[Any, Any
 
 
 def _make_stateful(task: Task, render_mode: str | None) -> StatefulEnv:
-    """Make a task's environment for a worker process."""
+    """Make a task's environment for a worker process, which leaves Ctrl-C to the process that it works for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return StatefulEnv(make_quietly(task, render_mode))
 
 

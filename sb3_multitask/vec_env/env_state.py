@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
+from sb3_multitask.envs.morphology import Morphology
 from sb3_multitask.generators import generator_state, make_generator
 
 _WRAPPERS: dict[type, tuple[str, ...]] = {
@@ -20,6 +21,9 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     gym.wrappers.RescaleAction: (),
 }
 """Wrappers whose state is known: class -> the attributes that hold it."""
+
+_FIXED_MODELS = ("gymnasium.", "sb3_multitask.")
+"""Packages whose environments never change their model."""
 
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _DERIVED = (
@@ -40,9 +44,13 @@ def wrappers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, A
 def why_inexact(env: gym.Env[Any, Any]) -> str | None:
     """Why the state of an environment cannot be told in full; None if it can."""
     for layer in _layers(env):
-        if _offers_state(layer) or type(layer) in _WRAPPERS or isinstance(layer, MujocoEnv):
+        if _offers_state(layer) or type(layer) in _WRAPPERS:
             continue
-        return f"{type(layer).__name__} has no get_state() and set_state(state)"
+        if not isinstance(layer, MujocoEnv):
+            return f"{type(layer).__name__} has no get_state() and set_state(state)"
+        kept = [name for name, value in _own_attributes(layer) if not _is_storable(value) and not _is_fixed(value)]
+        if kept:
+            return f"{type(layer).__name__} keeps {', '.join(kept)} and has no get_state() and set_state(state)"
     return None
 
 
@@ -53,8 +61,11 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     ``get_state()``, which returns dicts, lists, plain values and arrays for itself and what it wraps, and
     ``set_state(state)``. Random numbers from ``self.np_random`` are taken care of.
     """
-    generator = generator_state(env.unwrapped._np_random)
-    return {"np_random": generator, "layers": [_layer_state(layer) for layer in _layers(env)]}
+    return {
+        "np_random": generator_state(env.unwrapped._np_random),
+        "action_space": generator_state(env.unwrapped.action_space._np_random),
+        "layers": [_layer_state(layer) for layer in _layers(env)],
+    }
 
 
 def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
@@ -67,9 +78,13 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
             continue
         for name, value in saved["attributes"].items():
             setattr(layer, name, value.copy() if isinstance(value, np.ndarray) else value)
+        for name, generator in saved.get("generators", {}).items():
+            setattr(layer, name, make_generator(generator))
         if "mujoco" in saved:
             _set_mujoco(layer, saved["mujoco"])
     env.unwrapped._np_random = make_generator(state["np_random"])
+    space: Any = env.unwrapped.action_space
+    space._np_random = make_generator(state["action_space"])
 
 
 class StatefulEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -94,7 +109,8 @@ def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
 
 
 def _offers_state(layer: Any) -> bool:
-    return callable(getattr(type(layer), "get_state", None)) and callable(getattr(type(layer), "set_state", None))
+    get_state, set_state = (getattr(type(layer), name, None) for name in ("get_state", "set_state"))
+    return callable(get_state) and callable(set_state) and set_state is not MujocoEnv.set_state
 
 
 def _layer_state(layer: Any) -> dict[str, Any]:
@@ -102,30 +118,64 @@ def _layer_state(layer: Any) -> dict[str, Any]:
     if _offers_state(layer):
         return {"class": name, "own": layer.get_state()}
     if isinstance(layer, MujocoEnv):
-        return {"class": name, "attributes": _plain_attributes(layer), "mujoco": _get_mujoco(layer)}
+        own = dict(_own_attributes(layer))
+        return {
+            "class": name,
+            "attributes": {key: value for key, value in own.items() if _is_plain(value)},
+            "generators": {k: generator_state(v) for k, v in own.items() if isinstance(v, np.random.Generator)},
+            "mujoco": _get_mujoco(layer),
+        }
     known = _WRAPPERS.get(type(layer), ())
     return {"class": name, "attributes": {attribute: getattr(layer, attribute) for attribute in known}}
 
 
-def _plain_attributes(env: Any) -> dict[str, Any]:
-    """Counters and arrays that a subclass keeps in Python."""
-    plain = (bool, int, float, str, type(None), np.ndarray)
-    return {
-        name: value
-        for name, value in vars(env).items()
-        if isinstance(value, plain)
-        and not name.startswith("_np_random")
-        and not (isinstance(value, np.ndarray) and value.dtype.hasobject)
-    }
+def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
+    """What a class keeps in Python beyond what Gymnasium takes care of."""
+    for name, value in vars(env).items():
+        if not name.startswith("_np_random") and name not in ("model", "data", "mujoco_renderer", "spec"):
+            yield name, value
+
+
+def _is_storable(value: Any) -> bool:
+    return _is_plain(value) or isinstance(value, np.random.Generator)
+
+
+def _is_plain(value: Any) -> bool:
+    """Counters, arrays, lists of them: what a checkpoint can hold."""
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    return value is None or isinstance(value, bool | int | float | str | np.generic)
+
+
+def _is_fixed(value: Any) -> bool:
+    """What the constructor makes and nothing changes."""
+    return isinstance(value, tuple | gym.Space | Mapping | Morphology) or callable(value)
 
 
 def _get_mujoco(env: Any) -> dict[str, Any]:
     state = np.empty(mujoco.mj_stateSize(env.model, _STATE))
     mujoco.mj_getState(env.model, env.data, state, _STATE)
-    return {"state": state, "derived": {name: getattr(env.data, name).copy() for name in _DERIVED}}
+    saved = {"state": state, "derived": {name: getattr(env.data, name).copy() for name in _DERIVED}}
+    if not type(env).__module__.startswith(_FIXED_MODELS):  # a class that may change its model, as for robustness
+        saved["model"] = {name: array.copy() for name, array in _model_arrays(env.model)}
+    return saved
+
+
+def _model_arrays(model: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The numbers of a model that may be written."""
+    for name in dir(model):
+        array = None if name.startswith("_") else getattr(model, name, None)
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.flags.writeable and array.size:
+            yield name, array
 
 
 def _set_mujoco(env: Any, saved: dict[str, Any]) -> None:
+    for name, value in saved.get("model", {}).items():
+        getattr(env.model, name)[...] = value
     mujoco.mj_setState(env.model, env.data, saved["state"], _STATE)
     for name, value in saved["derived"].items():
         getattr(env.data, name)[...] = value

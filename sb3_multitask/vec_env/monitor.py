@@ -86,10 +86,13 @@ class EpisodeMonitor:
             return
         for row, n_bytes in state["n_bytes"].items():
             path = self._path(self._folder, int(row))
-            if not path.exists() or path.stat().st_size < n_bytes:
-                warnings.warn(f"{path} is shorter than it was at the checkpoint; it begins anew", stacklevel=2)
+            if not path.exists():
+                warnings.warn(f"{path} is missing; it begins anew", stacklevel=2)
                 continue
-            os.truncate(path, n_bytes)
+            content = path.read_bytes()[:n_bytes]
+            if len(content) < n_bytes:
+                warnings.warn(f"{path} is shorter than it was at the checkpoint; rows are missing", stacklevel=2)
+            os.truncate(path, content.rfind(b"\n") + 1)
             writer = ResultsWriter(str(path), extra_keys=("task",), override_existing=False)
             self._writers[int(row)] = writer
 
