@@ -28,16 +28,17 @@ CANDIDATES: list[dict[str, Any]] = [
     {},
     {"max_grad_norm": 0.1},
     {"linear": True},
-    {"log_std_init": -1.0},
-    {"linear": True, "log_std_init": -1.0},
-    {"linear": True, "learning_rate": 1e-3, "log_std_init": -1.0, "max_grad_norm": 0.1},
-    {"linear": True, "max_grad_norm": 0.1},
     {"normalize_advantage": True},
-    {"linear": True, "n_envs_per_task": 2},
-    {"gae_lambda": 0.95, "linear": True},
-    {"gae_lambda": 1.0, "max_grad_norm": 0.1},
+    {"gae_lambda": 0.95},
+    {"ent_coef": 0.001},
+    {"n_envs_per_task": 8},
+    {"log_std_init": -1.0},
+    {"max_grad_norm": 0.25},
+    {"learning_rate": 1e-3},
+    {"gae_lambda": 0.8},
+    {"gamma": 0.98},
 ]
-SEEDS = (100, 101)
+SEEDS = (100, 101, 102)
 
 
 def train(settings: dict[str, Any], seed: int) -> dict[str, Any]:
