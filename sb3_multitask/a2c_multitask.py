@@ -136,7 +136,7 @@ class A2CMultiTask(A2C):
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: Engine = engine
         self._fast: FastEngine | None = None
-        self._unlogged: LossRows | None = None
+        self._unlogged: dict[int | None, LossRows] = {}  # of each task in "cycle", of all of them under None
         self._said = ""
         self.last_engine: str | None = None  # what the latest learn() ran on
         self.tasks: tuple[Task, ...] | None = None
@@ -258,17 +258,20 @@ class A2CMultiTask(A2C):
         """The same objective in closed form; its terms are logged when somebody asks for the logger."""
         assert self._fast is not None
         update_learning_rate(self.policy.optimizer, self.lr_schedule(self._current_progress_remaining))
-        self._unlogged = self._fast.update(self._coefficients())
+        task = getattr(self.env, "active_task", None)
+        self._unlogged.pop(task, None)  # the latest update comes last
+        self._unlogged[task] = self._fast.update(self._coefficients())
         self._n_updates += 1
 
     @property
     def logger(self) -> Logger:
         """SB3's logger, up to date."""
-        if self._unlogged is not None:
-            rows, self._unlogged = self._unlogged, None
+        if self._unlogged:
+            unlogged, self._unlogged = self._unlogged, {}
             self._logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
-            values, returns = rows.values.ravel(), rows.returns.ravel()
-            self._log_update(rows.per_task(), rows.distillation(), rows.present(), values, returns)
+            for rows in unlogged.values():
+                values, returns = rows.values.ravel(), rows.returns.ravel()
+                self._log_update(rows.per_task(), rows.distillation(), rows.present(), values, returns)
         return self._logger
 
     def collect_rollouts(

@@ -95,7 +95,13 @@ def gaussian_kl(mean_p: th.Tensor, log_std_p: th.Tensor, mean_q: th.Tensor, log_
     _check_gaussians(mean_p, log_std_p, mean_q, log_std_q)
     log_ratio = 2 * (log_std_p - log_std_q)
     distance = (mean_p - mean_q) * th.exp(-log_std_q)
-    return 0.5 * (th.expm1(log_ratio) - log_ratio + distance**2).sum(dim=-1)
+    return 0.5 * (_expm1_less_x(log_ratio) + distance**2).sum(dim=-1)
+
+
+def _expm1_less_x(x: th.Tensor) -> th.Tensor:
+    """exp(x) - 1 - x, which is x^2 / 2 near zero, where the difference would leave rounding only."""
+    near_zero = x * x * (0.5 + x * (1 / 6 + x / 24))
+    return th.where(x.abs() < 0.03, near_zero, th.expm1(x) - x)
 
 
 def distill_loss(

@@ -1,0 +1,138 @@
+"""Agents: a policy with its normaliser, in files that nothing executes."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import drift_tasks
+
+import sb3_multitask as mt
+from sb3_multitask.agents import Agent, agent_of
+from sb3_multitask.readers import UnreadableFileError
+
+
+def trained(**kwargs):
+    env = mt.make_multitask_vec_env(drift_tasks(3, high=0.5), 2, seed=0, normalize=kwargs.pop("normalize", True))
+    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **kwargs).learn(300)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained()
+
+
+@pytest.fixture
+def saved(tmp_path, model):
+    mt.save_agent(model, tmp_path / "agent")
+    return tmp_path / "agent"
+
+
+def raw_observations(n=7):
+    rng = np.random.default_rng(0)
+    return {"obs": 3 * rng.normal(size=(n, 3)), "task": rng.integers(0, 3, n)}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"normalize": False},
+        {"policy_kwargs": {"log_std_mode": "shared"}},
+        {"policy_kwargs": {"log_std_mode": "state_dependent", "log_std_init": -1.0}},
+        {"policy_kwargs": {"net_arch": {"pi": [], "vf": []}, "head_arch": {"pi": [5, 4], "vf": []}}},
+    ],
+)
+def test_an_agent_acts_on_raw_observations_as_its_model_on_normalised_ones(tmp_path, kwargs):
+    model = trained(**kwargs)
+    mt.save_agent(model, tmp_path / "agent")
+    agent = mt.load_agent(tmp_path / "agent")
+    raw = raw_observations()
+    normalizer = model.get_vec_normalize_env()
+    seen = raw if normalizer is None else normalizer.normalize_obs(raw)
+    expected, _ = model.predict({"obs": seen["obs"].astype(np.float32), "task": seen["task"]}, deterministic=True)
+    actions, _ = agent.predict(raw, deterministic=True)
+    np.testing.assert_allclose(actions, expected, atol=1e-6)
+    assert agent.task_names == ("A", "B", "C")
+    assert agent.digest == agent_of(model).digest
+    model.learn(60)
+    assert agent.digest != agent_of(model).digest
+
+
+def test_samples_have_the_policys_spread(model):
+    agent = agent_of(model)
+    mean, log_std = agent.distribution(np.zeros((1, 3)), 1)
+    wide = Agent(agent.weights, agent.task_names, agent.statistics)  # without bounds
+    raw = {"obs": np.zeros((20_000, 3)), "task": np.ones(20_000)}
+    actions, _ = wide.predict(raw, generator=np.random.default_rng(0))
+    np.testing.assert_allclose(actions.mean(axis=0), mean[0], atol=0.05)
+    np.testing.assert_allclose(actions.std(axis=0), np.exp(log_std[0]), rtol=0.05)
+    bounded, _ = agent.predict(raw, generator=np.random.default_rng(0))
+    assert np.abs(bounded).max() == 0.5
+
+
+def test_one_observation_gives_one_action(model):
+    actions, state = agent_of(model).predict({"obs": np.zeros(3), "task": 2}, state="kept", deterministic=True)
+    assert actions.shape == (2,)
+    assert state == "kept"
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        ({"obs": np.zeros((2, 4)), "task": [0, 1]}, r"must be \(n_rows, 3\) \(got \(2, 4\)\)"),
+        ({"obs": np.zeros((2, 3)), "task": [0, 3]}, "task ids from 0 to 2"),
+        ({"obs": np.zeros((2, 3)), "task": [-1, 0]}, "task ids from 0 to 2"),
+    ],
+)
+def test_other_observations_are_refused(model, observation, message):
+    with pytest.raises(ValueError, match=message):
+        agent_of(model).predict(observation)
+
+
+def test_files_are_two_and_small(saved):
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["agent.json", "agent.safetensors"]
+    assert json.loads(saved.with_name("agent.json").read_text())["facts"]["num_timesteps"] == 300
+
+
+def test_damaged_files_are_refused_with_their_name(saved):
+    for ending in ("safetensors", "json"):
+        file = saved.with_name(f"agent.{ending}")
+        content = file.read_bytes()
+        for n_bytes in range(0, len(content) - 64, max(64, len(content) // 40)):
+            file.write_bytes(content[:n_bytes])
+            with pytest.raises(UnreadableFileError, match=r"agent\.(json|safetensors): "):
+                mt.load_agent(saved)
+        file.unlink()
+        with pytest.raises(UnreadableFileError, match="cannot be read"):
+            mt.load_agent(saved)
+        file.write_bytes(content)
+    mt.load_agent(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task_names": ["A", "B"]}, "3 heads for 2 tasks: A, B"),
+        ({"task_names": [1, 2, 3]}, "task names must be strings"),
+        ({"activation": "__import__('os')"}, "activation must be one of Tanh, ReLU, ELU"),
+        ({"schema": 9}, "no agent of schema version 1"),
+        ({"normalizer": {"epsilon": -1, "clip": 10}}, "must not be negative"),
+    ],
+)
+def test_descriptions_that_do_not_fit_are_refused(saved, change, message):
+    file = saved.with_name("agent.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UnreadableFileError, match=message):
+        mt.load_agent(saved)
+
+
+def test_weights_that_are_not_finite_are_refused(model):
+    agent = agent_of(model)
+    weights = {**agent.weights, "log_std": np.full((3, 2), np.nan)}
+    with pytest.raises(ValueError, match="not finite: log_std"):
+        Agent(weights, agent.task_names, agent.statistics)
+
+
+def test_a_run_folder_is_its_model(tmp_path, model):
+    model.save(tmp_path / "run" / "model.zip")
+    assert mt.load_agent(tmp_path / "run").digest == agent_of(model).digest

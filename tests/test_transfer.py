@@ -1,0 +1,150 @@
+"""Weights and statistics from task to task; what is frozen stays."""
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import drift_tasks, weights_equal
+
+import sb3_multitask as mt
+
+
+def make(n=3, seed=0, **kwargs):
+    env = mt.make_multitask_vec_env(drift_tasks(n), 2, seed=seed, normalize=kwargs.pop("normalize", True))
+    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", **kwargs)
+
+
+def predictions(model, task, as_task=None):
+    obs = {"obs": np.random.default_rng(0).normal(size=(5, 3)), "task": np.full(5, task)}
+    normalizer = model.get_vec_normalize_env()
+    obs = obs if normalizer is None else normalizer.normalize_obs(obs)
+    obs = {"obs": obs["obs"].astype(np.float32), "task": np.full(5, task if as_task is None else as_task)}
+    return model.predict(obs, deterministic=True)[0]
+
+
+def test_a_head_takes_over_anothers_weights_and_statistics():
+    model = make().learn(300)
+    before = predictions(model, 1)
+    mt.transfer(model, model, {"C": "A"})
+    np.testing.assert_array_equal(predictions(model, 2), predictions(model, 0))
+    np.testing.assert_array_equal(predictions(model, 1), before)
+    np.testing.assert_array_equal(model.policy.log_std[2].detach(), model.policy.log_std[0].detach())
+    rms = model.get_vec_normalize_env().ret_rms
+    assert rms.var[2] == rms.var[0] != rms.var[1]
+
+
+def test_tasks_may_be_exchanged():
+    model = make().learn(300)
+    first, second = predictions(model, 0), predictions(model, 1)
+    mt.transfer(model, model, {"A": "B", "B": "A"})
+    np.testing.assert_array_equal(predictions(model, 0), second)
+    np.testing.assert_array_equal(predictions(model, 1), first)
+
+
+def test_a_model_with_one_task_more_keeps_what_the_other_knew():
+    small, large = make(2).learn(300), make(3, seed=1)
+    new_head = large.policy.action_net.layers[0].weight[2].clone()
+    mt.transfer(large, small, {"A": "A", "B": "B"})
+    for task in range(2):
+        np.testing.assert_allclose(predictions(large, task), predictions(small, task), atol=1e-6)
+    assert th.equal(large.policy.action_net.layers[0].weight[2], new_head)
+    large.learn(100)  # and it trains on
+    assert predictions(small, 0).tolist() != predictions(large, 0).tolist()
+
+
+def test_the_source_is_left_alone():
+    source, model = make(2).learn(100), make(2, seed=1)
+    before = {name: tensor.clone() for name, tensor in source.policy.state_dict().items()}
+    mt.transfer(model, source, {"A": "B"})
+    model.learn(200)
+    assert all(th.equal(before[name], tensor) for name, tensor in source.policy.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("tasks", "kwargs", "message"),
+    [
+        ({"X": "A"}, {}, "`model` has no task 'X'; it has: A, B, C"),
+        ({"A": "X"}, {}, "`source` has no task 'X'; it has: A, B, C"),
+        ({}, {}, "`tasks` must name at least one task"),
+        (
+            {"A": "A"},
+            {"policy_kwargs": {"net_arch": {"pi": [8], "vf": [64]}}},
+            "of the model and of the source differ",
+        ),
+        ({"A": "A"}, {"normalize": False}, "The model normalises its observations and the source does not"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(tasks, kwargs, message):
+    model, copy = make(), make()
+    with pytest.raises(ValueError, match=message):
+        mt.transfer(model, make(seed=1, **kwargs), tasks)
+    assert weights_equal(model, copy)
+
+
+# Freezing
+
+TRUNK = {f"mlp_extractor.{net}.{i}.{part}" for net, i in (("policy_net", 0), ("policy_net", 2), ("value_net", 0))
+         for part in ("weight", "bias")}  # fmt: skip
+LAST = {"action_net.layers.0.weight", "action_net.layers.0.bias", "value_net.layers.1.weight",
+        "value_net.layers.1.bias", "log_std"}  # fmt: skip
+
+
+def changed(model, n_steps=300):
+    before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
+    model.learn(n_steps)
+    return {name for name, parameter in model.policy.named_parameters() if not th.equal(parameter, before[name])}
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_what_is_frozen_does_not_change(engine):
+    model = make(engine=engine)
+    everything = set(dict(model.policy.named_parameters()))
+    assert changed(model) == everything
+    mt.freeze(model, "trunk")
+    assert changed(model) == everything - TRUNK
+    mt.freeze(model, "all_but_last")
+    assert changed(model) == LAST
+    mt.freeze(model, "nothing")
+    assert changed(model) == everything
+
+
+def test_freezing_survives_save_and_load(tmp_path):
+    model = make().learn(60)
+    mt.freeze(model, "all_but_last")
+    model.save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    assert changed(mt.A2CMultiTask.load(tmp_path / "model", env=env, device="cpu")) == LAST
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_both_engines_train_what_is_not_frozen_alike(schedule):
+    from test_fast import make_model
+
+    models = []
+    for engine in ("torch", "fast"):
+        model = make_model(engine, schedule, max_grad_norm=0.01)
+        mt.freeze(model, "all_but_last")
+        model.learn(50 * 5 * model.n_envs)
+        models.append(model)
+    for (name, a), b in zip(models[0].policy.named_parameters(), models[1].policy.parameters(), strict=True):
+        assert (a - b).abs().max() < 1e-4, name
+        states = [model.policy.optimizer.state.get(p, {}) for model, p in zip(models, (a, b), strict=True)]
+        assert set(states[0]) == set(states[1])
+        if states[0]:
+            th.testing.assert_close(states[0]["square_avg"], states[1]["square_avg"], rtol=1e-3, atol=1e-7)
+            assert states[0]["step"] == states[1]["step"]
+
+
+def test_unknown_parts_are_refused():
+    with pytest.raises(ValueError, match="`what` must be one of trunk, all_but_last, nothing"):
+        mt.freeze(make(), "heads")
+
+
+def test_the_papers_fine_tuning_forgets():
+    """The same head on both tasks: with a head and statistics per task forgetting would be zero by construction."""
+    first = make(1).learn(600)
+    second = make(1, seed=1)
+    mt.transfer(second, first, {"A": "A"})
+    np.testing.assert_allclose(predictions(second, 0), predictions(first, 0), atol=1e-6)
+    mt.freeze(second, "all_but_last")
+    second.learn(300)
+    assert np.abs(predictions(second, 0) - predictions(first, 0)).max() > 1e-4
