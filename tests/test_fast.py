@@ -216,6 +216,13 @@ def test_it_runs_by_itself_where_it_applies_and_says_so_once(capsys):
     assert model._fast is not None
 
 
+def test_in_cycle_every_task_is_logged():
+    """Updates are logged when somebody asks: the latest of every task, not of the last one only."""
+    model = make_model("fast", "cycle").learn(5 * 2 * 7)
+    for name in "ABC":
+        assert f"train/{name}/policy_loss" in model.logger.name_to_value
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -225,13 +232,6 @@ def test_it_runs_by_itself_where_it_applies_and_says_so_once(capsys):
         ({"policy_kwargs": {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"momentum": 0.9}}}, "momentum"),
     ],
 )
-def test_in_cycle_every_task_is_logged():
-    """Updates are logged when somebody asks: the latest of every task, not of the last one only."""
-    model = make_model("fast", "cycle").learn(5 * 2 * 7)
-    for name in "ABC":
-        assert f"train/{name}/policy_loss" in model.logger.name_to_value
-
-
 def test_what_it_does_not_cover_falls_back_to_torch(settings, reason, capsys):
     model = make_model("auto", verbose=1, **settings).learn(30)
     assert model._fast is None
