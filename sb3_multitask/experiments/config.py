@@ -192,7 +192,8 @@ def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lamb
         for error in e.errors(include_url=False):
             key = str(error["loc"][0]) if error["loc"] else "config"
             message = error["msg"].removeprefix("Value error, ")
-            problems.append(f"{where(key)}: `{key}`: {message} (got {error['input']!r})")
+            path = ".".join(map(str, error["loc"])) or key
+            problems.append(f"{where(key)}: `{path}`: {message} (got {error['input']!r:.300})")
         raise ConfigError("\n".join(dict.fromkeys(problems))) from e
 
 

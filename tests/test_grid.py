@@ -1,0 +1,147 @@
+"""Grids: what they are made of, in which order they run, and that nothing is lost or done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sb3_multitask.experiments.config import ConfigError
+from sb3_multitask.experiments.grid import load_grid, prepare, select
+
+BASE = "eval_freq: 0\nn_eval_episodes: 1\nn_envs_per_task: 1\ncheckpoint_freq: 1000\n"
+GRID = """
+folder: grid
+presets:
+  a: {config: base.yml, seeds: [0, 1]}
+  b: {config: base.yml, seeds: [0], runs: [first], set: {ent_coef: 0.01}}
+runs:
+  student:
+    tasks: {SmallFoot: HalfCheetahSmallFoot-v0}
+    n_timesteps: 4000
+    teachers: {SmallFoot: "run:first@2000"}
+  first: {tasks: {SmallFoot: HalfCheetahSmallFoot-v0}, n_timesteps: 4000, report_at: [2000]}
+  tuned:
+    tasks: {SmallLeg: HalfCheetahSmallLeg-v0}
+    n_timesteps: 4000
+    init_from: run:first
+    init_tasks: {SmallLeg: SmallFoot}
+    freeze: all_but_last
+    also_on: {SmallFoot: HalfCheetahSmallFoot-v0}
+    report_at: [2000]
+"""
+
+
+@pytest.fixture
+def grid_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yml").write_text(BASE)
+    (tmp_path / "grid.yml").write_text(GRID)
+    return tmp_path / "grid.yml"
+
+
+def start(*args):
+    command = [sys.executable, "-m", "sb3_multitask.cli", "grid", "grid.yml", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=240)
+    return process.returncode, out
+
+
+def test_runs_come_by_preset_and_seed_and_after_what_they_need(grid_file):
+    runs = load_grid(grid_file)
+    assert [run.key for run in runs] == [
+        *(f"a/{name}/seed_{seed}" for seed in (0, 1) for name in ("first", "student", "tuned")),
+        "b/first/seed_0",
+    ]
+    student = runs[1]
+    assert student.needs == ("a/first/seed_0",)
+    assert student.config.teachers == {"SmallFoot": "grid/a/first/seed_0/agents/2000"}
+    assert (runs[3].config.seed, runs[-1].config.ent_coef) == (1, 0.01)
+
+
+def test_selected_runs_bring_what_they_need(grid_file):
+    keys = [run.key for run in select(load_grid(grid_file), ["a/tuned/seed_1"])]
+    assert keys == ["a/first/seed_1", "a/tuned/seed_1"]
+    with pytest.raises(ConfigError, match=r"No run's key begins with 'a/tunde'\. Did you mean 'a/tuned"):
+        select(load_grid(grid_file), ["a/tunde"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("run:first@2000", "run:frist@2000", "unknown run 'frist'. Did you mean 'first'"),
+        ("first: {", "first: {init_from: run:tuned, ", "need each other"),
+        ("runs: [first]", "runs: [student]", "b/student/seed_0 needs b/first/seed_0, which is not among"),
+        ("n_timesteps: 4000\n", "n_timestep: 4000\n", "run 'student' of preset 'a': .*n_timestep"),
+        ("seeds: [0]", "seeds: []", "seeds"),
+        ("folder: grid", "fodler: grid", "unknown key 'fodler'. Did you mean 'folder'"),
+        ("config: base.yml, seeds: [0]", "config: nowhere.yml, seeds: [0]", "nowhere.yml: cannot read"),
+    ],
+)
+def test_bad_grids_are_refused(grid_file, old, new, message):
+    grid_file.write_text(GRID.replace(old, new))
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load_grid(grid_file)
+
+
+def test_a_folder_with_other_settings_is_refused(grid_file):
+    prepare(load_grid(grid_file)[0])
+    grid_file.write_text(GRID.replace("4000, report_at", "5000, report_at"))
+    with pytest.raises(ConfigError, match=r"n_timesteps \(4000 there, 5000 now\)"):
+        prepare(load_grid(grid_file)[0])
+
+
+def results_of(folder):
+    return {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("a/*/seed_0/results.json"))}
+
+
+def test_a_grid_killed_at_any_moment_ends_the_same(grid_file):
+    only = ["--only", "a/student/seed_0", "--only", "a/tuned/seed_0", "--processes", "2"]
+    code, out = finish(start(*only, "--folder", "whole"))
+    assert code == 0, out
+    assert "3 of 3 runs finished" in out
+    whole = results_of(grid_file.parent / "whole")
+    assert [list(results) for results in whole.values()] == [
+        ["before", "2000", "after"], ["before", "after"], ["before", "2000", "after"]
+    ]  # fmt: skip
+    (tuned,) = [results for path, results in whole.items() if "tuned" in str(path)]
+    assert set(tuned["2000"]) == {"SmallLeg", "SmallFoot"}
+
+    for seconds, number in ((4, signal.SIGKILL), (6, signal.SIGTERM)):
+        process = start(*only)
+        time.sleep(seconds)
+        os.kill(process.pid, number)
+        process.communicate()
+    code, out = finish(start(*only))
+    assert code == 0, out
+    killed = results_of(grid_file.parent / "grid")
+    assert list(killed.values()) == list(whole.values())
+
+
+def test_a_run_that_fails_does_not_stop_the_others(grid_file):
+    grid_file.write_text(
+        GRID.replace("n_timesteps: 4000, report_at", "n_timesteps: 4000, policy_kwargs: {x: 1}, report_at")
+    )
+    other = "  other: {tasks: {SmallFoot: HalfCheetahSmallFoot-v0}, n_timesteps: 1000}\n"
+    grid_file.write_text(grid_file.read_text() + other)
+    code, out = finish(start("--only", "a/tuned/seed_0", "--only", "a/other/seed_0"))
+    assert code == 1
+    assert "1 of 3 runs finished" in out
+    assert "failed a/first/seed_0: TypeError" in out.replace("\n", " ")
+    assert "left out, since a run it needs failed: a/tuned/seed_0" in out
+    status = json.loads((grid_file.parent / "grid/a/first/seed_0/run.json").read_text())
+    assert status["status"] == "failed"
+    assert "unexpected keyword argument 'x'" in status["reason"]
+
+
+def test_a_dry_run_starts_nothing(grid_file):
+    code, out = finish(start("--dry-run"))
+    assert code == 0
+    assert "waiting" in out
+    assert not (grid_file.parent / "grid").exists()
