@@ -107,4 +107,7 @@ def test_the_shipped_configs_are_valid():
     paths = sorted(folder.glob("*.yml"))
     assert len(paths) >= 3
     for path in paths:
-        load_config(EvaluateConfig if path.name == "evaluate.yml" else TrainConfig, path)
+        if path.name.endswith("_grid.yml"):
+            assert load_grid(path)
+        else:
+            load_config(EvaluateConfig if path.name == "evaluate.yml" else TrainConfig, path)

@@ -76,10 +76,9 @@ def test_selected_runs_bring_what_they_need(grid_file):
     ("old", "new", "message"),
     [
         ("run:first@2000", "run:frist@2000", "unknown run 'frist'. Did you mean 'first'"),
-        ("first: {", "first: {init_from: run:tuned, ", "need each other"),
         ("runs: [first]", "runs: [student]", "b/student/seed_0 needs b/first/seed_0, which is not among"),
         ("n_timesteps: 4000\n", "n_timestep: 4000\n", "run 'student' of preset 'a': .*n_timestep"),
-        ("seeds: [0]", "seeds: []", "seeds"),
+        ("seeds: [0]", "seeds: []", "presets.b.seeds"),
         ("folder: grid", "fodler: grid", "unknown key 'fodler'. Did you mean 'folder'"),
         ("config: base.yml, seeds: [0]", "config: nowhere.yml, seeds: [0]", "nowhere.yml: cannot read"),
     ],
@@ -87,6 +86,14 @@ def test_selected_runs_bring_what_they_need(grid_file):
 def test_bad_grids_are_refused(grid_file, old, new, message):
     grid_file.write_text(GRID.replace(old, new))
     with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load_grid(grid_file)
+
+
+def test_runs_that_need_each_other_are_refused(grid_file):
+    grid_file.write_text(
+        GRID.replace("first: {", "first: {init_from: run:tuned, ").replace("[first]", "[first, tuned]")
+    )
+    with pytest.raises(ConfigError, match="these runs need each other"):
         load_grid(grid_file)
 
 
@@ -101,6 +108,7 @@ def results_of(folder):
     return {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("a/*/seed_0/results.json"))}
 
 
+@pytest.mark.slow
 def test_a_grid_killed_at_any_moment_ends_the_same(grid_file):
     only = ["--only", "a/student/seed_0", "--only", "a/tuned/seed_0", "--processes", "2"]
     code, out = finish(start(*only, "--folder", "whole"))
