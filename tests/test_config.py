@@ -12,6 +12,7 @@ from sb3_multitask.experiments.config import (
     load_config,
     make_config,
 )
+from sb3_multitask.experiments.grid import load_grid
 
 
 def write(tmp_path, text):
