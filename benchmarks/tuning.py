@@ -36,7 +36,11 @@ CANDIDATES: list[dict[str, Any]] = [
     {"max_grad_norm": 0.25},
     {"learning_rate": 1e-3},
     {"gae_lambda": 0.8},
+    {"gamma": 0.98, "normalizer_gamma": 0.99},
     {"gamma": 0.98},
+    {"gamma": 0.97},
+    {"gamma": 0.98, "log_std_init": -1.0},
+    {"gamma": 0.95},
 ]
 SEEDS = (100, 101, 102)
 
@@ -44,7 +48,9 @@ SEEDS = (100, 101, 102)
 def train(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """One run; its returns per task."""
     kwargs = {**BASE, **settings}
-    env = mt.make_multitask_vec_env("HalfCheetahBody6", kwargs.pop("n_envs_per_task"), seed=seed * 1000)
+    normalize = {"gamma": kwargs.pop("normalizer_gamma", kwargs.get("gamma", 0.99))}
+    n_envs = kwargs.pop("n_envs_per_task")
+    env = mt.make_multitask_vec_env("HalfCheetahBody6", n_envs, seed=seed * 1000, normalize=normalize)
     rate = kwargs.pop("learning_rate", 7e-4)
     kwargs["learning_rate"] = (lambda progress: rate * progress) if kwargs.pop("linear", False) else rate
     if "log_std_init" in kwargs:
@@ -82,6 +88,7 @@ def table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="print what there is")
+    parser.add_argument("--only", default="", help="only candidates whose settings contain this")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     args = parser.parse_args()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +100,7 @@ def main() -> None:
     finished = {(json.dumps(run["settings"]), run["seed"]) for run in done}
     for seed in args.seeds:
         for settings in CANDIDATES:
-            if (json.dumps(settings), seed) in finished:
+            if (json.dumps(settings), seed) in finished or args.only not in json.dumps(settings):
                 continue
             run = {"settings": settings, "seed": seed, **train(settings, seed)}
             with RESULTS.open("a") as file:
