@@ -143,6 +143,23 @@ def grid(
         raise typer.Exit(1)
 
 
+@app.command(epilog="[bold]Example[/bold]\n\nsb3-multitask report runs/paper --output results/paper")
+def report(
+    runs: Annotated[Path, typer.Argument(help="Folder of a grid's runs.")],
+    output: Annotated[Path | None, typer.Option(help="Where the report goes; default: <runs>/report.")] = None,
+) -> None:
+    """Tables, learning curves and one page from the run folders of a grid."""
+    from sb3_multitask.experiments.report import write_report
+
+    output = output or runs / "report"
+    missing = write_report(runs, output)
+    if missing:
+        console.print(
+            f"{len(missing)} runs are not finished, and not in the report: {escape(', '.join(missing[:5]))} ..."
+        )
+    console.print(f"Report: [bold]{escape(str(output / 'report.html'))}[/bold]", soft_wrap=True)
+
+
 @app.command(
     epilog=(
         "[bold]Examples[/bold]\n\n"

@@ -1,0 +1,78 @@
+"""The finished runs of a grid, read from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.experiments.config import TrainConfig, load_config
+from sb3_multitask.experiments.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: where it stands in the grid, its settings, and its returns.
+
+    :param results: moment ("before", a budget in steps, "after") -> task -> result
+    """
+
+    preset: str
+    name: str
+    seed: int
+    path: Path
+    config: TrainConfig
+    results: dict[str, dict[str, TaskResult]]
+
+    def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
+        curves = _read_curves(self.path / "evaluations.npz", len(self.config.task_names))
+        for other in self.config.also_on:
+            ((steps, returns),) = _read_curves(self.path / f"on_{other}" / "evaluations.npz", 1).values()
+            curves[other] = (steps, returns)
+        return curves
+
+
+def read_runs(root: Path) -> tuple[list[Run], list[str]]:
+    """The finished runs below ``root``, and of the others what they are.
+
+    :param root: folder of a grid: ``<preset>/<run>/seed_<n>``
+    :raises FileNotFoundError: if there is no run
+    """
+    runs, others = [], []
+    for path in sorted(root.glob("*/*/seed_*")):
+        preset, name = path.parts[-3:-1]
+        folder = RunFolder(path)
+        status = folder.read_status().get("status", "waiting")
+        if status != "finished":
+            others.append(f"{preset}/{name}/{path.name}: {status}")
+            continue
+        config = load_config(TrainConfig, folder.config)
+        runs.append(Run(preset, name, config.seed, path, config, folder.read_results()))
+    if not runs and not others:
+        raise FileNotFoundError(f"{root} holds no runs (<preset>/<run>/seed_<n>)")
+    return runs, others
+
+
+def select(runs: Sequence[Run], preset: str, name: str) -> list[Run]:
+    """The runs of one preset and name, by seed."""
+    return sorted((run for run in runs if (run.preset, run.name) == (preset, name)), key=lambda run: run.seed)
+
+
+def returns(runs: Sequence[Run], moment: str, tasks: Sequence[str]) -> np.ndarray:
+    """Mean returns of runs, (n_runs, n_tasks); NaN where a run has none."""
+    rows = [[run.results.get(moment, {}).get(task) for task in tasks] for run in runs]
+    cells = [[np.nan if result is None else result.mean_reward for result in row] for row in rows]
+    return np.array(cells, dtype=float).reshape(len(runs), len(tasks))
+
+
+def _read_curves(path: Path, n_tasks: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    if not path.exists():
+        return {}
+    with np.load(path) as file:
+        steps = file["timesteps"] / n_tasks
+        returns = file["task_results"].mean(axis=2)  # (n_evaluations, n_tasks)
+        return {str(task): (steps, returns[:, i]) for i, task in enumerate(file["task_names"])}

@@ -1,0 +1,71 @@
+"""Learning curves: every seed, the mean over seeds, and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sb3_multitask.experiments.report import statistics
+from sb3_multitask.experiments.report.collect import Run, select
+from sb3_multitask.experiments.report.paper import BODIES, FINETUNING, METHODS
+from sb3_multitask.files import replacing
+
+Panel = tuple[str, Sequence[Run], str]
+"""Title, runs (one a seed), and the task whose curve is drawn."""
+
+
+def draw_paper_figures(runs: Sequence[Run], preset: str, folder: Path) -> list[Path]:
+    """The paper's Figures 2 to 8, as far as there are runs; the SVG files, each with a PNG beside it."""
+    figures: dict[str, list[Panel]] = {
+        f"figure_2_{preset}": [
+            (f"{source} to {target}, on {body}", select(runs, preset, f"finetune_{source}_to_{target}"), body)
+            for source, target in FINETUNING
+            for body in (target, source)
+        ]
+    }
+    for number, body in enumerate(BODIES, start=3):
+        names = {method: f"scratch_{body}" if method == "scratch" else method for method in METHODS}
+        figures[f"figure_{number}_{preset}"] = [
+            (f"{body}, {method}", select(runs, preset, name), body) for method, name in names.items()
+        ]
+    return [
+        draw_panels(panels, folder / f"{name}.svg")
+        for name, panels in figures.items()
+        if any(panel_runs for _, panel_runs, _ in panels)
+    ]
+
+
+def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
+    """Draw panels side by side with one scale, as SVG and as PNG."""
+    figure = Figure(figsize=(3.2 * len(panels), 2.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (title, runs, task) in zip(axes, panels, strict=True):
+        _draw(axis, [run.curves()[task] for run in runs if task in run.curves()])
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("return, 5 deterministic episodes", fontsize=8)
+    figure.supxlabel("million steps of this body", fontsize=8)
+    for suffix in (".svg", ".png"):
+        with replacing(path.with_suffix(suffix)) as beside:
+            figure.savefig(beside, dpi=110)
+    return path
+
+
+def _draw(axis: Any, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    for steps, values in curves:
+        axis.plot(steps / 1e6, values, color="tab:blue", alpha=0.3, lw=0.8)
+    if not curves:
+        axis.text(0.5, 0.5, "no runs", ha="center", transform=axis.transAxes)
+        return
+    n = min(len(steps) for steps, _ in curves)
+    steps, values = curves[0][0][:n] / 1e6, np.array([values[:n] for _, values in curves])
+    axis.plot(steps, values.mean(axis=0), color="tab:blue", lw=1.8, label=f"mean of {len(curves)} seeds")
+    if len(curves) > 1:
+        intervals = [statistics.mean(values[:, [i]]) for i in range(n)]
+        low, high = [e.low for e in intervals], [e.high for e in intervals]
+        axis.fill_between(steps, low, high, color="tab:blue", alpha=0.2, label="95% interval")
+    axis.legend(fontsize=7)

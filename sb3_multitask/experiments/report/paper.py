@@ -1,0 +1,173 @@
+"""The paper's tables from a grid's runs, the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_multitask.experiments.report import statistics
+from sb3_multitask.experiments.report.collect import Run, returns, select
+from sb3_multitask.experiments.report.statistics import Estimate
+from sb3_multitask.experiments.report.tables import Table
+from sb3_multitask.tasks import TASK_SETS
+
+BODIES = tuple(task.name for task in TASK_SETS["HalfCheetahBody6"])
+FINETUNING = (("SmallFoot", "SmallLeg"), ("SmallLeg", "SmallFoot"))
+METHODS = ("scratch", "distillation", "vanilla")
+_NUMBERS = json.loads(Path(__file__).with_name("paper_numbers.json").read_text(encoding="utf-8"))
+_OURS = "Ours: mean over seeds of the mean over 20 deterministic episodes, with the 95% bootstrap interval over seeds."
+
+
+def method_returns(runs: Sequence[Run], preset: str, method: str) -> np.ndarray:
+    """Returns at the paper's budget of Table 2, (n_seeds, 6): scratch at 3M a task, the others at 1M a head."""
+    if method != "scratch":
+        return returns(select(runs, preset, method), "after", BODIES)
+    columns = []
+    for body in BODIES:
+        single = select(runs, preset, f"scratch_{body}")
+        moments = ["3000000" if "3000000" in run.results else "after" for run in single]
+        columns.append([run.results[m][body].mean_reward for run, m in zip(single, moments, strict=True)])
+    n_seeds = min(map(len, columns), default=0)
+    return np.array([column[:n_seeds] for column in columns]).T.reshape(n_seeds, len(BODIES))
+
+
+def table_1(runs: Sequence[Run], preset: str) -> Table:
+    """Scratch and fine-tuning on E1 (SmallFoot) and E2 (SmallLeg)."""
+    rows = []
+    for body in ("SmallFoot", "SmallLeg"):
+        ours = statistics.mean(returns(select(runs, preset, f"scratch_{body}"), "after", [body]))
+        rows.append([f"scratch {body}", "5M", body, str(ours), _paper("table1", f"scratch_{body}", "5000000", body)])
+    for source, target in FINETUNING:
+        name = f"finetune_{source}_to_{target}"
+        tuned = select(runs, preset, name)
+        for moment, budget in (("before", "0"), ("1000000", "1000000"), ("after", "5000000")):
+            for body in ("SmallFoot", "SmallLeg"):
+                ours = statistics.mean(returns(tuned, moment, [body]))
+                paper = _paper("table1", name, budget, body)
+                rows.append([f"{source} to {target}", f"{int(budget) // 1_000_000}M", body, str(ours), paper])
+    return Table(
+        f"table_1_{preset}",
+        f"Table 1: fine-tuning ({preset})",
+        f"{_OURS} 0M is the source's model on both bodies before fine-tuning. The paper: one seed.",
+        ["training", "steps", "evaluated on", "ours", "paper"],
+        rows,
+    )
+
+
+def table_2(runs: Sequence[Run], preset: str) -> Table:
+    """Scratch 3M, distillation 1M a head, vanilla 1M a head."""
+    scores = {method: method_returns(runs, preset, method) for method in METHODS}
+    rows = []
+    for i, body in enumerate(BODIES):
+        cells = [str(statistics.mean(scores[method][:, [i]])) for method in METHODS]
+        rows.append([body, *_beside(cells, [_paper("table2", body, method) for method in METHODS])])
+    paper = {method: [_NUMBERS["table2"][body][method][0] for body in BODIES] for method in METHODS}
+    for label, statistic, of_paper in (
+        ("mean of the six", statistics.mean, np.mean),
+        ("interquartile mean", statistics.interquartile_mean, None),
+        ("median task", statistics.median_task, np.median),
+        ("worst task", statistics.worst_task, np.min),
+    ):
+        cells = [str(statistic(scores[method])) for method in METHODS]
+        papers = [f"{of_paper(paper[method]):.0f}" if of_paper else "" for method in METHODS]
+        rows.append([label, *_beside(cells, papers)])
+    header = ["body", *_beside(["scratch 3M", "distillation 1M", "vanilla 1M"], ["paper"] * 3)]
+    note = f"{_OURS} Frames are per body. The paper: one seed, mean ± standard deviation over 20 episodes."
+    return Table(f"table_2_{preset}", f"Table 2: multi-task ({preset})", note, header, rows)
+
+
+def comparisons(runs: Sequence[Run], preset: str) -> Table:
+    """Differences of means and probabilities of improvement between the methods."""
+    scores = {method: method_returns(runs, preset, method) for method in METHODS}
+    rows = []
+    for first, second in (("vanilla", "scratch"), ("distillation", "scratch"), ("vanilla", "distillation")):
+        a, b = scores[first], scores[second]
+        better = statistics.probability_of_improvement(a, b)
+        n = min(len(a), len(b))
+        rows.append([f"{first} over {second}", str(difference(a, b)), _probability(better), str(n)])
+    return Table(
+        f"comparisons_{preset}",
+        f"Which method is better ({preset})",
+        "Difference of the means over the six bodies, and the probability that a seed of the first beats a seed of the "
+        "second on a body (1/2: no difference), with 95% bootstrap intervals.",
+        ["", "difference of means", "probability of improvement", "seeds"],
+        rows,
+    )
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
+    """Mean of ``a`` less mean of ``b``, each (n_seeds, n_tasks)."""
+    n_tasks = a.shape[1]
+
+    def statistic(*columns: np.ndarray, axis: int = -1) -> Any:
+        means = np.stack([column.mean(axis=axis) for column in columns])
+        return means[:n_tasks].mean(axis=0) - means[n_tasks:].mean(axis=0)
+
+    return statistics.bootstrap([*a.T, *b.T], statistic, min(len(a), len(b)))
+
+
+def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
+    """After each phase the return on both bodies; forgetting and transfer."""
+    rows = []
+    for source, target in FINETUNING:
+        tuned = select(runs, preset, f"finetune_{source}_to_{target}")
+        scratch = select(runs, preset, f"scratch_{target}")
+        first, last = returns(tuned, "before", [source, target]), returns(tuned, "after", [source, target])
+        untrained = returns(scratch, "before", [target])[: len(tuned)]
+        measures = {
+            f"phase 1 ({source} 5M), on {source}": first[:, :1],
+            f"phase 1 ({source} 5M), on {target}": first[:, 1:],
+            f"phase 2 ({target} 5M), on {source}": last[:, :1],
+            f"phase 2 ({target} 5M), on {target}": last[:, 1:],
+            f"forgetting of {source}": first[:, :1] - last[:, :1],
+            f"backward transfer to {source}": last[:, :1] - first[:, :1],
+            f"forward transfer to {target}, zero-shot": first[:, 1:] - untrained,
+            f"forward transfer to {target}, area": _area_over_scratch(tuned, scratch, target),
+        }
+        rows += [[f"{source} to {target}", name, str(statistics.mean(v))] for name, v in measures.items()]
+    return Table(
+        f"transfer_{preset}",
+        f"Forgetting and transfer ({preset})",
+        "In units of return. Forgetting: the return on the first body at the end of its phase less that at the end "
+        "(Continual World, Wolczyk et al. 2021, section 4.2; CORA, Powers et al. 2022); backward transfer is its "
+        "negative. Forward transfer: zero-shot as in CORA, the source's model on the new body less the untrained one; "
+        "area as in Continual World, mean of the learning curve less that of scratch over as many steps, not "
+        "normalised, since returns have no upper bound. A head and statistics per body would forget nothing by "
+        "construction; here one head is trained on.",
+        ["direction", "measure", "ours"],
+        rows,
+    )
+
+
+def _area_over_scratch(tuned: Sequence[Run], scratch: Sequence[Run], target: str) -> np.ndarray:
+    by_seed = {run.seed: run for run in scratch}
+    areas = []
+    for run in tuned:
+        steps, values = run.curves().get(target, (np.empty(0), np.empty(0)))
+        other = by_seed[run.seed].curves().get(target) if run.seed in by_seed else None
+        if other is None or not len(steps):
+            areas.append(np.nan)
+            continue
+        areas.append(float(values.mean() - np.interp(steps, *other).mean()))
+    return np.array(areas).reshape(-1, 1)
+
+
+def _paper(*keys: str) -> str:
+    found: Any = _NUMBERS
+    for key in keys:
+        found = found.get(key, {})
+    return f"{found[0]:.0f} ± {found[1]:.0f}" if found else ""
+
+
+def _beside(ours: Sequence[str], papers: Sequence[str]) -> list[str]:
+    return [cell for pair in zip(ours, papers, strict=True) for cell in pair]
+
+
+def _probability(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.low):
+        return "-" if not np.isfinite(estimate.value) else f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -1,0 +1,103 @@
+"""Statistics over seeds and tasks, with stratified bootstrap intervals (Agarwal et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+_RESAMPLES = 10_000
+Statistic = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval; the interval is NaN where there is one seed only."""
+
+    value: float
+    low: float
+    high: float
+    n_seeds: int
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "-"
+        if not np.isfinite(self.low):
+            return f"{self.value:.0f} (1 seed)"
+        return f"{self.value:.0f} [{self.low:.0f}, {self.high:.0f}]"
+
+
+def mean(scores: np.ndarray) -> Estimate:
+    """Mean over seeds and tasks of (n_seeds, n_tasks) scores."""
+    return _estimate(scores, lambda rows, axis: rows.mean(axis=axis))
+
+
+def interquartile_mean(scores: np.ndarray) -> Estimate:
+    """Mean of the middle half of all seeds' and tasks' scores: less moved by one lucky seed than the mean."""
+    return _estimate(scores, lambda rows, axis: stats.trim_mean(rows, 0.25, axis=axis))
+
+
+def median_task(scores: np.ndarray) -> Estimate:
+    """Median over the tasks of their means over the seeds."""
+    return _estimate_of_tasks(scores, np.median)
+
+
+def worst_task(scores: np.ndarray) -> Estimate:
+    """The worst task's mean over the seeds."""
+    return _estimate_of_tasks(scores, np.min)
+
+
+def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estimate:
+    """Probability that a seed of ``scores`` beats a seed of ``others`` on a task, mean over the tasks; ties count half.
+
+    :param scores: (n_seeds, n_tasks)
+    :param others: (n_other_seeds, n_tasks)
+    """
+    n_tasks = scores.shape[1]
+
+    def statistic(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
+        ours, theirs = columns[:n_tasks], columns[n_tasks:]
+        wins: list[Any] = [
+            (np.sign(a[..., :, None] - b[..., None, :]).mean(axis=(-2, -1)) + 1) / 2
+            for a, b in zip(ours, theirs, strict=True)
+        ]
+        del axis  # samples are in the last one
+        improvement: np.ndarray = np.mean(wins, axis=0)
+        return improvement
+
+    return bootstrap([*scores.T, *others.T], statistic, min(len(scores), len(others)))
+
+
+def _estimate(scores: np.ndarray, statistic: Statistic) -> Estimate:
+    def pooled(*columns: np.ndarray, axis: int = -1) -> Any:
+        return statistic(np.concatenate(np.broadcast_arrays(*columns), axis=axis), axis)
+
+    return bootstrap(list(scores.T), pooled, len(scores))
+
+
+def _estimate_of_tasks(scores: np.ndarray, over_tasks: Statistic) -> Estimate:
+    def statistic(*columns: np.ndarray, axis: int = -1) -> Any:
+        return over_tasks(np.stack([column.mean(axis=axis) for column in columns]), axis=0)
+
+    return bootstrap(list(scores.T), statistic, len(scores))
+
+
+def bootstrap(columns: list[np.ndarray], statistic: Statistic, n_seeds: int) -> Estimate:
+    """Percentile interval; every task's seeds are resampled by themselves."""
+    if n_seeds == 0 or not all(np.isfinite(column).all() for column in columns):
+        return Estimate(np.nan, np.nan, np.nan, n_seeds)
+    value = float(statistic(*columns))
+    if n_seeds == 1:
+        return Estimate(value, np.nan, np.nan, 1)
+    interval = stats.bootstrap(
+        columns,
+        statistic,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high), n_seeds)

@@ -1,0 +1,103 @@
+"""Writes a report: tables, figures, and one page that holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sb3_multitask.experiments.report import paper, statistics
+from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
+from sb3_multitask.experiments.report.figures import draw_paper_figures
+from sb3_multitask.experiments.report.tables import Table
+from sb3_multitask.files import write_text
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
+    "text-align:right}td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}"
+    "svg{max-width:100%;height:auto}"
+)
+
+
+def write_report(root: Path, output: Path) -> list[str]:
+    """Turn the run folders below ``root`` into tables (Markdown, CSV), figures (SVG, PNG) and ``report.html``.
+
+    :param root: folder of a grid
+    :param output: where the files go
+    :return: what is missing: runs that are not finished, with their status
+    :raises FileNotFoundError: if there is no run
+    """
+    runs, others = read_runs(root)
+    presets = list(dict.fromkeys(run.preset for run in runs))
+    output.mkdir(parents=True, exist_ok=True)
+    tables, figures = [all_runs(runs)], []
+    for preset in presets:
+        tables += paper_tables(runs, preset)
+        figures += draw_paper_figures(runs, preset, output)
+    for table in tables:
+        table.write(output)
+    write_text(output / "report.html", _page(tables, figures, others))
+    return others
+
+
+def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
+    """The paper's tables, of a preset that has the paper's runs."""
+    names = {run.name for run in runs if run.preset == preset}
+    tables = []
+    if any(name.startswith("finetune_") for name in names):
+        tables += [paper.table_1(runs, preset), paper.transfer_matrix(runs, preset)]
+    if names & {"vanilla", "distillation"}:
+        tables += [paper.table_2(runs, preset), paper.comparisons(runs, preset)]
+    return tables
+
+
+def all_runs(runs: Sequence[Run]) -> Table:
+    """Every run's return at its end: each task, and their mean, median and worst."""
+    rows = []
+    for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
+        seeds = select(runs, preset, name)
+        tasks = seeds[0].config.task_names
+        scores = returns(seeds, "after", tasks)
+        per_task = "; ".join(f"{task} {np.mean(scores[:, i]):.0f}" for i, task in enumerate(tasks))
+        rows.append(
+            [
+                f"{preset}/{name}",
+                str(len(seeds)),
+                str(statistics.mean(scores)),
+                str(statistics.interquartile_mean(scores)),
+                str(statistics.median_task(scores)),
+                str(statistics.worst_task(scores)),
+                per_task,
+            ]
+        )
+    return Table(
+        "runs",
+        "All runs",
+        "Deterministic returns at the end of training: mean over seeds and tasks, interquartile mean, median task and "
+        "worst task, with 95% stratified bootstrap intervals; and the mean over seeds of each task.",
+        ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task"],
+        rows,
+    )
+
+
+def _page(tables: Sequence[Table], figures: Sequence[Path], others: Sequence[str]) -> str:
+    drawn = "".join(f"<figure id='{path.stem}'>{_inline_svg(path)}</figure>" for path in figures)
+    missing = f"<p>{len(others)} runs are not finished, and not in here.</p>" if others else ""
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>sb3-multitask report</title>"
+        f"<style>{_STYLE}</style></head><body><h1>Report</h1>{missing}"
+        f"{''.join(table.html() for table in tables)}<h2>Learning curves</h2>{drawn}</body></html>\n"
+    )
+
+
+def _inline_svg(path: Path) -> str:
+    """The drawing itself, ids made its own, so that drawings on one page do not share them."""
+    svg = path.read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    return (
+        svg.replace('id="', f'id="{path.stem}-')
+        .replace("url(#", f"url(#{path.stem}-")
+        .replace('href="#', f'href="#{path.stem}-')
+    )

@@ -1,0 +1,146 @@
+"""Statistics against hand-worked cases; reports from run folders alone."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.experiments.config import TrainConfig, dump_config
+from sb3_multitask.experiments.report import statistics, write_report
+from sb3_multitask.experiments.report.collect import read_runs
+from sb3_multitask.experiments.report.paper import BODIES, difference
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.tasks import TASK_SETS
+
+SCORES = np.array([[0.0, 10.0], [2.0, 20.0], [4.0, 30.0], [6.0, 40.0]])
+
+
+def test_point_estimates():
+    assert statistics.mean(SCORES).value == pytest.approx(14)
+    assert statistics.interquartile_mean(SCORES).value == pytest.approx((4 + 6 + 10 + 20) / 4)
+    assert statistics.median_task(SCORES).value == pytest.approx((3 + 25) / 2)
+    assert statistics.worst_task(SCORES).value == pytest.approx(3)
+    assert difference(SCORES, SCORES - 5).value == pytest.approx(5)
+
+
+def test_the_interval_of_a_mean_is_that_of_resampled_seeds():
+    """Two seeds, one task: resampling gives a, (a + b) / 2, b with probabilities 1/4, 1/2, 1/4."""
+    estimate = statistics.mean(np.array([[0.0], [8.0]]))
+    assert (estimate.value, estimate.low, estimate.high) == (4, 0, 8)
+    constant = statistics.mean(np.full((3, 2), 7.0))
+    assert (constant.low, constant.high) == (7, 7)
+
+
+def test_tasks_are_resampled_by_themselves():
+    """Stratified: a task's own spread is all that enters; tasks far apart give no interval between them."""
+    scores = np.array([[0.0, 1000.0], [0.0, 1000.0], [0.0, 1000.0]])
+    estimate = statistics.mean(scores)
+    assert (estimate.low, estimate.high) == (500, 500)
+
+
+def test_intervals_cover():
+    """A 95% interval of the mean of 10 normal seeds covers the truth about nine times in ten, or more."""
+    rng = np.random.default_rng(0)
+    estimates = [statistics.mean(rng.normal(size=(10, 1))) for _ in range(100)]
+    assert 84 <= sum(e.low <= 0 <= e.high for e in estimates) <= 99
+
+
+def test_probability_of_improvement():
+    """By hand: of 3 x 3 pairs the first wins 4, and 1 is a tie: 4.5 / 9; the other task: all 9."""
+    a, b = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]]), np.array([[2.0, 1.0], [3.0, 1.0], [6.0, 1.0]])
+    expected = (3.5 / 9 + 1) / 2
+    assert statistics.probability_of_improvement(a, b).value == pytest.approx(expected)
+    assert statistics.probability_of_improvement(a, a).value == pytest.approx(0.5)
+
+
+def test_one_seed_has_no_interval_and_none_no_value():
+    one = statistics.mean(np.array([[3.0, 5.0]]))
+    assert str(one) == "4 (1 seed)"
+    assert np.isnan(one.low)
+    assert str(statistics.mean(np.empty((0, 2)))) == "-"
+    assert str(statistics.mean(SCORES)).startswith("14 [")
+
+
+# From folders
+
+
+def write_run(root, preset, name, seed, tasks, level, moments=("before", "after"), also_on=None, **settings):
+    """A finished run whose returns are ``level`` plus the seed."""
+    folder = RunFolder(root / preset / name / f"seed_{seed}")
+    folder.path.mkdir(parents=True)
+    config = TrainConfig(tasks=tasks, seed=seed, also_on=also_on or {}, **settings)
+    dump_config(config, folder.config)
+    names = [*config.task_names, *config.also_on]
+    value = {moment: 0.0 if moment == "before" else level + seed for moment in moments}
+    folder.write_results(**{m: {task: TaskResult.of([(value[m], 1000)] * 2) for task in names} for m in moments})
+    folder.write_status("finished")
+    for sub, own in (("", config.task_names), *((f"on_{task}", (task,)) for task in config.also_on)):
+        (folder.path / sub).mkdir(exist_ok=True)
+        curve = np.linspace(0, level + seed, 4)[:, None, None] * np.ones((1, len(own), 2))
+        steps = np.arange(1, 5) * 1000 * len(own)
+        np.savez(folder.path / sub / "evaluations.npz", timesteps=steps, task_results=curve, task_names=np.array(own))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    root = tmp_path / "runs"
+    for seed in (0, 1):
+        for body in BODIES:
+            moments = ("before", "3000000", "after")
+            write_run(root, "p", f"scratch_{body}", seed, {body: f"HalfCheetah{body}-v0"}, 1000, moments)
+        for method, level in (("vanilla", 1500), ("distillation", 900)):
+            write_run(root, "p", method, seed, "HalfCheetahBody6", level)
+        for source, target in (("SmallFoot", "SmallLeg"), ("SmallLeg", "SmallFoot")):
+            tasks, other = {target: f"HalfCheetah{target}-v0"}, {source: f"HalfCheetah{source}-v0"}
+            moments = ("before", "1000000", "after")
+            write_run(root, "p", f"finetune_{source}_to_{target}", seed, tasks, 700, moments, also_on=other)
+    RunFolder(root / "p/vanilla/seed_2").path.mkdir(parents=True)
+    return root
+
+
+def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
+    output = tmp_path / "report"
+    missing = write_report(runs, output)
+    assert missing == ["p/vanilla/seed_2: waiting"]
+    table_2 = (output / "table_2_p.md").read_text()
+    assert (
+        "| BigFoot | 1000 [1000, 1001] | 38 ± 441 | 900 [900, 901] | -63 ± 1 | 1500 [1500, 1501] | 2188 ± 21 |"
+        in table_2
+    )
+    assert "| mean of the six |" in table_2
+    table_1 = (output / "table_1_p.csv").read_text()
+    assert '"700 [700, 701]",1501 ± 30' in table_1
+    transfer = (output / "transfer_p.md").read_text()
+    assert "| SmallFoot to SmallLeg | forgetting of SmallFoot | -700 [-701, -700] |" in transfer
+    comparisons = (output / "comparisons_p.md").read_text()
+    assert "| vanilla over scratch | 500 [" in comparisons
+    assert "1.00 [1.00, 1.00]" in comparisons
+    page = (output / "report.html").read_text()
+    for number in range(2, 9):
+        assert (output / f"figure_{number}_p.svg").exists()
+        assert (output / f"figure_{number}_p.png").read_bytes().startswith(b"\x89PNG")
+        assert f"<figure id='figure_{number}_p'>" in page
+    assert page.count("<svg") == 7
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+
+
+def test_what_a_run_was_is_read_from_its_folder(runs):
+    found, _ = read_runs(runs)
+    run = next(run for run in found if run.name == "finetune_SmallFoot_to_SmallLeg" and run.seed == 1)
+    assert set(run.curves()) == {"SmallLeg", "SmallFoot"}
+    steps, values = run.curves()["SmallLeg"]
+    assert steps.tolist() == [1000, 2000, 3000, 4000]
+    assert values[-1] == 701
+    assert json.loads(json.dumps(asdict(run.results["after"]["SmallLeg"])))["mean_reward"] == 701
+    vanilla = next(run for run in found if run.name == "vanilla")
+    assert vanilla.curves()["BigFoot"][0].tolist() == [1000, 2000, 3000, 4000]  # steps of each body
+    assert list(vanilla.curves()) == [task.name for task in TASK_SETS["HalfCheetahBody6"]]
+
+
+def test_a_folder_without_runs_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no runs"):
+        write_report(tmp_path, tmp_path / "report")
