@@ -154,9 +154,7 @@ def report(
     output = output or runs / "report"
     missing = write_report(runs, output)
     if missing:
-        console.print(
-            f"{len(missing)} runs are not finished, and not in the report: {escape(', '.join(missing[:5]))} ..."
-        )
+        console.print(f"{len(missing)} runs are not finished, and not in the report (such as {escape(missing[0])})")
     console.print(f"Report: [bold]{escape(str(output / 'report.html'))}[/bold]", soft_wrap=True)
 
 

@@ -48,6 +48,7 @@ def test_train_leaves_a_run_folder_and_nothing_else(trained):
         "best_model.zip",
         "learning_curves.png",
         "checkpoints",
+        "agents",
         ".lock",
     }
     facts = json.loads((folder / "run.json").read_text())
