@@ -262,3 +262,15 @@ def test_teachers_come_from_models_zips_agents_and_sb3(tmp_path):
     np.testing.assert_allclose(actions, expected, atol=1e-6)
     student = mt.A2CMultiTask("MultiTaskMlpPolicy", task, teachers={"SmallFoot": agent}, device="cpu")
     assert "distill/SmallFoot/kl" in student.learn(100).logger.name_to_value
+
+
+def test_a_checkpoint_with_other_teachers_is_refused(tmp_path, teacher):
+    def train(agent):
+        model = make_model("auto", teachers=teachers(agent))
+        with pytest.warns(UserWarning, match="RecordedEnv has no get_state"):
+            model.learn(120, mt.ResumableCheckpointCallback(tmp_path, every=60, verbose=0))
+
+    train(teacher)
+    other = agent_of(make_model("auto"))
+    with pytest.raises(mt.CheckpointError, match="teachers"):
+        train(other)

@@ -79,6 +79,7 @@ def test_selected_runs_bring_what_they_need(grid_file):
         ("runs: [first]", "runs: [student]", "b/student/seed_0 needs b/first/seed_0, which is not among"),
         ("n_timesteps: 4000\n", "n_timestep: 4000\n", "run 'student' of preset 'a': .*n_timestep"),
         ("seeds: [0]", "seeds: []", "presets.b.seeds"),
+        ("  student:", "  ../student:", r"runs.*student"),
         ("folder: grid", "fodler: grid", "unknown key 'fodler'. Did you mean 'folder'"),
         ("config: base.yml, seeds: [0]", "config: nowhere.yml, seeds: [0]", "nowhere.yml: cannot read"),
     ],

@@ -302,3 +302,5 @@ def test_a_runs_name_stays_in_its_folder():
     config = TrainConfig(tasks=("HalfCheetahSmallFoot-v0",))
     assert config.name == "1_tasks"
     assert TrainConfig.model_construct(tasks="../../etc/passwd").name == "_etc_passwd"
+    with pytest.raises(ValueError, match="also_on"):
+        TrainConfig(tasks=("HalfCheetahSmallFoot-v0",), also_on={"../../out": "HalfCheetahSmallLeg-v0"})

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecEnv
 
 from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.generators import global_states, set_global_states
+from sb3_multitask.plain import is_plain
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.schedule import layers_of
 
@@ -233,7 +234,7 @@ def _callback_state(callback: Any, original: dict[str, Any] | None) -> dict[str,
 
 
 def _plain_attributes(callback: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and _is_plain(value)}
+    return {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and is_plain(value)}
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -259,7 +260,7 @@ def _inexact_callback(name: str, callback: Any) -> Iterator[str]:
     if _has_state(callback) or type(callback).__module__.startswith(("stable_baselines3.", "sb3_contrib.")):
         return
     kept = {attribute: value for attribute, value in vars(callback).items() if attribute not in _NOT_STATE}
-    unknown = [attribute for attribute, value in kept.items() if not (_is_plain(value) or _is_setting(value))]
+    unknown = [attribute for attribute, value in kept.items() if not (is_plain(value) or _is_setting(value))]
     if unknown:
         yield f"{name} keeps {', '.join(unknown)} and has no get_state() and set_state(state)"
 
@@ -270,16 +271,6 @@ def _inexact_functions(root: BaseCallback) -> Iterator[str]:
         function = getattr(callback, "callback", None) if isinstance(callback, ConvertCallback) else None
         if getattr(function, "__closure__", None) or (function is not None and not inspect.isfunction(function)):
             yield f"the callback {getattr(function, '__qualname__', function)!r} may keep state out of reach"
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, np.ndarray):
-        return not value.dtype.hasobject
-    return value is None or isinstance(value, bool | int | float | str | np.generic)
 
 
 def _is_setting(value: Any) -> bool:
@@ -296,6 +287,8 @@ def _settings(model: A2CMultiTask) -> dict[str, Any]:
     settings = {name: getattr(model, name) for name in _SETTINGS}
     settings["learning_rate"] = model.learning_rate if isinstance(model.learning_rate, int | float) else "a schedule"
     settings["optimizer"] = type(model.policy.optimizer).__name__
+    settings["distill_loss"], settings["frozen"] = model.distill_loss, list(model.frozen)
+    settings["teachers"] = {} if model.teachers is None else model.teachers.digests
     settings["activation"] = model.policy.activation_fn.__name__
     settings["envs"] = [_describe(task) for task in model.tasks or ()]
     settings["task_names"] = list(model.task_names or ())
@@ -310,9 +303,9 @@ def _describe(task: Task) -> str:
 
 
 def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
-    different = [name for name in now if now[name] != then.get(name)]
+    different = [name for name in now if name in then and now[name] != then[name]]
     if different:
-        lines = [f"  {name}: {then.get(name)!r:.200} then, {now[name]!r:.200} now" for name in different]
+        lines = [f"  {name}: {then[name]!r:.200} then, {now[name]!r:.200} now" for name in different]
         raise CheckpointError(
             "The checkpoint is of another run:\n" + "\n".join(lines) + "\nResume with the settings of then, or give "
             "the checkpoints of this run another folder."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -22,6 +22,10 @@ from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.schedule import TaskSchedule
 
 Schedulable: TypeAlias = float | str
+
+
+FolderName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A name that becomes a folder and cannot leave its parent."""
 
 
 class ConfigError(ValueError):
@@ -61,10 +65,10 @@ class TrainConfig(BaseModel):
     rl_coef: Schedulable | None = Field(None, description="Coefficient of RL; default: 0 with teachers, else 1")
     critic_coef: Schedulable | None = Field(None, description="Coefficient of the critic; default: follows rl_coef")
     student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
-    init_from: str | None = Field(None, description="model.zip or run folder to begin with")
+    init_from: str | None = Field(None, description="model.zip (trusted: it is unpickled) or run folder to begin with")
     init_tasks: dict[str, str] = Field({}, description="With init_from: task -> the source's task; default: same names")
     freeze: Frozen = Field("nothing", description="What is not trained: trunk, all_but_last, nothing")
-    also_on: dict[str, str] = Field({}, description="Other envs, name -> id, to evaluate the (only) head on")
+    also_on: dict[FolderName, str] = Field({}, description="Other envs, name -> id, to evaluate the (only) head on")
     report_at: tuple[int, ...] = Field((), description="Steps at which to evaluate fully and to keep the agent")
     log_interval: int = Field(100, ge=1, description="Updates between two lines of the log")
     eval_freq: int = Field(200_000, ge=0, description="Environment steps between evaluations; 0: only at the ends")

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config, load_values
+from sb3_multitask.experiments.config import ConfigError, FolderName, TrainConfig, dump_config, load_config, load_values
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.tasks import did_you_mean
 
@@ -40,8 +40,8 @@ class GridConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: str = Field(description="Where the run folders go")
-    presets: dict[str, Preset] = Field(min_length=1, description="Name -> config and seeds")
-    runs: dict[str, dict[str, Any]] = Field(min_length=1, description="Name -> settings on top of the preset")
+    presets: dict[FolderName, Preset] = Field(min_length=1, description="Name -> config and seeds")
+    runs: dict[FolderName, dict[str, Any]] = Field(min_length=1, description="Name -> settings on top of the preset")
 
 
 @dataclass(frozen=True)

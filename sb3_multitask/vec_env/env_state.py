@@ -12,6 +12,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from sb3_multitask.envs.morphology import Morphology
 from sb3_multitask.generators import generator_state, make_generator
+from sb3_multitask.plain import is_plain
 
 _WRAPPERS: dict[type, tuple[str, ...]] = {
     gym.wrappers.TimeLimit: ("_elapsed_steps",),
@@ -121,7 +122,7 @@ def _layer_state(layer: Any) -> dict[str, Any]:
         own = dict(_own_attributes(layer))
         return {
             "class": name,
-            "attributes": {key: value for key, value in own.items() if _is_plain(value)},
+            "attributes": {key: value for key, value in own.items() if is_plain(value)},
             "generators": {k: generator_state(v) for k, v in own.items() if isinstance(v, np.random.Generator)},
             "mujoco": _get_mujoco(layer),
         }
@@ -137,18 +138,7 @@ def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_storable(value: Any) -> bool:
-    return _is_plain(value) or isinstance(value, np.random.Generator)
-
-
-def _is_plain(value: Any) -> bool:
-    """Counters, arrays, lists of them: what a checkpoint can hold."""
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, np.ndarray):
-        return not value.dtype.hasobject
-    return value is None or isinstance(value, bool | int | float | str | np.generic)
+    return is_plain(value) or isinstance(value, np.random.Generator)
 
 
 def _is_fixed(value: Any) -> bool:
