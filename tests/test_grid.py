@@ -65,6 +65,13 @@ def test_runs_come_by_preset_and_seed_and_after_what_they_need(grid_file):
     assert (runs[3].config.seed, runs[-1].config.ent_coef) == (1, 0.01)
 
 
+def test_runs_may_need_those_of_another_preset(grid_file):
+    grid_file.write_text(GRID.replace("runs: [first]", "runs: [student]").replace("run:first@", "run:a/first@"))
+    student = load_grid(grid_file)[-1]
+    assert (student.key, student.needs) == ("b/student/seed_0", ("a/first/seed_0",))
+    assert student.config.teachers == {"SmallFoot": "grid/a/first/seed_0/agents/2000"}
+
+
 def test_selected_runs_bring_what_they_need(grid_file):
     keys = [run.key for run in select(load_grid(grid_file), ["a/tuned/seed_1"])]
     assert keys == ["a/first/seed_1", "a/tuned/seed_1"]
@@ -76,7 +83,11 @@ def test_selected_runs_bring_what_they_need(grid_file):
     ("old", "new", "message"),
     [
         ("run:first@2000", "run:frist@2000", "unknown run 'frist'. Did you mean 'first'"),
-        ("runs: [first]", "runs: [student]", "b/student/seed_0 needs b/first/seed_0, which is not among"),
+        (
+            "runs: [first]",
+            "runs: [student]",
+            "b/student/seed_0 needs b/first/seed_0, which is not among the grid's runs",
+        ),
         ("n_timesteps: 4000\n", "n_timestep: 4000\n", "run 'student' of preset 'a': .*n_timestep"),
         ("seeds: [0]", "seeds: []", "presets.b.seeds"),
         ("  student:", "  ../student:", r"runs.*student"),

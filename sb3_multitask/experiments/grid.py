@@ -3,7 +3,7 @@
 A grid is a YAML file: presets (a config and its seeds) and runs (settings on top of the preset). Every run of every
 preset and seed is one run folder, ``<folder>/<preset>/<run>/seed_<seed>``. A setting of the form ``run:<name>`` or
 ``run:<name>@<steps>`` stands for the folder of that run of the same preset and seed, or for its agent at a reported
-budget, and makes the run wait for it.
+budget, and makes the run wait for it; ``run:<preset>/<name>`` is that run of another preset.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRu
     for run in runs.values():
         for key in run.needs:
             if key not in runs:
-                raise ConfigError(f"{path}: {run.key} needs {key}, which is not among the preset's `runs`")
+                raise ConfigError(f"{path}: {run.key} needs {key}, which is not among the grid's runs")
     try:
         order = list(TopologicalSorter({run.key: run.needs for run in runs.values()}).static_order())
     except CycleError as e:
@@ -141,8 +141,9 @@ def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: i
         if not isinstance(value, str) or not value.startswith(_REFERENCE):
             return value
         other, _, steps = value.removeprefix(_REFERENCE).partition("@")
+        other_preset, _, other = other.rpartition("/")
         _check_name(path, other, grid.runs)
-        needs.append(f"{preset_name}/{other}/seed_{seed}")
+        needs.append(f"{other_preset or preset_name}/{other}/seed_{seed}")
         folder = root / needs[-1]
         return str(folder / "agents" / steps if steps else folder)
 
