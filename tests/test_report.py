@@ -115,6 +115,11 @@ def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     comparisons = (output / "comparisons_p.md").read_text()
     assert "| vanilla over scratch | 500 [" in comparisons
     assert "1.00 [1.00, 1.00]" in comparisons
+    data = json.loads((output / "data/p/vanilla_seed_1.json").read_text())
+    assert data["settings"]["seed"] == 1
+    assert data["results"]["after"]["BigFoot"]["episode_rewards"] == [1501, 1501]
+    assert data["curves"]["BigFoot"]["returns"][-1] == 1501
+    assert data["ran_with"]["versions"]["mujoco"]
     page = (output / "report.html").read_text()
     for number in range(2, 9):
         assert (output / f"figure_{number}_p.svg").exists()

@@ -147,7 +147,7 @@ class RunFolder:
             "status": status,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "command": shlex.join(sys.argv),
+            "command": shlex.join([_program(), *sys.argv[1:]]),
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "python": platform.python_version(),
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}",
@@ -172,6 +172,12 @@ class RunFolder:
             moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
             for moment, by_task in content.items()
         }
+
+
+def _program() -> str:
+    """What was started, without the folders that it lies in."""
+    name = Path(sys.argv[0]).name
+    return "sb3-multitask" if name in ("cli.py", "__main__.py") else name
 
 
 def _first_free(name: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from sb3_multitask.experiments.report import paper, statistics
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
 from sb3_multitask.experiments.report.figures import draw_paper_figures
 from sb3_multitask.experiments.report.tables import Table
+from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import write_text
 
+_PROVENANCE = ("versions", "python", "machine", "torch_threads", "revision", "engine", "backend", "physics_threads")
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
@@ -23,6 +27,8 @@ _STYLE = (
 
 def write_report(root: Path, output: Path) -> list[str]:
     """Turn the run folders below ``root`` into tables (Markdown, CSV), figures (SVG, PNG) and ``report.html``.
+
+    ``data/`` holds of every run what the numbers come from: settings, versions, all evaluations and their episodes.
 
     :param root: folder of a grid
     :param output: where the files go
@@ -38,6 +44,8 @@ def write_report(root: Path, output: Path) -> list[str]:
         figures += draw_paper_figures(runs, preset, output)
     for table in tables:
         table.write(output)
+    for run in runs:
+        _write_data(run, output / "data" / run.preset / f"{run.name}_seed_{run.seed}.json")
     write_text(output / "report.html", _page(tables, figures, others))
     return others
 
@@ -80,6 +88,18 @@ def all_runs(runs: Sequence[Run]) -> Table:
         ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task"],
         rows,
     )
+
+
+def _write_data(run: Run, path: Path) -> None:
+    facts = RunFolder(run.path).read_status()
+    curves = run.curves().items()
+    content = {
+        "settings": run.config.model_dump(mode="json", exclude_unset=True),
+        "ran_with": {name: facts[name] for name in _PROVENANCE if name in facts},
+        "results": {m: {task: asdict(result) for task, result in tasks.items()} for m, tasks in run.results.items()},
+        "curves": {task: {"steps": steps.tolist(), "returns": values.tolist()} for task, (steps, values) in curves},
+    }
+    write_text(path, json.dumps(content) + "\n")
 
 
 def _page(tables: Sequence[Table], figures: Sequence[Path], others: Sequence[str]) -> str:
