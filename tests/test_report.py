@@ -1,6 +1,8 @@
 """Statistics against hand-worked cases; reports from run folders alone."""
 
 import json
+import shutil
+import subprocess
 from dataclasses import asdict
 
 import numpy as np
@@ -147,3 +149,19 @@ def test_what_a_run_was_is_read_from_its_folder(runs):
 def test_a_folder_without_runs_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no runs"):
         write_report(tmp_path, tmp_path / "report")
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page in")
+def test_a_browser_finds_every_figure_and_no_error(tmp_path, runs):
+    write_report(runs, tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").as_uri()
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    log = ["--enable-logging=stderr", "--v=0", "--dump-dom"]
+    done = subprocess.run([BROWSER, *flags, *log, page], capture_output=True, text=True, timeout=120, check=True)
+    for number in range(2, 9):
+        assert f'<figure id="figure_{number}_p">' in done.stdout
+    assert done.stdout.count("</svg>") == 7
+    assert "CONSOLE" not in done.stderr
