@@ -147,12 +147,13 @@ def grid(
 def report(
     runs: Annotated[Path, typer.Argument(help="Folder of a grid's runs.")],
     output: Annotated[Path | None, typer.Option(help="Where the report goes; default: <runs>/report.")] = None,
+    clips: Annotated[bool, typer.Option(help="Film the best multi-task agent of each preset.")] = True,
 ) -> None:
     """Tables, learning curves and one page from the run folders of a grid."""
     from sb3_multitask.experiments.report import write_report
 
     output = output or runs / "report"
-    missing = write_report(runs, output)
+    missing = write_report(runs, output, clips)
     if missing:
         console.print(f"{len(missing)} runs are not finished, and not in the report (such as {escape(missing[0])})")
     console.print(f"Report: [bold]{escape(str(output / 'report.html'))}[/bold]", soft_wrap=True)

@@ -7,10 +7,13 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import sb3_multitask as mt
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import statistics, write_report
+from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.report.paper import BODIES, difference
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -104,7 +107,7 @@ def runs(tmp_path):
 
 def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     output = tmp_path / "report"
-    missing = write_report(runs, output)
+    missing = write_report(runs, output, with_clips=False)
     assert missing == ["p/vanilla/seed_2: waiting"]
     table_2 = (output / "table_2_p.md").read_text()
     cells = ["BigFoot", "1000 [1000, 1001]", "38 ± 441", "900 [900, 901]", "-63 ± 1", "1500 [1500, 1501]", "2188 ± 21"]
@@ -146,6 +149,20 @@ def test_what_a_run_was_is_read_from_its_folder(runs):
     assert list(vanilla.curves()) == [task.name for task in TASK_SETS["HalfCheetahBody6"]]
 
 
+def test_clips_are_films_or_a_line_that_says_how(tmp_path):
+    kwargs = {"policy_kwargs": {"ortho_init": False}}  # it moves untrained
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", "HalfCheetahSmallFoot-v0", device="cpu", seed=0, **kwargs)
+    mt.save_agent(model, tmp_path / "agent")
+    tasks = {"HalfCheetahSmallFoot-v0": "HalfCheetahSmallFoot-v0"}
+    clips = render_clips(tmp_path / "agent", tasks, tmp_path / "clips")
+    for path in clips.values():  # none on a machine that cannot render
+        with Image.open(path) as film:
+            assert film.size == (192, 144)
+            assert film.n_frames > 30  # frames that are alike are one
+    assert render_clips(tmp_path / "nobody", tasks, tmp_path / "clips") == {}
+    assert "libegl1" in HOW_TO_RENDER
+
+
 def test_a_folder_without_runs_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no runs"):
         write_report(tmp_path, tmp_path / "report")
@@ -156,7 +173,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium to open the page in")
 def test_a_browser_finds_every_figure_and_no_error(tmp_path, runs):
-    write_report(runs, tmp_path / "report")
+    write_report(runs, tmp_path / "report", with_clips=False)
     page = (tmp_path / "report" / "report.html").as_uri()
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     log = ["--enable-logging=stderr", "--v=0", "--dump-dom"]

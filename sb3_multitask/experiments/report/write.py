@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_multitask.experiments.report import paper, statistics
+from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
 from sb3_multitask.experiments.report.figures import draw_paper_figures
 from sb3_multitask.experiments.report.tables import Table
@@ -21,17 +23,18 @@ _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
     "text-align:right}td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}"
-    "svg{max-width:100%;height:auto}"
+    "svg{max-width:100%;height:auto}.clip{display:inline-block;margin:.3rem;text-align:center}"
 )
 
 
-def write_report(root: Path, output: Path) -> list[str]:
+def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]:
     """Turn the run folders below ``root`` into tables (Markdown, CSV), figures (SVG, PNG) and ``report.html``.
 
     ``data/`` holds of every run what the numbers come from: settings, versions, all evaluations and their episodes.
 
     :param root: folder of a grid
     :param output: where the files go
+    :param with_clips: film the best multi-task agent of each preset, where a renderer is at hand
     :return: what is missing: runs that are not finished, with their status
     :raises FileNotFoundError: if there is no run
     """
@@ -46,7 +49,8 @@ def write_report(root: Path, output: Path) -> list[str]:
         table.write(output)
     for run in runs:
         _write_data(run, output / "data" / run.preset / f"{run.name}_seed_{run.seed}.json")
-    write_text(output / "report.html", _page(tables, figures, others))
+    clips = "".join(_film_best(runs, preset, output / "clips" / preset) for preset in presets) if with_clips else ""
+    write_text(output / "report.html", _page(tables, figures, clips, others))
     return others
 
 
@@ -102,13 +106,32 @@ def _write_data(run: Run, path: Path) -> None:
     write_text(path, json.dumps(content) + "\n")
 
 
-def _page(tables: Sequence[Table], figures: Sequence[Path], others: Sequence[str]) -> str:
+def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
+    """Clips of the preset's best agent on several tasks, as HTML; a line that says how where nothing can render."""
+    agents = [run for run in runs if run.preset == preset and len(run.config.task_names) > 1]
+    if not agents:
+        return ""
+    best = max(agents, key=lambda run: np.mean([result.mean_reward for result in run.results["after"].values()]))
+    tasks = {task.name: str(task.env_id) for task in best.config.resolved_tasks()}
+    clips = render_clips(RunFolder(best.path).agents / "final", tasks, folder)
+    if not clips:
+        return f"<p>{HOW_TO_RENDER}</p>"
+    images = []
+    for task, path in clips.items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        caption = f"{task}: {best.results['after'][task].mean_reward:.0f}"
+        image = f"<img alt='{task}' src='data:image/gif;base64,{data}'>"
+        images.append(f"<figure class='clip'>{image}<figcaption>{caption}</figcaption></figure>")
+    return f"<h2>{preset}/{best.name}, seed {best.seed}: three seconds, at half speed</h2><div>{''.join(images)}</div>"
+
+
+def _page(tables: Sequence[Table], figures: Sequence[Path], clips: str, others: Sequence[str]) -> str:
     drawn = "".join(f"<figure id='{path.stem}'>{_inline_svg(path)}</figure>" for path in figures)
     missing = f"<p>{len(others)} runs are not finished, and not in here.</p>" if others else ""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>sb3-multitask report</title>"
         f"<style>{_STYLE}</style></head><body><h1>Report</h1>{missing}"
-        f"{''.join(table.html() for table in tables)}<h2>Learning curves</h2>{drawn}</body></html>\n"
+        f"{''.join(table.html() for table in tables)}{clips}<h2>Learning curves</h2>{drawn}</body></html>\n"
     )
 
 
