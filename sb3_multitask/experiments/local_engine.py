@@ -70,7 +70,6 @@ class _Scheduler:
         self.failed: dict[str, str] = {}
         self.finished = {run.key for run in runs if _status(run) == "finished"}
         self.left_out: set[str] = set()
-        self.elsewhere: set[str] = set()
 
     def work(self) -> None:
         while True:
