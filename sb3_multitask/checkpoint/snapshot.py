@@ -98,7 +98,7 @@ def take(model: A2CMultiTask, root: BaseCallback, origin: Origin) -> dict[str, A
 def put_back(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any], origin: Origin) -> None:
     """Make a training run what it was when :func:`take` gave ``snapshot``; generators last.
 
-    :raises CheckpointError: if settings differ or weights are not finite (nothing is changed then), or the env is another
+    :raises CheckpointError: on other settings or weights that are not finite (nothing is changed), or another env
     """
     assert model.env is not None
     _check_settings(origin.settings, snapshot["settings"])
