@@ -313,7 +313,10 @@ def test_a_run_of_the_command_line_survives_signals_and_kills(tmp_path):
     code, out, err = finish(process)
     assert code == 128 + signal.SIGTERM, err
     assert "sb3-multitask train --resume run" in out
-    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    status = json.loads((folder / "run.json").read_text())
+    assert status["status"] == "interrupted"
+    first_session = status["wall_seconds"]
+    assert first_session > 0
     newest = int(list_checkpoints(folder / "checkpoints")[0].name)
 
     process = start(tmp_path, "--resume", "run")
@@ -332,6 +335,7 @@ def test_a_run_of_the_command_line_survives_signals_and_kills(tmp_path):
     wait_for_checkpoint(folder, beyond=int(list_checkpoints(folder / "checkpoints")[0].name))
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process)[0] == 128 + signal.SIGTERM
+    assert json.loads((folder / "run.json").read_text())["wall_seconds"] > first_session  # sessions add up
 
 
 def test_a_resumed_run_of_the_command_line_has_the_same_results(tmp_path):

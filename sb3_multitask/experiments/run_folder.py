@@ -2,7 +2,7 @@
 
 =====================  ==============================================================================
 ``config.yml``         the validated config
-``run.json``           status, command, versions, machine, threads, code revision
+``run.json``           status, time taken, command, versions, machine, threads, code revision
 ``log.txt``            what a run of a grid printed
 ``checkpoints/``       from which ``--resume`` goes on (:mod:`sb3_multitask.checkpoint`)
 ``monitor/``           SB3's monitor files, one per sub-environment

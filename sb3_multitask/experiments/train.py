@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -52,7 +53,8 @@ def train_run(
             dump_config(config, folder.config)
         elif load_config(TrainConfig, folder.config) != config:
             raise ConfigError(f"{folder.config} is the config of another run; choose another folder")
-        folder.write_status("running", seed=config.seed)
+        clock = _Clock(folder.read_status())
+        folder.write_status("running", seed=config.seed, **clock.read())
         try:
             facts = _train(config, folder, stop, progress_bar, verbose, announce)
             draw_learning_curves(
@@ -62,13 +64,27 @@ def train_run(
                 f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.task_schedule})",
             )
         except KeyboardInterrupt as e:
-            folder.write_status("interrupted", seed=config.seed, reason=str(e) or "KeyboardInterrupt")
+            folder.write_status("interrupted", seed=config.seed, reason=str(e) or "KeyboardInterrupt", **clock.read())
             raise
         except BaseException as e:
-            folder.write_status("failed", seed=config.seed, reason=f"{type(e).__name__}: {e}")
+            folder.write_status("failed", seed=config.seed, reason=f"{type(e).__name__}: {e}", **clock.read())
             raise
-        folder.write_status("finished", seed=config.seed, **facts)
+        folder.write_status("finished", seed=config.seed, **facts, **clock.read())
         return folder.read_results()
+
+
+class _Clock:
+    """Time that a run took so far; what a session that was killed took is not known and left out."""
+
+    def __init__(self, status: Mapping[str, Any]) -> None:
+        self.wall = float(status.get("wall_seconds", 0)) - time.monotonic()
+        self.cpu = float(status.get("cpu_seconds", 0)) - time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {
+            "wall_seconds": round(self.wall + time.monotonic(), 1),
+            "cpu_seconds": round(self.cpu + time.process_time(), 1),
+        }
 
 
 def _train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class Run:
     """A finished run: where it stands in the grid, its settings, and its returns.
 
     :param results: moment ("before", a budget in steps, "after") -> task -> result
+    :param status: what ``run.json`` says
     """
 
     preset: str
@@ -26,6 +28,7 @@ class Run:
     path: Path
     config: TrainConfig
     results: dict[str, dict[str, TaskResult]]
+    status: dict[str, Any]
 
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
@@ -46,12 +49,12 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
     for path in sorted(root.glob("*/*/seed_*")):
         preset, name = path.parts[-3:-1]
         folder = RunFolder(path)
-        status = folder.read_status().get("status", "waiting")
-        if status != "finished":
-            others.append(f"{preset}/{name}/{path.name}: {status}")
+        status = folder.read_status()
+        if status.get("status") != "finished":
+            others.append(f"{preset}/{name}/{path.name}: {status.get('status', 'waiting')}")
             continue
         config = load_config(TrainConfig, folder.config)
-        runs.append(Run(preset, name, config.seed, path, config, folder.read_results()))
+        runs.append(Run(preset, name, config.seed, path, config, folder.read_results(), status))
     if not runs and not others:
         raise FileNotFoundError(f"{root} holds no runs (<preset>/<run>/seed_<n>)")
     return runs, others

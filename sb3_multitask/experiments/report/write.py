@@ -18,7 +18,18 @@ from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import write_text
 
-_PROVENANCE = ("versions", "python", "machine", "torch_threads", "revision", "engine", "backend", "physics_threads")
+_PROVENANCE = (
+    "versions",
+    "python",
+    "machine",
+    "torch_threads",
+    "revision",
+    "engine",
+    "backend",
+    "physics_threads",
+    "wall_seconds",
+    "cpu_seconds",
+)
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
@@ -82,24 +93,31 @@ def all_runs(runs: Sequence[Run]) -> Table:
                 str(statistics.median_task(scores)),
                 str(statistics.worst_task(scores)),
                 per_task,
+                _minutes(seeds),
             ]
         )
     return Table(
         "runs",
         "All runs",
         "Deterministic returns at the end of training: mean over seeds and tasks, interquartile mean, median task and "
-        "worst task, with 95% stratified bootstrap intervals; and the mean over seeds of each task.",
-        ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task"],
+        "worst task, with 95% stratified bootstrap intervals; the mean over seeds of each task; and the mean CPU time "
+        "of a seed, evaluations included.",
+        ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task", "CPU minutes"],
         rows,
     )
 
 
+def _minutes(runs: Sequence[Run]) -> str:
+    """Mean CPU time of the runs whose folders know it."""
+    seconds = [run.status["cpu_seconds"] for run in runs if "cpu_seconds" in run.status]
+    return f"{np.mean(seconds) / 60:.1f}" if seconds else "-"
+
+
 def _write_data(run: Run, path: Path) -> None:
-    facts = RunFolder(run.path).read_status()
     curves = run.curves().items()
     content = {
         "settings": run.config.model_dump(mode="json", exclude_unset=True),
-        "ran_with": {name: facts[name] for name in _PROVENANCE if name in facts},
+        "ran_with": {name: run.status[name] for name in _PROVENANCE if name in run.status},
         "results": {m: {task: asdict(result) for task, result in tasks.items()} for m, tasks in run.results.items()},
         "curves": {task: {"steps": steps.tolist(), "returns": values.tolist()} for task, (steps, values) in curves},
     }
