@@ -15,7 +15,9 @@ from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import statistics, write_report
 from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
 from sb3_multitask.experiments.report.collect import read_runs
-from sb3_multitask.experiments.report.paper import BODIES, difference
+from sb3_multitask.experiments.report.comparisons import _first_frames, ablation, frames_to_reach
+from sb3_multitask.experiments.report.paper import BODIES
+from sb3_multitask.experiments.report.statistics import difference
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.tasks import TASK_SETS
 
@@ -134,6 +136,36 @@ def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
+
+
+def test_frames_until_a_level(tmp_path, runs):
+    """Curves rise linearly over 4000 frames of a body: to 1000 + seed, 900 + seed, 1500 + seed."""
+    found, _ = read_runs(runs)
+    rows = {row[0]: row for row in frames_to_reach(found, "p", level=950).rows}
+    assert rows["scratch"][1:4] == ["1.00", "1.00", "0.00M"]
+    assert rows["distillation"][1:4] == ["0.00", "", "never"]
+    frames = _first_frames(found, "p", "vanilla", 950)
+    assert frames.shape == (2, 6)
+    assert (frames == 3000).all()  # 1000 of 1500 is the first of the four evaluations at 950 or above
+    assert frames_to_reach(found, "nobody").rows[0][-1] == "0"
+
+
+def test_an_ablation_stands_beside_its_preset(tmp_path, runs):
+    for seed in range(3):
+        write_run(runs, "tuned", "vanilla", seed, "HalfCheetahBody6", 1500)
+    for seed in (0, 1):
+        write_run(runs, "ablation", "vanilla_1_env", seed, "HalfCheetahBody6", 500, n_envs_per_task=1)
+    found, _ = read_runs(runs)
+    ((change, mean, median, worst, without, difference, better, seeds),) = ablation(found, "ablation", "tuned").rows
+    assert (change, seeds) == ("vanilla: 1 env", "2")
+    assert mean.startswith("500 [")
+    assert median.startswith("500 [")
+    assert worst.startswith("500 [")
+    assert without.startswith("1500 [")  # seeds 0 and 1; with seed 2 it would be 1501
+    assert difference.startswith("-1000 [")
+    assert better.startswith("0.00")
+    write_report(runs, tmp_path / "report", with_clips=False)
+    assert "| vanilla: 1 env | 500 [" in (tmp_path / "report/ablation_ablation.md").read_text()
 
 
 def test_what_a_run_was_is_read_from_its_folder(runs):

@@ -11,7 +11,6 @@ import numpy as np
 
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.report.collect import Run, returns, select
-from sb3_multitask.experiments.report.statistics import Estimate
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.tasks import TASK_SETS
 
@@ -80,36 +79,6 @@ def table_2(runs: Sequence[Run], preset: str) -> Table:
     return Table(f"table_2_{preset}", f"Table 2: multi-task ({preset})", note, header, rows)
 
 
-def comparisons(runs: Sequence[Run], preset: str) -> Table:
-    """Differences of means and probabilities of improvement between the methods."""
-    scores = {method: method_returns(runs, preset, method) for method in METHODS}
-    rows = []
-    for first, second in (("vanilla", "scratch"), ("distillation", "scratch"), ("vanilla", "distillation")):
-        a, b = scores[first], scores[second]
-        better = statistics.probability_of_improvement(a, b)
-        n = min(len(a), len(b))
-        rows.append([f"{first} over {second}", str(difference(a, b)), _probability(better), str(n)])
-    return Table(
-        f"comparisons_{preset}",
-        f"Which method is better ({preset})",
-        "Difference of the means over the six bodies, and the probability that a seed of the first beats a seed of the "
-        "second on a body (1/2: no difference), with 95% bootstrap intervals.",
-        ["", "difference of means", "probability of improvement", "seeds"],
-        rows,
-    )
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Mean of ``a`` less mean of ``b``, each (n_seeds, n_tasks)."""
-    n_tasks = a.shape[1]
-
-    def statistic(*columns: np.ndarray, axis: int = -1) -> Any:
-        means = np.stack([column.mean(axis=axis) for column in columns])
-        return means[:n_tasks].mean(axis=0) - means[n_tasks:].mean(axis=0)
-
-    return statistics.bootstrap([*a.T, *b.T], statistic, min(len(a), len(b)))
-
-
 def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
     """After each phase the return on both bodies; forgetting and transfer."""
     rows = []
@@ -165,9 +134,3 @@ def _paper(*keys: str) -> str:
 
 def _beside(ours: Sequence[str], papers: Sequence[str]) -> list[str]:
     return [cell for pair in zip(ours, papers, strict=True) for cell in pair]
-
-
-def _probability(estimate: Estimate) -> str:
-    if not np.isfinite(estimate.low):
-        return "-" if not np.isfinite(estimate.value) else f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -71,6 +71,17 @@ def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estima
     return bootstrap([*scores.T, *others.T], statistic, min(len(scores), len(others)))
 
 
+def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
+    """Mean of ``a`` less mean of ``b``, each (n_seeds, n_tasks)."""
+    n_tasks = a.shape[1]
+
+    def statistic(*columns: np.ndarray, axis: int = -1) -> Any:
+        means = np.stack([column.mean(axis=axis) for column in columns])
+        return means[:n_tasks].mean(axis=0) - means[n_tasks:].mean(axis=0)
+
+    return bootstrap([*a.T, *b.T], statistic, min(len(a), len(b)))
+
+
 def _estimate(scores: np.ndarray, statistic: Statistic) -> Estimate:
     def pooled(*columns: np.ndarray, axis: int = -1) -> Any:
         return statistic(np.concatenate(np.broadcast_arrays(*columns), axis=axis), axis)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_multitask.experiments.report import paper, statistics
+from sb3_multitask.experiments.report import comparisons, paper, statistics
 from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
 from sb3_multitask.experiments.report.figures import draw_paper_figures
@@ -30,6 +30,8 @@ _PROVENANCE = (
     "wall_seconds",
     "cpu_seconds",
 )
+ABLATION_OF = "tuned"
+"""The preset that the paper's grid changes one setting of."""
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
@@ -72,7 +74,10 @@ def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
     if any(name.startswith("finetune_") for name in names):
         tables += [paper.table_1(runs, preset), paper.transfer_matrix(runs, preset)]
     if names & {"vanilla", "distillation"}:
-        tables += [paper.table_2(runs, preset), paper.comparisons(runs, preset)]
+        tables += [paper.table_2(runs, preset), comparisons.comparisons(runs, preset)]
+        tables.append(comparisons.frames_to_reach(runs, preset))
+    if "vanilla" not in names and any(name.startswith("vanilla_") for name in names):
+        tables.append(comparisons.ablation(runs, preset, ABLATION_OF))
     return tables
 
 
