@@ -1,11 +1,14 @@
 """Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task."""
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.agents import Agent, load_agent, save_agent
+from sb3_multitask.agent_files import load_agent, save_agent
+from sb3_multitask.agents import Agent
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, register_envs
-from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult, evaluate_tasks
+from sb3_multitask.eval_callback import MultiTaskEvalCallback
+from sb3_multitask.evaluation import TaskResult, evaluate_tasks
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
+from sb3_multitask.pretrained import load_pretrained
 from sb3_multitask.tasks import TASK_SETS, Task
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import (
@@ -38,6 +41,7 @@ __all__ = [
     "evaluate_tasks",
     "freeze",
     "load_agent",
+    "load_pretrained",
     "make_multitask_vec_env",
     "save_agent",
     "transfer",

@@ -1,32 +1,24 @@
 """A trained policy by itself: weights and its own normaliser, no environment, no optimizer.
 
-Agents are what teachers are, what is shared and shipped, and what acts on raw observations. Their files are safetensors
-and JSON; from SB3's files their weights are taken without running anything (:mod:`sb3_multitask.readers`).
+Agents are what teachers are, what is shared and shipped, and what acts on raw observations. Their files are in
+:mod:`sb3_multitask.agent_files`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from sb3_multitask.files import replacing, write_json
-from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
-from sb3_multitask.tasks import did_you_mean
+from sb3_multitask.readers import ObsStatistics
+from sb3_multitask.tasks import Task, did_you_mean
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
 
-SCHEMA = 1
-_FORMAT = "sb3-multitask agent"
-_MAX_BYTES = 256 * 2**20
 _ACTIVATIONS: dict[str, Any] = {
     "Tanh": np.tanh,
     "ReLU": lambda x: np.maximum(x, 0),
@@ -48,6 +40,7 @@ class Agent:
     :param action_high: (action_dim,)
     :param log_std_bounds: (low, high, init) of a state-dependent log-std, see ``MultiTaskActorCriticPolicy``
     :param facts: where it comes from; plain values
+    :param tasks: what the heads are for, if that is known: with them it can be evaluated by itself
     :raises ValueError: if the parts do not fit together, or a weight is not finite
     """
 
@@ -59,6 +52,7 @@ class Agent:
     action_high: np.ndarray | float = np.inf
     log_std_bounds: tuple[float, float, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    tasks: tuple[Task, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.activation not in _ACTIVATIONS:
@@ -67,6 +61,11 @@ class Agent:
         if bad:
             raise ValueError(f"weights that are not finite: {', '.join(bad)}")
         n_tasks = len(self.task_names)
+        if self.tasks is not None and tuple(task.name for task in self.tasks) != self.task_names:
+            raise ValueError(
+                f"tasks {', '.join(task.name for task in self.tasks)} are not those of the heads: "
+                f"{', '.join(self.task_names)}"
+            )
         try:
             trunk, heads = self._trunk(), self._heads()
             mean, log_std = self._forward(trunk, [(w[:1], b[:1]) for w, b in heads], 0, np.zeros((1, self.obs_dim)))
@@ -236,109 +235,5 @@ def agent_of(model: A2CMultiTask, **facts: Any) -> Agent:
         space.high.copy(),
         bounds,
         {"num_timesteps": model.num_timesteps, **facts},
+        model.tasks,
     )
-
-
-def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
-    """Write an agent as ``<path>.safetensors`` and ``<path>.json``: small, and nothing in them is executed.
-
-    :param agent: an agent, or a model whose policy becomes one
-    :param path: without an ending
-    :raises SaveError: if a file cannot be written
-    """
-    agent = agent if isinstance(agent, Agent) else agent_of(agent)
-    path = Path(path)
-    arrays = {f"policy/{name}": np.ascontiguousarray(array) for name, array in agent.weights.items()}
-    if agent.statistics is not None:
-        arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
-    content = safetensors.numpy.save(arrays)
-    with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
-        beside.write_bytes(content)
-    statistics = agent.statistics
-    write_json(
-        path.with_name(f"{path.name}.json"),
-        {
-            "format": _FORMAT,
-            "schema": SCHEMA,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "task_names": list(agent.task_names),
-            "activation": agent.activation,
-            "action_low": np.broadcast_to(agent.action_low, agent.action_dim).tolist(),
-            "action_high": np.broadcast_to(agent.action_high, agent.action_dim).tolist(),
-            "log_std_bounds": agent.log_std_bounds,
-            "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
-            "facts": dict(agent.facts),
-        },
-    )
-
-
-def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
-    """Read an agent; nothing in its files is executed.
-
-    :param path: what :func:`save_agent` was given; a zip of ``A2CMultiTask``, or of SB3's A2C or PPO; or a run's
-        folder, whose ``model.zip`` it is
-    :param normalizer: for a zip of SB3: the file of ``VecNormalize.save`` that belongs to it
-    :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
-    """
-    path = Path(path)
-    path = path / "model.zip" if path.is_dir() else path
-    try:
-        if path.suffix == ".zip":
-            return _agent_of_zip(read_sb3_zip(path), normalizer)
-        return _read_agent(path)
-    except UnreadableFileError:
-        raise
-    except ValueError as e:
-        raise UnreadableFileError(f"{path}: {e}") from e
-
-
-def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None) -> Agent:
-    statistics = policy.statistics
-    if normalizer is not None:
-        statistics = read_vec_normalize(normalizer)
-    names = policy.task_names or ("task",)
-    return Agent(policy.weights, names, statistics, policy.activation, -1.0, 1.0, facts={"algorithm": policy.algorithm})
-
-
-def _read_agent(path: Path) -> Agent:
-    arrays_path, json_path = (path.with_name(f"{path.name}.{ending}") for ending in ("safetensors", "json"))
-    try:
-        for file in (arrays_path, json_path):
-            if file.stat().st_size > _MAX_BYTES:
-                raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
-        content, text = arrays_path.read_bytes(), json_path.read_bytes()
-    except OSError as e:
-        raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
-    try:
-        facts = json.loads(text)
-        if facts["format"] != _FORMAT or facts["schema"] != SCHEMA:
-            raise UnreadableFileError(f"{json_path}: is no agent of schema version {SCHEMA}")
-        if facts["sha256"] != hashlib.sha256(content).hexdigest():
-            raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
-        arrays = safetensors.numpy.load(content)
-        names = _checked_names(facts["task_names"])
-        statistics = None
-        if facts["normalizer"] is not None:
-            mean, var = arrays["statistics/mean"], arrays["statistics/var"]
-            statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
-        bounds = facts["log_std_bounds"]
-        return Agent(
-            {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
-            names,
-            statistics,
-            facts["activation"],
-            np.array(facts["action_low"]),
-            np.array(facts["action_high"]),
-            None if bounds is None else tuple(bounds),
-            facts["facts"],
-        )
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as e:
-        if isinstance(e, UnreadableFileError):
-            raise
-        raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
-
-
-def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"task names must be strings (got {names!r})")
-    return tuple(names)

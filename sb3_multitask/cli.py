@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console()
+_PRETRAINED = "pretrained:"
 
 
 @app.callback()
@@ -164,11 +165,17 @@ def report(
         "[bold]Examples[/bold]\n\n"
         "sb3-multitask evaluate runs/main\n\n"
         "sb3-multitask evaluate runs/main/best_model.zip --n-eval-episodes 50 --stochastic\n\n"
+        "sb3-multitask evaluate --pretrained HalfCheetahBody6-vanilla\n\n"
         "sb3-multitask evaluate --config zoo_configs/evaluate.yml"
     )
 )
 def evaluate(
-    model: Annotated[str | None, typer.Argument(help="A run's folder, or a model.zip of A2CMultiTask.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A run's folder, a model.zip of A2CMultiTask, or an agent's .safetensors.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings: model, seed, ...")] = None,
     n_eval_episodes: Annotated[int | None, typer.Option(help="Episodes per task; default: 20.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the evaluation's environments; default: 0.")] = None,
@@ -177,26 +184,42 @@ def evaluate(
     ] = None,
 ) -> None:
     """Return of a trained agent on each of its tasks."""
-    from sb3_multitask.a2c_multitask import A2CMultiTask
     from sb3_multitask.evaluation import evaluate_tasks
     from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
 
+    if pretrained is not None:
+        if model is not None:
+            raise ValueError("Give a model or --pretrained, not both")
+        model = f"{_PRETRAINED}{pretrained}"
     settings = {"model": model, "n_eval_episodes": n_eval_episodes, "seed": seed, "deterministic": deterministic}
     settings = {key: value for key, value in settings.items() if value is not None}
     if config is None and model is None:
-        raise ValueError("Give a run's folder or a model.zip, or --config FILE.yml with the key `model`")
+        raise ValueError(
+            "Give a run's folder or a model.zip, --pretrained NAME, or --config FILE.yml with the key `model`"
+        )
     chosen = load_config(EvaluateConfig, config, settings) if config else make_config(EvaluateConfig, settings)
-    path = Path(chosen.model)
-    path = path / "model.zip" if path.is_dir() else path
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a run's folder or a model.zip")
-    agent = A2CMultiTask.load(path, device="cpu")
     results = evaluate_tasks(
-        agent, n_eval_episodes=chosen.n_eval_episodes, deterministic=chosen.deterministic, seed=chosen.seed
+        _load(chosen.model),
+        n_eval_episodes=chosen.n_eval_episodes,
+        deterministic=chosen.deterministic,
+        seed=chosen.seed,
     )
     console.print(
-        _results_table({"return": results}, f"{escape(str(path))}, {chosen.n_eval_episodes} episodes per task")
+        _results_table({"return": results}, f"{escape(chosen.model)}, {chosen.n_eval_episodes} episodes per task")
     )
+
+
+def _load(model: str) -> Any:
+    """What can be evaluated: a pretrained agent, an agent's files, or a model."""
+    from sb3_multitask import A2CMultiTask, load_agent, load_pretrained
+
+    if model.startswith(_PRETRAINED):
+        return load_pretrained(model.removeprefix(_PRETRAINED))
+    path = Path(model)
+    path = path / "model.zip" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a run's folder, a model.zip or an agent's .safetensors")
+    return load_agent(path.with_suffix("")) if path.suffix == ".safetensors" else A2CMultiTask.load(path, device="cpu")
 
 
 def _exit_code(interrupt: KeyboardInterrupt) -> int:

@@ -12,7 +12,8 @@ import torch as th
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.agents import Agent, agent_of, load_agent
+from sb3_multitask.agent_files import load_agent
+from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.losses import DistillLoss
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.vec_env.schedule import task_normalizer_of

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, cast, get_args
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.files import replacing
-from sb3_multitask.task_logging import make_room_for_tasks
+from sb3_multitask.agents import Agent
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.vec_env.schedule import task_normalizer_of
 
-Score: TypeAlias = Literal["mean", "worst"]
+Evaluable: TypeAlias = BaseAlgorithm | Agent
+Predict: TypeAlias = Callable[[Any], tuple[np.ndarray, Any]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class TaskResult:
 
 
 def evaluate_tasks(
-    model: BaseAlgorithm,
+    model: Evaluable,
     env: VecEnv | None = None,
     n_eval_episodes: int = 20,
     deterministic: bool = True,
@@ -65,7 +64,7 @@ def evaluate_tasks(
     Nothing of the training is touched: its envs, its normaliser's statistics, and all random numbers stay as they
     are. Observations are normalised with the model's statistics; returns are raw.
 
-    :param model: an ``A2CMultiTask``, or another SB3 model on a multi-task VecEnv
+    :param model: an ``A2CMultiTask``, another SB3 model on a multi-task VecEnv, or an :class:`Agent`
     :param env: a ``MultiTaskVecEnv``, normalised or not, other than the model's own; ``None`` makes fresh copies of
         the model's tasks
     :param n_eval_episodes: episodes **per task** (the paper: 20)
@@ -80,11 +79,11 @@ def evaluate_tasks(
     if env is None:
         venv = MultiTaskVecEnv(_tasks_of(model), min(n_eval_episodes, 5), seed=seed)
     else:
-        venv = _checked_env(model, env)
-    eval_env = _normalized_like(model, venv, env)
+        venv = checked_env(model, env)
+    eval_env: VecEnv = venv if isinstance(model, Agent) else _normalized_like(model, venv, env)
     try:
-        with _untouched(model, seed):
-            episodes = _run_episodes(model, eval_env, n_eval_episodes, deterministic, max_episode_steps)
+        with _predicting(model, deterministic, seed) as predict:
+            episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
     finally:
         if env is None:
             eval_env.close()
@@ -92,7 +91,7 @@ def evaluate_tasks(
 
 
 def _run_episodes(
-    model: BaseAlgorithm, env: VecEnv, n_eval_episodes: int, deterministic: bool, max_episode_steps: int
+    predict: Predict, env: VecEnv, n_eval_episodes: int, max_episode_steps: int
 ) -> dict[str, list[tuple[float, int]]]:
     """(return, length) of ``n_eval_episodes`` episodes of each task.
 
@@ -104,7 +103,7 @@ def _run_episodes(
     capped: set[str] = set()
     while n_missing := n_eval_episodes - len(episodes[venv.task_names[0]]):
         wanted = np.tile(np.arange(venv.n_envs_per_task) < n_missing, venv.n_tasks)
-        played = _run_round(model, env, wanted, deterministic, max_episode_steps)
+        played = _run_round(predict, env, wanted, max_episode_steps)
         for row, (episode, ended) in played.items():
             name = venv.task_names[row // venv.n_envs_per_task]
             episodes[name].append(episode)
@@ -120,7 +119,7 @@ def _run_episodes(
 
 
 def _run_round(
-    model: BaseAlgorithm, env: VecEnv, wanted: np.ndarray, deterministic: bool, max_episode_steps: int
+    predict: Predict, env: VecEnv, wanted: np.ndarray, max_episode_steps: int
 ) -> dict[int, tuple[tuple[float, int], bool]]:
     """One episode of every wanted row: row -> ((return, length), whether it ended by itself), rows ascending."""
     played: dict[int, tuple[tuple[float, int], bool]] = {}
@@ -128,7 +127,7 @@ def _run_round(
     running = wanted.copy()
     obs = env.reset()
     for length in range(1, max_episode_steps + 1):
-        actions, _ = model.predict(obs, deterministic=deterministic)  # type: ignore[arg-type]
+        actions, _ = predict(obs)
         obs, rewards, dones, infos = env.step(actions)
         returns += rewards
         for row in (dones & running).nonzero()[0].tolist():
@@ -141,22 +140,26 @@ def _run_round(
     return dict(sorted(played.items()))
 
 
-def _tasks_of(model: BaseAlgorithm) -> tuple[Task, ...]:
-    tasks = getattr(model, "tasks", None) or getattr(model.get_env(), "tasks", None)
+def _tasks_of(model: Evaluable) -> tuple[Task, ...]:
+    tasks = getattr(model, "tasks", None) or getattr(_training_env(model), "tasks", None)
     if tasks is None:
         raise ValueError(
-            "The model's tasks are not known, since it was not trained on a MultiTaskVecEnv. "
-            "Pass `env=make_multitask_vec_env(tasks, training=False)`."
+            "The model's tasks are not known, since it was not trained on a MultiTaskVecEnv, or is an agent whose file "
+            "does not name their ids. Pass `env=make_multitask_vec_env(tasks, training=False)`."
         )
     return cast("tuple[Task, ...]", tasks)
 
 
-def _checked_env(model: BaseAlgorithm, env: VecEnv) -> MultiTaskVecEnv:
+def _training_env(model: Evaluable) -> VecEnv | None:
+    return None if isinstance(model, Agent) else model.get_env()
+
+
+def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
     """The MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
     venv = env.unwrapped
     if not isinstance(venv, MultiTaskVecEnv):
         raise ValueError(f"`env` must be a MultiTaskVecEnv, normalised or not (got {env!r})")
-    training_env = model.get_env()
+    training_env = _training_env(model)
     if training_env is not None and training_env.unwrapped is venv:
         raise ValueError("`env` is the model's training env, which an evaluation would disturb; make another.")
     names = getattr(model, "task_names", None) or getattr(training_env, "task_names", None) or venv.task_names
@@ -197,8 +200,11 @@ def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _untouched(model: BaseAlgorithm, seed: int) -> Iterator[None]:
-    """Put back torch's random state and the policy's mode afterwards."""
+def _predicting(model: Evaluable, deterministic: bool, seed: int) -> Iterator[Predict]:
+    """The model's ``predict``; torch's random state and the policy's mode are put back afterwards."""
+    if isinstance(model, Agent):
+        yield partial(model.predict, deterministic=deterministic, generator=np.random.default_rng(seed))
+        return
     was_training = model.policy.training
     on_gpu = model.device.type == "cuda"
     with th.random.fork_rng(devices=[model.device] if on_gpu else []):
@@ -206,161 +212,6 @@ def _untouched(model: BaseAlgorithm, seed: int) -> Iterator[None]:
         if on_gpu:
             th.cuda.manual_seed(seed)
         try:
-            yield
+            yield partial(model.predict, deterministic=deterministic)
         finally:
             model.policy.set_training_mode(was_training)
-
-
-class MultiTaskEvalCallback(EvalCallback):
-    """SB3's ``EvalCallback`` with equal episodes for every task, and per-task logs and files.
-
-    Logs ``eval/<task>/mean_reward``, ``eval/<task>/mean_ep_length`` and ``eval/worst_task_reward`` beside SB3's own
-    keys. ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row) and ``task_names``,
-    ``task_results`` and ``task_ep_lengths`` of shape (n_evaluations, n_tasks, n_eval_episodes).
-
-    :param eval_env: a ``MultiTaskVecEnv``, normalised or not; it is evaluated with the model's statistics
-    :param callback_on_new_best: called when a new best model is found
-    :param callback_after_eval: called after every evaluation
-    :param n_eval_episodes: episodes **per task**
-    :param eval_freq: **environment steps** (over all tasks) between two evaluations
-    :param log_path: folder for ``evaluations.npz``
-    :param best_model_save_path: folder for ``best_model.zip``
-    :param deterministic: the mean of the Gaussian instead of a sample
-    :param score: what makes a model the best, the ``"mean"`` over the tasks or the ``"worst"`` task;
-        ``best_mean_reward`` holds it
-    :param verbose: 1 prints each result
-    :param log_name: first part of the log keys
-    :raises ValueError: on an unknown score, or ``n_eval_episodes`` or ``eval_freq`` below 1
-    """
-
-    def __init__(
-        self,
-        eval_env: VecEnv,
-        callback_on_new_best: BaseCallback | None = None,
-        callback_after_eval: BaseCallback | None = None,
-        n_eval_episodes: int = 5,
-        eval_freq: int = 100_000,
-        log_path: str | Path | None = None,
-        best_model_save_path: str | Path | None = None,
-        deterministic: bool = True,
-        score: Score = "mean",
-        verbose: int = 1,
-        log_name: str = "eval",
-    ) -> None:
-        if score not in get_args(Score):
-            raise ValueError(f"`score` must be one of {', '.join(get_args(Score))} (got {score!r})")
-        for name, value in {"n_eval_episodes": n_eval_episodes, "eval_freq": eval_freq}.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1 (got {value})")
-        super().__init__(
-            eval_env,
-            callback_on_new_best,
-            callback_after_eval,
-            n_eval_episodes,
-            eval_freq,
-            None if log_path is None else str(log_path),
-            None if best_model_save_path is None else str(best_model_save_path),
-            deterministic,
-            verbose=verbose,
-        )
-        self.score = score
-        self.log_name = log_name
-        self.evaluations_tasks: list[dict[str, TaskResult]] = []
-        self._last_timesteps = 0
-
-    def _init_callback(self) -> None:
-        with warnings.catch_warnings():
-            # SB3 wants both envs of one type, for its sync; statistics are handed over by evaluate_tasks here.
-            warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
-            super()._init_callback()
-
-    def _on_training_start(self) -> None:
-        self._last_timesteps = self.num_timesteps
-        make_room_for_tasks(self.logger, _checked_env(self.model, self.eval_env).task_names)
-
-    def _on_step(self) -> bool:
-        due = self.num_timesteps // self.eval_freq > self._last_timesteps // self.eval_freq
-        self._last_timesteps = self.num_timesteps
-        if not due:
-            return True
-        results = evaluate_tasks(self.model, self.eval_env, self.n_eval_episodes, self.deterministic)
-        self._store(results)
-        self._log(results)
-        means = [result.mean_reward for result in results.values()]
-        score = float(np.mean(means) if self.score == "mean" else np.min(means))
-        continue_training = True
-        if score > self.best_mean_reward:
-            continue_training = self._on_new_best(score)
-        if self.callback is not None:
-            continue_training = continue_training and self._on_event()
-        return continue_training
-
-    def _store(self, results: dict[str, TaskResult]) -> None:
-        self.evaluations_timesteps.append(self.num_timesteps)
-        self.evaluations_tasks.append(results)
-        rewards = [result.episode_rewards for result in results.values()]
-        lengths = [result.episode_lengths for result in results.values()]
-        self.evaluations_results.append(np.ravel(rewards).tolist())
-        self.evaluations_length.append(np.ravel(lengths).tolist())
-        if self.log_path is None:
-            return
-        history = [list(evaluation.values()) for evaluation in self.evaluations_tasks]
-        with replacing(f"{self.log_path}.npz") as beside:
-            np.savez(
-                beside,
-                timesteps=self.evaluations_timesteps,
-                results=self.evaluations_results,
-                ep_lengths=self.evaluations_length,
-                task_names=np.array(list(results)),
-                task_results=[[result.episode_rewards for result in row] for row in history],
-                task_ep_lengths=[[result.episode_lengths for result in row] for row in history],
-            )
-
-    def get_state(self) -> dict[str, Any]:
-        """All evaluations so far, for a checkpoint."""
-        history = [{task: asdict(result) for task, result in row.items()} for row in self.evaluations_tasks]
-        return {
-            "best_mean_reward": float(self.best_mean_reward),
-            "last_mean_reward": float(self.last_mean_reward),
-            "last_timesteps": self._last_timesteps,
-            "timesteps": list(self.evaluations_timesteps),
-            "history": history,
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
-        self.best_mean_reward, self.last_mean_reward = state["best_mean_reward"], state["last_mean_reward"]
-        self._last_timesteps = state["last_timesteps"]
-        self.evaluations_timesteps = list(state["timesteps"])
-        self.evaluations_tasks = [
-            {task: TaskResult.from_json(result) for task, result in row.items()} for row in state["history"]
-        ]
-        rows = [list(row.values()) for row in self.evaluations_tasks]
-        self.evaluations_results = [np.ravel([result.episode_rewards for result in row]).tolist() for row in rows]
-        self.evaluations_length = [np.ravel([result.episode_lengths for result in row]).tolist() for row in rows]
-
-    def _log(self, results: dict[str, TaskResult]) -> None:
-        means = {task: result.mean_reward for task, result in results.items()}
-        worst = min(means, key=lambda task: means[task])
-        self.last_mean_reward = float(np.mean(list(means.values())))
-        self.logger.record(f"{self.log_name}/mean_reward", self.last_mean_reward)
-        self.logger.record(f"{self.log_name}/mean_ep_length", float(np.mean(self.evaluations_length[-1])))
-        self.logger.record(f"{self.log_name}/worst_task_reward", means[worst])
-        for task, result in results.items():
-            self.logger.record(f"{self.log_name}/{task}/mean_reward", result.mean_reward)
-            self.logger.record(f"{self.log_name}/{task}/mean_ep_length", float(np.mean(result.episode_lengths)))
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(self.num_timesteps)
-        if self.verbose >= 1:
-            print(  # noqa: T201
-                f"Eval num_timesteps={self.num_timesteps}, mean over tasks={self.last_mean_reward:.2f}, "
-                f"worst task={means[worst]:.2f} ({worst})"
-            )
-
-    def _on_new_best(self, score: float) -> bool:
-        if self.verbose >= 1:
-            print(f"New best {self.score} reward!")  # noqa: T201
-        self.best_mean_reward = score
-        if self.best_model_save_path is not None:
-            self.model.save(Path(self.best_model_save_path) / "best_model")
-        return self.callback_on_new_best is None or self.callback_on_new_best.on_step()

@@ -136,3 +136,45 @@ def test_weights_that_are_not_finite_are_refused(model):
 def test_a_run_folder_is_its_model(tmp_path, model):
     model.save(tmp_path / "run" / "model.zip")
     assert mt.load_agent(tmp_path / "run").digest == agent_of(model).digest
+
+
+# Evaluated by themselves
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_an_agent_is_evaluated_as_its_model_is(normalize):
+    model = trained(normalize=normalize)
+    agent = agent_of(model)
+    expected = mt.evaluate_tasks(model, n_eval_episodes=3)
+    results = mt.evaluate_tasks(agent, n_eval_episodes=3)  # its tasks are known
+    assert list(results) == list(expected)
+    for task, result in results.items():
+        np.testing.assert_allclose(result.episode_rewards, expected[task].episode_rewards, rtol=1e-5)
+    env = mt.make_multitask_vec_env(drift_tasks(3, high=0.5), 3, seed=0, training=False)
+    on_given = mt.evaluate_tasks(agent, env, n_eval_episodes=3)
+    np.testing.assert_allclose(on_given["A"].mean_reward, results["A"].mean_reward, rtol=1e-5)
+    samples = [mt.evaluate_tasks(agent, n_eval_episodes=3, deterministic=False, seed=seed) for seed in (1, 1, 2)]
+    assert samples[0] == samples[1] != samples[2]
+
+
+def test_tasks_that_are_ids_are_kept_in_the_file(tmp_path, saved):
+    assert mt.load_agent(saved).tasks is None  # classes in a script cannot be found again
+    with pytest.raises(ValueError, match="an agent whose file does not name their ids"):
+        mt.evaluate_tasks(mt.load_agent(saved))
+    tasks = (mt.Task("light", "HalfCheetahSmallFoot-v0", {"ctrl_cost_weight": 0.5}),)
+    mt.save_agent(mt.A2CMultiTask("MultiTaskMlpPolicy", tasks, device="cpu"), tmp_path / "ids")
+    assert mt.load_agent(tmp_path / "ids").tasks == tasks
+    description = json.loads((tmp_path / "ids.json").read_text())
+    for tasks, message in (
+        ([{"name": "light", "env_id": "os:Nothing-v0"}], "must not name a module"),
+        ([{"name": "dark", "env_id": "HalfCheetahSmallFoot-v0"}], "tasks dark are not those of the heads: light"),
+        ([{"name": "light", "id": "HalfCheetahSmallFoot-v0"}], "KeyError"),
+    ):
+        (tmp_path / "ids.json").write_text(json.dumps({**description, "tasks": tasks}))
+        with pytest.raises(UnreadableFileError, match=message):
+            mt.load_agent(tmp_path / "ids")
+
+
+def test_an_unknown_pretrained_agent_is_an_error_with_the_names():
+    with pytest.raises(ValueError, match="No pretrained agent 'nobody'"):
+        mt.load_pretrained("nobody")

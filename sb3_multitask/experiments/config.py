@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from sb3_multitask.a2c_multitask import Engine
-from sb3_multitask.evaluation import Score
+from sb3_multitask.eval_callback import Score
 from sb3_multitask.files import replacing
 from sb3_multitask.losses import DistillLoss
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
@@ -134,7 +134,7 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model: str = Field(description="A run's folder, or a model.zip of A2CMultiTask")
+    model: str = Field(description="A run's folder, a model.zip, an agent's .safetensors, or `pretrained:<name>`")
     n_eval_episodes: int = Field(20, ge=1, description="Episodes per task")
     seed: int = Field(0, ge=0, description="Seed of the evaluation's environments")
     deterministic: bool = Field(default=True, description="The Gaussian's mean, or samples")

@@ -8,7 +8,8 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.agents import agent_of, save_agent
+from sb3_multitask.agent_files import save_agent
+from sb3_multitask.agents import agent_of
 from sb3_multitask.evaluation import TaskResult, evaluate_tasks
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.tasks import Task

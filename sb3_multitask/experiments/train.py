@@ -11,10 +11,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.agents import agent_of, save_agent
+from sb3_multitask.agent_files import save_agent
+from sb3_multitask.agents import agent_of
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
-from sb3_multitask.evaluation import MultiTaskEvalCallback, TaskResult
+from sb3_multitask.eval_callback import MultiTaskEvalCallback
+from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.milestones import MilestoneCallback, evaluate_fully, other_env

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from sb3_multitask.agents import load_agent
+from sb3_multitask.agent_files import load_agent
 from sb3_multitask.files import replacing
 
 HOW_TO_RENDER = (

@@ -1,0 +1,152 @@
+"""Files of agents: safetensors and JSON, and what is taken out of SB3's; nothing in them is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from sb3_multitask.agents import Agent, agent_of
+from sb3_multitask.files import replacing, write_json
+from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
+from sb3_multitask.tasks import Task
+
+if TYPE_CHECKING:
+    from sb3_multitask.a2c_multitask import A2CMultiTask
+
+SCHEMA = 1
+_FORMAT = "sb3-multitask agent"
+_MAX_BYTES = 256 * 2**20
+
+
+def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
+    """Write an agent as ``<path>.safetensors`` and ``<path>.json``: small, and nothing in them is executed.
+
+    :param agent: an agent, or a model whose policy becomes one
+    :param path: without an ending
+    :raises SaveError: if a file cannot be written
+    """
+    agent = agent if isinstance(agent, Agent) else agent_of(agent)
+    path = Path(path)
+    arrays = {f"policy/{name}": np.ascontiguousarray(array) for name, array in agent.weights.items()}
+    if agent.statistics is not None:
+        arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
+    content = safetensors.numpy.save(arrays)
+    with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
+        beside.write_bytes(content)
+    statistics = agent.statistics
+    write_json(
+        path.with_name(f"{path.name}.json"),
+        {
+            "format": _FORMAT,
+            "schema": SCHEMA,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "task_names": list(agent.task_names),
+            "activation": agent.activation,
+            "action_low": np.broadcast_to(agent.action_low, agent.action_dim).tolist(),
+            "action_high": np.broadcast_to(agent.action_high, agent.action_dim).tolist(),
+            "log_std_bounds": agent.log_std_bounds,
+            "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
+            "facts": dict(agent.facts),
+            "tasks": _described(agent.tasks),
+        },
+    )
+
+
+def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
+    """Read an agent; nothing in its files is executed.
+
+    :param path: what :func:`save_agent` was given; a zip of ``A2CMultiTask``, or of SB3's A2C or PPO; or a run's
+        folder, whose ``model.zip`` it is
+    :param normalizer: for a zip of SB3: the file of ``VecNormalize.save`` that belongs to it
+    :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
+    """
+    path = Path(path)
+    path = path / "model.zip" if path.is_dir() else path
+    try:
+        if path.suffix == ".zip":
+            return _agent_of_zip(read_sb3_zip(path), normalizer)
+        return _read_agent(path)
+    except UnreadableFileError:
+        raise
+    except ValueError as e:
+        raise UnreadableFileError(f"{path}: {e}") from e
+
+
+def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None) -> Agent:
+    statistics = policy.statistics
+    if normalizer is not None:
+        statistics = read_vec_normalize(normalizer)
+    names = policy.task_names or ("task",)
+    return Agent(policy.weights, names, statistics, policy.activation, -1.0, 1.0, facts={"algorithm": policy.algorithm})
+
+
+def _read_agent(path: Path) -> Agent:
+    arrays_path, json_path = (path.with_name(f"{path.name}.{ending}") for ending in ("safetensors", "json"))
+    try:
+        for file in (arrays_path, json_path):
+            if file.stat().st_size > _MAX_BYTES:
+                raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
+        content, text = arrays_path.read_bytes(), json_path.read_bytes()
+    except OSError as e:
+        raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
+    try:
+        facts = json.loads(text)
+        if facts["format"] != _FORMAT or facts["schema"] != SCHEMA:
+            raise UnreadableFileError(f"{json_path}: is no agent of schema version {SCHEMA}")
+        if facts["sha256"] != hashlib.sha256(content).hexdigest():
+            raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
+        arrays = safetensors.numpy.load(content)
+        names = _checked_names(facts["task_names"])
+        statistics = None
+        if facts["normalizer"] is not None:
+            mean, var = arrays["statistics/mean"], arrays["statistics/var"]
+            statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
+        bounds = facts["log_std_bounds"]
+        return Agent(
+            {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
+            names,
+            statistics,
+            facts["activation"],
+            np.array(facts["action_low"]),
+            np.array(facts["action_high"]),
+            None if bounds is None else tuple(bounds),
+            facts["facts"],
+            _tasks(facts.get("tasks")),
+        )
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as e:
+        if isinstance(e, UnreadableFileError):
+            raise
+        raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
+
+
+def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"task names must be strings (got {names!r})")
+    return tuple(names)
+
+
+def _described(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
+    """Names, ids and arguments of tasks; None if one is a callable, or its arguments are not what JSON can hold."""
+    described = [
+        {"name": task.name, "env_id": task.env_id, "env_kwargs": dict(task.env_kwargs)} for task in tasks or ()
+    ]
+    try:
+        return described if tasks is not None and json.loads(json.dumps(described)) == described else None
+    except TypeError:
+        return None
+
+
+def _tasks(described: Sequence[Mapping[str, Any]] | None) -> tuple[Task, ...] | None:
+    if described is None:
+        return None
+    for task in described:
+        if ":" in task["env_id"]:  # Gymnasium imports the module before a colon
+            raise ValueError(f"the environment id {task['env_id']!r} of a file must not name a module")
+    return tuple(Task(**task) for task in described)

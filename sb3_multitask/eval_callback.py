@@ -1,0 +1,173 @@
+"""SB3's EvalCallback for several tasks."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_multitask.evaluation import TaskResult, checked_env, evaluate_tasks
+from sb3_multitask.files import replacing
+from sb3_multitask.task_logging import make_room_for_tasks
+
+Score: TypeAlias = Literal["mean", "worst"]
+
+
+class MultiTaskEvalCallback(EvalCallback):
+    """SB3's ``EvalCallback`` with equal episodes for every task, and per-task logs and files.
+
+    Logs ``eval/<task>/mean_reward``, ``eval/<task>/mean_ep_length`` and ``eval/worst_task_reward`` beside SB3's own
+    keys. ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row) and ``task_names``,
+    ``task_results`` and ``task_ep_lengths`` of shape (n_evaluations, n_tasks, n_eval_episodes).
+
+    :param eval_env: a ``MultiTaskVecEnv``, normalised or not; it is evaluated with the model's statistics
+    :param callback_on_new_best: called when a new best model is found
+    :param callback_after_eval: called after every evaluation
+    :param n_eval_episodes: episodes **per task**
+    :param eval_freq: **environment steps** (over all tasks) between two evaluations
+    :param log_path: folder for ``evaluations.npz``
+    :param best_model_save_path: folder for ``best_model.zip``
+    :param deterministic: the mean of the Gaussian instead of a sample
+    :param score: what makes a model the best, the ``"mean"`` over the tasks or the ``"worst"`` task;
+        ``best_mean_reward`` holds it
+    :param verbose: 1 prints each result
+    :param log_name: first part of the log keys
+    :raises ValueError: on an unknown score, or ``n_eval_episodes`` or ``eval_freq`` below 1
+    """
+
+    def __init__(
+        self,
+        eval_env: VecEnv,
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
+        n_eval_episodes: int = 5,
+        eval_freq: int = 100_000,
+        log_path: str | Path | None = None,
+        best_model_save_path: str | Path | None = None,
+        deterministic: bool = True,
+        score: Score = "mean",
+        verbose: int = 1,
+        log_name: str = "eval",
+    ) -> None:
+        if score not in get_args(Score):
+            raise ValueError(f"`score` must be one of {', '.join(get_args(Score))} (got {score!r})")
+        for name, value in {"n_eval_episodes": n_eval_episodes, "eval_freq": eval_freq}.items():
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1 (got {value})")
+        super().__init__(
+            eval_env,
+            callback_on_new_best,
+            callback_after_eval,
+            n_eval_episodes,
+            eval_freq,
+            None if log_path is None else str(log_path),
+            None if best_model_save_path is None else str(best_model_save_path),
+            deterministic,
+            verbose=verbose,
+        )
+        self.score = score
+        self.log_name = log_name
+        self.evaluations_tasks: list[dict[str, TaskResult]] = []
+        self._last_timesteps = 0
+
+    def _init_callback(self) -> None:
+        with warnings.catch_warnings():
+            # SB3 wants both envs of one type, for its sync; statistics are handed over by evaluate_tasks here.
+            warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
+            super()._init_callback()
+
+    def _on_training_start(self) -> None:
+        self._last_timesteps = self.num_timesteps
+        make_room_for_tasks(self.logger, checked_env(self.model, self.eval_env).task_names)
+
+    def _on_step(self) -> bool:
+        due = self.num_timesteps // self.eval_freq > self._last_timesteps // self.eval_freq
+        self._last_timesteps = self.num_timesteps
+        if not due:
+            return True
+        results = evaluate_tasks(self.model, self.eval_env, self.n_eval_episodes, self.deterministic)
+        self._store(results)
+        self._log(results)
+        means = [result.mean_reward for result in results.values()]
+        score = float(np.mean(means) if self.score == "mean" else np.min(means))
+        continue_training = True
+        if score > self.best_mean_reward:
+            continue_training = self._on_new_best(score)
+        if self.callback is not None:
+            continue_training = continue_training and self._on_event()
+        return continue_training
+
+    def _store(self, results: dict[str, TaskResult]) -> None:
+        self.evaluations_timesteps.append(self.num_timesteps)
+        self.evaluations_tasks.append(results)
+        rewards = [result.episode_rewards for result in results.values()]
+        lengths = [result.episode_lengths for result in results.values()]
+        self.evaluations_results.append(np.ravel(rewards).tolist())
+        self.evaluations_length.append(np.ravel(lengths).tolist())
+        if self.log_path is None:
+            return
+        history = [list(evaluation.values()) for evaluation in self.evaluations_tasks]
+        with replacing(f"{self.log_path}.npz") as beside:
+            np.savez(
+                beside,
+                timesteps=self.evaluations_timesteps,
+                results=self.evaluations_results,
+                ep_lengths=self.evaluations_length,
+                task_names=np.array(list(results)),
+                task_results=[[result.episode_rewards for result in row] for row in history],
+                task_ep_lengths=[[result.episode_lengths for result in row] for row in history],
+            )
+
+    def get_state(self) -> dict[str, Any]:
+        """All evaluations so far, for a checkpoint."""
+        history = [{task: asdict(result) for task, result in row.items()} for row in self.evaluations_tasks]
+        return {
+            "best_mean_reward": float(self.best_mean_reward),
+            "last_mean_reward": float(self.last_mean_reward),
+            "last_timesteps": self._last_timesteps,
+            "timesteps": list(self.evaluations_timesteps),
+            "history": history,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self.best_mean_reward, self.last_mean_reward = state["best_mean_reward"], state["last_mean_reward"]
+        self._last_timesteps = state["last_timesteps"]
+        self.evaluations_timesteps = list(state["timesteps"])
+        self.evaluations_tasks = [
+            {task: TaskResult.from_json(result) for task, result in row.items()} for row in state["history"]
+        ]
+        rows = [list(row.values()) for row in self.evaluations_tasks]
+        self.evaluations_results = [np.ravel([result.episode_rewards for result in row]).tolist() for row in rows]
+        self.evaluations_length = [np.ravel([result.episode_lengths for result in row]).tolist() for row in rows]
+
+    def _log(self, results: dict[str, TaskResult]) -> None:
+        means = {task: result.mean_reward for task, result in results.items()}
+        worst = min(means, key=lambda task: means[task])
+        self.last_mean_reward = float(np.mean(list(means.values())))
+        self.logger.record(f"{self.log_name}/mean_reward", self.last_mean_reward)
+        self.logger.record(f"{self.log_name}/mean_ep_length", float(np.mean(self.evaluations_length[-1])))
+        self.logger.record(f"{self.log_name}/worst_task_reward", means[worst])
+        for task, result in results.items():
+            self.logger.record(f"{self.log_name}/{task}/mean_reward", result.mean_reward)
+            self.logger.record(f"{self.log_name}/{task}/mean_ep_length", float(np.mean(result.episode_lengths)))
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+        if self.verbose >= 1:
+            print(  # noqa: T201
+                f"Eval num_timesteps={self.num_timesteps}, mean over tasks={self.last_mean_reward:.2f}, "
+                f"worst task={means[worst]:.2f} ({worst})"
+            )
+
+    def _on_new_best(self, score: float) -> bool:
+        if self.verbose >= 1:
+            print(f"New best {self.score} reward!")  # noqa: T201
+        self.best_mean_reward = score
+        if self.best_model_save_path is not None:
+            self.model.save(Path(self.best_model_save_path) / "best_model")
+        return self.callback_on_new_best is None or self.callback_on_new_best.on_step()

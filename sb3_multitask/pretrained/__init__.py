@@ -1,0 +1,33 @@
+"""Trained agents that come with the package, by name.
+
+They were trained by ``sb3-multitask grid zoo_configs/paper_grid.yml --only tuned``; the ``facts`` of each say which run
+it is, and what it returned there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sb3_multitask.agent_files import load_agent
+from sb3_multitask.agents import Agent
+from sb3_multitask.tasks import did_you_mean
+
+_FOLDER = Path(__file__).parent
+
+PRETRAINED = tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
+"""The names: ``<task set>-vanilla``, ``<task set>-distilled`` and ``<task set>-teacher-<task>``."""
+
+
+def load_pretrained(name: str) -> Agent:
+    """A trained agent that comes with the package.
+
+    Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``: it brings its normaliser.
+
+    :param name: for example ``"HalfCheetahBody6-vanilla"``; all are in ``sb3_multitask.pretrained.PRETRAINED``
+    :raises ValueError: if there is none of this name
+    """
+    if name not in PRETRAINED:
+        raise ValueError(
+            f"No pretrained agent {name!r}.{did_you_mean(name, PRETRAINED)} There are: {', '.join(PRETRAINED)}"
+        )
+    return load_agent(_FOLDER / name)
