@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console()
+
+
+class GridEngine(StrEnum):
+    """Where the runs of a grid run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 _PRETRAINED = "pretrained:"
 
 
@@ -101,13 +111,20 @@ def train(
         "[bold]Examples[/bold]\n\n"
         "sb3-multitask grid zoo_configs/paper_grid.yml\n\n"
         "sb3-multitask grid zoo_configs/paper_grid.yml --only tuned/vanilla --processes 4\n\n"
+        "sb3-multitask grid zoo_configs/paper_grid.yml --engine ray\n\n"
         "sb3-multitask grid zoo_configs/paper_grid.yml --dry-run"
     )
 )
 def grid(
     config: Annotated[Path, typer.Argument(help="YAML file of the grid (see zoo_configs/paper_grid.yml).")],
     folder: Annotated[Path | None, typer.Option(help="Where the run folders go; default: what the file says.")] = None,
-    processes: Annotated[int | None, typer.Option(help="Runs at a time; default: one per core.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: one per core, or as many as the cluster takes.")
+    ] = None,
+    engine: Annotated[
+        GridEngine,
+        typer.Option(help="Processes of this machine, or tasks of the Ray cluster at RAY_ADDRESS (extra: ray)."),
+    ] = GridEngine.LOCAL,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,7 +135,7 @@ def grid(
 ) -> None:
     """Run a grid of experiments; started again after a kill, it goes on with what is missing."""
     from sb3_multitask.experiments.grid import load_grid, select, statuses
-    from sb3_multitask.experiments.local_engine import run_grid
+    from sb3_multitask.experiments.scheduler import run_grid
     from sb3_multitask.threads import n_cpus
 
     runs = select(load_grid(config, folder), only or [])
@@ -131,7 +148,15 @@ def grid(
         console.print(table)
         return
     try:
-        outcome = run_grid(runs, processes or n_cpus(), console)
+        if engine is GridEngine.RAY:
+            from sb3_multitask.experiments.ray_engine import ray_cluster
+
+            with ray_cluster() as launch:
+                outcome = run_grid(runs, launch, processes or len(runs), console)
+        else:
+            from sb3_multitask.experiments.local_engine import LocalJob
+
+            outcome = run_grid(runs, LocalJob, processes or n_cpus(), console)
     except KeyboardInterrupt as e:
         console.print(f"Interrupted ({escape(str(e))}). Go on with the same command.", soft_wrap=True)
         raise typer.Exit(_exit_code(e)) from None
@@ -268,7 +293,7 @@ def main() -> None:
     """Run the command line; what a user did wrong is one message, not a traceback."""
     try:
         app()
-    except (ValueError, TypeError, OSError, RuntimeError) as e:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as e:
         Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(e))}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:

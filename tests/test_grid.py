@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from sb3_multitask.checkpoint.format import list_checkpoints
 from sb3_multitask.experiments.config import ConfigError
 from sb3_multitask.experiments.grid import load_grid, prepare, select
 
@@ -142,6 +143,49 @@ def test_a_grid_killed_at_any_moment_ends_the_same(grid_file):
     assert code == 0, out
     killed = results_of(grid_file.parent / "grid")
     assert list(killed.values()) == list(whole.values())
+
+
+@pytest.mark.slow
+def test_a_run_on_ray_whose_worker_is_killed_goes_on_and_counts_once(grid_file):
+    only = ["--only", "a/student/seed_0"]
+    code, out = finish(start(*only, "--folder", "whole", "--processes", "2"))
+    assert code == 0, out
+    whole = results_of(grid_file.parent / "whole")
+
+    process = start(*only, "--engine", "ray")
+    folder = grid_file.parent / "grid/a/first/seed_0"
+    deadline = time.time() + 120
+    while not list_checkpoints(folder / "checkpoints"):
+        assert time.time() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    worker = json.loads((folder / "run.json").read_text())["pid"]
+    assert worker != process.pid
+    os.kill(worker, signal.SIGKILL)
+    code, out = finish(process)
+    assert code == 0, out
+    assert "2 of 2 runs finished" in out
+    assert list(results_of(grid_file.parent / "grid").values()) == list(whole.values())
+    assert json.loads((folder / "run.json").read_text())["pid"] != worker
+    log = (folder / "log.txt").read_text()
+    assert log.count("Training for 4,000 steps") == 1
+    assert log.count("Going on from") == 1
+
+
+@pytest.mark.slow
+def test_a_grid_on_ray_that_is_stopped_leaves_checkpoints(grid_file):
+    grid_file.write_text(GRID.replace("4000, report_at", "4000000, report_at"))
+    process = start("--only", "a/first/seed_0", "--engine", "ray")
+    folder = grid_file.parent / "grid/a/first/seed_0"
+    deadline = time.time() + 120
+    while not list_checkpoints(folder / "checkpoints"):
+        assert time.time() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    code, out = finish(process)
+    assert code == 128 + signal.SIGINT, out
+    assert "Go on with the same command" in out
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
 
 
 def test_a_run_that_fails_does_not_stop_the_others(grid_file):

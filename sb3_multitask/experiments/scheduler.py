@@ -1,0 +1,196 @@
+"""Runs what is missing of a grid, in order, with a live display.
+
+The folders are the only truth: killed at any moment and started again, a grid goes on with what is missing, each run
+from its newest checkpoint. A folder's lock keeps two grids from doing one run twice. Where a run runs is the engine's
+to say: a process of this machine (:mod:`~sb3_multitask.experiments.local_engine`) or of a Ray cluster
+(:mod:`~sb3_multitask.experiments.ray_engine`).
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from sb3_multitask.checkpoint.format import list_checkpoints
+from sb3_multitask.experiments.grid import GridRun, prepare
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.signals import stopping_on_signals
+
+_POLL_SECONDS = 0.5
+
+
+class Job(Protocol):
+    """A run under way."""
+
+    def poll(self) -> str | None:
+        """None while it runs; then an empty text, or why it failed."""
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end; return at once."""
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+
+
+Launch: TypeAlias = Callable[[GridRun], Job]
+
+
+@dataclass
+class Outcome:
+    """How a grid ended: keys of its runs."""
+
+    finished: list[str]
+    failed: dict[str, str]
+    left_out: list[str]
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.failed and not self.left_out
+
+
+def run_grid(runs: Sequence[GridRun], launch: Launch, n_at_once: int, console: Console) -> Outcome:
+    """Run what is missing of a grid, with a live display.
+
+    A run that fails does not stop the others; those that need it are left out.
+
+    :param runs: in the order in which they should start
+    :param launch: starts a run
+    :param n_at_once: runs at a time
+    :param console: where the display goes
+    :raises KeyboardInterrupt: on Ctrl-C or SIGTERM, after every run has written a checkpoint
+    """
+    for run in runs:
+        prepare(run)  # a changed config is noticed before anything starts
+    with stopping_on_signals(), _Display(runs, console) as display:
+        scheduler = _Scheduler(runs, launch, n_at_once, display)
+        try:
+            scheduler.work()
+        finally:
+            scheduler.stop()
+    return scheduler.outcome()
+
+
+class _Scheduler:
+    def __init__(self, runs: Sequence[GridRun], launch: Launch, n_at_once: int, display: _Display) -> None:
+        self.runs, self.launch, self.n_at_once, self.display = runs, launch, n_at_once, display
+        self.jobs: dict[str, Job] = {}
+        self.failed: dict[str, str] = {}
+        self.finished = {run.key for run in runs if _status(run) == "finished"}
+        self.left_out: set[str] = set()
+
+    def work(self) -> None:
+        while True:
+            self._collect()
+            self._start()
+            self.display.update(self.finished, self.failed, set(self.jobs))
+            if not self.jobs and not self._waiting():
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _waiting(self) -> list[GridRun]:
+        """Runs that can still be started, now or later."""
+        over = self.finished | set(self.failed) | set(self.jobs)
+        changed = True
+        while changed:
+            lost = set(self.failed) | self.left_out
+            blocked = {run.key for run in self.runs if set(run.needs) & lost} - self.left_out - over
+            self.left_out |= blocked
+            changed = bool(blocked)
+        return [run for run in self.runs if run.key not in over | self.left_out]
+
+    def _start(self) -> None:
+        for run in self._waiting():
+            if len(self.jobs) >= self.n_at_once:
+                return
+            if set(run.needs) <= self.finished:
+                self.jobs[run.key] = self.launch(run)
+
+    def _collect(self) -> None:
+        """See which jobs have ended, and how."""
+        by_key = {run.key: run for run in self.runs}
+        for key, job in list(self.jobs.items()):
+            failure = job.poll()
+            if failure is None:
+                continue
+            del self.jobs[key]
+            folder = RunFolder(by_key[key].folder)
+            status = folder.read_status()
+            if not failure and status.get("status") == "finished":
+                self.finished.add(key)
+            elif folder.is_locked():
+                time.sleep(_POLL_SECONDS)  # another process has it, perhaps one that outlived its grid: ask again
+            else:
+                reason = str(status.get("reason") or failure or "ended without a word")
+                self.failed[key] = f"{reason} (see {folder.log})"
+
+    def stop(self) -> None:
+        """Ask what still runs to write a checkpoint and end; wait for it."""
+        for job in self.jobs.values():
+            job.stop()
+        for job in self.jobs.values():
+            job.wait()
+
+    def outcome(self) -> Outcome:
+        order = [run.key for run in self.runs]
+        return Outcome(
+            [key for key in order if key in self.finished], self.failed, [key for key in order if key in self.left_out]
+        )
+
+
+def _status(run: GridRun) -> str | None:
+    return RunFolder(run.folder).read_status().get("status")
+
+
+class _Display:
+    """A line for the grid and one for every run under way."""
+
+    def __init__(self, runs: Sequence[GridRun], console: Console) -> None:
+        self.runs = {run.key: run for run in runs}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            refresh_per_second=2,
+        )
+        self.whole = self.progress.add_task("[bold]runs", total=len(runs))
+        self.lines: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.progress.stop()
+
+    def update(self, finished: set[str], failed: dict[str, str], running: set[str]) -> None:
+        for key in set(self.lines) - running:
+            self.progress.remove_task(self.lines.pop(key))
+            if key in failed:
+                self.progress.console.print(f"[red]failed[/red] {key}: {failed[key]}", highlight=False)
+            elif key in finished:
+                self.progress.console.print(f"[green]finished[/green] {key}", highlight=False)
+        for key in sorted(running):
+            if key not in self.lines:
+                self.lines[key] = self.progress.add_task(key, total=self.runs[key].config.n_timesteps)
+            self.progress.update(self.lines[key], completed=steps_so_far(self.runs[key].folder))
+        self.progress.update(self.whole, completed=len(finished), description=f"[bold]runs ({len(failed)} failed)")
+
+
+def steps_so_far(path: Path) -> int:
+    """How far a run has come, by its log and its checkpoints."""
+    folder = RunFolder(path)
+    steps = [int(checkpoint.name) for checkpoint in list_checkpoints(folder.checkpoints)[:1]]
+    if folder.progress.exists():
+        with folder.progress.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))[-1:]
+        steps += [int(row["time/total_timesteps"]) for row in rows if str(row.get("time/total_timesteps")).isdecimal()]
+    return max(steps, default=0)
