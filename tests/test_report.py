@@ -12,7 +12,7 @@ from PIL import Image
 import sb3_multitask as mt
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, dump_config
-from sb3_multitask.experiments.report import statistics, write_report
+from sb3_multitask.experiments.report import continual, statistics, write_report
 from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.report.comparisons import _first_frames, ablation, frames_to_reach
@@ -68,6 +68,21 @@ def test_one_seed_has_no_interval_and_none_no_value():
     assert np.isnan(one.low)
     assert str(statistics.mean(np.empty((0, 2)))) == "-"
     assert str(statistics.mean(SCORES)).startswith("14 [")
+
+
+def test_forgetting_and_transfer_by_hand():
+    """Three tasks; rows are phases. One seed, then the same under a leading axis."""
+    matrix = np.array([[10.0, 2.0, 1.0], [7.0, 20.0, 4.0], [3.0, 25.0, 30.0]])
+    assert continual.forgetting(matrix).tolist() == [10 - 3, 20 - 25, 0]
+    assert continual.backward_transfer(matrix).tolist() == [3 - 10, 25 - 20]
+    assert continual.zero_shot_transfer(matrix, np.array([9.0, 1.0, -1.0])).tolist() == [2 - 1, 4 - -1]
+    seeds = np.stack([matrix, 2 * matrix])
+    assert continual.forgetting(seeds)[1].tolist() == [14, -10, 0]
+    assert continual.zero_shot_transfer(seeds, np.zeros((2, 3)))[1].tolist() == [4, 8]
+    curve = (np.array([1.0, 3.0]), np.array([5.0, 9.0]))
+    scratch = (np.array([0.0, 4.0]), np.array([0.0, 8.0]))  # 2 and 6 at those steps
+    assert continual.area_transfer(curve, scratch) == 3
+    assert np.isnan(continual.area_transfer((np.empty(0), np.empty(0)), scratch))
 
 
 # From folders

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_multitask.experiments.report import statistics
+from sb3_multitask.experiments.report import continual, statistics
 from sb3_multitask.experiments.report.collect import Run, returns, select
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.tasks import TASK_SETS
@@ -84,25 +84,32 @@ def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
     rows = []
     for source, target in FINETUNING:
         tuned = select(runs, preset, f"finetune_{source}_to_{target}")
-        scratch = select(runs, preset, f"scratch_{target}")
-        first, last = returns(tuned, "before", [source, target]), returns(tuned, "after", [source, target])
-        untrained = returns(scratch, "before", [target])[: len(tuned)]
+        scratch = {run.seed: run for run in select(runs, preset, f"scratch_{target}")}
+        phases = [returns(tuned, moment, [source, target]) for moment in ("before", "after")]
+        matrix = np.stack(phases, axis=1)  # (n_seeds, n_phases, n_tasks)
+        untrained = returns([scratch[run.seed] for run in tuned if run.seed in scratch], "before", [target])
         measures = {
-            f"phase 1 ({source} 5M), on {source}": first[:, :1],
-            f"phase 1 ({source} 5M), on {target}": first[:, 1:],
-            f"phase 2 ({target} 5M), on {source}": last[:, :1],
-            f"phase 2 ({target} 5M), on {target}": last[:, 1:],
-            f"forgetting of {source}": first[:, :1] - last[:, :1],
-            f"backward transfer to {source}": last[:, :1] - first[:, :1],
-            f"forward transfer to {target}, zero-shot": first[:, 1:] - untrained,
-            f"forward transfer to {target}, area": _area_over_scratch(tuned, scratch, target),
+            f"after phase 1 ({source} 5M), on {source}": matrix[:, 0, [0]],
+            f"after phase 1 ({source} 5M), on {target}": matrix[:, 0, [1]],
+            f"after phase 2 ({target} 5M), on {source}": matrix[:, 1, [0]],
+            f"after phase 2 ({target} 5M), on {target}": matrix[:, 1, [1]],
+            f"forgetting of {source}": continual.forgetting(matrix)[:, [0]],
+            f"backward transfer to {source}": continual.backward_transfer(matrix),
         }
+        if len(untrained) == len(tuned):
+            areas = [continual.area_transfer(_curve(run, target), _curve(scratch[run.seed], target)) for run in tuned]
+            measures |= {
+                f"forward transfer to {target}, zero-shot": continual.zero_shot_transfer(
+                    matrix, np.pad(untrained, ((0, 0), (1, 0)))
+                ),
+                f"forward transfer to {target}, area": np.reshape(areas, (-1, 1)),
+            }
         rows += [[f"{source} to {target}", name, str(statistics.mean(v))] for name, v in measures.items()]
     return Table(
         f"transfer_{preset}",
         f"Forgetting and transfer ({preset})",
         "In units of return. Forgetting: the return on the first body at the end of its phase less that at the end "
-        "(Continual World, Wolczyk et al. 2021, section 4.2; CORA, Powers et al. 2022); backward transfer is its "
+        "(Continual World, Wolczyk et al. 2021; CORA, Powers et al. 2021); backward transfer is its "
         "negative. Forward transfer: zero-shot as in CORA, the source's model on the new body less the untrained one; "
         "area as in Continual World, mean of the learning curve less that of scratch over as many steps, not "
         "normalised, since returns have no upper bound. A head and statistics per body would forget nothing by "
@@ -112,17 +119,8 @@ def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
     )
 
 
-def _area_over_scratch(tuned: Sequence[Run], scratch: Sequence[Run], target: str) -> np.ndarray:
-    by_seed = {run.seed: run for run in scratch}
-    areas = []
-    for run in tuned:
-        steps, values = run.curves().get(target, (np.empty(0), np.empty(0)))
-        other = by_seed[run.seed].curves().get(target) if run.seed in by_seed else None
-        if other is None or not len(steps):
-            areas.append(np.nan)
-            continue
-        areas.append(float(values.mean() - np.interp(steps, *other).mean()))
-    return np.array(areas).reshape(-1, 1)
+def _curve(run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
+    return run.curves().get(task, (np.empty(0), np.empty(0)))
 
 
 def _paper(*keys: str) -> str:
