@@ -2,9 +2,9 @@
 
 ``matrix[..., i, j]`` is the return on task j after phase i, which trained on task i; leading axes are seeds.
 Definitions: Continual World (Wolczyk et al. 2021, arXiv:2105.10919, "Metrics") and CORA (Powers et al. 2021,
-arXiv:2110.10067, "Metrics"), both without their normalisation, since returns of these tasks have no upper bound; backward
-transfer is that of Lopez-Paz and Ranzato 2017. A model with a head and statistics of its own for each
-task forgets nothing by construction; these measures are for one head that is trained on.
+arXiv:2110.10067, "Metrics"), both without their normalisation, since returns of these tasks have no upper bound;
+backward transfer is that of Lopez-Paz and Ranzato 2017. A model with a head and statistics of its own for each task
+forgets nothing by construction; these measures are for one head that is trained on.
 """
 
 from __future__ import annotations
