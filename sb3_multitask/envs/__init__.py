@@ -1,7 +1,7 @@
-"""Gymnasium environments: bodies with other proportions, and the wrapper that adds the task."""
+"""Gymnasium environments: other bodies and gravity, walls, stairs, arms; and the wrapper that adds the task."""
 
 from sb3_multitask.envs.morphology import Morphology
 from sb3_multitask.envs.task_env import TaskEnv
-from sb3_multitask.envs.variants import BODIES, register_envs
+from sb3_multitask.envs.variants import VARIANTS, register_envs
 
-__all__ = ["BODIES", "Morphology", "TaskEnv", "register_envs"]
+__all__ = ["VARIANTS", "Morphology", "TaskEnv", "register_envs"]

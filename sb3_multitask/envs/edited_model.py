@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import mujoco
 from gymnasium.envs.mujoco import MujocoEnv
 
+from sb3_multitask.envs.gravity import Gravity
 from sb3_multitask.envs.morphology import Morphology
 
 if TYPE_CHECKING:
@@ -19,16 +21,28 @@ class EditedModel(_Base):
     """Mixin, put before one of Gymnasium's v5 classes: edits its MJCF, keeps everything else.
 
     The environment pickles and copies like its Gymnasium class, the edit included.
+
+    :param args: of the Gymnasium class
+    :param morphology: the body; ``None``: the unchanged one
+    :param gravity: acceleration along z in m/s^2; ``None``: the model's own, -9.81
+    :param kwargs: of the Gymnasium class
     """
 
-    def __init__(self, *args: Any, morphology: Morphology | None = None, **kwargs: Any) -> None:
-        self._morphology = morphology
+    def __init__(
+        self, *args: Any, morphology: Morphology | None = None, gravity: float | None = None, **kwargs: Any
+    ) -> None:
+        self._edits = [edit for edit in (morphology, None if gravity is None else Gravity(gravity)) if edit is not None]
         super().__init__(*args, **kwargs)
         self._ezpickle_kwargs: dict[str, Any]  # EzPickle rebuilds the environment from these
-        self._ezpickle_kwargs["morphology"] = morphology
+        self._ezpickle_kwargs |= {"morphology": morphology, "gravity": gravity}
+
+    def edit(self, spec: mujoco.MjSpec) -> None:
+        """What is changed before the model is compiled; subclasses add to it."""
+        for edit in self._edits:
+            edit.apply(spec)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        model = compile_model(self.fullpath, self._morphology)
+        model = compile_model(self.fullpath, self.edit)
         # What MujocoEnv does for its renderer: grow the offscreen framebuffer, never shrink it.
         offscreen = model.vis.global_
         offscreen.offwidth = max(offscreen.offwidth, self.width)
@@ -36,15 +50,14 @@ class EditedModel(_Base):
         return model, mujoco.MjData(model)
 
 
-def compile_model(path: str, morphology: Morphology | None = None) -> mujoco.MjModel:
+def compile_model(path: str, edit: Callable[[mujoco.MjSpec], None] = lambda _spec: None) -> mujoco.MjModel:
     """Compile the MJCF file at ``path`` after an edit.
 
     A model that fixes its total mass (half_cheetah.xml: 14 kg) keeps it: a smaller foot makes the torso heavier,
     as in the published bodies. The attribute is deprecated, so the same is done on the compiled model.
     """
     spec = mujoco.MjSpec.from_file(path)
-    if morphology is not None:
-        morphology.apply(spec)
+    edit(spec)
     total_mass = spec.compiler.settotalmass  # kg; not positive: leave the masses alone
     spec.compiler.settotalmass = -1
     model = spec.compile()

@@ -1,10 +1,12 @@
-"""HalfCheetah with other bodies."""
+"""HalfCheetah with other bodies and gravity, and with a wall."""
 
 from __future__ import annotations
 
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
 from sb3_multitask.envs.edited_model import EditedModel
+from sb3_multitask.envs.readings import WithReadings
+from sb3_multitask.envs.walls import WithWall
 
 
 class HalfCheetahBodyEnv(EditedModel, HalfCheetahEnv):
@@ -39,5 +41,14 @@ class HalfCheetahBodyEnv(EditedModel, HalfCheetahEnv):
     observed the torso's position (20 numbers).
 
     :param morphology: the body; ``None`` is the unchanged one, bit for bit ``HalfCheetah-v5``
+    :param gravity: along z in m/s^2; ``None``: -9.81
     :param kwargs: arguments of ``HalfCheetah-v5``, such as ``render_mode`` or ``ctrl_cost_weight``
     """
+
+
+class HalfCheetahSensorEnv(WithReadings, HalfCheetahEnv):
+    """``HalfCheetah-v5`` with ten readings that are 0."""
+
+
+class HalfCheetahWallEnv(WithWall, HalfCheetahEnv):
+    """``HalfCheetah-v5`` with a wall and ten beams."""

@@ -1,40 +1,141 @@
-"""The table of variants: one line a body, registered with Gymnasium."""
+"""The table of variants: what Henderson et al. 2017 published as gym-extensions, registered with Gymnasium."""
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import gymnasium as gym
 
 from sb3_multitask.envs.morphology import Morphology
 
-SMALL, BIG = 0.75, 1.25  # Henderson et al. 2017: minus and plus 25%
+NAMESPACE = "MultiTask"
+SCALES = {"Small": 0.75, "Big": 1.25}
+GRAVITIES = {"Half": -4.905, "ThreeQuarters": -7.3575, "OneAndQuarter": -12.2625, "OneAndHalf": -14.715}  # m/s^2
+ANT_GRAVITIES = {"Mars": -3.711, "Half": -4.905, "OneAndHalf": -14.715}
 
-HALF_CHEETAH_PARTS: dict[str, tuple[str, ...]] = {
-    "Foot": ("ffoot", "bfoot"),
-    "Leg": ("fshin", "bshin"),
-    "Thigh": ("fthigh", "bthigh"),
-    "Torso": ("torso",),
-    "Head": ("head",),
-}
-
-BODIES: dict[str, tuple[str, Morphology]] = {
-    f"HalfCheetah{prefix}{part}-v0": ("HalfCheetah", Morphology(geoms, scale))
-    for (part, geoms), (prefix, scale) in product(HALF_CHEETAH_PARTS.items(), {"Small": SMALL, "Big": BIG}.items())
-}
-"""Gymnasium id -> (robot, body)."""
-
-_ROBOTS = {
+PARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Hopper": {part: (f"{part.lower()}_geom",) for part in ("Foot", "Leg", "Thigh", "Torso")},
+    "Walker2d": {
+        **{part: (f"{part.lower()}_geom", f"{part.lower()}_left_geom") for part in ("Foot", "Leg", "Thigh")},
+        "Torso": ("torso_geom",),
+    },
     "HalfCheetah": {
-        "entry_point": "sb3_multitask.envs.half_cheetah:HalfCheetahBodyEnv",
-        "max_episode_steps": 1000,
-        "reward_threshold": 4800.0,
+        "Foot": ("ffoot", "bfoot"),
+        "Leg": ("fshin", "bshin"),
+        "Thigh": ("fthigh", "bthigh"),
+        "Torso": ("torso",),
+        "Head": ("head",),
+    },
+    "Humanoid": {
+        "Foot": ("left_foot", "right_foot"),
+        "Leg": ("right_shin1", "left_shin1"),
+        "Thigh": ("right_thigh1", "left_thigh1", "butt"),
+        "Torso": ("torso1", "uwaist", "lwaist"),
+        "Head": ("head",),
+        "Arm": ("right_uarm1", "right_larm", "left_uarm1", "left_larm"),
+        "Hand": ("left_hand", "right_hand"),
     },
 }
+"""Robot -> part -> its geoms."""
+
+RADIUS_ONLY = frozenset({"Hopper", "Walker2d", "Humanoid"})
+"""Robots whose published bodies kept the length of what was scaled: their limbs were given by end points."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One registered environment.
+
+    :param env_id: its published id
+    :param robot: what it is a variant of
+    :param family: morphology, gravity, wall, sensor, stairs, maze, arm or standup_and_run
+    :param entry_point: its class
+    :param kwargs: of the class
+    """
+
+    env_id: str
+    robot: str
+    family: str
+    entry_point: str
+    kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def max_episode_steps(self) -> int:
+        return 100 if self.family == "arm" else 1000
+
+    @property
+    def reward_threshold(self) -> float | None:
+        return {"Hopper": 3800.0, "Ant": 3800.0, "HalfCheetah": 4800.0, "Pusher": 0.0, "Striker": 0.0}.get(self.robot)
+
+
+def morphology_of(robot: str, part: str, scale: float) -> Morphology:
+    """A robot's body with one part scaled, as Henderson et al. scaled it."""
+    return Morphology(PARTS[robot][part], scale, radius_only=robot in RADIUS_ONLY)
+
+
+_MODULES = {
+    "Hopper": "hopper",
+    "Walker2d": "walker2d",
+    "HalfCheetah": "half_cheetah",
+    "Humanoid": "humanoid",
+    "HumanoidStandup": "humanoid",
+    "HumanoidStandupAndRun": "humanoid",
+    "Ant": "ant",
+    "Pusher": "arms",
+    "Striker": "arms",
+}
+_OBSTACLES = (
+    ("Hopper", "SimpleWall", "wall"),
+    ("Hopper", "Stairs", "stairs"),
+    ("Walker2d", "Wall", "wall"),
+    ("HalfCheetah", "Wall", "wall"),
+    ("Humanoid", "Wall", "wall"),
+    ("HumanoidStandupAndRun", "Wall", "wall"),
+    ("Ant", "Maze", "maze"),
+    ("HumanoidStandupAndRun", "", "standup_and_run"),
+    ("Pusher", "MovingGoal", "arm"),
+    ("Pusher", "LeftSide", "arm"),
+    ("Pusher", "FullRange", "arm"),
+    ("Striker", "MovingStart", "arm"),
+)
+_SENSORS = ("Hopper", "Walker2d", "HalfCheetah", "Humanoid", "HumanoidStandup", "HumanoidStandupAndRun")
+
+
+def _variants() -> Iterator[Variant]:
+    for robot, parts in PARTS.items():
+        for part in parts:
+            for size, scale in SCALES.items():
+                body = {"morphology": morphology_of(robot, part, scale)}
+                yield Variant(f"{robot}{size}{part}-v0", robot, "morphology", _class(robot, "Body"), body)
+    for robot in (*PARTS, "Ant"):
+        for name, gravity in (ANT_GRAVITIES if robot == "Ant" else GRAVITIES).items():
+            yield Variant(f"{robot}Gravity{name}-v0", robot, "gravity", _class(robot, "Body"), {"gravity": gravity})
+    for robot, name, family in _OBSTACLES:
+        kwargs = {"healthy_angle_range": (-0.27, 0.27)} if family == "stairs" else {}
+        yield Variant(f"{robot}{name}-v0", robot, family, _class(robot, name), kwargs)
+    for robot in _SENSORS:
+        yield Variant(f"{robot}WithSensor-v0", robot, "sensor", _class(robot, "Sensor"))
+
+
+def _class(robot: str, name: str) -> str:
+    return f"sb3_multitask.envs.{_MODULES[robot]}:{robot}{name}Env"
+
+
+VARIANTS: dict[str, Variant] = {variant.env_id: variant for variant in _variants()}
+"""Published id -> variant; all 77."""
 
 
 def register_envs() -> None:
-    """Register every variant, once."""
-    for env_id, (robot, morphology) in BODIES.items():
-        if env_id not in gym.registry:
-            gym.register(id=env_id, kwargs={"morphology": morphology}, **_ROBOTS[robot])  # type: ignore[arg-type]
+    """Register every variant under its published id and as ``MultiTask/<id>``, once."""
+    for variant in VARIANTS.values():
+        for env_id in (variant.env_id, f"{NAMESPACE}/{variant.env_id}"):
+            if env_id not in gym.registry:
+                gym.register(
+                    id=env_id,
+                    entry_point=variant.entry_point,
+                    max_episode_steps=variant.max_episode_steps,
+                    reward_threshold=variant.reward_threshold,
+                    kwargs=variant.kwargs,
+                )

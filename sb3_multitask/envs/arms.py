@@ -1,0 +1,200 @@
+"""Arms that push a cylinder or strike a ball: Pusher with other goals, and Striker."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+from gymnasium import spaces, utils
+from gymnasium.envs.mujoco import MujocoEnv
+from gymnasium.envs.mujoco.pusher_v5 import PusherEnv
+
+from sb3_multitask.envs.edited_model import EditedModel, compile_model
+
+_PAN = "r_shoulder_pan_joint"
+_MIN_DISTANCE = 0.17  # m, between the goal and what must get there
+Range = tuple[float, float]
+
+
+class _PusherWithGoal(EditedModel, PusherEnv):
+    """``Pusher-v5`` that begins elsewhere: how, :meth:`draw_goal` says."""
+
+    pan_range: ClassVar[Range | None] = None
+    """Range of the shoulder's pan joint in rad; None: the model's."""
+
+    def edit(self, spec: mujoco.MjSpec) -> None:
+        super().edit(spec)
+        if self.pan_range is not None:
+            spec.joint(_PAN).range = self.pan_range
+
+    def draw_goal(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Range, Range]]:
+        """The goal's (y, x) in m from its place in the model, and the ranges that the cylinder's are drawn from."""
+        raise NotImplementedError
+
+    def draw_state(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities that an episode begins with."""
+        goal, ranges = self.draw_goal(generator)
+        while True:
+            cylinder = np.array([generator.uniform(*one) for one in ranges])
+            if np.linalg.norm(cylinder - goal) > _MIN_DISTANCE:
+                break
+        qpos = self.init_qpos.copy()
+        qpos[-4:-2], qpos[-2:] = cylinder, goal
+        qvel = self.init_qvel + generator.uniform(-0.005, 0.005, self.model.nv)
+        qvel[-4:] = 0
+        return qpos, qvel
+
+    def reset_model(self) -> Any:
+        self.set_state(*self.draw_state(self.np_random))
+        return self._get_obs()
+
+
+class PusherMovingGoalEnv(_PusherWithGoal):
+    """``Pusher-v5`` whose goal is drawn anew for each episode, 0 to 0.2 m by -0.1 to 0.3 m from its usual place."""
+
+    def draw_goal(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Range, Range]]:
+        goal = np.array([generator.uniform(-0.2, 0.0), generator.uniform(-0.1, 0.3)])
+        return goal, _RIGHT[1]
+
+
+class PusherLeftSideEnv(_PusherWithGoal):
+    """``Pusher-v5`` with goal and cylinder on the arm's other side, and a shoulder that turns that far."""
+
+    pan_range = (-0.854, 2.714602)
+
+    def draw_goal(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Range, Range]]:  # noqa: ARG002
+        return _LEFT
+
+
+class PusherFullRangeEnv(_PusherWithGoal):
+    """``Pusher-v5`` on either side, drawn anew for each episode; the shoulder turns as for the left one."""
+
+    pan_range = (-0.854, 2.714602)
+
+    def draw_goal(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Range, Range]]:
+        return _LEFT if generator.integers(2) == 0 else _RIGHT
+
+
+_LEFT = np.array([-0.05, -1.123]), ((-0.3, 0.0), (-1.1, -0.8))
+_RIGHT = np.array([0.0, 0.0]), ((-0.3, 0.0), (-0.2, 0.2))
+
+
+class StrikerMovingStartEnv(MujocoEnv, utils.EzPickle):
+    """An arm strikes a ball towards a goal; ball and goal are elsewhere in each episode.
+
+    Gymnasium has no Striker any more. This one has the arm of its ``pusher_v5.xml`` with a paddle for a hand, stronger
+    motors, a ball, and a goal with a back; the whole moves on a table without gravity or friction.
+
+    **Action** ``Box(-3, 3, (7,), float32)``: torques on the joints in N m.
+
+    **Observation** ``Box(-inf, inf, (23,), float64)``: angles (rad) and velocities (rad/s) of the seven joints, and the
+    positions (m) of the hand, the ball and the goal.
+
+    **Reward**, terms in ``info``: 3 times ``reward_dist``, the negative of the smallest distance (m) between ball and
+    goal so far; 0.1 times ``reward_ctrl``, the negative of the sum of the squared actions; and half of
+    ``reward_near``, the negative of the distance of the ball from the hand, or, once they have been within 0.1 m, from
+    where the hand was when they last were.
+
+    **Reset**: ball 0.43 to 0.55 m by -0.3 to -0.05 m, goal 0.15 to 0.7 m by 0.1 to 1 m, at least 0.17 m apart; the goal
+    faces the ball; joint velocities uniform in ±0.1 rad/s.
+
+    :param kwargs: arguments of ``MujocoEnv``, such as ``render_mode``
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"], "render_fps": 20}  # noqa: RUF012
+    strike_distance: ClassVar[float] = 0.1  # m
+
+    def __init__(self, xml_file: str = "pusher_v5.xml", frame_skip: int = 5, **kwargs: Any) -> None:
+        utils.EzPickle.__init__(self, xml_file, frame_skip, **kwargs)
+        self._strike_position: np.ndarray | None = None
+        self._nearest = math.inf
+        kwargs = {"default_camera_config": {"trackbodyid": 0, "distance": 4.0}, **kwargs}
+        space = spaces.Box(-np.inf, np.inf, (23,), np.float64)
+        MujocoEnv.__init__(self, xml_file, frame_skip, observation_space=space, **kwargs)
+
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        model = compile_model(self.fullpath, _striker)
+        offscreen = model.vis.global_
+        offscreen.offwidth = max(offscreen.offwidth, self.width)
+        offscreen.offheight = max(offscreen.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.do_simulation(action, self.frame_skip)
+        hand, ball, goal = (self.get_body_com(name) for name in ("tips_arm", "object", "goal"))
+        self._nearest = min(self._nearest, float(np.linalg.norm(ball - goal)))
+        to_hand = np.linalg.norm(ball - hand)
+        if to_hand < self.strike_distance:
+            self._strike_position = hand.copy()
+        near = to_hand if self._strike_position is None else np.linalg.norm(ball - self._strike_position)
+        terms = {"reward_dist": -self._nearest, "reward_ctrl": -np.square(action).sum(), "reward_near": -near}
+        reward = 3 * terms["reward_dist"] + 0.1 * terms["reward_ctrl"] + 0.5 * terms["reward_near"]
+        if self.render_mode == "human":
+            self.render()
+        return self._get_obs(), float(reward), False, False, terms
+
+    def draw_state(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities that an episode begins with."""
+        ball = np.array([generator.uniform(0.43, 0.55), generator.uniform(-0.3, -0.05)])
+        while True:
+            goal = np.array([generator.uniform(0.15, 0.7), generator.uniform(0.1, 1.0)])
+            if np.linalg.norm(ball - goal) > _MIN_DISTANCE:
+                break
+        qpos = self.init_qpos.copy()
+        qpos[7:9] = ball[::-1]  # the ball slides along y, then along x
+        qpos[9:11] = goal
+        angle = -math.atan((ball[0] - goal[0]) / (ball[1] - goal[1] + 1e-8))
+        qpos[12:16] = math.cos(angle / 2), 0, 0, math.sin(angle / 2)
+        qvel = self.init_qvel + generator.uniform(-0.1, 0.1, self.model.nv)
+        qvel[7:] = 0
+        return qpos, qvel
+
+    def reset_model(self) -> np.ndarray:
+        self._nearest, self._strike_position = math.inf, None
+        self.set_state(*self.draw_state(self.np_random))
+        return self._get_obs()
+
+    def _get_obs(self) -> np.ndarray:
+        bodies = [self.get_body_com(name) for name in ("tips_arm", "object", "goal")]
+        return np.concatenate((self.data.qpos[:7], self.data.qvel[:7], *bodies))
+
+
+def _striker(spec: mujoco.MjSpec) -> None:
+    """Make a striker of Gymnasium's pusher: a paddle for its hand, a ball for the cylinder, a goal with a back."""
+    for geom in spec.geoms:
+        geom.friction = [0.0, 0.0, 0.0]
+    for actuator in spec.actuators:
+        actuator.ctrlrange = [-3.0, 3.0]
+    for tip in ("tip_arml", "tip_armr"):
+        spec.delete(spec.geom(tip))
+    touchable = {"contype": 1, "conaffinity": 1, "friction": [0.0, 0.0, 0.0]}
+    paddle = {"type": mujoco.mjtGeom.mjGEOM_BOX, "pos": [0.017, 0, 0], "size": [0.003, 0.12, 0.05]}
+    spec.body("tips_arm").add_geom(name="paddle", density=300, condim=1, margin=0.002, **paddle, **touchable)
+    for prongs in spec.body("r_wrist_roll_link").geoms[1:]:
+        spec.delete(prongs)  # the bar across stays
+    for name in ("object", "goal"):
+        spec.delete(spec.body(name))
+    ball = spec.worldbody.add_body(name="object", pos=[0, 0, -0.27])
+    ball.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.05, 0, 0], density=300, condim=1, margin=0.002,
+        contype=1, conaffinity=0, friction=[0.0, 0.0, 0.0],
+    )  # fmt: skip
+    for name, axis in (("obj_slidey", [0, 1, 0]), ("obj_slidex", [1, 0, 0])):
+        ball.add_joint(
+            name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, damping=0.5, armature=0.1, range=[-10.3213, 10.3]
+        )
+    goal = spec.worldbody.add_body(name="goal", pos=[0, 0, -0.323])
+    goal.add_freejoint(name="goal_free")
+    goal.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.08, 0.001, 0], density=1e6, contype=0, conaffinity=0,
+        rgba=[1, 0, 0, 1],
+    )  # fmt: skip
+    for angle in (-math.pi / 4, 0, math.pi / 4):
+        goal.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.032, 0.001, 0.04], density=300, condim=1, margin=0.002,
+            contype=0, conaffinity=1, friction=[0.0, 0.0, 0.0],
+            pos=[-0.075 * math.sin(angle), 0.075 * math.cos(angle), 0.04],
+            quat=[math.cos(angle / 2), 0, 0, math.sin(angle / 2)],
+        )  # fmt: skip

@@ -1,0 +1,27 @@
+"""Other gravity, by editing a MuJoCo model before it is compiled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mujoco
+
+
+@dataclass(frozen=True)
+class Gravity:
+    """Gravity along z, as gym-extensions set it (Henderson et al. 2017).
+
+    :param z: acceleration in m/s^2, negative downwards; the Earth's is -9.81
+    :raises ValueError: if it is not a finite number
+    """
+
+    z: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.z):
+            raise ValueError(f"`gravity` must be a finite number in m/s^2, such as -9.81 (got {self.z!r})")
+
+    def apply(self, spec: mujoco.MjSpec) -> None:
+        """Edit ``spec`` in place."""
+        spec.option.gravity = [0.0, 0.0, self.z]

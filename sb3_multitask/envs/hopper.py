@@ -1,0 +1,30 @@
+"""Hopper with other bodies and gravity, with walls and stairs."""
+
+from __future__ import annotations
+
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+from sb3_multitask.envs.edited_model import EditedModel
+from sb3_multitask.envs.readings import WithReadings
+from sb3_multitask.envs.terrain import WithSimpleWalls, WithStairs
+
+
+class HopperBodyEnv(EditedModel, HopperEnv):
+    """Gymnasium's ``Hopper-v5`` with another body or gravity.
+
+    :param morphology: the body; ``None``: the unchanged one
+    :param gravity: along z in m/s^2; ``None``: -9.81
+    :param kwargs: arguments of ``Hopper-v5``
+    """
+
+
+class HopperSensorEnv(WithReadings, HopperEnv):
+    """``Hopper-v5`` with ten readings that are 0."""
+
+
+class HopperSimpleWallEnv(WithSimpleWalls, HopperEnv):
+    """``Hopper-v5`` with two low walls without friction."""
+
+
+class HopperStairsEnv(WithStairs, HopperEnv):
+    """``Hopper-v5`` on stairs. ``HopperStairs-v0`` may lean by 0.27 rad before the episode ends, instead of 0.2."""

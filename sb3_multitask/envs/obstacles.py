@@ -1,0 +1,108 @@
+"""Boxes in the way of a robot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+
+from sb3_multitask.envs.readings import WithReadings
+
+GROUP = 4
+"""Geom group of all obstacles, and of nothing else: what beams see."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A box that stands still; where it is can be changed at a reset.
+
+    It is a mocap body: a geom of the world that is moved would be walked through, since MuJoCo does not expect it to.
+    It weighs nothing, so that a model whose total mass is fixed keeps it for the robot.
+
+    :param name: of its body
+    :param position: of its centre, (x, y, z) in m
+    :param half_size: half of its edges, (x, y, z) in m, as MuJoCo gives the sizes of boxes
+    :param frictionless: contacts push, and do not hold
+    :param rgba: colour
+    """
+
+    name: str
+    position: tuple[float, float, float]
+    half_size: tuple[float, float, float]
+    frictionless: bool = False
+    rgba: tuple[float, float, float, float] = (1.0, 0.0, 1.0, 1.0)
+
+    def add_to(self, spec: mujoco.MjSpec) -> None:
+        """Add it to a model that is not yet compiled."""
+        body = spec.worldbody.add_body(name=self.name, pos=self.position, mocap=True)
+        body.add_geom(
+            name=self.name,
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=self.half_size,
+            mass=0.0,
+            contype=1,
+            conaffinity=1,
+            condim=1 if self.frictionless else 3,
+            group=GROUP,
+            rgba=self.rgba,
+        )
+
+
+class WithObstacles(WithReadings):
+    """Mixin: boxes that a robot must get over or around.
+
+    They are the model's last bodies. Gymnasium's classes that observe all bodies (Ant, Humanoid) do not see them, nor
+    pay for the forces on them: the observation is that of the same robot with sensors and nothing in the way.
+    """
+
+    obstacles: ClassVar[tuple[Obstacle, ...]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._seen: np.ndarray | None = None
+        super().__init__(*args, **kwargs)
+        self._seen = robot_columns(getattr(self, "observation_structure", {}), len(self.obstacles))
+        space = self.observation_space
+        assert isinstance(space, spaces.Box)
+        kept = np.append(self._seen, np.ones(self.n_readings, dtype=bool))
+        self.observation_space = spaces.Box(space.low[kept], space.high[kept], dtype=np.float64)
+
+    def edit(self, spec: mujoco.MjSpec) -> None:
+        super().edit(spec)
+        for obstacle in self.obstacles:
+            obstacle.add_to(spec)
+
+    def draw_obstacles(self, generator: np.random.Generator) -> np.ndarray:  # noqa: ARG002
+        """Where the obstacles of an episode are, (n_obstacles, 3) in m."""
+        return np.array([obstacle.position for obstacle in self.obstacles])
+
+    def reset_model(self) -> Any:
+        self.data.mocap_pos[:] = self.draw_obstacles(self.np_random)
+        return super().reset_model()
+
+    def base_observation(self) -> np.ndarray:
+        obs = super().base_observation()
+        assert self._seen is not None
+        return np.asarray(obs[self._seen])
+
+    def _step_mujoco_simulation(self, ctrl: np.ndarray, n_frames: int) -> None:
+        super()._step_mujoco_simulation(ctrl, n_frames)  # type: ignore[no-untyped-call]
+        self.data.cfrc_ext[-len(self.obstacles) :] = 0
+
+
+_NUMBERS_A_BODY = {"cinert": 10, "cvel": 6, "cfrc_ext": 6}
+
+
+def robot_columns(structure: dict[str, int], n_obstacles: int) -> np.ndarray:
+    """Which numbers of an observation are not an obstacle's, (obs_dim,) bool.
+
+    :param structure: Gymnasium's ``observation_structure``: part -> how many numbers, in their order
+    """
+    columns = []
+    for part, size in structure.items():
+        if part != "skipped_qpos":
+            n_theirs = n_obstacles * _NUMBERS_A_BODY.get(part, 0) if size else 0
+            columns.append(np.arange(size) < size - n_theirs)
+    return np.concatenate(columns)

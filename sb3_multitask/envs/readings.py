@@ -1,0 +1,57 @@
+"""Environments with readings of what stands in the way, appended to the observation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+
+from sb3_multitask.envs.edited_model import EditedModel
+
+
+class WithReadings(EditedModel):
+    """Mixin: appends ``n_readings`` numbers to the observation, here zeros, since nothing stands in the way.
+
+    So an agent that will meet obstacles can be trained without them first, with the same observation.
+    """
+
+    n_readings: ClassVar[int] = 10
+    highest_reading: ClassVar[float] = 1.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._now: mujoco.MjData | None = None
+        super().__init__(*args, **kwargs)
+        base = self.observation_space
+        assert isinstance(base, spaces.Box)
+        self.observation_space = spaces.Box(
+            np.append(base.low, np.zeros(self.n_readings)),
+            np.append(base.high, np.full(self.n_readings, self.highest_reading)),
+            dtype=np.float64,
+        )
+
+    def _get_obs(self) -> np.ndarray:
+        return np.append(self.base_observation(), self.readings())
+
+    def base_observation(self) -> np.ndarray:
+        """What the robot observes of itself."""
+        obs: np.ndarray = super()._get_obs()  # type: ignore[misc]  # of the Gymnasium class
+        return obs
+
+    def readings(self) -> np.ndarray:
+        """What the sensors read now, (n_readings,)."""
+        return np.zeros(self.n_readings)
+
+    def poses_now(self) -> mujoco.MjData:
+        """Where all bodies are, from the present joint positions.
+
+        ``data.xpos`` is one simulation step old after a step, as in all of Gymnasium's MuJoCo environments, whose
+        rewards are made from it; so the kinematics of now are computed apart.
+        """
+        if self._now is None:
+            self._now = mujoco.MjData(self.model)
+        self._now.qpos[:] = self.data.qpos
+        self._now.mocap_pos[:] = self.data.mocap_pos
+        mujoco.mj_kinematics(self.model, self._now)
+        return self._now

@@ -1,0 +1,116 @@
+"""Low walls, stairs and a maze, read as a map of what lies around the robot."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sb3_multitask.envs.obstacles import Obstacle, WithObstacles
+
+CELL = 0.5  # m, of the strips that Hopper reads
+
+
+def strip_readings(x: np.ndarray, centres: np.ndarray, half_lengths: np.ndarray, n_cells: int) -> np.ndarray:
+    """How many obstacles cover the centre of each cell of a strip that begins 0.5 m behind ``x``.
+
+    :param x: of the foot in m, (n_rows,)
+    :param centres: of the obstacles, (n_rows, n_obstacles)
+    :param half_lengths: (n_obstacles,)
+    :param n_cells: of 0.5 m each
+    :return: (n_rows, n_cells)
+    """
+    cells = x[:, None] - CELL + CELL * (np.arange(n_cells) + 0.5)
+    away = np.abs(cells[:, :, None] - centres[:, None, :])
+    return np.asarray((away <= half_lengths).sum(axis=2), dtype=np.float64)
+
+
+def maze_readings(xy: np.ndarray, centres: np.ndarray, half_sizes: np.ndarray) -> np.ndarray:
+    """Which cells of a map, 2 m ahead and 5 m across, hold a wall: (n_rows, 10), across by across.
+
+    A cell is 1 m wide; its centre is 1 or 2 m ahead and 2, 1, 0, -1 or -2 m to the left. It reads 1 if a wall covers
+    that place across, and is not more than half a cell away along x.
+
+    :param xy: of the torso in m, (n_rows, 2)
+    :param centres: of the walls, (n_walls, 2)
+    :param half_sizes: (n_walls, 2)
+    """
+    left, ahead = np.repeat(np.arange(2.0, -3.0, -1.0), 2), np.tile([1.0, 2.0], 5)
+    cells = xy[:, None, :] + np.stack((ahead, left), axis=1)
+    away = np.abs(cells[:, :, None, :] - centres)
+    reach = np.maximum(half_sizes, [0.5, 0.0])
+    return np.asarray((away <= reach).all(axis=3).any(axis=2), dtype=np.float64)
+
+
+class WithSimpleWalls(WithObstacles):
+    """Mixin: two low walls without friction, at 2.8 m and 4 to 6 m behind the first, placed anew at each reset.
+
+    They are 0.18 m high and 0.5 m thick. Ten readings say for cells of 0.5 m, from 0.5 m behind the foot on, whether a
+    wall is there.
+    """
+
+    obstacles = tuple(
+        Obstacle(f"wall {i}", (2.8 + 5 * i, 0.0, 0.06), (0.25, 0.4, 0.12), frictionless=True) for i in range(2)
+    )
+
+    def draw_obstacles(self, generator: np.random.Generator) -> np.ndarray:
+        positions = super().draw_obstacles(generator)
+        positions[1, 0] = positions[0, 0] + 5 * generator.uniform(0.8, 1.2)
+        return positions
+
+    def readings(self) -> np.ndarray:
+        foot = self.poses_now().body("foot").xpos
+        return np.asarray(self.read(foot[None], self.data.mocap_pos[None])[0])
+
+    def read(self, foot: np.ndarray, obstacles: np.ndarray) -> np.ndarray:
+        """Readings of many: ``foot`` (n_rows, 3), ``obstacles`` (n_rows, n_obstacles, 3)."""
+        half_lengths = np.array([wall.half_size[0] for wall in self.obstacles])
+        return strip_readings(foot[:, 0], obstacles[:, :, 0], half_lengths, self.n_readings)
+
+
+class WithStairs(WithObstacles):
+    """Mixin: three stairs up and down again, 0.225, 0.375 and 0.525 m high, from 0.75 m to 5.25 m.
+
+    Six readings give for cells of 0.5 m, from 0.5 m behind the foot on, the number of stairs that lie there, halved.
+    """
+
+    n_readings = 6
+    highest_reading = 1.5
+    obstacles = tuple(
+        Obstacle(f"level {i}", (3.0, 0.0, 0.075 + 0.15 * i), (2.25 - 0.75 * i, 0.4, 0.15)) for i in range(3)
+    )
+
+    def readings(self) -> np.ndarray:
+        foot = self.poses_now().body("foot").xpos
+        return np.asarray(self.read(foot[None], self.data.mocap_pos[None])[0])
+
+    def read(self, foot: np.ndarray, obstacles: np.ndarray) -> np.ndarray:
+        """Readings of many: ``foot`` (n_rows, 3), ``obstacles`` (n_rows, n_obstacles, 3)."""
+        half_lengths = np.array([level.half_size[0] for level in self.obstacles])
+        return 0.5 * strip_readings(foot[:, 0], obstacles[:, :, 0], half_lengths, self.n_readings)
+
+
+class WithMaze(WithObstacles):
+    """Mixin: a corridor of 40 m with five walls across it, open on alternate sides, every 5 m from 2.8 m on.
+
+    Ten readings are a map of the cells of 1 m ahead and beside the torso, see :func:`maze_readings`.
+    """
+
+    obstacles = (
+        *(
+            Obstacle(f"wall {i}", (2.8 + 5 * i, 1.5 * (-1) ** i, 2.5), (0.25, 2.0, 5.0), frictionless=True)
+            for i in range(5)
+        ),
+        *(
+            Obstacle(f"side {i}", (10.0, 3.5 * (-1) ** i, 0.375), (20.0, 0.25, 0.75), frictionless=True)
+            for i in range(2)
+        ),
+    )
+
+    def readings(self) -> np.ndarray:
+        torso = self.poses_now().body("torso").xpos
+        return np.asarray(self.read(torso[None], self.data.mocap_pos[None])[0])
+
+    def read(self, torso: np.ndarray, _obstacles: np.ndarray) -> np.ndarray:
+        """Readings of many: ``torso`` (n_rows, 3)."""
+        centres = np.array([wall.position[:2] for wall in self.obstacles])
+        half_sizes = np.array([wall.half_size[:2] for wall in self.obstacles])
+        return maze_readings(torso[:, :2], centres, half_sizes)
