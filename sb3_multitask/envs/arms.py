@@ -129,7 +129,7 @@ class StrikerMovingStartEnv(MujocoEnv, utils.EzPickle):
         if to_hand < self.strike_distance:
             self._strike_position = hand.copy()
         near = to_hand if self._strike_position is None else np.linalg.norm(ball - self._strike_position)
-        terms = {"reward_dist": -self._nearest, "reward_ctrl": -np.square(action).sum(), "reward_near": -near}
+        terms = {"reward_dist": -self._nearest, "reward_ctrl": -float(np.square(action).sum()), "reward_near": -near}
         reward = 3 * terms["reward_dist"] + 0.1 * terms["reward_ctrl"] + 0.5 * terms["reward_near"]
         if self.render_mode == "human":
             self.render()

@@ -10,8 +10,9 @@ import mujoco
 import numpy as np
 from gymnasium.utils import seeding
 
+from sb3_multitask.envs.readings import WithReadings
 from sb3_multitask.generators import generator_state, make_generator
-from sb3_multitask.vec_env.adapters import ADAPTERS
+from sb3_multitask.vec_env.adapters import ADAPTERS, State, readings_of
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.env_state import wrappers_of
 from sb3_multitask.vec_env.infos import Infos
@@ -22,6 +23,7 @@ except ImportError:  # MuJoCo < 3.17
     Batch = None
 BATCH_IS_MISSING = Batch is None
 
+_CONTACT_FORCES = "cfrc_ext"
 _NO_STAGE = 0  # mjSTAGE_NONE: after a step compute nothing more, as Gymnasium
 _FAULTS = {
     int(mujoco.mjtWarning.mjWARN_BADQPOS): "NaN, infinite or huge positions",
@@ -55,9 +57,12 @@ class SimulationGroup:
     def build(self, n_threads: int) -> None:
         unwrapped: list[Any] = [env.unwrapped for env in self._envs]
         n_sims = len(unwrapped)
-        self.batch = Batch(unwrapped[0].model, n_sims, min(n_threads, n_sims))
+        adapter_class = ADAPTERS[type(unwrapped[0])]
+        with_forces = _CONTACT_FORCES in adapter_class.fields
+        self.batch = Batch(unwrapped[0].model, n_sims, min(n_threads, n_sims), persistent=with_forces)
         self.batch.set_models([env.model for env in unwrapped])
-        self.adapter = ADAPTERS[type(unwrapped[0])](unwrapped)
+        self.adapter = adapter_class(unwrapped)
+        self.readings = readings_of(unwrapped, self.batch)
         self.frame_skip: int = unwrapped[0].frame_skip
         self.max_episode_steps = np.array([_max_episode_steps(env) for env in self._envs])
         self.elapsed = np.zeros(n_sims, dtype=np.int64)
@@ -65,15 +70,21 @@ class SimulationGroup:
         # live, strided views of the state rows: copied before they are handed out
         self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._ids = np.arange(n_sims, dtype=np.int32)
+        self._bound = {name: self.batch.bind(name) for name in self.adapter.fields if name != _CONTACT_FORCES}
+        # what Gymnasium would read now: the batch's own are those of its last call, whatever it was for
+        self._fields = {name: array.copy() for name, array in self._bound.items()}
+        self._forces = _ContactForces(self.batch, unwrapped) if with_forces else None
+        if self._forces is not None:
+            self._fields[_CONTACT_FORCES] = self._forces.make()
 
     def reset(self, ids: np.ndarray, seeds: Sequence[int | None]) -> tuple[np.ndarray, list[Info]]:
         """Start new episodes in the simulations ``ids``; observations and reset infos."""
         self._start_episodes(ids, seeds)
-        qpos = self.qpos[ids]
-        infos = Infos(len(ids), lambda: self.adapter.reset_columns(slice(ids[0], ids[-1] + 1), qpos))
+        state = self._state(ids)
+        infos = Infos(len(ids), lambda: self.adapter.reset_columns(slice(ids[0], ids[-1] + 1), state))
         for info in infos:
             del info["TimeLimit.truncated"]
-        return self.adapter.observe(qpos, self.qvel[ids]), list(infos)
+        return self._observe(ids, state), list(infos)
 
     def _start_episodes(self, ids: np.ndarray, seeds: Sequence[int | None]) -> None:
         self.batch.reset(ids, stage=_NO_STAGE)
@@ -81,19 +92,28 @@ class SimulationGroup:
             generator = self.generators[row]
             if generator is None or seed is not None:
                 generator = self.generators[row] = seeding.np_random(seed)[0]
+            if self.readings is not None:
+                self.readings.place(row, generator)
             self.qpos[row], self.qvel[row] = self.adapter.draw_reset(row, generator)
         self.batch.forward(ids)
         self.elapsed[ids] = 0
+        self._keep_fields(ids)
+        if self._forces is not None:
+            self._fields[_CONTACT_FORCES][ids] = 0  # Gymnasium computes them after steps only
 
     def step(self, own: slice, actions: np.ndarray) -> Transitions:
         """Advance the simulations of ``own`` by one environment step; new episodes begin where one ended."""
-        before = self.qpos[own].copy()
+        ids = self._ids[own]
+        before = self._state(own)
         self.ctrl[own] = actions
         self._advance(own)
         self._raise_on_fault(own)
-        qpos, qvel = self.qpos[own].copy(), self.qvel[own].copy()
-        obs = self.adapter.observe(qpos, qvel)
-        outcome = self.adapter.outcome(own, before, qpos, qvel, actions)
+        self._keep_fields(own)
+        if self._forces is not None:
+            self._forces.compute(ids, self._fields[_CONTACT_FORCES])
+        after = self._state(own)
+        obs = self._observe(ids, after)
+        outcome = self.adapter.outcome(own, before, after, actions)
         self.elapsed[own] += 1
         truncated = self.elapsed[own] >= self.max_episode_steps[own]
         dones = outcome.terminated | truncated
@@ -105,8 +125,20 @@ class SimulationGroup:
                 infos[i]["terminal_observation"] = obs[i].copy()
             ids = ended + own.start
             self._start_episodes(ids, [None] * len(ids))
-            obs[ended] = self.adapter.observe(self.qpos[ids], self.qvel[ids])
+            obs[ended] = self._observe(ids, self._state(ids))
         return Transitions(obs, outcome.rewards, dones, infos)
+
+    def _state(self, rows: slice | np.ndarray) -> State:
+        fields = {name: array[rows].copy() for name, array in self._fields.items()}
+        return State(self.qpos[rows].copy(), self.qvel[rows].copy(), fields)
+
+    def _observe(self, ids: np.ndarray, state: State) -> np.ndarray:
+        obs = self.adapter.observe(state)
+        return obs if self.readings is None else self.readings.append(ids, obs)
+
+    def _keep_fields(self, rows: slice | np.ndarray) -> None:
+        for name, bound in self._bound.items():
+            self._fields[name][rows] = bound[rows]
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides what the simulations do next."""
@@ -115,6 +147,8 @@ class SimulationGroup:
             "warning": self.batch.warning.copy(),
             "elapsed": self.elapsed.copy(),
             "generators": [generator_state(generator) for generator in self.generators],
+            "fields": {name: array.copy() for name, array in self._fields.items()},
+            "adapter": self.adapter.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -123,6 +157,9 @@ class SimulationGroup:
         self.batch.warning[...] = state["warning"]
         self.elapsed[...] = state["elapsed"]
         self.generators = [make_generator(generator) for generator in state["generators"]]
+        for name, array in state.get("fields", {}).items():
+            self._fields[name][...] = array
+        self.adapter.set_state(state.get("adapter", {}))
 
     def _advance(self, own: slice) -> None:
         """The native call, with MuJoCo's messages kept from the terminal: its counters say the same."""
@@ -146,6 +183,27 @@ class SimulationGroup:
             raise SimulationFault(self.start + row, _FAULTS[_FIRST_FAULT + fault], int(self.elapsed[row]) + 1)
 
 
+class _ContactForces:
+    """``cfrc_ext``, which MuJoCo computes on demand only: one simulation after the other."""
+
+    def __init__(self, batch: Any, envs: Sequence[Any]) -> None:
+        self.batch = batch
+        self.models = [env.model for env in envs]
+        self.n_obstacles = len(getattr(envs[0], "obstacles", ()))
+        self.scratch = mujoco.MjData(self.models[0])
+
+    def make(self) -> np.ndarray:
+        return np.zeros((len(self.models), self.models[0].nbody, 6))
+
+    def compute(self, ids: np.ndarray, forces: np.ndarray) -> None:
+        """Write the forces of the simulations ``ids``; those on obstacles are 0, as in their environments."""
+        n_robot = forces.shape[1] - self.n_obstacles
+        for i in ids.tolist():
+            self.batch.get_data(i, self.scratch)
+            mujoco.mj_rnePostConstraint(self.models[i], self.scratch)
+            forces[i, :n_robot] = self.scratch.cfrc_ext[:n_robot]
+
+
 class SimulationFault(Exception):  # noqa: N818 (the backend makes an error of it)
     """A simulation failed: its row, what MuJoCo found, and the step of the episode."""
 
@@ -163,8 +221,9 @@ def _layout(env: gym.Env[Any, Any]) -> tuple[Any, ...]:
     unwrapped: Any = env.unwrapped
     return (
         ADAPTERS[type(unwrapped)],
+        _readings_key(unwrapped),
         unwrapped.frame_skip,
-        unwrapped._exclude_current_positions_from_observation,
+        ADAPTERS[type(unwrapped)].layout(unwrapped),
         *(getattr(unwrapped.model, name) for name in _SIZES),
     )
 
@@ -173,3 +232,8 @@ def _max_episode_steps(env: gym.Env[Any, Any]) -> int:
     """The time limit around an environment, in steps; the largest integer without one."""
     limits = [wrapper._max_episode_steps for wrapper in wrappers_of(env) if isinstance(wrapper, gym.wrappers.TimeLimit)]
     return min(limits, default=int(np.iinfo(np.int64).max))
+
+
+def _readings_key(env: Any) -> type | None:
+    """Environments that differ in what they read cannot share a group."""
+    return type(env) if isinstance(env, WithReadings) else None
