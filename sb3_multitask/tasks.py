@@ -57,11 +57,41 @@ def _bodies(robot: str, *bodies: str) -> tuple[Task, ...]:
     return tuple(Task(body, f"{robot}{body}-v0") for body in bodies)
 
 
+def _gravities(robot: str) -> tuple[Task, ...]:
+    names = ("GravityHalf", "GravityThreeQuarters", "Earth", "GravityOneAndQuarter", "GravityOneAndHalf")
+    return tuple(Task(name, f"{robot}-v5" if name == "Earth" else f"{robot}{name}-v0") for name in names)
+
+
+_LIMBS = ("Foot", "Leg", "Thigh", "Torso")
+_SMALL_THEN_BIG = tuple(f"{size}{limb}" for size in ("Small", "Big") for limb in _LIMBS)
+_HUMANOID_ONLY = tuple(f"{size}{part}" for part in ("Head", "Arm", "Hand") for size in ("Small", "Big"))
 TASK_SETS: dict[str, tuple[Task, ...]] = {
     # The paper's six, in the paper's order (section 4).
     "HalfCheetahBody6": _bodies(
         "HalfCheetah", "SmallFoot", "BigFoot", "SmallLeg", "SmallThigh", "SmallTorso", "BigTorso"
     ),
+    # The groups of Henderson et al. 2017, in their order of training; what they call -v1 is Gymnasium's -v5.
+    **{f"{robot}Gravity5": _gravities(robot) for robot in ("Hopper", "Walker2d", "HalfCheetah", "Humanoid")},
+    **{f"{robot}Body8": _bodies(robot, *_SMALL_THEN_BIG) for robot in ("Hopper", "Walker2d", "HalfCheetah")},
+    "HumanoidBody14": _bodies("Humanoid", *_SMALL_THEN_BIG, *_HUMANOID_ONLY),
+    "HopperSensor2": (Task("Sensor", "HopperWithSensor-v0"), Task("Wall", "HopperSimpleWall-v0")),
+    **{
+        f"{robot}Sensor2": (Task("Sensor", f"{robot}WithSensor-v0"), Task("Wall", f"{robot}Wall-v0"))
+        for robot in ("Walker2d", "HalfCheetah", "Humanoid")
+    },
+    "HumanoidStandup3": (
+        Task("Run", "Humanoid-v5"),
+        Task("Standup", "HumanoidStandup-v5"),
+        Task("StandupAndRun", "HumanoidStandupAndRun-v0"),
+    ),
+    "HumanoidStandupSensor4": (
+        Task("Run", "HumanoidWithSensor-v0"),
+        Task("Standup", "HumanoidStandupWithSensor-v0"),
+        Task("StandupAndRun", "HumanoidStandupAndRunWithSensor-v0"),
+        Task("Wall", "HumanoidStandupAndRunWall-v0"),
+    ),
+    "Pusher2": (Task("Pusher", "Pusher-v5"), Task("MovingGoal", "PusherMovingGoal-v0")),
+    "Striker2": (Task("Striker", "Striker-v0"), Task("MovingStart", "StrikerMovingStart-v0")),
 }
 """Named sets: name -> tasks. The order is the order of the heads."""
 

@@ -1,7 +1,8 @@
 """Gymnasium environments: other bodies and gravity, walls, stairs, arms; and the wrapper that adds the task."""
 
 from sb3_multitask.envs.morphology import Morphology
+from sb3_multitask.envs.sample import sample_bodies
 from sb3_multitask.envs.task_env import TaskEnv
 from sb3_multitask.envs.variants import VARIANTS, register_envs
 
-__all__ = ["VARIANTS", "Morphology", "TaskEnv", "register_envs"]
+__all__ = ["VARIANTS", "Morphology", "TaskEnv", "register_envs", "sample_bodies"]

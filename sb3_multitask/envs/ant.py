@@ -16,6 +16,8 @@ class AntBodyEnv(EditedModel, AntEnv):
     :param kwargs: arguments of ``Ant-v5``
     """
 
+    robot = "Ant"
 
-class AntMazeEnv(WithMaze, AntEnv):
+
+class AntMazeEnv(WithMaze, AntBodyEnv):
     """``Ant-v5`` in a corridor with walls across it."""

@@ -21,6 +21,7 @@ Range = tuple[float, float]
 class _PusherWithGoal(EditedModel, PusherEnv):
     """``Pusher-v5`` that begins elsewhere: how, :meth:`draw_goal` says."""
 
+    robot = "Pusher"
     pan_range: ClassVar[Range | None] = None
     """Range of the shoulder's pan joint in rad; None: the model's."""
 
@@ -81,8 +82,8 @@ _LEFT = np.array([-0.05, -1.123]), ((-0.3, 0.0), (-1.1, -0.8))
 _RIGHT = np.array([0.0, 0.0]), ((-0.3, 0.0), (-0.2, 0.2))
 
 
-class StrikerMovingStartEnv(MujocoEnv, utils.EzPickle):
-    """An arm strikes a ball towards a goal; ball and goal are elsewhere in each episode.
+class StrikerEnv(MujocoEnv, utils.EzPickle):
+    """An arm strikes a ball towards a goal that is elsewhere in each episode.
 
     Gymnasium has no Striker any more. This one has the arm of its ``pusher_v5.xml`` with a paddle for a hand, stronger
     motors, a ball, and a goal with a back; the whole moves on a table without gravity or friction.
@@ -97,8 +98,8 @@ class StrikerMovingStartEnv(MujocoEnv, utils.EzPickle):
     ``reward_near``, the negative of the distance of the ball from the hand, or, once they have been within 0.1 m, from
     where the hand was when they last were.
 
-    **Reset**: ball 0.43 to 0.55 m by -0.3 to -0.05 m, goal 0.15 to 0.7 m by 0.1 to 1 m, at least 0.17 m apart; the goal
-    faces the ball; joint velocities uniform in ±0.1 rad/s.
+    **Reset**: ball at (0.5, -0.175) m, goal 0.15 to 0.7 m by 0.1 to 1 m, at least 0.17 m apart; the goal faces the
+    ball; joint velocities uniform in ±0.1 rad/s.
 
     :param kwargs: arguments of ``MujocoEnv``, such as ``render_mode``
     """
@@ -129,15 +130,16 @@ class StrikerMovingStartEnv(MujocoEnv, utils.EzPickle):
         if to_hand < self.strike_distance:
             self._strike_position = hand.copy()
         near = to_hand if self._strike_position is None else np.linalg.norm(ball - self._strike_position)
-        terms = {"reward_dist": -self._nearest, "reward_ctrl": -float(np.square(action).sum()), "reward_near": -near}
-        reward = 3 * terms["reward_dist"] + 0.1 * terms["reward_ctrl"] + 0.5 * terms["reward_near"]
+        dist, ctrl = -self._nearest, -float(np.square(action).sum())
+        reward = 3 * dist + 0.1 * ctrl + 0.5 * -near
         if self.render_mode == "human":
             self.render()
+        terms = {"reward_dist": dist, "reward_ctrl": ctrl, "reward_near": -near}
         return self._get_obs(), float(reward), False, False, terms
 
     def draw_state(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities that an episode begins with."""
-        ball = np.array([generator.uniform(0.43, 0.55), generator.uniform(-0.3, -0.05)])
+        ball = self.draw_ball(generator)
         while True:
             goal = np.array([generator.uniform(0.15, 0.7), generator.uniform(0.1, 1.0)])
             if np.linalg.norm(ball - goal) > _MIN_DISTANCE:
@@ -151,6 +153,10 @@ class StrikerMovingStartEnv(MujocoEnv, utils.EzPickle):
         qvel[7:] = 0
         return qpos, qvel
 
+    def draw_ball(self, generator: np.random.Generator) -> np.ndarray:  # noqa: ARG002
+        """Where the ball begins, (x, y) in m."""
+        return np.array([0.5, -0.175])
+
     def reset_model(self) -> np.ndarray:
         self._nearest, self._strike_position = math.inf, None
         self.set_state(*self.draw_state(self.np_random))
@@ -159,6 +165,13 @@ class StrikerMovingStartEnv(MujocoEnv, utils.EzPickle):
     def _get_obs(self) -> np.ndarray:
         bodies = [self.get_body_com(name) for name in ("tips_arm", "object", "goal")]
         return np.concatenate((self.data.qpos[:7], self.data.qvel[:7], *bodies))
+
+
+class StrikerMovingStartEnv(StrikerEnv):
+    """:class:`StrikerEnv` whose ball begins elsewhere in each episode: 0.43 to 0.55 m by -0.3 to -0.05 m."""
+
+    def draw_ball(self, generator: np.random.Generator) -> np.ndarray:
+        return np.array([generator.uniform(0.43, 0.55), generator.uniform(-0.3, -0.05)])
 
 
 def _striker(spec: mujoco.MjSpec) -> None:

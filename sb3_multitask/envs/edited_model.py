@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mujoco
 from gymnasium.envs.mujoco import MujocoEnv
 
 from sb3_multitask.envs.gravity import Gravity
-from sb3_multitask.envs.morphology import Morphology
+from sb3_multitask.envs.morphology import Morphology, morphology_of
 
 if TYPE_CHECKING:
     _Base = MujocoEnv
@@ -24,17 +24,30 @@ class EditedModel(_Base):
 
     :param args: of the Gymnasium class
     :param morphology: the body; ``None``: the unchanged one
+    :param scales: part -> factor, for the parts in :data:`~sb3_multitask.envs.morphology.PARTS`
     :param gravity: acceleration along z in m/s^2; ``None``: the model's own, -9.81
     :param kwargs: of the Gymnasium class
     """
 
+    robot: ClassVar[str]
+    """Whose parts ``scales`` names."""
+
     def __init__(
-        self, *args: Any, morphology: Morphology | None = None, gravity: float | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        morphology: Morphology | None = None,
+        scales: Mapping[str, float] | None = None,
+        gravity: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        self._edits = [edit for edit in (morphology, None if gravity is None else Gravity(gravity)) if edit is not None]
+        edits: list[Morphology | Gravity] = [] if morphology is None else [morphology]
+        edits += [morphology_of(self.robot, part, scale) for part, scale in (scales or {}).items()]
+        if gravity is not None:
+            edits.append(Gravity(gravity))
+        self._edits = tuple(edits)
         super().__init__(*args, **kwargs)
         self._ezpickle_kwargs: dict[str, Any]  # EzPickle rebuilds the environment from these
-        self._ezpickle_kwargs |= {"morphology": morphology, "gravity": gravity}
+        self._ezpickle_kwargs |= {"morphology": morphology, "scales": scales, "gravity": gravity}
 
     def edit(self, spec: mujoco.MjSpec) -> None:
         """What is changed before the model is compiled; subclasses add to it."""

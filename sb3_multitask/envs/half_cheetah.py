@@ -41,14 +41,17 @@ class HalfCheetahBodyEnv(EditedModel, HalfCheetahEnv):
     observed the torso's position (20 numbers).
 
     :param morphology: the body; ``None`` is the unchanged one, bit for bit ``HalfCheetah-v5``
+    :param scales: factors by part, such as ``{"Foot": 0.8}``
     :param gravity: along z in m/s^2; ``None``: -9.81
     :param kwargs: arguments of ``HalfCheetah-v5``, such as ``render_mode`` or ``ctrl_cost_weight``
     """
 
+    robot = "HalfCheetah"
 
-class HalfCheetahSensorEnv(WithReadings, HalfCheetahEnv):
+
+class HalfCheetahSensorEnv(WithReadings, HalfCheetahBodyEnv):
     """``HalfCheetah-v5`` with ten readings that are 0."""
 
 
-class HalfCheetahWallEnv(WithWall, HalfCheetahEnv):
+class HalfCheetahWallEnv(WithWall, HalfCheetahBodyEnv):
     """``HalfCheetah-v5`` with a wall and ten beams."""

@@ -13,18 +13,21 @@ class HopperBodyEnv(EditedModel, HopperEnv):
     """Gymnasium's ``Hopper-v5`` with another body or gravity.
 
     :param morphology: the body; ``None``: the unchanged one
+    :param scales: factors by part, such as ``{"Foot": 0.8}``
     :param gravity: along z in m/s^2; ``None``: -9.81
     :param kwargs: arguments of ``Hopper-v5``
     """
 
+    robot = "Hopper"
 
-class HopperSensorEnv(WithReadings, HopperEnv):
+
+class HopperSensorEnv(WithReadings, HopperBodyEnv):
     """``Hopper-v5`` with ten readings that are 0."""
 
 
-class HopperSimpleWallEnv(WithSimpleWalls, HopperEnv):
+class HopperSimpleWallEnv(WithSimpleWalls, HopperBodyEnv):
     """``Hopper-v5`` with two low walls without friction."""
 
 
-class HopperStairsEnv(WithStairs, HopperEnv):
+class HopperStairsEnv(WithStairs, HopperBodyEnv):
     """``Hopper-v5`` on stairs. ``HopperStairs-v0`` may lean by 0.27 rad before the episode ends, instead of 0.2."""

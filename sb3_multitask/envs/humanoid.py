@@ -20,21 +20,26 @@ class HumanoidBodyEnv(EditedModel, HumanoidEnv):
     """Gymnasium's ``Humanoid-v5`` with another body or gravity.
 
     :param morphology: the body; ``None``: the unchanged one
+    :param scales: factors by part, such as ``{"Foot": 0.8}``
     :param gravity: along z in m/s^2; ``None``: -9.81
     :param kwargs: arguments of ``Humanoid-v5``
     """
 
+    robot = "Humanoid"
 
-class HumanoidSensorEnv(WithReadings, HumanoidEnv):
+
+class HumanoidSensorEnv(WithReadings, HumanoidBodyEnv):
     """``Humanoid-v5`` with ten readings that are 0."""
 
 
-class HumanoidWallEnv(WithWall, HumanoidEnv):
+class HumanoidWallEnv(WithWall, HumanoidBodyEnv):
     """``Humanoid-v5`` with a wall and ten beams."""
 
 
 class HumanoidStandupSensorEnv(WithReadings, HumanoidStandupEnv):
     """``HumanoidStandup-v5`` with ten readings that are 0."""
+
+    robot = "Humanoid"
 
 
 class HumanoidStandupAndRunEnv(EditedModel, HumanoidStandupEnv):
@@ -51,6 +56,8 @@ class HumanoidStandupAndRunEnv(EditedModel, HumanoidStandupEnv):
     ``reward_impact``   -5e-7 times the sum of the squared contact forces, at least -10
     =================== ===================================================================================
     """
+
+    robot = "Humanoid"
 
     def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         before = mass_center(self.model, self.data)[0]

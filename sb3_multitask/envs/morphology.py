@@ -9,6 +9,34 @@ import mujoco
 
 from sb3_multitask.tasks import did_you_mean
 
+PARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Hopper": {part: (f"{part.lower()}_geom",) for part in ("Foot", "Leg", "Thigh", "Torso")},
+    "Walker2d": {
+        **{part: (f"{part.lower()}_geom", f"{part.lower()}_left_geom") for part in ("Foot", "Leg", "Thigh")},
+        "Torso": ("torso_geom",),
+    },
+    "HalfCheetah": {
+        "Foot": ("ffoot", "bfoot"),
+        "Leg": ("fshin", "bshin"),
+        "Thigh": ("fthigh", "bthigh"),
+        "Torso": ("torso",),
+        "Head": ("head",),
+    },
+    "Humanoid": {
+        "Foot": ("left_foot", "right_foot"),
+        "Leg": ("right_shin1", "left_shin1"),
+        "Thigh": ("right_thigh1", "left_thigh1", "butt"),
+        "Torso": ("torso1", "uwaist", "lwaist"),
+        "Head": ("head",),
+        "Arm": ("right_uarm1", "right_larm", "left_uarm1", "left_larm"),
+        "Hand": ("left_hand", "right_hand"),
+    },
+}
+"""Robot -> part -> its geoms."""
+
+RADIUS_ONLY = frozenset({"Hopper", "Walker2d", "Humanoid"})
+"""Robots whose published bodies kept the length of what was scaled: their limbs were given by end points."""
+
 
 @dataclass(frozen=True)
 class Morphology:
@@ -49,3 +77,16 @@ class Morphology:
             size = geom.size.copy()
             size[: 1 if self.radius_only else None] *= self.scale
             geom.size = size
+
+
+def morphology_of(robot: str, part: str, scale: float) -> Morphology:
+    """A robot's body with one part scaled, as Henderson et al. scaled it.
+
+    :param robot: one of :data:`PARTS`
+    :param part: such as "Foot"
+    :raises ValueError: on an unknown robot or part; the message lists the known ones
+    """
+    for name, value, known in (("robot", robot, PARTS), ("part", part, PARTS.get(robot, {}))):
+        if value not in known:
+            raise ValueError(f"Unknown {name} {value!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}")
+    return Morphology(PARTS[robot][part], scale, radius_only=robot in RADIUS_ONLY)

@@ -21,7 +21,7 @@ class WithReadings(EditedModel):
     highest_reading: ClassVar[float] = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._now: mujoco.MjData | None = None
+        self.scratch_data: mujoco.MjData | None = None
         super().__init__(*args, **kwargs)
         base = self.observation_space
         assert isinstance(base, spaces.Box)
@@ -49,9 +49,9 @@ class WithReadings(EditedModel):
         ``data.xpos`` is one simulation step old after a step, as in all of Gymnasium's MuJoCo environments, whose
         rewards are made from it; so the kinematics of now are computed apart.
         """
-        if self._now is None:
-            self._now = mujoco.MjData(self.model)
-        self._now.qpos[:] = self.data.qpos
-        self._now.mocap_pos[:] = self.data.mocap_pos
-        mujoco.mj_kinematics(self.model, self._now)
-        return self._now
+        if self.scratch_data is None:
+            self.scratch_data = mujoco.MjData(self.model)
+        self.scratch_data.qpos[:] = self.data.qpos
+        self.scratch_data.mocap_pos[:] = self.data.mocap_pos
+        mujoco.mj_kinematics(self.model, self.scratch_data)
+        return self.scratch_data

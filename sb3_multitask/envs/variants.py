@@ -8,40 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_multitask.envs.morphology import Morphology
+from sb3_multitask.envs.morphology import PARTS, morphology_of
 
 NAMESPACE = "MultiTask"
 SCALES = {"Small": 0.75, "Big": 1.25}
 GRAVITIES = {"Half": -4.905, "ThreeQuarters": -7.3575, "OneAndQuarter": -12.2625, "OneAndHalf": -14.715}  # m/s^2
 ANT_GRAVITIES = {"Mars": -3.711, "Half": -4.905, "OneAndHalf": -14.715}
-
-PARTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "Hopper": {part: (f"{part.lower()}_geom",) for part in ("Foot", "Leg", "Thigh", "Torso")},
-    "Walker2d": {
-        **{part: (f"{part.lower()}_geom", f"{part.lower()}_left_geom") for part in ("Foot", "Leg", "Thigh")},
-        "Torso": ("torso_geom",),
-    },
-    "HalfCheetah": {
-        "Foot": ("ffoot", "bfoot"),
-        "Leg": ("fshin", "bshin"),
-        "Thigh": ("fthigh", "bthigh"),
-        "Torso": ("torso",),
-        "Head": ("head",),
-    },
-    "Humanoid": {
-        "Foot": ("left_foot", "right_foot"),
-        "Leg": ("right_shin1", "left_shin1"),
-        "Thigh": ("right_thigh1", "left_thigh1", "butt"),
-        "Torso": ("torso1", "uwaist", "lwaist"),
-        "Head": ("head",),
-        "Arm": ("right_uarm1", "right_larm", "left_uarm1", "left_larm"),
-        "Hand": ("left_hand", "right_hand"),
-    },
-}
-"""Robot -> part -> its geoms."""
-
-RADIUS_ONLY = frozenset({"Hopper", "Walker2d", "Humanoid"})
-"""Robots whose published bodies kept the length of what was scaled: their limbs were given by end points."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +40,6 @@ class Variant:
     @property
     def reward_threshold(self) -> float | None:
         return {"Hopper": 3800.0, "Ant": 3800.0, "HalfCheetah": 4800.0, "Pusher": 0.0, "Striker": 0.0}.get(self.robot)
-
-
-def morphology_of(robot: str, part: str, scale: float) -> Morphology:
-    """A robot's body with one part scaled, as Henderson et al. scaled it."""
-    return Morphology(PARTS[robot][part], scale, radius_only=robot in RADIUS_ONLY)
 
 
 _MODULES = {
@@ -127,9 +94,19 @@ VARIANTS: dict[str, Variant] = {variant.env_id: variant for variant in _variants
 """Published id -> variant; all 77."""
 
 
+OTHERS: dict[str, Variant] = {
+    variant.env_id: variant
+    for variant in (
+        *(Variant(f"{robot}Body-v0", robot, "morphology", _class(robot, "Body")) for robot in (*PARTS, "Ant")),
+        Variant("Striker-v0", "Striker", "arm", _class("Striker", "")),
+    )
+}
+"""What is registered beside: bodies to be given by ``scales``, ``morphology`` and ``gravity``; and Striker itself."""
+
+
 def register_envs() -> None:
     """Register every variant under its published id and as ``MultiTask/<id>``, once."""
-    for variant in VARIANTS.values():
+    for variant in (*VARIANTS.values(), *OTHERS.values()):
         for env_id in (variant.env_id, f"{NAMESPACE}/{variant.env_id}"):
             if env_id not in gym.registry:
                 gym.register(

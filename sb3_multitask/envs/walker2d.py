@@ -13,14 +13,17 @@ class Walker2dBodyEnv(EditedModel, Walker2dEnv):
     """Gymnasium's ``Walker2d-v5`` with another body or gravity.
 
     :param morphology: the body; ``None``: the unchanged one
+    :param scales: factors by part, such as ``{"Foot": 0.8}``
     :param gravity: along z in m/s^2; ``None``: -9.81
     :param kwargs: arguments of ``Walker2d-v5``
     """
 
+    robot = "Walker2d"
 
-class Walker2dSensorEnv(WithReadings, Walker2dEnv):
+
+class Walker2dSensorEnv(WithReadings, Walker2dBodyEnv):
     """``Walker2d-v5`` with ten readings that are 0."""
 
 
-class Walker2dWallEnv(WithWall, Walker2dEnv):
+class Walker2dWallEnv(WithWall, Walker2dBodyEnv):
     """``Walker2d-v5`` with a wall and ten beams."""

@@ -130,10 +130,14 @@ def _layer_state(layer: Any) -> dict[str, Any]:
     return {"class": name, "attributes": {attribute: getattr(layer, attribute) for attribute in known}}
 
 
+# scratch_data: what sensors compute in anew each time
+_TAKEN_CARE_OF = ("model", "data", "mujoco_renderer", "spec", "scratch_data")
+
+
 def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
     """What a class keeps in Python beyond what Gymnasium takes care of."""
     for name, value in vars(env).items():
-        if not name.startswith("_np_random") and name not in ("model", "data", "mujoco_renderer", "spec"):
+        if not name.startswith("_np_random") and name not in _TAKEN_CARE_OF:
             yield name, value
 
 

@@ -5,11 +5,18 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
 from gymnasium.envs.mujoco.humanoidstandup_v5 import HumanoidStandupEnv
+from gymnasium.envs.mujoco.pusher_v5 import PusherEnv
 from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 
 from sb3_multitask.envs.ant import AntBodyEnv, AntMazeEnv
-from sb3_multitask.envs.arms import PusherFullRangeEnv, PusherLeftSideEnv, PusherMovingGoalEnv, StrikerMovingStartEnv
+from sb3_multitask.envs.arms import (
+    PusherFullRangeEnv,
+    PusherLeftSideEnv,
+    PusherMovingGoalEnv,
+    StrikerEnv,
+    StrikerMovingStartEnv,
+)
 from sb3_multitask.envs.half_cheetah import HalfCheetahBodyEnv, HalfCheetahSensorEnv, HalfCheetahWallEnv
 from sb3_multitask.envs.hopper import HopperBodyEnv, HopperSensorEnv, HopperSimpleWallEnv, HopperStairsEnv
 from sb3_multitask.envs.humanoid import (
@@ -62,8 +69,8 @@ _CLASSES: dict[type[Adapter], tuple[type, ...]] = {
         HumanoidStandupAndRunSensorEnv,
         HumanoidStandupAndRunWallEnv,
     ),
-    PusherAdapter: (PusherMovingGoalEnv, PusherLeftSideEnv, PusherFullRangeEnv),
-    StrikerAdapter: (StrikerMovingStartEnv,),
+    PusherAdapter: (PusherEnv, PusherMovingGoalEnv, PusherLeftSideEnv, PusherFullRangeEnv),
+    StrikerAdapter: (StrikerEnv, StrikerMovingStartEnv),
 }
 ADAPTERS: dict[type, type[Adapter]] = {cls: adapter for adapter, classes in _CLASSES.items() for cls in classes}
 """Exact class of the unwrapped environment -> its adapter; a subclass may have changed anything."""

@@ -40,7 +40,7 @@ class _ArmAdapter(Adapter):
 
 
 class PusherAdapter(_ArmAdapter):
-    """``Pusher-v5`` with other goals."""
+    """``Pusher-v5``, and with other goals."""
 
     def __init__(self, prototypes: Sequence[Any]) -> None:
         super().__init__(prototypes)
@@ -55,6 +55,19 @@ class PusherAdapter(_ArmAdapter):
         ctrl = -np.add.reduce(np.square(actions), axis=1) * self.ctrl_weight[rows]
         terms = {"reward_dist": dist, "reward_ctrl": ctrl, "reward_near": near}
         return Outcome(dist + ctrl + near, self.never[rows], lambda: terms)
+
+    def draw_reset(self, row: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if hasattr(self.prototypes[row], "draw_state"):
+            return super().draw_reset(row, generator)
+        while True:  # Pusher-v5: the goal stays at the origin
+            cylinder = np.array([generator.uniform(-0.3, 0), generator.uniform(-0.2, 0.2)])
+            if np.linalg.norm(cylinder) > 0.17:
+                break
+        qpos = self.init_qpos[row].copy()
+        qpos[-4:-2], qpos[-2:] = cylinder, 0
+        qvel = self.init_qvel[row] + generator.uniform(-0.005, 0.005, size=self.init_qvel.shape[1])
+        qvel[-4:] = 0
+        return qpos, qvel
 
 
 class StrikerAdapter(_ArmAdapter):

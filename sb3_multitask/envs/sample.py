@@ -1,0 +1,36 @@
+"""Families of bodies of any size, for scaling studies and for tests on bodies that were not trained on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sb3_multitask.envs.morphology import PARTS
+from sb3_multitask.tasks import Task, did_you_mean
+
+
+def sample_bodies(
+    robot: str = "HalfCheetah", n: int = 48, scale: tuple[float, float] = (0.75, 1.25), seed: int = 0
+) -> tuple[Task, ...]:
+    """Bodies whose every part is scaled by a factor of its own, drawn uniformly.
+
+    :param robot: HalfCheetah, Hopper, Walker2d or Humanoid
+    :param n: how many; the first of a larger family are those of a smaller one
+    :param scale: lowest and highest factor
+    :param seed: of the draws
+    :return: tasks ``Body000``, ``Body001``, ... with plain arguments, so that files can hold them
+    :raises ValueError: on an unknown robot, ``n`` below 1, or factors that are not positive and in order
+    """
+    if robot not in PARTS:
+        raise ValueError(f"Unknown robot {robot!r}.{did_you_mean(str(robot), PARTS)} Known: {', '.join(PARTS)}")
+    if n < 1:
+        raise ValueError(f"`n` must be at least 1 (got {n})")
+    low, high = scale
+    if not (0 < low <= high and math.isfinite(high)):
+        raise ValueError(f"`scale` must be a lowest and a highest positive factor (got {scale!r})")
+    factors = np.random.default_rng(seed).uniform(low, high, (n, len(PARTS[robot])))
+    return tuple(
+        Task(f"Body{i:03d}", f"MultiTask/{robot}Body-v0", {"scales": dict(zip(PARTS[robot], row, strict=True))})
+        for i, row in enumerate(factors.tolist())
+    )

@@ -1,0 +1,535 @@
+"""The 77 environments of gym-extensions: that they are there, what they are made of, and what their sensors read."""
+
+import math
+import pickle
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+from test_batch import raw_steps
+
+import sb3_multitask as mt
+from sb3_multitask.envs import VARIANTS
+from sb3_multitask.envs.gravity import Gravity
+from sb3_multitask.envs.morphology import PARTS, morphology_of
+from sb3_multitask.envs.terrain import maze_readings, strip_readings
+from sb3_multitask.envs.variants import OTHERS
+from sb3_multitask.envs.walls import BEAM_ANGLES
+from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
+
+FAMILIES = {
+    "morphology": 40, "gravity": 19, "wall": 5, "sensor": 6, "stairs": 1, "maze": 1, "arm": 4, "standup_and_run": 1,
+}  # fmt: skip
+
+
+def make(env_id, **kwargs):
+    env = gym.make(env_id, **kwargs).unwrapped
+    env.reset(seed=0)
+    return env
+
+
+def test_there_are_77_under_two_names_each():
+    families = [variant.family for variant in VARIANTS.values()]
+    assert {family: families.count(family) for family in FAMILIES} == FAMILIES
+    assert len(VARIANTS) == sum(FAMILIES.values()) == 77
+    for env_id, variant in {**VARIANTS, **OTHERS}.items():
+        for name in (env_id, f"MultiTask/{env_id}"):
+            spec = gym.spec(name)
+            assert spec.max_episode_steps == (100 if variant.family == "arm" else 1000)
+            assert spec.entry_point == variant.entry_point
+    assert gym.spec("HopperStairs-v0").reward_threshold == 3800
+    assert gym.spec("Walker2dWall-v0").reward_threshold is None
+
+
+@pytest.mark.parametrize("env_id", VARIANTS)
+def test_seeds_fix_everything_and_pickles_are_the_same_environment(env_id):
+    env = gym.make(env_id)
+    action = np.asarray(env.action_space.high * 0.3, dtype=np.float32)
+
+    def episode(one):
+        obs, _ = one.reset(seed=3)
+        steps = [one.step(action) for _ in range(4)]
+        again, _ = one.reset()  # the next episode too
+        return np.concatenate([obs, *(step[0] for step in steps), again, [step[1] for step in steps]])
+
+    first = episode(env)
+    np.testing.assert_array_equal(episode(env), first)
+    np.testing.assert_array_equal(episode(pickle.loads(pickle.dumps(env.unwrapped))), first)
+    assert np.isfinite(first).all()
+    assert not np.array_equal(env.reset(seed=4)[0], env.reset(seed=3)[0])
+
+
+# The native backend
+
+
+@pytest.mark.parametrize(
+    "env_id", [*VARIANTS, "Ant-v5", "Humanoid-v5", "HumanoidStandup-v5", "Pusher-v5", "Striker-v0"]
+)
+def test_the_native_backend_is_the_environment_bit_for_bit(env_id):
+    native, reference = (mt.MultiTaskVecEnv([env_id], 2, backend=backend) for backend in ("batch", "dummy"))
+    n_steps = 60
+    steps = zip(raw_steps(native, n_steps, scale=0.4), raw_steps(reference, n_steps, scale=0.4), strict=True)
+    (obs, infos), (their_obs, their_infos) = next(steps)
+    np.testing.assert_array_equal(obs, their_obs)
+    assert all(mine.keys() == theirs.keys() for mine, theirs in zip(infos, their_infos, strict=True))
+    for mine, theirs in steps:
+        np.testing.assert_array_equal(mine.obs, theirs.obs)
+        np.testing.assert_array_equal(mine.rewards, theirs.rewards)
+        np.testing.assert_array_equal(mine.dones, theirs.dones)
+        for info, their_info in zip(mine.infos, theirs.infos, strict=True):
+            assert info.keys() == their_info.keys()
+            for key, value in info.items():
+                np.testing.assert_array_equal(value, their_info[key], err_msg=key)
+    native.close()
+
+
+def test_robots_of_several_kinds_run_side_by_side():
+    tasks = mt.TASK_SETS["HumanoidStandup3"]
+    native, reference = (mt.MultiTaskVecEnv(tasks, 2, backend=backend) for backend in ("batch", "dummy"))
+    steps = zip(raw_steps(native, 30, scale=0.4), raw_steps(reference, 30, scale=0.4), strict=True)
+    next(steps)
+    for mine, theirs in steps:
+        np.testing.assert_array_equal(mine.obs, theirs.obs)
+        np.testing.assert_array_equal(mine.rewards, theirs.rewards)
+    native.close()
+
+
+@pytest.mark.parametrize("env_id", ["HumanoidWall-v0", "AntMaze-v0", "StrikerMovingStart-v0", "HopperSimpleWall-v0"])
+def test_a_snapshot_of_the_native_backend_goes_on_with_the_same_bits(env_id):
+    first, second = (mt.MultiTaskVecEnv([env_id], 2, backend="batch") for _ in range(2))
+    steps = list(raw_steps(first, 12, scale=0.4))
+    state = first._backend.get_state()
+    rng = np.random.default_rng(9)
+    actions = rng.uniform(-0.4, 0.4, (40, 2, *first.action_space.shape)).astype(np.float32)
+
+    def go_on(env):
+        results = []
+        for action in actions:
+            env._backend.send(slice(0, 2), action)
+            result = env._backend.receive(slice(0, 2))
+            results.append(np.column_stack((result.obs, result.rewards, result.dones)))
+        return np.array(results)
+
+    expected = go_on(first)
+    list(raw_steps(second, 3, seed=5))
+    second._backend.set_state(state)
+    np.testing.assert_array_equal(go_on(second), expected)
+    assert len(steps) == 13
+
+
+# Bodies and gravity, by hand
+
+
+def capsule(radius, half_length):
+    return math.pi * radius**2 * (2 * half_length + 4 / 3 * radius)
+
+
+@pytest.mark.parametrize(
+    ("robot", "part", "geom", "radius", "half_length"),
+    [
+        ("Hopper", "Foot", "foot_geom", 0.06, 0.195),  # hopper.xml
+        ("Hopper", "Torso", "torso_geom", 0.05, 0.2),
+        ("Walker2d", "Thigh", "thigh_left_geom", 0.05, 0.225),  # walker2d_v5.xml
+        ("Humanoid", "Leg", "right_shin1", 0.049, 0.15),  # humanoid.xml
+    ],
+)
+@pytest.mark.parametrize(("size", "scale"), [("Small", 0.75), ("Big", 1.25)])
+def test_a_published_limb_is_thicker_or_thinner_and_as_long(robot, part, geom, radius, half_length, size, scale):
+    model = make(f"{robot}{size}{part}-v0").model
+    np.testing.assert_allclose(model.geom(geom).size[:2], [radius * scale, half_length], rtol=1e-9)
+    base = make(f"{robot}-v5").model
+    mass = model.body_mass[model.geom(geom).bodyid[0]]
+    base_mass = base.body_mass[base.geom(geom).bodyid[0]]
+    own = capsule(radius * scale, half_length) / capsule(radius, half_length)
+    if robot != "Humanoid":  # other geoms share its bodies, or another density
+        assert mass / base_mass == pytest.approx(own, rel=1e-6)
+    assert (mass > base_mass) == (scale > 1)
+    np.testing.assert_array_equal(model.body_pos, base.body_pos)  # joints stay where they are
+
+
+def test_a_sphere_is_scaled_all_round():
+    head = make("HumanoidBigHead-v0").model.geom("head")
+    assert head.size[0] == pytest.approx(0.09 * 1.25)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "gravity"),
+    [
+        ("HopperGravityHalf-v0", -4.905),
+        ("Walker2dGravityThreeQuarters-v0", -7.3575),
+        ("HalfCheetahGravityOneAndQuarter-v0", -12.2625),
+        ("HumanoidGravityOneAndHalf-v0", -14.715),
+        ("AntGravityMars-v0", -3.711),
+    ],
+)
+def test_a_robot_in_the_air_falls_with_the_published_gravity(env_id, gravity):
+    """The centre of mass of whatever does not touch anything has the acceleration g, whatever the joints do."""
+    env = make(env_id)
+    assert env.model.opt.gravity.tolist() == [0, 0, gravity]
+    qpos = env.init_qpos.copy()
+    qpos[1 if env_id.startswith(("Hopper", "Walker2d", "HalfCheetah")) else 2] += 5
+    env.set_state(qpos, np.zeros_like(env.init_qvel))
+    mass = env.model.body_mass[:, None]
+
+    def height():
+        mujoco.mj_kinematics(env.model, env.data)
+        mujoco.mj_comPos(env.model, env.data)
+        return float((mass * env.data.xipos).sum(axis=0)[2] / mass.sum())
+
+    n_steps, step = 20, env.model.opt.timestep
+    before = height()
+    mujoco.mj_step(env.model, env.data, n_steps)
+    fallen = -gravity * (n_steps * step) ** 2 / 2
+    if env.model.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER:  # semi-implicit: the velocity comes first
+        fallen *= 1 + 1 / n_steps
+    assert before - height() == pytest.approx(fallen, rel=1e-3)
+
+
+@pytest.mark.parametrize("gravity", [math.nan, math.inf])
+def test_gravity_is_a_finite_number(gravity):
+    with pytest.raises(ValueError, match="`gravity` must be a finite number"):
+        Gravity(gravity)
+
+
+# Walls, by hand
+
+
+def place(env, wall_x, qpos=None):
+    """The robot in its rest pose, the wall at ``wall_x``."""
+    env.data.mocap_pos[0, 0] = wall_x
+    env.set_state(env.init_qpos if qpos is None else qpos, np.zeros_like(env.init_qvel))
+    return env._get_obs()[-10:]
+
+
+def hand_worked(origin_z, wall_x, pitch=0.0):
+    """A beam meets the front of the wall (at wall_x - 0.2, from -0.125 to 0.375 m), or its top from above."""
+    readings = []
+    for elevation in BEAM_ANGLES + pitch:
+        front, slope = wall_x - 0.2, math.tan(elevation)
+        at_front = origin_z + slope * front
+        if -0.125 <= at_front <= 0.375:
+            readings.append(front / math.cos(elevation) / 10)
+        elif at_front > 0.375 and slope < 0 and (x := (0.375 - origin_z) / slope) <= wall_x + 0.2:
+            readings.append(x / math.cos(elevation) / 10)
+        else:
+            readings.append(0.0)
+    return readings
+
+
+def test_beams_span_90_degrees():
+    np.testing.assert_allclose(np.degrees(BEAM_ANGLES), np.arange(-45, 46, 10))
+
+
+def test_one_beam_by_hand():
+    """The torso is 0.7 m up. Of a wall at 2 m the front is 1.8 m away; the beam at -15 degrees comes in 0.22 m up."""
+    readings = place(make("HalfCheetahWall-v0"), 2.0)
+    assert readings[3] == pytest.approx(1.8 / math.cos(math.radians(15)) / 10)
+    assert np.count_nonzero(readings) == 1
+
+
+@pytest.mark.parametrize(
+    ("env_id", "z"), [("HalfCheetahWall-v0", 0.7), ("Walker2dWall-v0", 1.25), ("HumanoidWall-v0", 1.4)]
+)
+@pytest.mark.parametrize("wall_x", [0.9, 1.8, 2.5, 3.8])
+def test_beams_read_distances_worked_out_by_hand(env_id, z, wall_x):
+    np.testing.assert_allclose(place(make(env_id), wall_x), hand_worked(z, wall_x), atol=1e-9)
+
+
+@pytest.mark.parametrize("pitch", [-0.3, 0.2])
+def test_beams_turn_with_the_torso(pitch):
+    env = make("HalfCheetahWall-v0")
+    qpos = env.init_qpos.copy()
+    qpos[2] = pitch  # about y: positive is nose down
+    np.testing.assert_allclose(place(env, 2.0, qpos), hand_worked(0.7, 2.0, -pitch), atol=1e-9)
+
+
+def test_walls_out_of_range_or_behind_are_not_seen():
+    env = make("HalfCheetahWall-v0")
+    assert not place(env, 12.0).any()
+    assert not place(env, -1.0).any()
+
+
+def test_walls_are_placed_anew_by_the_environments_own_generator():
+    env = make("Walker2dWall-v0")
+    places = []
+    for seed in (0, None, None, 0):
+        env.reset(seed=seed)
+        places.append(env.data.mocap_pos[0].tolist())
+    assert places[0] == places[3]
+    assert len({place[0] for place in places}) == 3
+    assert all(1.8 <= x <= 3.8 and (y, z) == (0, 0.125) for x, y, z in places)
+
+
+def test_a_wall_is_not_walked_through():
+    """A cheetah that slides at 8 m/s is stopped where its front meets the wall, wherever that was put."""
+    fronts = []
+    for wall_x in (1.9, 3.7):
+        env = make("HalfCheetahWall-v0")
+        qvel = np.zeros_like(env.init_qvel)
+        qvel[0] = 8.0
+        env.data.mocap_pos[0, 0] = wall_x
+        env.set_state(env.init_qpos, qvel)
+        depth, contacts, furthest = 0.0, 0, -np.inf
+        for _ in range(60):
+            mujoco.mj_step(env.model, env.data)
+            for contact in env.data.contact:
+                if "wall" in {env.model.geom(i).name for i in contact.geom}:
+                    depth, contacts = min(depth, contact.dist), contacts + 1
+            furthest = max(furthest, env.data.qpos[0])
+        assert contacts > 0
+        assert depth > -0.1
+        fronts.append(furthest - wall_x)
+        assert furthest < wall_x  # the middle of the torso never gets past
+    free = make("HalfCheetah-v5")
+    free.set_state(free.init_qpos, qvel)
+    mujoco.mj_step(free.model, free.data, 60)
+    assert free.data.qpos[0] > 1.9  # it would have
+
+
+def test_an_obstacle_weighs_nothing_and_is_not_observed():
+    for env_id, base_id in (("HalfCheetahWall-v0", "HalfCheetah-v5"), ("HumanoidWall-v0", "Humanoid-v5")):
+        env, base = make(env_id), make(base_id)
+        np.testing.assert_allclose(env.model.body_mass[:-1], base.model.body_mass, rtol=1e-12)
+        assert env.model.body_mass[-1] == 0
+        np.testing.assert_array_equal(place(env, 3.0).shape, (10,))
+        base.set_state(base.init_qpos, np.zeros_like(base.init_qvel))
+        np.testing.assert_allclose(env._get_obs()[:-10], base._get_obs(), atol=1e-12)
+
+
+@pytest.mark.parametrize("robot", ["Hopper", "Walker2d", "HalfCheetah", "Humanoid", "HumanoidStandup"])
+def test_sensors_without_obstacles_read_zeros_and_change_nothing_else(robot):
+    env, base = gym.make(f"{robot}WithSensor-v0"), gym.make(f"{robot}-v5")
+    obs, _ = env.reset(seed=1)
+    their_obs, _ = base.reset(seed=1)
+    for _ in range(5):
+        assert not obs[-10:].any()
+        np.testing.assert_array_equal(obs[:-10], their_obs)
+        action = base.action_space.sample()
+        obs, reward, *_ = env.step(action)
+        their_obs, their_reward, *_ = base.step(action)
+        assert reward == their_reward
+
+
+# Low walls, stairs, maze, by hand
+
+
+def test_a_strip_by_hand():
+    """Foot at 1 m: cells are centred at 0.75, 1.25, ...; walls from 1.8 to 2.3 and 0.9 to 1.3 cover 2.25 and 1.25."""
+    readings = strip_readings(np.array([1.0]), np.array([[2.05, 1.1]]), np.array([0.25, 0.2]), 5)
+    assert readings.tolist() == [[0, 1, 0, 1, 0]]
+    assert not strip_readings(np.array([1.0]), np.array([[9.0, -9.0]]), np.array([0.25, 0.25]), 5).any()
+
+
+def test_hopper_reads_low_walls():
+    env = make("HopperSimpleWall-v0")
+    first, second = env.data.mocap_pos[:, 0]
+    assert first == 2.8
+    assert 4 <= second - first <= 6
+    qpos = env.init_qpos.copy()
+    env.set_state(qpos, np.zeros_like(env.init_qvel))
+    foot = env.data.body("foot").xpos[0]
+    cells = foot - 0.5 + 0.5 * (np.arange(10) + 0.5)
+    assert env._get_obs()[-10:].tolist() == [float(abs(x - first) <= 0.25 or abs(x - second) <= 0.25) for x in cells]
+    assert env._get_obs()[-10:].sum() == 1
+    tops = [env.data.mocap_pos[i, 2] + env.model.geom(f"wall {i}").size[2] for i in range(2)]
+    np.testing.assert_allclose(tops, 0.18)
+    assert env.model.geom("wall 0").condim == 1
+
+
+def test_hopper_reads_stairs():
+    """At 2.2 m cells are centred from 1.95 m to 4.45 m: under 1, 2, 3, 3, 2, 2 stairs, halved."""
+    env = make("HopperStairs-v0")
+    qpos = env.init_qpos.copy()
+    qpos[0] = 2.2 - env.data.body("foot").xpos[0] + env.data.qpos[0]
+    env.set_state(env.init_qpos, np.zeros_like(env.init_qvel))
+    qpos[0] = 2.2 - env.data.body("foot").xpos[0]
+    env.set_state(qpos, np.zeros_like(env.init_qvel))
+    assert env.data.body("foot").xpos[0] == pytest.approx(2.2)
+    assert env._get_obs()[-6:].tolist() == [1.0, 1.5, 1.5, 1.5, 1.0, 1.0]
+    tops = [env.data.mocap_pos[i, 2] + env.model.geom(f"level {i}").size[2] for i in range(3)]
+    np.testing.assert_allclose(tops, [0.225, 0.375, 0.525])
+
+
+def test_hopper_may_lean_further_on_stairs():
+    stairs, flat = make("HopperStairs-v0"), make("Hopper-v5")
+    for env in (stairs, flat):
+        qpos = env.init_qpos.copy()
+        qpos[2] = 0.24
+        env.set_state(qpos, np.zeros_like(env.init_qvel))
+    assert stairs.is_healthy
+    assert not flat.is_healthy
+
+
+def test_a_map_by_hand():
+    """A wall across the left half at 2 m, one behind, and the corridor's sides beyond the map."""
+    walls, halves = np.array([[2.0, 1.5], [-3.0, 0.0], [10.0, 3.5]]), np.array([[0.25, 2.0], [0.25, 2.0], [20.0, 0.25]])
+    (readings,) = maze_readings(np.array([[0.0, 0.0]]), walls, halves)
+    assert readings.reshape(5, 2).tolist() == [
+        [0, 1],
+        [0, 1],
+        [0, 1],
+        [0, 0],
+        [0, 0],
+    ]  # 2 to 0 m left; covers -0.5 to 3.5
+    (nearer_the_side,) = maze_readings(np.array([[0.0, 1.5]]), walls, halves)
+    assert nearer_the_side.reshape(5, 2)[0].tolist() == [1, 1]  # 3.5 m: the side
+
+
+def test_the_maze_is_open_on_alternate_sides():
+    env = make("AntMaze-v0")
+    assert env.data.mocap_pos[:5, 0].tolist() == [2.8, 7.8, 12.8, 17.8, 22.8]
+    assert env.data.mocap_pos[:5, 1].tolist() == [1.5, -1.5, 1.5, -1.5, 1.5]
+    assert env.data.mocap_pos[5:, 1].tolist() == [3.5, -3.5]
+    assert env.observation_space.shape == (105 + 10,)
+
+
+# Rewards, by hand
+
+
+def test_standing_up_and_running_is_rewarded_by_its_five_terms():
+    env = gym.make("HumanoidStandupAndRun-v0")
+    env.reset(seed=0)
+    unwrapped = env.unwrapped
+    mass = unwrapped.model.body_mass
+
+    def centre():
+        return float(mass @ unwrapped.data.xipos[:, 0] / mass.sum())
+
+    before, action = centre(), np.full(17, 0.2, dtype=np.float32)
+    _, reward, terminated, _, info = env.step(action)
+    forces = min(5e-7 * np.square(unwrapped.data.cfrc_ext).sum(), 10)
+    expected = unwrapped.data.qpos[2] / 0.003 + 0.25 * (centre() - before) / 0.003 + 1 - 0.1 * 17 * 0.04 - forces
+    assert reward == pytest.approx(expected, rel=1e-5)
+    assert not terminated
+    assert sum(value for key, value in info.items() if key.startswith("reward_")) == pytest.approx(reward)
+    qpos = unwrapped.init_qpos.copy()
+    qpos[2] = 1.5
+    unwrapped.set_state(qpos, np.zeros_like(unwrapped.init_qvel))
+    assert env.step(action)[4]["reward_alive"] == 5
+
+
+def test_pushers_begin_where_they_should():
+    sides = set()
+    for env_id, low, high in (
+        ("PusherMovingGoal-v0", (-0.2, -0.1), (0.0, 0.3)),
+        ("PusherLeftSide-v0", (-0.05, -1.123), (-0.05, -1.123)),
+    ):
+        env = make(env_id)
+        goals = np.array([env.reset()[0] is not None and env.data.qpos[-2:].copy() for _ in range(20)])
+        assert (goals >= low).all()
+        assert (goals <= high).all()
+        assert len(np.unique(goals[:, 0])) == (20 if "Moving" in env_id else 1)
+    env = make("PusherFullRange-v0")
+    for _ in range(20):
+        env.reset()
+        goal, cylinder = env.data.qpos[-2:].copy(), env.data.qpos[-4:-2]
+        sides.add(tuple(goal))
+        assert np.linalg.norm(goal - cylinder) > 0.17
+    assert sides == {(-0.05, -1.123), (0.0, 0.0)}
+    assert env.model.joint("r_shoulder_pan_joint").range.tolist() == [-0.854, 2.714602]
+
+
+def test_a_strike_is_remembered():
+    """Before the strike the hand's distance counts, then that from where the hand was."""
+    env = make("StrikerMovingStart-v0")
+    assert 0.43 <= env.data.body("object").xpos[0] <= 0.55
+    action = np.zeros(7, dtype=np.float32)
+    _, reward, *_, info = env.step(action)
+    hand, ball, goal = (env.data.body(name).xpos.copy() for name in ("tips_arm", "object", "goal"))
+    assert info["reward_near"] == pytest.approx(-np.linalg.norm(ball - hand))
+    assert info["reward_dist"] == pytest.approx(-np.linalg.norm(ball - goal))
+    assert reward == pytest.approx(3 * info["reward_dist"] + 0.5 * info["reward_near"])
+    qpos = env.data.qpos.copy()
+    qpos[7:9] = hand[1], hand[0]  # the ball under the hand
+    env.set_state(qpos, np.zeros_like(env.init_qvel))
+    under = np.linalg.norm(env.data.body("object").xpos - env.data.body("tips_arm").xpos)
+    env.strike_distance = under + 0.01
+    env.step(action)
+    struck_at = env.data.body("tips_arm").xpos.copy()
+    nearest = info["reward_dist"]
+    qpos[7:9] = 5.0, 5.0
+    env.set_state(qpos, np.zeros_like(env.init_qvel))
+    *_, info = env.step(action)
+    assert info["reward_near"] == pytest.approx(-np.linalg.norm(env.data.body("object").xpos - struck_at), abs=0.02)
+    assert info["reward_dist"] >= nearest
+
+
+def test_the_ball_can_be_struck_and_meets_the_goals_back():
+    model = make("Striker-v0").model
+    ball = next(i for i in range(model.ngeom) if model.geom_bodyid[i] == model.body("object").id)
+    paddle = model.geom("paddle").id
+    backs = [
+        i for i in range(model.ngeom) if model.geom_bodyid[i] == model.body("goal").id and model.geom_conaffinity[i]
+    ]
+    assert len(backs) == 3
+    for other in (paddle, *backs):
+        assert model.geom_contype[ball] & model.geom_conaffinity[other]
+
+
+# Task sets and sampled bodies
+
+
+@pytest.mark.parametrize("name", mt.TASK_SETS)
+def test_task_sets_share_their_spaces(name):
+    tasks = mt.TASK_SETS[name]
+    n = int("".join(filter(str.isdigit, name.replace("2d", ""))))
+    assert len(tasks) == n
+    spaces = [(gym.make(task.env_id).observation_space.shape, gym.make(task.env_id).action_space) for task in tasks]
+    assert all(space == spaces[0] for space in spaces)
+
+
+def test_sampled_bodies_are_reproducible_and_of_any_size():
+    bodies = mt.sample_bodies("Hopper", 12, (0.8, 1.1), seed=1)
+    assert mt.sample_bodies("Hopper", 5, (0.8, 1.1), seed=1) == bodies[:5]
+    assert mt.sample_bodies("Hopper", 5, (0.8, 1.1), seed=2) != bodies[:5]
+    factors = np.array([list(task.env_kwargs["scales"].values()) for task in bodies])
+    assert factors.shape == (12, 4)
+    assert ((factors >= 0.8) & (factors <= 1.1)).all()
+    assert len(np.unique(factors)) == 48
+    env = mt.make_multitask_vec_env(bodies, 1, seed=0)
+    assert env.unwrapped.backend == "batch"
+    model = bodies[3].make().unwrapped.model
+    assert model.geom("foot_geom").size[0] == pytest.approx(0.06 * bodies[3].env_kwargs["scales"]["Foot"])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"robot": "HalfCheeta"}, "Did you mean 'HalfCheetah'"),
+        ({"n": 0}, "`n` must be at least 1"),
+        ({"scale": (1.2, 0.8)}, "`scale` must be"),
+        ({"scale": (0.0, 0.8)}, "`scale` must be"),
+    ],
+)
+def test_bad_samples_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        mt.sample_bodies(**kwargs)
+
+
+def test_parts_are_known_by_name():
+    with pytest.raises(ValueError, match="Unknown part 'Feet'.*Foot"):
+        morphology_of("Hopper", "Feet", 1.1)
+    env = gym.make("MultiTask/Walker2dBody-v0", scales={"Foot": 1.2, "Leg": 0.9}, gravity=-5.0).unwrapped
+    assert env.model.geom("foot_left_geom").size[0] == pytest.approx(0.06 * 1.2)
+    assert env.model.opt.gravity[2] == -5
+    for robot, parts in PARTS.items():
+        geoms = {gym.make(f"{robot}-v5").unwrapped.model.geom(geom).id for part in parts.values() for geom in part}
+        assert len(geoms) == sum(map(len, parts.values()))
+
+
+@pytest.mark.parametrize("env_id", ["HumanoidWall-v0", "StrikerMovingStart-v0", "HopperSimpleWall-v0"])
+def test_gymnasiums_environments_resume_exactly_too(env_id):
+    env, other = (gym.make(env_id) for _ in range(2))
+    assert why_inexact(env) is None
+    actions = np.random.default_rng(0).uniform(-0.4, 0.4, (30, *env.action_space.shape)).astype(np.float32)
+    env.reset(seed=0)
+    other.reset(seed=1)
+    for action in actions[:5]:
+        env.step(action)
+    set_env_state(other, get_env_state(env))
+    for action in actions:
+        mine, theirs = env.step(action), other.step(action)
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        assert mine[1:3] == theirs[1:3]
+    np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
