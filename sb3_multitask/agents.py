@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
+from sb3_multitask.vec_env.schedule import task_normalizer_of
 
 if TYPE_CHECKING:
-    from sb3_multitask.a2c_multitask import A2CMultiTask
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
+    from sb3_multitask.policies import MultiTaskActorCriticPolicy
+
+_TASKS = ("task_names", "tasks")
 _ACTIVATIONS: dict[str, Any] = {
     "Tanh": np.tanh,
     "ReLU": lambda x: np.maximum(x, 0),
@@ -207,20 +211,32 @@ class Agent:
         return output, np.broadcast_to(log_std[index] if log_std.ndim == 2 else log_std, output.shape)
 
 
-def agent_of(model: A2CMultiTask, **facts: Any) -> Agent:
+def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
+    """The statistics that a model's observations are normalised with, or None.
+
+    :raises ValueError: if they are a stock ``VecNormalize``'s
+    """
+    env = model.get_env()
+    normalizer = None if env is None else task_normalizer_of(env)
+    return getattr(model, "normalizer_state", None) if normalizer is None else normalizer.get_statistics()
+
+
+def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
     """The policy of a model as an agent, with copies of its weights and statistics.
 
+    :param model: an ``A2CMultiTask``, or another SB3 model with this package's policy and VecEnv
     :param facts: kept with it, such as the number of steps
     """
-    policy = model.policy
-    if model.task_names is None:
+    policy = cast("MultiTaskActorCriticPolicy", model.policy)
+    task_names, tasks = (getattr(model, name, None) or getattr(model.get_env(), name, None) for name in _TASKS)
+    if task_names is None:
         raise ValueError("The model has no tasks yet: it was made without an env")
-    state = model.get_normalizer_state()
+    state = normalizer_state_of(model)
     statistics = None
     if state is not None and state["norm_obs"]:
         rms = state["obs_rms"]
         statistics = ObsStatistics(
-            rms["mean"].copy(), rms["var"].copy(), state["epsilon"], state["clip_obs"], model.task_names
+            rms["mean"].copy(), rms["var"].copy(), state["epsilon"], state["clip_obs"], tuple(task_names)
         )
     bounds = None
     if policy.log_std_mode == "state_dependent":
@@ -228,12 +244,12 @@ def agent_of(model: A2CMultiTask, **facts: Any) -> Agent:
     space: Any = model.action_space
     return Agent(
         {name: tensor.numpy(force=True).copy() for name, tensor in policy.state_dict().items()},
-        tuple(model.task_names),
+        tuple(task_names),
         statistics,
         policy.activation_fn.__name__,
         space.low.copy(),
         space.high.copy(),
         bounds,
         {"num_timesteps": model.num_timesteps, **facts},
-        model.tasks,
+        tasks,
     )

@@ -101,9 +101,8 @@ def train(
         )
         raise typer.Exit(_exit_code(e)) from None
     console.print(_results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
-    console.print(
-        f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; model: [bold]{escape(str(folder.model))}[/bold]"
-    )
+    curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; " if folder.curves.exists() else ""
+    console.print(f"{curves}Model: [bold]{escape(str(folder.model))}[/bold]", soft_wrap=True)
 
 
 @app.command(

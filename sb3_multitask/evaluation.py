@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.agents import Agent
+from sb3_multitask.agents import Agent, normalizer_state_of
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -187,16 +187,6 @@ def _normalized_like(model: BaseAlgorithm, venv: MultiTaskVecEnv, given: VecEnv 
     frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
     frozen.set_statistics(state)
     return frozen
-
-
-def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """The statistics that a model's observations are normalised with, or None.
-
-    :raises ValueError: if they are a stock ``VecNormalize``'s
-    """
-    env = model.get_env()
-    normalizer = None if env is None else task_normalizer_of(env)
-    return getattr(model, "normalizer_state", None) if normalizer is None else normalizer.get_statistics()
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "--tasks", "HalfCheetahBody7"], "Did you mean 'HalfCheetahBody6'"),
+        (["train", "--tasks", "HalfCheetahBody7"], "Did you mean 'HalfCheetahBody8'"),
         (["train", "--config", "no.yml"], "no.yml: cannot read this config"),
         (["train", "--set", "ent_coeff=1"], "unknown key 'ent_coeff'. Did you mean 'ent_coef'"),
         (["train", "--set", "policy_kwargs={pi: ["], "the value is no YAML"),

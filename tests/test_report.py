@@ -229,3 +229,28 @@ def test_a_browser_finds_every_figure_and_no_error(tmp_path, runs):
         assert f'<figure id="figure_{number}_p">' in done.stdout
     assert done.stdout.count("</svg>") == 7
     assert "CONSOLE" not in done.stderr
+
+
+def test_a_group_learned_in_turn_stands_beside_hendersons(tmp_path):
+    """By hand: two seeds with returns 100 x phase + 10 x task + seed after each phase, 0 before."""
+    root = tmp_path / "runs"
+    tasks = [task.name for task in TASK_SETS["HalfCheetahGravity5"]]
+    for seed in (0, 1):
+        folder = RunFolder(root / "a2c" / "gravity" / f"seed_{seed}")
+        folder.path.mkdir(parents=True)
+        dump_config(TrainConfig(tasks="HalfCheetahGravity5", seed=seed, sequential=True), folder.config)
+        results = {"before": {task: TaskResult.of([(0.0, 1000)]) for task in tasks}}
+        for phase in range(1, 6):
+            value = {task: 100.0 * phase + 10 * i + seed for i, task in enumerate(tasks)}
+            results[f"after_{phase}"] = {task: TaskResult.of([(value[task], 1000)]) for task in tasks}
+        folder.write_results(**results, after=results["after_5"])
+        folder.write_status("finished")
+    write_report(root, tmp_path / "report", with_clips=False)
+    table = (tmp_path / "report/gravity_a2c.md").read_text()
+    assert (
+        "| Earth | 220 [220, 221] | 1868 ± 252 | 320 [320, 321] | 2410 ± 137 | 520 [520, 521] | 1744 ± 100 |" in table
+    )
+    assert "| forgetting, mean over all but the last | -250 [" in table  # own: 100 to 400 with 0 to 30; last: 500
+    assert "| backward transfer | 250 [" in table
+    forward = (110 + 220 + 330 + 440) / 4 + 0.5
+    assert f"| forward transfer, zero-shot | {forward:.0f} [" in table or f"| {forward - 0.5:.0f} [" in table

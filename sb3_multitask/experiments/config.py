@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -32,6 +32,15 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message says where, what and what is accepted."""
 
 
+Algorithm: TypeAlias = Literal["a2c_mt", "ppo", "trpo"]
+_ONLY_OURS = (
+    *("task_schedule", "engine", "teachers", "distill_loss", "distill_coef", "rl_coef", "critic_coef"),
+    *("student_rollout_prob", "init_from", "init_tasks", "freeze"),
+)
+_NOT_IN = {"trpo": ("ent_coef", "vf_coef", "max_grad_norm")}
+_NOT_SEQUENTIAL = ("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at")
+
+
 class TrainConfig(BaseModel):
     """One training run. Names are rl-zoo's and SB3's where they have one; unset values keep A2C's defaults."""
 
@@ -44,6 +53,9 @@ class TrainConfig(BaseModel):
     n_envs_per_task: int = Field(4, ge=1, description="Copies of each task")
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
     task_schedule: TaskSchedule = Field("joint", description="All tasks in one update, or one after the other")
+    algo: Algorithm = Field("a2c_mt", description="A2CMultiTask, or SB3's PPO or sb3-contrib's TRPO on the same policy")
+    algo_kwargs: dict[str, Any] = Field({}, description="Further arguments of the algorithm, such as batch_size")
+    sequential: bool = Field(default=False, description="One head learns the tasks in turn, n_timesteps over all")
     engine: Engine = Field("auto", description="What computes actions and updates")
     backend: BackendName = Field("auto", description="What runs the environments")
     normalize: bool | dict[str, Any] = Field(
@@ -96,6 +108,19 @@ class TrainConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _algorithm_has_it(self) -> Self:
+        if self.algo != "a2c_mt":
+            bad = [name for name in _ONLY_OURS if name in self.model_fields_set]
+            bad += [name for name in _NOT_IN.get(self.algo, ()) if name in self.model_fields_set]
+            if bad:
+                raise ValueError(f"algo {self.algo!r} has no {', '.join(bad)}")
+        if self.sequential:
+            bad = [name for name in _NOT_SEQUENTIAL if getattr(self, name) != type(self).model_fields[name].default]
+            if bad:
+                raise ValueError(f"sequential training has no {', '.join(bad)}")
+        return self
+
+    @model_validator(mode="after")
     def _one_head_elsewhere(self) -> Self:
         if self.also_on and len(self.task_names) != 1:
             raise ValueError("also_on evaluates the head of a single task on other envs; this run has several tasks")
@@ -109,6 +134,12 @@ class TrainConfig(BaseModel):
     def task_names(self) -> tuple[str, ...]:
         return tuple(task.name for task in self.resolved_tasks())
 
+    def normalizer_kwargs(self) -> bool | dict[str, Any]:
+        """``normalize`` of ``make_multitask_vec_env``: rewards are discounted as the algorithm's."""
+        if self.normalize is False:
+            return False
+        return {"gamma": self.gamma, **(self.normalize if isinstance(self.normalize, dict) else {})}
+
     @property
     def name(self) -> str:
         """A name for the run's folder: letters, digits, and ``._-``, so that it stays in its parent."""
@@ -116,17 +147,20 @@ class TrainConfig(BaseModel):
         return re.sub(r"[^A-Za-z0-9_-]+", "_", name)
 
     def algorithm_kwargs(self) -> dict[str, Any]:
-        """The part that goes to ``A2CMultiTask``."""
+        """The part that goes to the algorithm."""
         names = (
             "policy policy_kwargs n_steps gamma gae_lambda ent_coef vf_coef max_grad_norm normalize_advantage seed "
             "device task_schedule engine distill_loss"
         )
         schedules = "learning_rate distill_coef rl_coef critic_coef student_rollout_prob"
-        return {
+        values = {
             **{name: getattr(self, name) for name in names.split()},
             **{name: _schedule(getattr(self, name)) for name in schedules.split()},
-            "teachers": self.teachers or None,
         }
+        if self.algo == "a2c_mt":
+            return {**values, "teachers": self.teachers or None, **self.algo_kwargs}
+        kept = {"policy", "seed", "device"} | self.model_fields_set  # the others have defaults of their own
+        return {name: value for name, value in values.items() if name in kept} | self.algo_kwargs
 
 
 class EvaluateConfig(BaseModel):

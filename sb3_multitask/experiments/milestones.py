@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
 from sb3_multitask.evaluation import TaskResult, evaluate_tasks
@@ -16,7 +16,7 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv
 
 
-def evaluate_fully(model: A2CMultiTask, n_episodes: int, also_on: Mapping[str, str]) -> dict[str, TaskResult]:
+def evaluate_fully(model: BaseAlgorithm, n_episodes: int, also_on: Mapping[str, str]) -> dict[str, TaskResult]:
     """Return on the model's tasks, and of its only head on other envs.
 
     :param n_episodes: per task
@@ -30,10 +30,10 @@ def evaluate_fully(model: A2CMultiTask, n_episodes: int, also_on: Mapping[str, s
     return results
 
 
-def other_env(model: A2CMultiTask, env_id: str, n_envs: int, seed: int = 0) -> MultiTaskVecEnv:
+def other_env(model: BaseAlgorithm, env_id: str, n_envs: int, seed: int = 0) -> MultiTaskVecEnv:
     """Another env in the place of the model's only task, for the same head and statistics."""
-    assert model.task_names is not None
-    (name,) = model.task_names
+    env: Any = model.get_env()
+    (name,) = env.task_names
     return MultiTaskVecEnv([Task(name, env_id)], n_envs, seed=seed)
 
 
@@ -72,7 +72,6 @@ class MilestoneCallback(BaseCallback):
     def _report(self) -> None:
         while self.n_done < len(self.budgets) and self.model.num_timesteps >= self.budgets[self.n_done]:
             budget = self.budgets[self.n_done]
-            assert isinstance(self.model, A2CMultiTask)
             save_agent(agent_of(self.model), self.folder.agents / str(budget))
             results = self.folder.read_results()
             results[str(budget)] = evaluate_fully(self.model, self.n_episodes, self.also_on)

@@ -12,6 +12,7 @@
 ``results.json``       returns per task before and after training, every episode
 ``best_model.zip``     the best model by the config's score
 ``model.zip``          the model at the end
+``vecnormalize.pkl``   its normaliser, where the algorithm is not ours
 ``learning_curves.png``  training returns per task
 =====================  ==============================================================================
 """
@@ -66,6 +67,7 @@ class RunFolder:
         self.agents = self.path / "agents"
         self.progress = self.path / "progress.csv"
         self.model = self.path / "model.zip"
+        self.vec_normalize = self.path / "vecnormalize.pkl"
         self.curves = self.path / "learning_curves.png"
 
     @classmethod
@@ -104,6 +106,13 @@ class RunFolder:
         if not folder.config.exists():
             raise FileNotFoundError(f"{folder.path} is no run's folder (no {folder.config.name})")
         return folder
+
+    def begin_anew(self) -> None:
+        """Remove what a run that cannot be gone on with has left."""
+        for folder in (self.monitor, self.agents):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.progress, self.evaluations, self.results):
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +18,13 @@ from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.milestones import MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
@@ -58,13 +61,17 @@ def train_run(
         clock = _Clock(folder.read_status())
         folder.write_status("running", seed=config.seed, **clock.read())
         try:
-            facts = _train(config, folder, stop, progress_bar, verbose, announce)
-            draw_learning_curves(
-                read_training_returns(folder.monitor),
-                config.task_names,
-                folder.curves,
-                f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.task_schedule})",
-            )
+            if config.sequential:
+                folder.begin_anew()
+                facts = train_in_turn(config, folder, progress_bar, verbose, announce)
+            else:
+                facts = _train(config, folder, stop, progress_bar, verbose, announce)
+                draw_learning_curves(
+                    read_training_returns(folder.monitor),
+                    config.task_names,
+                    folder.curves,
+                    f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.algo})",
+                )
         except KeyboardInterrupt as e:
             folder.write_status("interrupted", seed=config.seed, reason=str(e) or "KeyboardInterrupt", **clock.read())
             raise
@@ -98,22 +105,24 @@ def _train(
     announce: Callable[[str], None],
 ) -> dict[str, object]:
     """Everything between the statuses "running" and "finished"; facts of the run for the latter."""
-    normalize = config.normalize
-    if normalize is not False:
-        normalize = {"gamma": config.gamma, **(normalize if isinstance(normalize, dict) else {})}
+    if config.algo != "a2c_mt":
+        folder.begin_anew()  # there is nothing to go on from
     tasks = config.resolved_tasks()
     env = make_multitask_vec_env(
         tasks,
         config.n_envs_per_task,
         config.seed,
         config.backend,
-        normalize,
+        config.normalizer_kwargs(),
         monitor_dir=folder.monitor,
     )
-    eval_envs = [MultiTaskVecEnv(tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000)]
+    eval_envs: list[VecEnv] = [
+        MultiTaskVecEnv(tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000)
+    ]
     try:
-        model = A2CMultiTask(env=env, verbose=verbose, **config.algorithm_kwargs())
-        _begin_with(model, config)
+        model = make_algorithm(config, env, verbose)
+        if isinstance(model, A2CMultiTask):
+            _begin_with(model, config)
         other_ids = config.also_on.values()
         eval_envs += [other_env(model, env_id, config.eval_episodes, config.seed + 10_000) for env_id in other_ids]
         newest = read_latest(folder.checkpoints)
@@ -124,29 +133,29 @@ def _train(
             announce("Evaluating the untrained agent ...")
             results["before"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
             folder.write_results(**results)
-        checkpoints = ResumableCheckpointCallback(
-            folder.checkpoints, config.checkpoint_freq, config.keep_checkpoints, verbose=0
-        )
         if newest is None:
             announce(f"Training for {config.n_timesteps:,} steps ...")
         else:
             announce(f"Going on from {newest[0]} of {config.n_timesteps:,} steps ...")
-        with stop.at_next_rollout(checkpoints.stop):
-            model.learn(
-                config.n_timesteps,
-                [checkpoints, *_evaluations(config, folder, eval_envs, verbose)],
-                log_interval=config.log_interval,
-                progress_bar=progress_bar,
-            )
+        callbacks = _evaluations(config, folder, eval_envs, verbose)
+        with ExitStack() as stack:
+            if isinstance(model, A2CMultiTask):
+                checkpoints = ResumableCheckpointCallback(
+                    folder.checkpoints, config.checkpoint_freq, config.keep_checkpoints, verbose=0
+                )
+                callbacks.insert(0, checkpoints)
+                stack.enter_context(stop.at_next_rollout(checkpoints.stop))
+            model.learn(config.n_timesteps, callbacks, log_interval=config.log_interval, progress_bar=progress_bar)
         stop.raise_if_asked()  # a signal that came in the last rollout
-        model.save(folder.model)
+        save_model(model, folder)
         save_agent(agent_of(model), folder.agents / "final")
         announce("Evaluating the trained agent ...")
         results = folder.read_results()
         results["after"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
         folder.write_results(**results)
         venv = cast("MultiTaskVecEnv", env.unwrapped)
-        return {"engine": model.last_engine, "backend": venv.backend, "physics_threads": venv.n_threads}
+        engine = model.last_engine if isinstance(model, A2CMultiTask) else None
+        return {"engine": engine, "backend": venv.backend, "physics_threads": venv.n_threads}
     finally:
         env.close()
         for eval_env in eval_envs:

@@ -14,6 +14,7 @@ from sb3_multitask.experiments.report import comparisons, paper, statistics
 from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
 from sb3_multitask.experiments.report.figures import draw_paper_figures
+from sb3_multitask.experiments.report.sequential import sequential_tables
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import write_text
@@ -56,7 +57,7 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
     output.mkdir(parents=True, exist_ok=True)
     tables, figures = [all_runs(runs)], []
     for preset in presets:
-        tables += paper_tables(runs, preset)
+        tables += paper_tables(runs, preset) + sequential_tables(runs, preset)
         figures += draw_paper_figures(runs, preset, output)
     for table in tables:
         table.write(output)

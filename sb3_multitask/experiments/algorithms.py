@@ -1,0 +1,38 @@
+"""The algorithms a run can train with: ours, and others on the same policy and VecEnv."""
+
+from __future__ import annotations
+
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.experiments.config import ConfigError, TrainConfig
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
+
+
+def make_algorithm(config: TrainConfig, env: VecEnv, verbose: int) -> OnPolicyAlgorithm:
+    """The model that a run trains.
+
+    :raises ConfigError: on an argument that the algorithm does not have
+    """
+    kwargs = config.algorithm_kwargs()
+    classes: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
+    if config.algo != "a2c_mt":
+        kwargs["policy"] = MultiTaskActorCriticPolicy
+    try:
+        return classes[config.algo](env=env, verbose=verbose, **kwargs)
+    except TypeError as e:
+        if not config.algo_kwargs:
+            raise
+        raise ConfigError(f"algo_kwargs of algo {config.algo!r}: {e}") from e
+
+
+def save_model(model: OnPolicyAlgorithm, folder: RunFolder) -> None:
+    """Save a model; other algorithms' files do not hold the normaliser's statistics, which go beside them."""
+    model.save(folder.model)
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and not isinstance(model, A2CMultiTask):
+        normalizer.save(str(folder.vec_normalize))

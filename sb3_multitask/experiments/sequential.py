@@ -1,0 +1,97 @@
+"""Henderson et al.'s protocol: one head learns the tasks of a group in turn, and is evaluated on all of them.
+
+What a task's head knows of the others is forgotten or kept here, and measured: with a head and statistics for each task
+nothing could be forgotten. The normaliser's statistics go on from task to task, as the weights do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_multitask.agent_files import save_agent
+from sb3_multitask.agents import agent_of
+from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.experiments.algorithms import make_algorithm, save_model
+from sb3_multitask.experiments.config import TrainConfig
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
+from sb3_multitask.vec_env.schedule import task_normalizer_of
+
+HEAD = "all"
+"""Name of the only head."""
+
+
+def train_in_turn(
+    config: TrainConfig,
+    folder: RunFolder,
+    progress_bar: bool,
+    verbose: int,
+    announce: Callable[[str], None],
+) -> dict[str, object]:
+    """Train on each task for its share of the steps; ``results.json`` gets the returns on all tasks after each.
+
+    A run that was killed begins anew.
+
+    :return: facts of the run
+    """
+    tasks = config.resolved_tasks()
+    per_task = config.n_timesteps // len(tasks)
+    env = _env_of(config, folder, 0)
+    model = make_algorithm(config, env, verbose)
+    results = {"before": _evaluate(model, tasks, config)}
+    try:
+        for i, task in enumerate(tasks):
+            if i:
+                env = _next_env(model, config, folder, i)
+            announce(f"{task.name} ({i + 1} of {len(tasks)}): training for {per_task:,} steps ...")
+            model.learn(
+                per_task, reset_num_timesteps=i == 0, progress_bar=progress_bar, log_interval=config.log_interval
+            )
+            results[f"after_{i + 1}"] = _evaluate(model, tasks, config)
+            folder.write_results(**results)
+            save_agent(agent_of(model), folder.agents / f"after_{i + 1}")
+        results["after"] = results[f"after_{len(tasks)}"]
+        folder.write_results(**results)
+        save_model(model, folder)
+        save_agent(agent_of(model), folder.agents / "final")
+    finally:
+        env.close()
+    return {"algorithm": type(model).__name__}
+
+
+def _env_of(config: TrainConfig, folder: RunFolder, index: int) -> VecEnv:
+    task = config.resolved_tasks()[index]
+    return make_multitask_vec_env(
+        [Task(HEAD, task.env_id, task.env_kwargs)],
+        config.n_envs_per_task,
+        config.seed + 1_000 * index,
+        config.backend,
+        config.normalizer_kwargs(),
+        monitor_dir=folder.monitor / task.name,
+    )
+
+
+def _next_env(model: OnPolicyAlgorithm, config: TrainConfig, folder: RunFolder, index: int) -> VecEnv:
+    """The next task's env, in the place of the last one and with its statistics."""
+    old: Any = model.get_env()
+    env = _env_of(config, folder, index)
+    before, after = task_normalizer_of(old), task_normalizer_of(env)
+    if before is not None and after is not None:
+        after.set_statistics(before.get_statistics())
+    model.set_env(env)
+    old.close()
+    return env
+
+
+def _evaluate(model: OnPolicyAlgorithm, tasks: tuple[Task, ...], config: TrainConfig) -> Mapping[str, TaskResult]:
+    results = {}
+    for task in tasks:
+        env = MultiTaskVecEnv([Task(HEAD, task.env_id, task.env_kwargs)], min(config.n_eval_episodes, 5), seed=0)
+        (results[task.name],) = evaluate_tasks(model, env, config.n_eval_episodes).values()
+        env.close()
+    return results

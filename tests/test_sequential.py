@@ -1,0 +1,82 @@
+"""Runs with other algorithms, and runs that learn the tasks of a group in turn."""
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+
+import sb3_multitask as mt
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, make_config
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.train import train_run
+
+SMALL = {"n_envs_per_task": 2, "n_eval_episodes": 1, "eval_episodes": 1, "eval_freq": 0}
+GROUP = {"tasks": ("Hopper-v5", "HopperBigFoot-v0", "HopperSmallLeg-v0"), "n_timesteps": 3000, **SMALL}
+
+
+def run(path, **settings):
+    folder = RunFolder.create(path, "run")
+    return train_run(TrainConfig(**{**GROUP, **settings}), folder), folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"algo": "trpo", "n_steps": 100}], ids=["a2c_mt", "trpo"])
+def test_one_head_learns_the_tasks_in_turn(tmp_path, settings):
+    results, folder = run(tmp_path / "run", sequential=True, **settings)
+    assert list(results) == ["before", "after_1", "after_2", "after_3", "after"]
+    assert all(list(by_task) == list(GROUP["tasks"]) for by_task in results.values())
+    assert results["after"] == results["after_3"]
+    agents = [mt.load_agent(folder.agents / f"after_{i}") for i in (1, 2, 3)]
+    assert all(agent.task_names == ("all",) for agent in agents)
+    digests = {agent.digest for agent in agents}
+    assert len(digests) == 3
+    counts = [np.abs(agent.statistics.mean).sum() for agent in agents]
+    assert len(set(counts)) == 3  # statistics go on from task to task
+    rows = [len(list((folder.monitor / task).glob("*.csv"))) for task in GROUP["tasks"]]
+    assert rows == [2, 2, 2]
+    again, _ = run(tmp_path / "again", sequential=True, **settings)
+    assert again == results
+
+
+def test_phases_go_on_with_the_weights_and_the_statistics(tmp_path):
+    """Two phases of one task are more steps of it, but for new episodes at the border."""
+    _, folder = run(tmp_path / "run", tasks={"first": "Hopper-v5", "second": "Hopper-v5"}, sequential=True)
+    first, second = (mt.load_agent(folder.agents / f"after_{i}") for i in (1, 2))
+    facts = [agent.facts["num_timesteps"] for agent in (first, second)]
+    assert facts == [1500, 3000]
+    weights = [np.concatenate([array.ravel() for array in agent.weights.values()]) for agent in (first, second)]
+    assert 0 < np.abs(weights[0] - weights[1]).max() < 0.5
+
+
+@pytest.mark.parametrize("algo", ["ppo", "trpo"])
+def test_other_algorithms_learn_several_tasks_at_once(tmp_path, algo):
+    settings = {"algo": algo, "n_steps": 50, "algo_kwargs": {"batch_size": 50}, "eval_freq": 1000}
+    results, folder = run(tmp_path / "run", **settings, report_at=(1000,))
+    assert list(results) == ["before", "1000", "after"]
+    agent = mt.load_agent(folder.agents / "final")
+    again = mt.evaluate_tasks(agent, n_eval_episodes=1)
+    for task, result in results["after"].items():
+        np.testing.assert_allclose(again[task].mean_reward, result.mean_reward, rtol=0.05)
+    env = mt.make_multitask_vec_env(GROUP["tasks"], 1, seed=0, normalize=False, training=False)
+    env = mt.MultiTaskVecNormalize.load(str(folder.vec_normalize), env)
+    if algo == "ppo":
+        assert PPO.load(folder.model, env=env, device="cpu").num_timesteps == 3000
+    assert (folder.path / "evaluations.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algo": "trpo", "ent_coef": 0.1}, "algo 'trpo' has no ent_coef"),
+        ({"algo": "ppo", "freeze": "trunk", "engine": "fast"}, "algo 'ppo' has no engine, freeze"),
+        ({"algo": "dqn"}, "algo"),
+        ({"sequential": True, "task_schedule": "cycle"}, "sequential training has no task_schedule"),
+        ({"sequential": True, "report_at": (1000,)}, "sequential training has no report_at"),
+    ],
+)
+def test_what_an_algorithm_does_not_have_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(TrainConfig, {**GROUP, **settings})
+
+
+def test_an_unknown_argument_of_an_algorithm_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"algo_kwargs of algo 'trpo': .*bach"):
+        run(tmp_path / "run", algo="trpo", algo_kwargs={"bach": 3})
