@@ -18,7 +18,9 @@ def run(path, **settings):
     return train_run(TrainConfig(**{**GROUP, **settings}), folder), folder
 
 
-@pytest.mark.parametrize("settings", [{}, {"algo": "trpo", "n_steps": 100}], ids=["a2c_mt", "trpo"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"algo": "trpo", "n_steps": 100, "algo_kwargs": {"batch_size": 50}}], ids=["a2c_mt", "trpo"]
+)
 def test_one_head_learns_the_tasks_in_turn(tmp_path, settings):
     results, folder = run(tmp_path / "run", sequential=True, **settings)
     assert list(results) == ["before", "after_1", "after_2", "after_3", "after"]
@@ -42,8 +44,10 @@ def test_phases_go_on_with_the_weights_and_the_statistics(tmp_path):
     first, second = (mt.load_agent(folder.agents / f"after_{i}") for i in (1, 2))
     facts = [agent.facts["num_timesteps"] for agent in (first, second)]
     assert facts == [1500, 3000]
-    weights = [np.concatenate([array.ravel() for array in agent.weights.values()]) for agent in (first, second)]
-    assert 0 < np.abs(weights[0] - weights[1]).max() < 0.5
+    weights = [
+        np.concatenate([agent.weights[name].ravel() for name in sorted(agent.weights)]) for agent in (first, second)
+    ]
+    assert 0.7 < np.corrcoef(weights)[0, 1] < 1  # new weights would have nothing in common with the old ones
 
 
 @pytest.mark.parametrize("algo", ["ppo", "trpo"])

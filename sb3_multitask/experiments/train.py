@@ -145,6 +145,7 @@ def _train(
                 )
                 callbacks.insert(0, checkpoints)
                 stack.enter_context(stop.at_next_rollout(checkpoints.stop))
+            stack.callback(model.logger.close)
             model.learn(config.n_timesteps, callbacks, log_interval=config.log_interval, progress_bar=progress_bar)
         stop.raise_if_asked()  # a signal that came in the last rollout
         save_model(model, folder)
