@@ -13,6 +13,7 @@ import sb3_multitask as mt
 from sb3_multitask.envs import VARIANTS
 from sb3_multitask.envs.gravity import Gravity
 from sb3_multitask.envs.morphology import PARTS, morphology_of
+from sb3_multitask.envs.obstacles import GROUP
 from sb3_multitask.envs.terrain import maze_readings, strip_readings
 from sb3_multitask.envs.variants import OTHERS
 from sb3_multitask.envs.walls import BEAM_ANGLES
@@ -21,6 +22,8 @@ from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_in
 FAMILIES = {
     "morphology": 40, "gravity": 19, "wall": 5, "sensor": 6, "stairs": 1, "maze": 1, "arm": 4, "standup_and_run": 1,
 }  # fmt: skip
+
+OBSTACLES = ("wall", "stairs", "maze")
 
 
 def make(env_id, **kwargs):
@@ -242,6 +245,14 @@ def test_beams_turn_with_the_torso(pitch):
     qpos = env.init_qpos.copy()
     qpos[2] = pitch  # about y: positive is nose down
     np.testing.assert_allclose(place(env, 2.0, qpos), hand_worked(0.7, 2.0, -pitch), atol=1e-9)
+
+
+@pytest.mark.parametrize("env_id", [env_id for env_id, variant in VARIANTS.items() if variant.family in OBSTACLES])
+def test_obstacles_are_drawn_and_all_that_beams_see(env_id):
+    model = make(env_id).model
+    theirs = model.geom_group == GROUP
+    assert theirs.sum() == model.nmocap
+    assert GROUP < 3  # MuJoCo draws groups 0 to 2
 
 
 def test_walls_out_of_range_or_behind_are_not_seen():

@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 from sb3_multitask.envs.readings import WithReadings
 
-GROUP = 4
-"""Geom group of all obstacles, and of nothing else: what beams see."""
+GROUP = 2
+"""Geom group of all obstacles, and of nothing else: what beams see. Groups from 3 on are not drawn by default."""
 
 
 @dataclass(frozen=True)
