@@ -1,30 +1,39 @@
-"""The README's code runs as it stands there."""
+"""The code in README and docs runs as it stands there."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{i}")
+    for page in PAGES
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
+]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize("block", BLOCKS)
 def test_python_blocks_run(block, tmp_path, monkeypatch):
     """With less training: the numbers of steps are the only thing changed."""
     monkeypatch.chdir(tmp_path)
     block = re.sub(r"\b\d[\d_]*_000\b", "3_000", block)
-    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+    exec(compile(block, "page", "exec"), {"__name__": "__main__"})  # noqa: S102
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) >= 2
+    assert len(BLOCKS) >= 4
 
 
-def test_commands_and_paths_exist():
-    root = Path(__file__).parents[1]
-    for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
-        assert (root / path).exists(), path
-    makefile = (root / "Makefile").read_text()
-    for target in re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_pages_link_to_is_there(page):
+    text = page.read_text()
+    for path in re.findall(r"\]\(((?!http|#)[^)#]+)[^)]*\)", text):
+        assert (page.parent / path).exists(), path
+
+
+def test_commands_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make ([a-z-]+)", PAGES[0].read_text(), flags=re.MULTILINE):
         assert f"\n{target}:" in makefile, target

@@ -15,7 +15,7 @@ from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import continual, statistics, write_report
 from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
 from sb3_multitask.experiments.report.collect import read_runs
-from sb3_multitask.experiments.report.comparisons import _first_frames, ablation, frames_to_reach
+from sb3_multitask.experiments.report.comparisons import _first_frames, ablation, frames_to_reach, gains
 from sb3_multitask.experiments.report.paper import BODIES
 from sb3_multitask.experiments.report.statistics import difference
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -181,6 +181,17 @@ def test_an_ablation_stands_beside_its_preset(tmp_path, runs):
     assert better.startswith("0.00")
     write_report(runs, tmp_path / "report", with_clips=False)
     assert "| vanilla: 1 env | 500 [" in (tmp_path / "report/ablation_ablation.md").read_text()
+
+
+def test_gains_over_the_untrained_agent(tmp_path):
+    """Seeds 0 and 1 return 5 and 6, after 0; one seed has no interval, so nothing is claimed."""
+    for seed in (0, 1):
+        write_run(tmp_path, "floor", "group", seed, {"a": "Hopper-v5", "b": "HopperBigFoot-v0"}, 5)
+    write_run(tmp_path, "floor", "single", 0, {"a": "Hopper-v5"}, 5)
+    rows = gains(read_runs(tmp_path)[0], "floor").rows
+    assert [row[:2] for row in rows] == [["group", "a"], ["group", "b"], ["single", "a"]]
+    assert rows[0][2:] == ["0 [0, 0]", "6 [5, 6]", "6 [5, 6]", "yes", "2"]
+    assert rows[2][-2:] == ["no", "1"]
 
 
 def test_what_a_run_was_is_read_from_its_folder(runs):

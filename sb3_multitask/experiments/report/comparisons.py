@@ -85,6 +85,27 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
     )
 
 
+def gains(runs: Sequence[Run], preset: str) -> Table:
+    """Every task of every run of a preset, before and after training."""
+    rows = []
+    for name in dict.fromkeys(run.name for run in runs if run.preset == preset):
+        seeds = select(runs, preset, name)
+        tasks = seeds[0].config.task_names
+        before, after = (returns(seeds, moment, tasks) for moment in ("before", "after"))
+        for i, task in enumerate(tasks):
+            first, last = before[:, [i]], after[:, [i]]
+            gain = statistics.mean(last - first)
+            cells = [str(statistics.mean(first)), str(statistics.mean(last)), str(gain)]
+            rows.append([name, task, *cells, "yes" if gain.low > 0 else "no", str(len(seeds))])
+    return Table(
+        f"gains_{preset}",
+        f"Before and after training ({preset})",
+        "Deterministic returns, mean over seeds with 95% bootstrap intervals; whether the gain's lower end is above 0.",
+        ["run", "task", "untrained", "trained", "gain", "above 0", "seeds"],
+        rows,
+    )
+
+
 def _first_frames(runs: Sequence[Run], preset: str, method: str, level: float) -> np.ndarray:
     """Frames of a body at its first evaluation at ``level`` or above, infinite if there is none: (n_seeds, 6)."""
     columns = []

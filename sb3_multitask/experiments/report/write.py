@@ -79,6 +79,8 @@ def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
         tables.append(comparisons.frames_to_reach(runs, preset))
     if "vanilla" not in names and any(name.startswith("vanilla_") for name in names):
         tables.append(comparisons.ablation(runs, preset, ABLATION_OF))
+    if not tables and not any(run.config.sequential for run in runs if run.preset == preset):
+        tables.append(comparisons.gains(runs, preset))
     return tables
 
 
