@@ -15,6 +15,8 @@ from sb3_multitask.vec_env import (
     MultiTaskVecEnv,
     MultiTaskVecNormalize,
     TaskCyclingVecEnv,
+    TaskFault,
+    WorkerError,
     make_multitask_vec_env,
 )
 
@@ -37,7 +39,9 @@ __all__ = [
     "Task",
     "TaskCyclingVecEnv",
     "TaskEnv",
+    "TaskFault",
     "TaskResult",
+    "WorkerError",
     "evaluate_tasks",
     "freeze",
     "load_agent",

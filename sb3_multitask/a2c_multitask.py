@@ -33,6 +33,7 @@ from sb3_multitask.distillation import (
 )
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
 from sb3_multitask.files import replacing
+from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import (
     A2CLoss,
     DistillLoss,
@@ -48,6 +49,7 @@ from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
 from sb3_multitask.transfer import set_frozen
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
+from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.schedule import (
     TaskSchedule,
     check_same_tasks,
@@ -138,6 +140,7 @@ class A2CMultiTask(A2C):
         self._fast: FastEngine | None = None
         self._unlogged: dict[int | None, LossRows] = {}  # of each task in "cycle", of all of them under None
         self._said = ""
+        self.faulty: list[tuple[int, int]] = []  # (step, env) of the rollout under way
         self.last_engine: str | None = None  # what the latest learn() ran on
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
@@ -194,7 +197,13 @@ class A2CMultiTask(A2C):
         self._update_learning_rate(self.policy.optimizer)
         coef = self._coefficients()
         targets = None if self.teachers is None else targets_of_batch(self)
+        keep = self._rows_to_learn_from(self.rollout_buffer.episode_starts)
+        if keep is not None and not keep.any():
+            return
+        kept = None if keep is None else th.from_numpy(keep.T.reshape(-1)[next_permutation(keep.size)])
         for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
+            if kept is not None:
+                rollout_data, targets = _without(rollout_data, targets, kept)  # noqa: PLW2901 (the only one)
             values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
             advantages = rollout_data.advantages
@@ -259,8 +268,11 @@ class A2CMultiTask(A2C):
         assert self._fast is not None
         update_learning_rate(self.policy.optimizer, self.lr_schedule(self._current_progress_remaining))
         task = getattr(self.env, "active_task", None)
+        rows = self._fast.update(self._coefficients(), self._rows_to_learn_from(self.rollout_buffer.episode_starts))
+        if rows is None:
+            return
         self._unlogged.pop(task, None)  # the latest update comes last
-        self._unlogged[task] = self._fast.update(self._coefficients())
+        self._unlogged[task] = rows
         self._n_updates += 1
 
     @property
@@ -375,14 +387,39 @@ class A2CMultiTask(A2C):
         n_rollouts += -(env.active_task + n_rollouts) % env.n_tasks
         return self.num_timesteps + n_rollouts * rollout
 
+    def note_faults(self, step: int, ended: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
+        """Remember which rows of the rollout's step were quarantined: they are left out of the update."""
+        self.faulty += [(step, i) for i in ended if is_fault(infos[i])]
+
+    def _rows_to_learn_from(self, episode_starts: np.ndarray) -> np.ndarray | None:
+        """Which rows of the rollout an update is made of, (n_steps, n_envs); None for all.
+
+        A fault takes with it the steps before it of the same episode, whose returns would have gone on through it.
+
+        :param episode_starts: (n_steps, n_envs)
+        """
+        if not self.faulty:
+            return None
+        keep = np.ones(episode_starts.shape[:2], dtype=bool)
+        for step, i in self.faulty:
+            starts = episode_starts[: step + 1, i].nonzero()[0]
+            keep[(starts[-1] if len(starts) else 0) : step + 1, i] = False
+        self.faulty = []
+        return keep
+
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        if self._fast is None and dones is not None and dones.any():
+            self.note_faults(self.rollout_buffer.pos, dones.nonzero()[0].tolist(), infos)
         super()._update_info_buffer(infos, dones)
         for info in infos:
             if "episode" in info and "task" in info:
                 self.task_ep_info_buffers[info["task"]].append(info["episode"])
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Write the log: SB3's keys, and returns and lengths of each task's latest episodes."""
+        """Write the log: SB3's keys, returns and lengths of each task's latest episodes, and how many faults it had."""
+        for name, count in getattr(self.env.unwrapped if self.env else None, "fault_counts", {}).items():
+            if count:
+                self.logger.record(f"faults/{name}", count)
         for name, episodes in self.task_ep_info_buffers.items():
             if episodes:
                 self.logger.record(f"rollout/{name}/ep_rew_mean", safe_mean([ep["r"] for ep in episodes]))
@@ -473,7 +510,7 @@ class A2CMultiTask(A2C):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_fast", "_unlogged", "_said", "teachers", "distillation", "raw_rollout"]
+        ours = ["_fast", "_unlogged", "faulty", "_said", "teachers", "distillation", "raw_rollout"]
         return [*super()._excluded_save_params(), *ours]
 
     def save(
@@ -561,3 +598,11 @@ class A2CMultiTask(A2C):
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
+
+
+def _without(data: Any, targets: tuple[th.Tensor, th.Tensor] | None, rows: th.Tensor) -> tuple[Any, Any]:
+    """A batch's samples, and the teachers' targets for them, of the rows (n_rows,) that are kept only."""
+    observations = {name: value[rows] for name, value in data.observations.items()}
+    others = {name: getattr(data, name)[rows] for name in data._fields if name != "observations"}
+    kept = data._replace(observations=observations, **others)
+    return kept, None if targets is None else tuple(target[rows] for target in targets)

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agent_files import load_agent
 from sb3_multitask.agents import Agent, agent_of
+from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import DistillLoss
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -215,18 +216,12 @@ def collect_with_teachers(
 
 
 def targets_of_batch(model: A2CMultiTask) -> tuple[th.Tensor, th.Tensor]:
-    """The teachers' means and log-stds, (n_rows, action_dim), in the order of the buffer's next batch of all rows.
-
-    The buffer shuffles its rows by a permutation from numpy's global generator, which is looked up here and left as
-    it was.
-    """
+    """The teachers' means and log-stds, (n_rows, action_dim), in the order of the buffer's next batch of all rows."""
     assert model.teachers is not None
     assert model.raw_rollout is not None
     raw, tasks = model.raw_rollout, tasks_of_rows(model.env)
     n_steps, n_envs, _ = raw.shape
-    state = np.random.get_state()  # noqa: NPY002 (the buffer draws from it)
-    order = np.random.permutation(n_steps * n_envs)  # noqa: NPY002
-    np.random.set_state(state)  # noqa: NPY002
+    order = next_permutation(n_steps * n_envs)
     targets = model.teachers.targets(tasks, by_task(raw, len(tasks)))
     rows = (by_step(target, n_steps).swapaxes(0, 1).reshape(n_steps * n_envs, -1)[order] for target in targets)
     mean, log_std = (th.as_tensor(array, device=model.device) for array in rows)

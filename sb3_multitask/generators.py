@@ -58,3 +58,14 @@ def set_global_states(states: dict[str, Any]) -> None:
     th.set_rng_state(th.from_numpy(states["torch"].copy()))
     if states["cuda"] and th.cuda.is_available():
         th.cuda.set_rng_state_all([th.from_numpy(state.copy()) for state in states["cuda"]])
+
+
+def next_permutation(n: int) -> np.ndarray:
+    """The permutation that SB3's rollout buffer will shuffle its ``n`` rows by, env by env, for its next batch.
+
+    It comes from numpy's global generator, which is left as it was.
+    """
+    state = np.random.get_state()  # noqa: NPY002 (the buffer draws from it)
+    order = np.random.permutation(n)  # noqa: NPY002
+    np.random.set_state(state)  # noqa: NPY002
+    return order

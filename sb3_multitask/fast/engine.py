@@ -110,6 +110,7 @@ class FastEngine:
 
             if dones.any():
                 ended = dones.nonzero()[0].tolist()
+                model.note_faults(n_steps, ended, infos)
                 model._update_info_buffer([infos[i] for i in ended], np.ones(len(ended), dtype=bool))
                 truncations += [
                     (n_steps, i, infos[i]["terminal_observation"])
@@ -201,9 +202,18 @@ class FastEngine:
             advantages[step] += alive[step] * advantages[step + 1]
         return advantages
 
-    def update(self, coefficients: Coefficients) -> LossRows:
-        """One gradient step on the rollout that was collected last."""
+    def update(self, coefficients: Coefficients, keep: np.ndarray | None = None) -> LossRows | None:
+        """One gradient step on the rollout that was collected last.
+
+        :param keep: which rows to learn from, (n_steps, n_envs); ``None``: all
+        :return: what the loss's terms are computed from; None if there is nothing to learn from
+        """
         assert self._rollout is not None, "collect a rollout first"
+        if keep is not None:
+            if not keep.any():
+                self._rollout = None
+                return None
+            self._rollout.keep = keep
         model, parameters = self.model, self.parameters
         if not isinstance(self._rollout.tasks, slice):
             parameters.gradient.fill(0.0)  # heads of the other tasks

@@ -58,6 +58,7 @@ class Rollout:
     returns: np.ndarray  # (T, n)
     values: np.ndarray  # (T, n)
     targets: Targets | None = None
+    keep: np.ndarray | None = None  # (T, n), which rows to learn from; None: all
 
 
 @dataclass
@@ -78,6 +79,7 @@ class LossRows:
     returns: np.ndarray
     mean: np.ndarray  # (k, T * m, action_dim)
     targets: Targets | None
+    kept: np.ndarray | None = None  # (k, T * m, 1), 1 or 0
 
     def distillation(self) -> dict[str, th.Tensor]:
         """Each task's distillation loss and KL(teacher || student), means over its rows; none without teachers."""
@@ -91,22 +93,29 @@ class LossRows:
         log_std = np.broadcast_to(self.log_std, self.mean.shape)
         rows = (self.targets.mean, self.targets.log_std, self.mean, log_std)
         flat = (th.from_numpy(np.ascontiguousarray(array).reshape(-1, self.mean.shape[2])) for array in rows)
-        means: np.ndarray = distill_loss(kind, *flat).numpy().reshape(len(self.mean), -1).mean(axis=1)  # type: ignore[arg-type]
-        return means
+        losses: np.ndarray = distill_loss(kind, *flat).numpy().reshape(len(self.mean), -1)  # type: ignore[arg-type]
+        return self._mean(losses[:, :, None])
 
     def per_task(self) -> A2CLoss:
         """The terms as means over each task's rows, (n_tasks,); NaN for a task that took no part."""
         per_action = self.log_std[:, 0] + _HALF_LOG_2_PI
         log_prob = -0.5 * self.z_squared.sum(axis=2, keepdims=True) - per_action.sum(axis=1)[:, None, None]
-        policy_loss = -(self.advantage * log_prob).mean(axis=(1, 2))
-        value_loss = (self.error * self.error).mean(axis=(1, 2))
+        policy_loss = -self._mean(self.advantage * log_prob)
+        value_loss = self._mean(self.error * self.error)
         entropy_loss = -(0.5 + per_action).sum(axis=1)
         return A2CLoss(*map(self._of_all_tasks, (policy_loss, value_loss, entropy_loss)))
+
+    def _mean(self, rows: np.ndarray) -> np.ndarray:
+        """Mean of (k, T * m, 1) over each task's rows, (k,)."""
+        if self.kept is None:
+            return np.asarray(rows.mean(axis=(1, 2)))
+        n_kept = self.kept.sum(axis=(1, 2))
+        return np.asarray((rows * self.kept).sum(axis=(1, 2)) / np.where(n_kept > 0, n_kept, np.nan))
 
     def present(self) -> list[bool]:
         """Whether each task took part, (n_tasks,)."""
         here = np.zeros(self.n_tasks, dtype=bool)
-        here[self.tasks] = True
+        here[self.tasks] = True if self.kept is None else self.kept.any(axis=(1, 2))
         return here.tolist()
 
     def _of_all_tasks(self, values: np.ndarray) -> th.Tensor:
@@ -137,24 +146,29 @@ def a2c_gradient(
     distillation loss``.
     """
     n_steps, n_envs = rollout.advantages.shape
-    n_rows, k, tasks = n_steps * n_envs, rollout.k, rollout.tasks
+    n_rows, k, tasks, keep = n_steps * n_envs, rollout.k, rollout.tasks, rollout.keep
+    n_learned = n_rows if keep is None else int(keep.sum())
     advantages = rollout.advantages
     if normalize_advantage:
-        advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
+        learned = advantages if keep is None else advantages[keep]
+        advantages = (advantages - learned.mean()) / (learned.std(ddof=1) + 1e-8)
     grouped = by_task(np.stack((advantages, rollout.values - rollout.returns), axis=2), k)  # (k, T * m, 2)
+    kept = None if keep is None else by_task(keep[:, :, None].astype(grouped.dtype), k)
+    if kept is not None:
+        grouped *= kept
     advantage, error = grouped[:, :, :1], grouped[:, :, 1:]
 
     log_std = task_rows(weights.log_std, tasks, k)
     std = np.exp(log_std)
     z = (by_task(rollout.actions, k) - rollout.heads_pi[-1]) / std
     z_squared = z * z
-    scaled = advantage * (-rl_coef / n_rows)  # -A / N
+    scaled = advantage * (-rl_coef / n_learned)  # -A / N
     d_mean = scaled * z
     d_mean /= std
     d_log_std = (scaled * (z_squared - 1)).sum(axis=1)
-    d_log_std -= rl_coef * ent_coef * z.shape[1] / n_rows
+    d_log_std -= rl_coef * ent_coef * (z.shape[1] if kept is None else kept.sum(axis=1)) / n_learned
     if rollout.targets is not None:
-        _add_distillation(d_mean, d_log_std, rollout, std, distill_coef / n_rows)
+        _add_distillation(d_mean, d_log_std, rollout, std, distill_coef / n_learned, kept)
     if weights.log_std.ndim == 2:
         gradient.log_std[tasks] = d_log_std
     else:
@@ -164,7 +178,7 @@ def a2c_gradient(
     d_latent = by_step(d_latent, n_steps).reshape(n_rows, -1)
     trunk_backward(weights.trunk_pi, gradient.trunk_pi, rollout.trunk_pi, d_latent)
 
-    d_value = error * (2 * vf_coef / n_rows)
+    d_value = error * (2 * vf_coef / n_learned)
     d_latent = heads_backward(weights.head_vf, gradient.head_vf, rollout.heads_vf, d_value, tasks)
     d_latent = by_step(d_latent, n_steps).reshape(n_rows, -1)
     trunk_backward(weights.trunk_vf, gradient.trunk_vf, rollout.trunk_vf, d_latent)
@@ -180,13 +194,19 @@ def a2c_gradient(
         rollout.returns,
         rollout.heads_pi[-1],
         rollout.targets,
+        kept,
     )
 
 
 def _add_distillation(
-    d_mean: np.ndarray, d_log_std: np.ndarray, rollout: Rollout, std: np.ndarray, coef: float
+    d_mean: np.ndarray,
+    d_log_std: np.ndarray,
+    rollout: Rollout,
+    std: np.ndarray,
+    coef: float,
+    kept: np.ndarray | None,
 ) -> None:
-    """Add the gradient of ``coef`` times the sum of the rows' distillation losses."""
+    """Add the gradient of ``coef`` times the sum of the (kept) rows' distillation losses."""
     targets = rollout.targets
     assert targets is not None
     distance = rollout.heads_pi[-1] - targets.mean
@@ -202,6 +222,8 @@ def _add_distillation(
     else:
         by_mean = 2 * distance
         by_log_std = 2 * (std - teacher_std) * std
+    if kept is not None:
+        by_mean, by_log_std = by_mean * kept, by_log_std * kept
     d_mean += coef * by_mean
     d_log_std += coef * by_log_std.sum(axis=1)
 

@@ -1,6 +1,7 @@
 """Vectorised environments over several tasks."""
 
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
+from sb3_multitask.vec_env.faults import TaskFault, WorkerError
 from sb3_multitask.vec_env.make import make_multitask_vec_env
 from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv, TaskView
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
@@ -9,6 +10,8 @@ __all__ = [
     "MultiTaskVecEnv",
     "MultiTaskVecNormalize",
     "TaskCyclingVecEnv",
+    "TaskFault",
     "TaskView",
+    "WorkerError",
     "make_multitask_vec_env",
 ]

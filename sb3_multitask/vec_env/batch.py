@@ -13,7 +13,7 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.threads import physics_threads
 from sb3_multitask.vec_env.adapters import ADAPTERS
 from sb3_multitask.vec_env.backends import Info, Transitions
-from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, SimulationFault, SimulationGroup
+from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, SimulationGroup
 from sb3_multitask.vec_env.env_state import wrappers_of
 
 _NO_ENVS = 'backend="batch" has no environment objects; make the VecEnv with backend="dummy"'
@@ -96,18 +96,17 @@ class BatchBackend:
             infos.extend(group_infos)
         return np.concatenate(obs), infos
 
+    def reset_row(self, row: int) -> np.ndarray:
+        obs, _ = self.reset(slice(row, row + 1), [None], [{}])
+        return np.asarray(obs[0])
+
     def send(self, rows: slice, actions: np.ndarray) -> None:  # noqa: ARG002
         self._actions = np.asarray(actions, dtype=np.float32, order="C")
 
     def receive(self, rows: slice) -> Transitions:
         assert self._actions is not None
-        try:
-            steps = [group.step(own, self._actions[place]) for group, own, place in self._parts(rows)]
-        except SimulationFault as fault:
-            raise RuntimeError(
-                f"Task {self.names[fault.row // self.n_envs_per_task]!r} (sub-environment {fault.row}): MuJoCo found "
-                f"{fault.meaning} at step {fault.step} of the episode and has reset the simulation"
-            ) from None
+        parts = list(self._parts(rows))
+        steps = [group.step(own, self._actions[place]) for group, own, place in parts]
         if len(steps) == 1:
             return steps[0]
         return Transitions(
@@ -115,6 +114,11 @@ class BatchBackend:
             np.concatenate([step.rewards for step in steps]),
             np.concatenate([step.dones for step in steps]),
             [info for step in steps for info in step.infos],
+            {
+                place.start + i: what
+                for (*_, place), step in zip(parts, steps, strict=True)
+                for i, what in step.faults.items()
+            },
         )
 
     def get_attr(self, row: int, name: str) -> Any:

@@ -15,6 +15,7 @@ from sb3_multitask.generators import generator_state, make_generator
 from sb3_multitask.vec_env.adapters import ADAPTERS, State, readings_of
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.env_state import wrappers_of
+from sb3_multitask.vec_env.faults import FIRST_PHYSICS, LAST_PHYSICS, describe_physics
 from sb3_multitask.vec_env.infos import Infos
 
 try:
@@ -25,13 +26,6 @@ BATCH_IS_MISSING = Batch is None
 
 _CONTACT_FORCES = "cfrc_ext"
 _NO_STAGE = 0  # mjSTAGE_NONE: after a step compute nothing more, as Gymnasium
-_FAULTS = {
-    int(mujoco.mjtWarning.mjWARN_BADQPOS): "NaN, infinite or huge positions",
-    int(mujoco.mjtWarning.mjWARN_BADQVEL): "NaN, infinite or huge velocities",
-    int(mujoco.mjtWarning.mjWARN_BADQACC): "NaN, infinite or huge accelerations",
-    int(mujoco.mjtWarning.mjWARN_BADCTRL): "NaN or infinite controls (the action)",
-}
-_FIRST_FAULT, _LAST_FAULT = min(_FAULTS), max(_FAULTS)
 _SIZES = (
     *("nq", "nv", "nu", "na", "nbody", "njnt", "ngeom", "nsite", "ntendon"),
     *("neq", "nmocap", "nsensordata", "nkey", "nuserdata", "nplugin"),
@@ -107,7 +101,7 @@ class SimulationGroup:
         before = self._state(own)
         self.ctrl[own] = actions
         self._advance(own)
-        self._raise_on_fault(own)
+        faults = self._failed(own)
         self._keep_fields(own)
         if self._forces is not None:
             self._forces.compute(ids, self._fields[_CONTACT_FORCES])
@@ -126,7 +120,7 @@ class SimulationGroup:
             ids = ended + own.start
             self._start_episodes(ids, [None] * len(ids))
             obs[ended] = self._observe(ids, self._state(ids))
-        return Transitions(obs, outcome.rewards, dones, infos)
+        return Transitions(obs, outcome.rewards, dones, infos, faults)
 
     def _state(self, rows: slice | np.ndarray) -> State:
         fields = {name: array[rows].copy() for name, array in self._fields.items()}
@@ -171,16 +165,13 @@ class SimulationGroup:
         finally:
             mujoco.set_mju_user_warning(previous)
 
-    def _raise_on_fault(self, own: slice) -> None:
-        """MuJoCo resets a diverged simulation by itself and says so in a counter only, which a reset clears.
-
-        :raises SimulationFault: if a simulation of ``own`` diverged or got a bad action in its last step
-        """
-        counts = self.batch.warning[own, _FIRST_FAULT : _LAST_FAULT + 1, 1]
-        if counts.any():
-            row, fault = np.argwhere(counts)[0].tolist()
-            row += own.start
-            raise SimulationFault(self.start + row, _FAULTS[_FIRST_FAULT + fault], int(self.elapsed[row]) + 1)
+    def _failed(self, own: slice) -> dict[int, str]:
+        """Simulations of ``own`` that failed in their last step: MuJoCo says so in a counter, which a reset clears."""
+        counts = self.batch.warning[own, FIRST_PHYSICS : LAST_PHYSICS + 1, 1]
+        if not counts.any():
+            return {}
+        found = {row: describe_physics(row_counts) for row, row_counts in enumerate(counts)}
+        return {row: what for row, what in found.items() if what is not None}
 
 
 class _ContactForces:
@@ -202,14 +193,6 @@ class _ContactForces:
             self.batch.get_data(i, self.scratch)
             mujoco.mj_rnePostConstraint(self.models[i], self.scratch)
             forces[i, :n_robot] = self.scratch.cfrc_ext[:n_robot]
-
-
-class SimulationFault(Exception):  # noqa: N818 (the backend makes an error of it)
-    """A simulation failed: its row, what MuJoCo found, and the step of the episode."""
-
-    def __init__(self, row: int, meaning: str, step: int) -> None:
-        super().__init__(f"sub-environment {row}: MuJoCo found {meaning} at step {step}")
-        self.row, self.meaning, self.step = row, meaning, step
 
 
 def _ignore(_message: str) -> None:

@@ -88,19 +88,6 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     space._np_random = make_generator(state["action_space"])
 
 
-class StatefulEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Outermost wrapper in a worker process, through which the process outside reaches the state."""
-
-    def why_inexact(self) -> str | None:
-        return why_inexact(self.env)
-
-    def get_env_state(self) -> dict[str, Any]:
-        return get_env_state(self.env)
-
-    def set_env_state(self, state: dict[str, Any]) -> None:
-        set_env_state(self.env, state)
-
-
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
     """Wrappers and environment from the outside in, down to the first that tells the state of all it wraps."""
     for layer in (*wrappers_of(env), env.unwrapped):

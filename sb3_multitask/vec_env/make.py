@@ -8,6 +8,7 @@ from typing import Any
 
 from sb3_multitask.tasks import TasksLike
 from sb3_multitask.vec_env.backends import BackendName
+from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 
@@ -22,6 +23,7 @@ def make_multitask_vec_env(
     monitor_dir: str | Path | None = None,
     render_mode: str | None = None,
     n_threads: int | None = None,
+    on_fault: OnFault = "stop",
 ) -> MultiTaskVecEnv | MultiTaskVecNormalize:
     """Make a multi-task VecEnv.
 
@@ -35,6 +37,9 @@ def make_multitask_vec_env(
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
     :param render_mode: as in ``gymnasium.make``
     :param n_threads: physics threads of ``"batch"``; ``None``: torch's number
+    :param on_fault: what a NaN, infinite or absurd observation, reward or action, or a failed simulation does:
+        ``"stop"`` raises an error that names task, sub-environment and step; ``"quarantine"`` resets that
+        sub-environment and keeps the step out of statistics and updates, see ``MultiTaskVecEnv``
     :return: the VecEnv; see ``MultiTaskVecEnv`` for what it raises
     """
     venv = MultiTaskVecEnv(
@@ -45,6 +50,7 @@ def make_multitask_vec_env(
         monitor_dir=monitor_dir,
         render_mode=render_mode,
         n_threads=n_threads,
+        on_fault=on_fault,
     )
     if normalize is False:
         return venv

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 
+from sb3_multitask.vec_env.faults import is_fault
+
 
 class EpisodeMonitor:
     """Count rewards and steps; at an episode's end fill ``info["episode"]`` and write a row to its CSV.
@@ -53,6 +55,9 @@ class EpisodeMonitor:
         if not dones.any():
             return
         for i in dones.nonzero()[0].tolist():
+            if is_fault(infos[i]):  # no episode
+                self.reset(slice(i + (rows.start or 0), i + (rows.start or 0) + 1))
+                continue
             row = i + (rows.start or 0)
             episode: dict[str, Any] = {
                 "r": round(float(self.returns[row]), 6),

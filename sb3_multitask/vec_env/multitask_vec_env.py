@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Never, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -21,12 +22,14 @@ from sb3_multitask.vec_env.backends import (
     Backend,
     BackendName,
     DummyBackend,
-    SubprocBackend,
+    Transitions,
     make_quietly,
 )
 from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
+from sb3_multitask.vec_env.faults import MAX_IN_A_ROW, OnFault, TaskFault, bad_rows
 from sb3_multitask.vec_env.monitor import EpisodeMonitor
+from sb3_multitask.vec_env.subproc import SubprocBackend
 
 _BACKEND_NAMES = {BatchBackend: "batch", DummyBackend: "dummy", SubprocBackend: "subproc"}
 StepReturn = tuple[TaskObs, np.ndarray, np.ndarray, list[dict[str, Any]]]
@@ -41,13 +44,21 @@ class MultiTaskVecEnv(VecEnv):
 
     :param tasks: a set's name, an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task, at least 1
-    :param backend: ``"batch"`` (all simulations in one native call: HalfCheetah, Hopper, Walker2d, Swimmer and their
-        variants), ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each), or ``"auto"``:
-        ``"batch"`` where it can, else ``"dummy"``. All give the same numbers. The attribute ``backend`` says which.
+    :param backend: ``"batch"`` (all simulations in one native call: the environments of this package and most of
+        Gymnasium's MuJoCo ones), ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each),
+        or ``"auto"``: ``"batch"`` where it can, else ``"dummy"``. All give the same numbers. The attribute ``backend``
+        says which.
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the next reset; ``None``: at random
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
     :param render_mode: as in ``gymnasium.make``; rendering needs "dummy" or "subproc"
     :param n_threads: physics threads of ``"batch"``; ``None``: torch's number. Results do not depend on it.
+    :param on_fault: what a NaN, infinite or absurd (beyond 1e15) observation, reward or action does, or a MuJoCo
+        simulation that fails. ``"stop"`` raises ``TaskFault`` before anything is learned from it. ``"quarantine"``
+        resets that sub-environment and counts it in ``fault_counts``; the step's ``info["fault"]`` says what was found,
+        its reward is 0 and ``done`` is true; ``MultiTaskVecNormalize`` and ``A2CMultiTask`` leave it out. Other
+        algorithms see an episode that ended.
+    :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None``: SB3's choice
+    :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
     :raises ValueError: tasks whose observation shapes or actions differ, an unknown backend, too few copies
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
     """
@@ -65,7 +76,15 @@ class MultiTaskVecEnv(VecEnv):
         monitor_dir: str | Path | None = None,
         render_mode: str | None = None,
         n_threads: int | None = None,
+        on_fault: OnFault = "stop",
+        start_method: str | None = None,
+        worker_timeout: float = 60.0,
     ) -> None:
+        if on_fault not in get_args(OnFault):
+            raise ValueError(f"`on_fault` must be one of {', '.join(get_args(OnFault))} (got {on_fault!r})")
+        if not worker_timeout > 0:
+            raise ValueError(f"`worker_timeout` must be a positive number of seconds (got {worker_timeout!r})")
+        self.on_fault = on_fault
         self.tasks = resolve_tasks(tasks)
         self.task_names = tuple(task.name for task in self.tasks)
         self.n_tasks = len(self.tasks)
@@ -74,7 +93,8 @@ class MultiTaskVecEnv(VecEnv):
         prototypes = _make_prototypes(self.tasks, self.n_envs_per_task)
         try:
             observation_space, action_space = _common_spaces(prototypes)
-            self._backend = _make_backend(backend, prototypes, n_envs_per_task, render_mode, n_threads)
+            workers = partial(SubprocBackend, start_method=start_method, timeout=worker_timeout)
+            self._backend = _make_backend(backend, prototypes, n_envs_per_task, render_mode, n_threads, workers)
         except Exception:
             _close(prototypes)
             raise
@@ -87,6 +107,10 @@ class MultiTaskVecEnv(VecEnv):
             [str(self.tasks[i].env_id) for i in self.task_ids],
             monitor_dir,
         )
+        self.fault_counts = dict.fromkeys(self.task_names, 0)
+        self._faults_in_a_row = np.zeros(self.num_envs, dtype=np.int64)
+        self._has_failed = False  # in the last step
+        self._bad_actions: dict[int, str] = {}
         if seed is not None:
             self.seed(seed)
 
@@ -114,10 +138,22 @@ class MultiTaskVecEnv(VecEnv):
         return self._with_tasks(rows, obs)
 
     def send_rows(self, rows: slice, actions: np.ndarray) -> None:
-        self._backend.send(rows, np.asarray(actions, dtype=np.float32))
+        actions = np.asarray(actions, dtype=np.float32)
+        self._bad_actions = bad_rows("action", actions)
+        if self._bad_actions:
+            if self.on_fault == "stop":
+                self._stop(rows, self._bad_actions)
+            actions = actions.copy()
+            actions[list(self._bad_actions)] = 0
+        self._backend.send(rows, actions)
 
     def receive_rows(self, rows: slice) -> StepReturn:
         transitions = self._backend.receive(rows)
+        faults = self._find_faults(transitions)
+        if faults:
+            if self.on_fault == "stop":
+                self._stop(rows, faults)
+            self._quarantine(rows, transitions, faults)
         self.monitor.step(rows, transitions.rewards, transitions.dones, transitions.infos)
         task_ids = self.task_ids[rows]
         if transitions.dones.any():
@@ -127,6 +163,52 @@ class MultiTaskVecEnv(VecEnv):
                 info["terminal_observation"] = {"obs": last, "task": task_ids[i]}
         obs = self._with_tasks(rows, transitions.obs)
         return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
+
+    def _find_faults(self, transitions: Transitions) -> dict[int, str]:
+        """Rows of a step that must not be learned from, and why."""
+        faults = {**bad_rows("reward", transitions.rewards), **bad_rows("observation", transitions.obs)}
+        if transitions.dones.any():
+            for i in transitions.dones.nonzero()[0].tolist():
+                last = np.asarray(transitions.infos[i]["terminal_observation"])[None]
+                faults.update((i, what) for what in bad_rows("last observation", last).values())
+        if self._has_failed and not faults:
+            self._faults_in_a_row[:] = 0
+        self._has_failed = False
+        if not faults and not transitions.faults and not self._bad_actions:
+            return {}
+        return {**faults, **transitions.faults, **self._bad_actions}
+
+    def _stop(self, rows: slice, faults: Mapping[int, str]) -> Never:
+        i = min(faults)
+        row = i + rows.start
+        raise TaskFault(self.task_names[self.task_ids[row]], row, int(self.monitor.lengths[row]) + 1, faults[i])
+
+    def _quarantine(self, rows: slice, transitions: Transitions, faults: Mapping[int, str]) -> None:
+        """Reset what failed; its row says so in ``info["fault"]``, and holds nothing of what was wrong.
+
+        :raises TaskFault: if a sub-environment fails again and again, or its reset gives a bad observation
+        """
+        for i, what in sorted(faults.items()):
+            row = i + rows.start
+            name = self.task_names[self.task_ids[row]]
+            self.fault_counts[name] += 1
+            self._faults_in_a_row[row] += 1
+            obs = np.asarray(self._backend.reset_row(row))
+            if self._faults_in_a_row[row] >= MAX_IN_A_ROW:
+                self._stop(rows, {i: f"{what}; {MAX_IN_A_ROW} times without a good step between"})
+            if bad_rows("observation", obs[None]):
+                self._stop(rows, {i: f"{what}, and its reset gave {bad_rows('observation', obs[None])[0]}"})
+            transitions.obs[i], transitions.rewards[i], transitions.dones[i] = obs, 0.0, True
+            transitions.infos[i] = {
+                "fault": what,
+                "task": name,
+                "terminal_observation": obs.copy(),
+                "TimeLimit.truncated": False,
+            }
+            self.monitor.reset(slice(row, row + 1))
+        self._has_failed = True
+        good = np.setdiff1d(np.arange(len(transitions.dones)), list(faults))
+        self._faults_in_a_row[good + rows.start] = 0
 
     def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
         return {"obs": obs.astype(np.float32), "task": self.task_ids[rows].copy()}
@@ -147,6 +229,8 @@ class MultiTaskVecEnv(VecEnv):
             "seeds": list(self._seeds),
             "envs": self._backend.get_state() if self._was_reset else None,
             "monitor": self.monitor.get_state(),
+            "fault_counts": dict(self.fault_counts),
+            "faults_in_a_row": self._faults_in_a_row.copy(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -161,6 +245,8 @@ class MultiTaskVecEnv(VecEnv):
         if self._was_reset:
             self._backend.set_state(state["envs"])
         self.monitor.set_state(state["monitor"])
+        self.fault_counts = dict(state.get("fault_counts", self.fault_counts))
+        self._faults_in_a_row[:] = state.get("faults_in_a_row", 0)
 
     # SB3's VecEnv interface
 
@@ -299,6 +385,7 @@ def _make_backend(
     n_envs_per_task: int,
     render_mode: str | None,
     n_threads: int | None,
+    workers: Callable[..., SubprocBackend],
 ) -> Backend:
     if name not in get_args(BackendName):
         raise ValueError(f"`backend` must be one of {', '.join(get_args(BackendName))} (got {name!r})")
@@ -313,7 +400,7 @@ def _make_backend(
     _close(prototypes)
     tasks = [task for task, _ in prototypes]
     if name == "subproc":
-        return SubprocBackend(tasks, n_envs_per_task, render_mode)
+        return workers(tasks, n_envs_per_task, render_mode)
     return DummyBackend(tasks, n_envs_per_task, render_mode)
 
 

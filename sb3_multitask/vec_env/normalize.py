@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.files import replacing
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
+from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.multitask_vec_env import StepReturn
 from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd, Tasks
 
@@ -182,8 +183,9 @@ class MultiTaskVecNormalize(VecNormalize):
         self.old_obs, self.old_reward = obs, rewards
         tasks = self._present()
         obs_rows, reward_rows = self._by_task(obs["obs"]), self._by_task(rewards)
+        faulty = [i for i in dones.nonzero()[0].tolist() if is_fault(infos[i])] if dones.any() else []
         if self.training:
-            self._update(tasks, obs_rows, reward_rows)
+            self._update(tasks, obs_rows, reward_rows, faulty)
         if dones.any():
             for i in dones.nonzero()[0].tolist():
                 infos[i]["terminal_observation"] = self.normalize_obs(infos[i]["terminal_observation"])
@@ -200,8 +202,8 @@ class MultiTaskVecNormalize(VecNormalize):
             rewards = np.clip(scaled, -self.clip_reward, self.clip_reward).reshape(-1).astype(np.float32)
         return obs, rewards, dones, infos
 
-    def _update(self, tasks: Tasks, obs_rows: np.ndarray, reward_rows: np.ndarray) -> None:
-        """Take a step into the statistics: observations and discounted returns, as SB3 does."""
+    def _update(self, tasks: Tasks, obs_rows: np.ndarray, reward_rows: np.ndarray, faulty: list[int]) -> None:
+        """Take a step into the statistics: observations and discounted returns, as SB3 does, but for faulty rows."""
         returns = self.returns[tasks] * self.gamma
         returns += reward_rows
         self.returns[tasks] = returns
@@ -209,9 +211,18 @@ class MultiTaskVecNormalize(VecNormalize):
             batch = np.empty((*reward_rows.shape, self._obs_columns.stop + 1))
             batch[:, :, self._obs_columns] = obs_rows
             batch[:, :, -1] = returns
-            self._moments.update(tasks, batch)
+            columns = slice(None)
         else:
-            self._moments.update(tasks, returns[:, :, None], self._ret_column)
+            batch, columns = returns[:, :, None], self._ret_column
+        if not faulty:
+            self._moments.update(tasks, batch, columns)
+            return
+        good = np.ones(reward_rows.shape, dtype=bool)
+        good.reshape(-1)[faulty] = False
+        ids = np.arange(len(self._returns))[tasks]
+        for i, task in enumerate(ids):
+            if good[i].any():
+                self._moments.update(np.array([task]), batch[i : i + 1, good[i]], columns)
 
     def _present(self) -> Tasks:
         """The tasks of the rows, for indexing what has a task axis."""

@@ -1,0 +1,86 @@
+"""Numbers that no learner must see: what counts as a fault of a sub-environment, and what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
+
+OnFault: TypeAlias = Literal["stop", "quarantine"]
+LIMIT = 1e15
+"""Observations, rewards and actions beyond this are taken for the results of a fault."""
+MAX_IN_A_ROW = 10
+"""A sub-environment that fails so often without one good step between is given up."""
+
+PHYSICS = {
+    int(mujoco.mjtWarning.mjWARN_BADQPOS): "NaN, infinite or huge positions",
+    int(mujoco.mjtWarning.mjWARN_BADQVEL): "NaN, infinite or huge velocities",
+    int(mujoco.mjtWarning.mjWARN_BADQACC): "NaN, infinite or huge accelerations",
+    int(mujoco.mjtWarning.mjWARN_BADCTRL): "NaN or infinite controls (the action)",
+}
+"""MuJoCo's warnings that mean that a simulation failed: it has then reset itself, and says so in a counter only."""
+FIRST_PHYSICS, LAST_PHYSICS = min(PHYSICS), max(PHYSICS)
+
+
+class TaskFault(RuntimeError):  # noqa: N818 (a fault of a task; users catch it by this name)
+    """A sub-environment gave, or was given, numbers that cannot be learned from.
+
+    :param task: name of the task
+    :param env: index of the sub-environment
+    :param step: step of its episode, the first being 1
+    :param what: what was found
+    """
+
+    def __init__(self, task: str, env: int, step: int, what: str) -> None:
+        super().__init__(f"Task {task!r} (sub-environment {env}) at step {step} of its episode: {what}")
+        self.task, self.env, self.step, self.what = task, env, step, what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task, self.env, self.step, self.what)
+
+
+class WorkerError(RuntimeError):
+    """A worker process of ``backend="subproc"`` raised, died or does not answer; all workers have been ended."""
+
+
+def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:
+    """Rows with numbers that are not finite or absurd, and what they are.
+
+    :param kind: such as "observation"
+    :param values: (n_rows, ...)
+    """
+    size = np.abs(values)
+    if np.max(size, initial=0.0) < LIMIT:  # false for NaN
+        return {}
+    flat = size.reshape(len(size), -1)
+    rows = (~(flat < LIMIT)).any(axis=1).nonzero()[0].tolist()
+    return {row: f"{_adjective(flat[row])} {kind}" for row in rows}
+
+
+def _adjective(row: np.ndarray) -> str:
+    if np.isnan(row).any():
+        return "a NaN"
+    return "an infinite" if np.isinf(row).any() else f"an absurd (beyond {LIMIT:.0e})"
+
+
+def physics_fault(env: Any) -> str | None:
+    """What MuJoCo found in an environment's last step; None for a good one, or without MuJoCo."""
+    unwrapped = env.unwrapped
+    if not isinstance(unwrapped, MujocoEnv):
+        return None
+    return describe_physics(unwrapped.data.warning.number[FIRST_PHYSICS : LAST_PHYSICS + 1])
+
+
+def describe_physics(counts: np.ndarray) -> str | None:
+    """What MuJoCo's counters from ``FIRST_PHYSICS`` on mean; None if all are 0."""
+    if not counts.any():
+        return None
+    return f"MuJoCo found {PHYSICS[FIRST_PHYSICS + int(counts.nonzero()[0][0])]} and has reset the simulation"
+
+
+def is_fault(info: Mapping[str, Any]) -> bool:
+    """Whether a step's info is that of a quarantined fault."""
+    return "fault" in info

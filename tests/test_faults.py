@@ -1,0 +1,446 @@
+"""Faults stay where they are: bad numbers, failed simulations, workers that raise, die or hang."""
+
+import multiprocessing as mp
+import os
+import pickle
+import signal
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from conftest import DriftEnv, drift_tasks, weights_equal
+from stable_baselines3 import PPO
+
+import sb3_multitask as mt
+from sb3_multitask.vec_env.faults import LIMIT, MAX_IN_A_ROW, bad_rows
+
+KINDS = {
+    "nan_obs": "a NaN observation",
+    "inf_obs": "an infinite observation",
+    "absurd_obs": r"an absurd \(beyond 1e\+15\) observation",
+    "nan_reward": "a NaN reward",
+    "inf_reward": "an infinite reward",
+    "absurd_reward": r"an absurd \(beyond 1e\+15\) reward",
+    "nan_last_obs": "a NaN last observation",
+}
+BAD = {"nan": np.nan, "inf": -np.inf, "absurd": 2e15}
+
+
+class FaultyEnv(DriftEnv):
+    """A point whose sensors or rewards break at a step of some episodes; or whose process does worse."""
+
+    def __init__(self, kind: str = "", at: int = 3, first_episode: int = 2, every: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.kind, self.at, self.first_episode, self.every, self.episode = kind, at, first_episode, every, 0
+
+    def is_due(self):
+        n = self.episode - self.first_episode
+        return bool(self.kind) and n >= 0 and n % self.every == 0
+
+    def reset(self, **kwargs):
+        self.episode += 1
+        if self.is_due() and self.kind == "raise_in_reset":
+            raise RuntimeError("the crane is stuck")
+        if self.is_due() and self.kind == "hang_in_reset":
+            time.sleep(60)
+        obs, info = super().reset(**kwargs)
+        if self.is_due() and self.kind == "nan_reset":
+            obs[0] = np.nan
+        return obs, info
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        last = self.kind == "nan_last_obs"
+        if not self.is_due() or (self.time != self.at and not (last and (terminated or truncated))):
+            return obs, reward, terminated, truncated, info
+        what, _, where = self.kind.partition("_")
+        if where in ("obs", "last_obs"):
+            if not last or terminated or truncated:
+                obs[1] = BAD[what]
+        elif where == "reward":
+            reward = BAD[what]
+        elif self.kind == "raise":
+            raise RuntimeError("the motor burnt out")
+        elif self.kind == "exit":
+            os._exit(7)
+        elif self.kind == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.kind == "hang":
+            time.sleep(60)
+        return obs, reward, terminated, truncated, info
+
+
+def tasks(kind, n=3, **kwargs):
+    """Tasks of which B breaks."""
+    return [
+        mt.Task(task.name, FaultyEnv, {**task.env_kwargs, **({"kind": kind, **kwargs} if task.name == "B" else {})})
+        for task in drift_tasks(n)
+    ]
+
+
+def make(kind, n_envs=2, on_fault="stop", backend="dummy", normalize=True, seed=0, **kwargs):
+    venv = mt.MultiTaskVecEnv(tasks(kind), n_envs, seed=seed, backend=backend, on_fault=on_fault, **kwargs)
+    return mt.MultiTaskVecNormalize(venv) if normalize else venv
+
+
+def model_on(env, **kwargs):
+    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **kwargs)
+
+
+def step_on(env, n_steps):
+    for _ in range(n_steps):
+        env.step(np.zeros((env.num_envs, *env.action_space.shape)))
+
+
+def is_finite(model):
+    return all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+# Stop
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_number_stops_with_task_env_and_step_and_leaves_the_weights(kind, engine):
+    model = model_on(make(kind), engine=engine)
+    step = 7 if kind == "nan_last_obs" else 3  # B's episodes have 7 steps
+    with pytest.raises(
+        mt.TaskFault, match=rf"Task 'B' \(sub-environment 2\) at step {step} .*: {KINDS[kind]}"
+    ) as caught:
+        model.learn(10_000)
+    assert (caught.value.task, caught.value.env, caught.value.step) == ("B", 2, step)
+    assert is_finite(model)
+    n_before = 7 + step - 1  # B's first episode, and what came before the fault
+    clean = model_on(make("", seed=0), engine=engine).learn(n_before // 5 * 5 * 6)
+    assert weights_equal(model, clean)  # as if it had stopped at the last whole rollout
+
+
+@pytest.mark.parametrize("kind", ["nan_obs", "inf_reward"])
+def test_a_bad_number_of_a_worker_stops_too(kind):
+    env = make(kind, backend="subproc", n_envs=1, start_method="fork")
+    with pytest.raises(mt.TaskFault, match="Task 'B'"):
+        model_on(env).learn(1000)
+    env.close()
+    assert not mp.active_children()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_bad_action_never_reaches_an_environment(value):
+    env = make("", normalize=False)
+    env.reset()
+    actions = np.zeros((6, 2))
+    actions[4, 1] = value
+    with pytest.raises(mt.TaskFault, match=r"Task 'C' \(sub-environment 4\) at step 1 .* action"):
+        env.step(actions)
+
+
+def test_weights_that_diverged_are_an_error_with_the_tasks():
+    model = model_on(make(""))
+    with th.no_grad():
+        model.policy.action_net.layers[-1].bias[1] = np.nan
+    with pytest.raises(mt.TaskFault, match="Task 'B'.*a NaN action"):
+        model.learn(100)
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_a_loss_that_diverges_trips_a_guard(engine):
+    model = model_on(make("", normalize=False), engine=engine)
+    with th.no_grad():
+        model.policy.value_net.layers[-1].bias[2] = np.nan
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    with pytest.raises(RuntimeError, match="The loss is not finite because of C.*The update was not made"):
+        model.learn(100)
+    assert all(th.equal(before[name].nan_to_num(), t.nan_to_num()) for name, t in model.policy.state_dict().items())
+
+
+def test_a_fault_can_be_pickled():
+    fault = pickle.loads(pickle.dumps(mt.TaskFault("B", 2, 3, "a NaN reward")))
+    assert (fault.task, fault.env, fault.step, fault.what) == ("B", 2, 3, "a NaN reward")
+
+
+def test_what_is_bad():
+    values = np.array([[0.0, 1.0], [np.nan, 1.0], [np.inf, np.nan], [1.0, -np.inf], [LIMIT, 0.0], [-0.99 * LIMIT, 0.0]])
+    assert bad_rows("thing", values) == {
+        1: "a NaN thing", 2: "a NaN thing", 3: "an infinite thing", 4: "an absurd (beyond 1e+15) thing",
+    }  # fmt: skip
+    assert bad_rows("thing", np.zeros((0, 3))) == {}
+
+
+# Quarantine
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quarantined_fault_harms_nobody(kind, engine, schedule, tmp_path):
+    env = make(kind, on_fault="quarantine", monitor_dir=tmp_path)
+    model = model_on(env, engine=engine, task_schedule=schedule).learn(1500)
+    venv = env.unwrapped
+    assert venv.fault_counts["B"] > 5
+    assert venv.fault_counts["A"] == venv.fault_counts["C"] == 0
+    assert is_finite(model)
+    statistics = model.get_normalizer_state()
+    for name in ("obs_rms", "ret_rms"):
+        assert all(np.isfinite(part).all() for part in statistics[name].values())
+    assert np.abs(statistics["obs_rms"]["mean"]).max() < 100
+    model.dump_logs()
+    results = mt.evaluate_tasks(model, mt.MultiTaskVecEnv(drift_tasks(3), 2, seed=1), n_eval_episodes=4)
+    assert all(np.isfinite(result.mean_reward) for result in results.values())
+    env.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_others_are_the_same_bits_as_without_it(kind):
+    """With a policy that stays as it is, the others see the same, and their statistics are the same."""
+    statistics = []
+    for one in (kind, ""):
+        env = make(one, on_fault="quarantine")
+        model = model_on(env, learning_rate=0.0).learn(900)
+        statistics.append(model.get_normalizer_state())
+    broken, clean = statistics
+    for name in ("obs_rms", "ret_rms"):
+        for part in ("mean", "var", "count"):
+            np.testing.assert_array_equal(broken[name][part][[0, 2]], clean[name][part][[0, 2]])
+            if part == "count":
+                assert (broken[name][part][1] < clean[name][part][1]).all()  # the faulty steps are not in them
+
+
+def test_the_step_says_what_was_found_and_holds_nothing_of_it():
+    env = make("nan_reward", on_fault="quarantine")
+    env.reset()
+    seen = []
+    for _ in range(60):
+        obs, rewards, dones, infos = env.step(np.zeros((6, 2)))
+        assert np.isfinite(obs["obs"]).all()
+        assert np.isfinite(rewards).all()
+        for i, info in enumerate(infos):
+            if "fault" in info:
+                assert (i // 2, dones[i], info["task"], info["fault"]) == (1, True, "B", "a NaN reward")
+                assert "episode" not in info
+                assert np.isfinite(info["terminal_observation"]["obs"]).all()
+                seen.append(i)
+    assert len(seen) == env.unwrapped.fault_counts["B"] > 4
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_both_engines_leave_the_same_rows_out(schedule):
+    weights = []
+    for engine in ("fast", "torch"):
+        env = make("inf_reward", on_fault="quarantine")
+        model = model_on(env, engine=engine, task_schedule=schedule, ent_coef=0.01).learn(600)
+        assert env.unwrapped.fault_counts["B"] > 5
+        weights.append(model.policy.parameters_to_vector())
+    np.testing.assert_allclose(*weights, atol=2e-4)
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_a_fault_takes_with_it_the_steps_before_it_of_its_episode(engine):
+    model = model_on(make(""), engine=engine, n_steps=8)
+    starts = np.zeros((8, 6))
+    starts[[0, 3], 2] = 1
+    model.faulty = [(1, 4), (5, 2)]
+    keep = model._rows_to_learn_from(starts)
+    expected = np.ones((8, 6), dtype=bool)
+    expected[:2, 4] = False
+    expected[3:6, 2] = False
+    np.testing.assert_array_equal(keep, expected)
+    assert model.faulty == []
+    assert model._rows_to_learn_from(starts) is None
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_a_rollout_without_good_rows_makes_no_update(engine):
+    one = [mt.Task("B", FaultyEnv, {"kind": "nan_reward", "at": 3, "first_episode": 1})]
+    env = mt.MultiTaskVecEnv(one, 1, seed=0, on_fault="quarantine")
+    model = model_on(env, engine=engine, n_steps=3)
+    before = model.policy.parameters_to_vector()
+    model.learn(6)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+    assert model._n_updates == 0
+
+
+def test_a_nan_action_is_quarantined_too():
+    env = make("", normalize=False, on_fault="quarantine")
+    env.reset()
+    actions = np.zeros((6, 2))
+    actions[0, 0] = np.nan
+    obs, _, dones, infos = env.step(actions)
+    assert infos[0]["fault"] == "a NaN action"
+    assert dones.tolist() == [True] + [False] * 5
+    assert np.isfinite(obs["obs"]).all()
+
+
+def test_what_always_fails_is_given_up():
+    env = mt.MultiTaskVecEnv(tasks("nan_obs", at=1, first_episode=1), 1, seed=0, on_fault="quarantine")
+    env.reset()
+    with pytest.raises(mt.TaskFault, match=f"Task 'B'.*{MAX_IN_A_ROW} times without a good step"):
+        step_on(env, 50)
+    assert env.fault_counts["B"] == MAX_IN_A_ROW
+
+
+def test_a_reset_that_gives_a_bad_observation_stops():
+    kinds = [mt.Task("B", FaultyEnv, {"kind": "nan_reset", "first_episode": 2, "horizon": 3})]
+    env = mt.MultiTaskVecEnv(kinds, 1, seed=0, on_fault="quarantine")
+    env.reset()
+    with pytest.raises(mt.TaskFault, match="its reset gave a NaN observation"):
+        step_on(env, 5)
+
+
+def test_other_algorithms_learn_on_and_stay_finite():
+    model = PPO(
+        mt.MultiTaskActorCriticPolicy, make("inf_obs", on_fault="quarantine"), n_steps=20, batch_size=60, device="cpu"
+    )
+    assert is_finite(model.learn(600))
+
+
+def test_faults_are_counted_in_the_log(tmp_path):
+    from stable_baselines3.common.logger import configure
+
+    env = make("nan_reward", on_fault="quarantine")
+    model = model_on(env)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(1200, log_interval=5)
+    model.logger.close()
+    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
+    column = header.split(",").index("faults/B")
+    assert int(float(rows[-1].split(",")[column])) > 5
+    assert "faults/A" not in header
+
+
+def test_counts_survive_a_checkpoint():
+    native = mt.MultiTaskVecEnv(["Hopper-v5"], 2, seed=0, on_fault="quarantine")
+    native.reset()
+    native.fault_counts["Hopper-v5"] = 4
+    other = mt.MultiTaskVecEnv(["Hopper-v5"], 2, seed=1, on_fault="quarantine")
+    other.set_state(native.get_state())
+    assert other.fault_counts == {"Hopper-v5": 4}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"on_fault": "ignore"}, "`on_fault` must be one of stop, quarantine"),
+        ({"worker_timeout": 0}, "positive number"),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        mt.MultiTaskVecEnv(drift_tasks(2), 1, **kwargs)
+
+
+# Simulations that fail, on every backend
+
+BODIES = ["HalfCheetahSmallFoot-v0", "HalfCheetahBigFoot-v0"]
+
+
+def break_simulation(env, row):
+    """Give a simulation a velocity that MuJoCo cannot go on from."""
+    if env.backend == "batch":
+        (group,) = env._backend.groups
+        group.qvel[row] = 1e12
+    else:
+        env.env_method("break_it", indices=[row])
+
+
+class Breakable(gym.Wrapper):
+    def break_it(self):
+        self.unwrapped.data.qvel[:] = 1e12
+
+
+def breakable(**kwargs):
+    return Breakable(gym.make(BODIES[0], **kwargs))
+
+
+def simulations(backend, on_fault):
+    tasks = BODIES if backend == "batch" else [mt.Task(name, breakable) for name in BODIES]
+    return mt.MultiTaskVecEnv(tasks, 2, seed=0, backend=backend, on_fault=on_fault)
+
+
+@pytest.mark.parametrize("backend", ["batch", "dummy", "subproc"])
+def test_a_simulation_that_fails_is_a_fault(backend, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = simulations(backend, "stop")
+    env.reset()
+    env.step(np.zeros((4, 6)))
+    break_simulation(env, 2)
+    with pytest.raises(mt.TaskFault, match=r"BigFoot-v0' \(sub-environment 2\) at step 2 .*MuJoCo found .* has reset"):
+        env.step(np.zeros((4, 6)))
+    env.close()
+
+
+@pytest.mark.parametrize("backend", ["batch", "dummy", "subproc"])
+def test_a_simulation_that_fails_is_quarantined_and_the_others_go_on_to_the_bit(backend, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken, whole = simulations(backend, "quarantine"), simulations(backend, "quarantine")
+    for env in (broken, whole):
+        env.reset()
+        env.step(np.zeros((4, 6)))
+    break_simulation(broken, 1)
+    obs, rewards, dones, infos = broken.step(np.zeros((4, 6)))
+    assert dones.tolist() == [False, True, False, False]
+    assert "MuJoCo found" in infos[1]["fault"]
+    assert rewards[1] == 0
+    assert np.abs(obs["obs"][1]).max() < 1  # a new episode
+    theirs = whole.step(np.zeros((4, 6)))
+    for _ in range(20):
+        for row in (0, 2, 3):
+            np.testing.assert_array_equal(obs["obs"][row], theirs[0]["obs"][row])
+        obs, rewards, dones, infos = broken.step(np.zeros((4, 6)))
+        theirs = whole.step(np.zeros((4, 6)))
+        assert not dones.any()
+    broken.close()
+    whole.close()
+
+
+# Workers
+
+WORKERS = {
+    "raise": r"worker of sub-environment 1 raised(.|\n)*the motor burnt out",
+    "raise_in_reset": r"worker of sub-environment 1 raised(.|\n)*the crane is stuck",
+    "exit": r"worker of sub-environment 1 died \(exit code 7\)",
+    "die": r"worker of sub-environment 1 died \(exit code -9\)",
+    "hang": r"worker of sub-environment 1 did not answer within 2 s",
+    "hang_in_reset": r"worker of sub-environment 1 did not answer within 2 s",
+}
+
+
+@pytest.mark.parametrize(
+    "start_method",
+    ["fork", pytest.param("forkserver", marks=pytest.mark.slow), pytest.param("spawn", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("kind", WORKERS)
+def test_what_happens_to_a_worker_is_an_error_within_seconds(kind, start_method):
+    env = make(kind, n_envs=1, backend="subproc", normalize=False, start_method=start_method, worker_timeout=2)
+    pids = [process.pid for venv in env._backend.venvs for process in venv.processes]
+    env.reset()
+    began = time.monotonic()
+    with pytest.raises(mt.WorkerError, match=rf"Task 'B': the {WORKERS[kind]}"):
+        step_on(env, 20)
+    assert time.monotonic() - began < 15
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    env.close()  # a second time
+
+
+def test_a_worker_killed_from_outside_is_noticed():
+    env = make("", n_envs=2, backend="subproc", normalize=False, start_method="fork")
+    env.reset()
+    os.kill(env._backend.venvs[2].processes[1].pid, signal.SIGKILL)
+    with pytest.raises(mt.WorkerError, match=r"Task 'C': the worker of sub-environment 5 died \(exit code -9\)"):
+        step_on(env, 3)
+    assert not mp.active_children()
+
+
+def test_closing_does_not_wait_for_a_worker_that_hangs():
+    env = make("hang", n_envs=1, backend="subproc", normalize=False, start_method="fork")
+    env.reset()
+    for _ in range(11):
+        env.step(np.zeros((3, 2)))
+    env.step_async(np.zeros((3, 2)))  # B sleeps now
+    began = time.monotonic()
+    env.close()
+    assert time.monotonic() - began < 12
+    assert not mp.active_children()
