@@ -19,6 +19,7 @@ from sb3_multitask.losses import DistillLoss
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.transfer import Frozen
 from sb3_multitask.vec_env.backends import BackendName
+from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.schedule import TaskSchedule
 
 Schedulable: TypeAlias = float | str
@@ -58,6 +59,7 @@ class TrainConfig(BaseModel):
     sequential: bool = Field(default=False, description="One head learns the tasks in turn, n_timesteps over all")
     engine: Engine = Field("auto", description="What computes actions and updates")
     backend: BackendName = Field("auto", description="What runs the environments")
+    on_fault: OnFault = Field("stop", description="What a NaN, a failed simulation, ... does: stop or quarantine")
     normalize: bool | dict[str, Any] = Field(
         default=True, description="Normalise, or MultiTaskVecNormalize's arguments"
     )

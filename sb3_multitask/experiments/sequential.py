@@ -73,6 +73,7 @@ def _env_of(config: TrainConfig, folder: RunFolder, index: int) -> VecEnv:
         config.backend,
         config.normalizer_kwargs(),
         monitor_dir=folder.monitor / task.name,
+        on_fault=config.on_fault,
     )
 
 

@@ -115,6 +115,7 @@ def _train(
         config.backend,
         config.normalizer_kwargs(),
         monitor_dir=folder.monitor,
+        on_fault=config.on_fault,
     )
     eval_envs: list[VecEnv] = [
         MultiTaskVecEnv(tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000)
