@@ -1,0 +1,131 @@
+"""Properties that hold for whatever is put in: task sets, statistics per task, run folders, statistics of reports."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sb3_multitask as mt
+from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.experiments.report import statistics
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.tasks import resolve_tasks
+from sb3_multitask.vec_env.statistics import TaskMoments
+
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("ours")
+NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name.strip() and name.isprintable())
+RETURNS = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+# Task sets
+
+
+@given(st.lists(NAMES, min_size=1, max_size=6))
+def test_tasks_come_in_the_given_order_or_are_refused_for_a_name_twice(names):
+    tasks = [mt.Task(name, "Hopper-v5") for name in names]
+    if len(set(names)) < len(names):
+        with pytest.raises(ValueError, match="unique"):
+            resolve_tasks(tasks)
+    else:
+        assert resolve_tasks(tasks) == tuple(tasks)
+
+
+@given(st.text(max_size=20))
+def test_a_string_that_is_no_task_is_one_clear_error(text):
+    if text in mt.TASK_SETS or text in gym.registry:
+        return
+    with pytest.raises(ValueError, match="Unknown task set or environment id") as caught:
+        resolve_tasks(text)
+    assert repr(text) in str(caught.value)
+
+
+# Statistics per task
+
+
+@st.composite
+def batches(draw):
+    """Batches of k of 3 tasks, n samples of 2 columns and a return."""
+    sizes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = draw(st.sampled_from([1e-3, 1.0, 1e4]))
+    return [(rng.choice(3, rng.integers(1, 4), replace=False), scale * rng.normal(size=(3, n, 3))) for n in sizes]
+
+
+@given(batches())
+def test_statistics_are_those_of_all_samples_at_once(updates):
+    """However samples are split into batches: mean and variance of all (after an initial count of nearly nothing)."""
+    moments = TaskMoments(3, 2, epsilon=1e-12)
+    seen = {task: [] for task in range(3)}
+    for tasks, batch in updates:
+        moments.update(tasks, batch[: len(tasks)])
+        for task, samples in zip(tasks, batch, strict=False):
+            seen[int(task)].append(samples)
+    for task, samples in seen.items():
+        if not samples:
+            assert (moments.mean[task] == 0).all()
+            assert (moments.var[task] == 1).all()
+            continue
+        rows = np.concatenate(samples)
+        np.testing.assert_allclose(moments.mean[task], rows.mean(axis=0), rtol=1e-6, atol=1e-6 * np.abs(rows).max())
+        np.testing.assert_allclose(
+            moments.var[task], rows.var(axis=0), rtol=1e-4, atol=1e-9 + 1e-6 * np.abs(rows).max() ** 2
+        )
+        np.testing.assert_allclose(moments.count[task], len(rows))
+
+
+@given(batches())
+def test_a_task_is_touched_by_its_own_samples_only(updates):
+    moments, alone = TaskMoments(3, 2), TaskMoments(3, 2)
+    for tasks, batch in updates:
+        moments.update(tasks, batch[: len(tasks)])
+        mine = np.flatnonzero(tasks == 1)
+        if len(mine):
+            alone.update(np.array([1]), batch[mine])
+    for part in ("mean", "var", "count"):
+        np.testing.assert_array_equal(getattr(moments, part)[1], getattr(alone, part)[1])
+
+
+# Run folders
+
+
+@given(st.binary(max_size=200))
+def test_whatever_stands_in_a_status_file_is_read_as_a_status_or_as_none(tmp_path, content):
+    folder = RunFolder(tmp_path)
+    folder.run.write_bytes(content)
+    status = folder.read_status()
+    assert isinstance(status, dict)
+    try:
+        expected = json.loads(content)
+    except ValueError:
+        expected = {}
+    assert status == (expected if isinstance(expected, dict) else {})
+
+
+@given(st.dictionaries(NAMES, st.lists(st.tuples(RETURNS, st.integers(1, 1000)), min_size=1, max_size=4), max_size=4))
+def test_results_are_read_as_they_were_written(tmp_path, episodes):
+    folder = RunFolder(tmp_path)
+    results = {task: TaskResult.of(rows) for task, rows in episodes.items()}
+    folder.write_results(before=results)
+    assert folder.read_results() == {"before": results}
+
+
+# Statistics of reports
+
+
+@given(st.lists(st.lists(RETURNS, min_size=3, max_size=3), min_size=2, max_size=5))
+@settings(max_examples=25)
+def test_estimates_lie_in_their_intervals_and_do_not_depend_on_the_order_of_seeds(rows):
+    scores = np.array(rows)
+    for statistic in (statistics.mean, statistics.interquartile_mean, statistics.median_task, statistics.worst_task):
+        estimate, again = statistic(scores), statistic(scores[::-1])
+        tolerance = 1e-6 * max(np.abs(scores).max(), 1)
+        assert estimate.low - tolerance <= estimate.high
+        assert scores.min() - tolerance <= estimate.value <= scores.max() + tolerance
+        assert estimate.value == pytest.approx(again.value, abs=tolerance)
+    better = statistics.probability_of_improvement(scores, scores[::-1])
+    assert better.value == pytest.approx(0.5)
+    assert statistics.probability_of_improvement(scores + 1e7, scores).value == 1
