@@ -8,6 +8,7 @@ from conftest import drift_tasks
 
 import sb3_multitask as mt
 from sb3_multitask.agents import Agent, agent_of
+from sb3_multitask.pretrained import PRETRAINED
 from sb3_multitask.readers import UnreadableFileError
 
 
@@ -178,3 +179,27 @@ def test_tasks_that_are_ids_are_kept_in_the_file(tmp_path, saved):
 def test_an_unknown_pretrained_agent_is_an_error_with_the_names():
     with pytest.raises(ValueError, match="No pretrained agent 'nobody'"):
         mt.load_pretrained("nobody")
+
+
+def test_pretrained_agents_are_as_good_as_their_files_say():
+    assert set(PRETRAINED) == {
+        "HalfCheetahBody6-vanilla",
+        "HalfCheetahBody6-distilled",
+        *(f"HalfCheetahBody6-teacher-{task.name}" for task in mt.TASK_SETS["HalfCheetahBody6"]),
+    }
+    for name in PRETRAINED:
+        agent = mt.load_pretrained(name)
+        assert all(agent.facts[key] for key in ("trained_by", "run", "revision", "chosen", "returns"))
+        returns = {task: result.mean_reward for task, result in mt.evaluate_tasks(agent, n_eval_episodes=5).items()}
+        assert list(returns) == list(agent.task_names)
+        expected = np.mean(list(agent.facts["returns"].values()))
+        assert np.mean(list(returns.values())) == pytest.approx(expected, rel=0.25)
+
+
+def test_a_pretrained_agent_takes_raw_observations():
+    agent = mt.load_pretrained("HalfCheetahBody6-vanilla")
+    env = mt.make_multitask_vec_env(agent.tasks, 1, seed=0, normalize=False)
+    actions, _ = agent.predict(env.reset(), deterministic=True)
+    assert actions.shape == (6, 6)
+    assert env.observation_space["obs"].shape == (agent.obs_dim,)
+    assert agent.task_names == tuple(task.name for task in mt.TASK_SETS["HalfCheetahBody6"])
