@@ -63,12 +63,14 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
     :param path: what :func:`save_agent` was given; a zip of ``A2CMultiTask``, or of SB3's A2C or PPO; or a run's
-        folder, whose ``model.zip`` it is
+        folder, whose agent at the end it is
     :param normalizer: for a zip of SB3: the file of ``VecNormalize.save`` that belongs to it
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     path = Path(path)
-    path = path / "model.zip" if path.is_dir() else path
+    if path.is_dir():
+        final = path / "agents" / "final"
+        path = final if final.with_name("final.json").exists() else path / "model.zip"
     try:
         if path.suffix == ".zip":
             return _agent_of_zip(read_sb3_zip(path), normalizer)
@@ -84,7 +86,8 @@ def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None) -> Agent:
     if normalizer is not None:
         statistics = read_vec_normalize(normalizer)
     names = policy.task_names or ("task",)
-    return Agent(policy.weights, names, statistics, policy.activation, -1.0, 1.0, facts={"algorithm": policy.algorithm})
+    low, high = policy.action_bounds
+    return Agent(policy.weights, names, statistics, policy.activation, low, high, facts={"algorithm": policy.algorithm})
 
 
 def _read_agent(path: Path) -> Agent:
@@ -120,7 +123,7 @@ def _read_agent(path: Path) -> Agent:
             facts["facts"],
             _tasks(facts.get("tasks")),
         )
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as e:
+    except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as e:
         if isinstance(e, UnreadableFileError):
             raise
         raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
@@ -135,12 +138,19 @@ def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
 def _described(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
     """Names, ids and arguments of tasks; None if one is a callable, or its arguments are not what JSON can hold."""
     described = [
-        {"name": task.name, "env_id": task.env_id, "env_kwargs": dict(task.env_kwargs)} for task in tasks or ()
+        {"name": task.name, "env_id": task.env_id, "env_kwargs": _listed(dict(task.env_kwargs))} for task in tasks or ()
     ]
     try:
         return described if tasks is not None and json.loads(json.dumps(described)) == described else None
     except TypeError:
         return None
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, which is how JSON gives them back."""
+    if isinstance(value, list | tuple):
+        return [_listed(item) for item in value]
+    return {key: _listed(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _tasks(described: Sequence[Mapping[str, Any]] | None) -> tuple[Task, ...] | None:

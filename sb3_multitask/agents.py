@@ -65,6 +65,7 @@ class Agent:
         if bad:
             raise ValueError(f"weights that are not finite: {', '.join(bad)}")
         n_tasks = len(self.task_names)
+        self._check_bounds()
         if self.tasks is not None and tuple(task.name for task in self.tasks) != self.task_names:
             raise ValueError(
                 f"tasks {', '.join(task.name for task in self.tasks)} are not those of the heads: "
@@ -87,6 +88,16 @@ class Agent:
                 f"{(n_tasks, self.obs_dim)} (n_tasks, obs_dim)"
             )
         object.__setattr__(self, "_parts", (trunk, heads))
+        if any(np.shape(bound) not in ((), (self.action_dim,)) for bound in (self.action_low, self.action_high)):
+            raise ValueError(f"the bounds of its actions must be {self.action_dim} numbers each")
+
+    def _check_bounds(self) -> None:
+        if not np.all(np.asarray(self.action_low, dtype=float) <= np.asarray(self.action_high, dtype=float)):
+            raise ValueError("the lowest actions must be numbers, and not above the highest")
+        if self.log_std_bounds is not None:
+            low, high, init = self.log_std_bounds
+            if not low < init < high:
+                raise ValueError(f"`log_std_bounds` must be low, high and a start between (got {self.log_std_bounds})")
 
     @property
     def n_tasks(self) -> int:

@@ -240,6 +240,8 @@ def _load(model: str) -> Any:
     if model.startswith(_PRETRAINED):
         return load_pretrained(model.removeprefix(_PRETRAINED))
     path = Path(model)
+    if (path / "vecnormalize.pkl").exists():  # of another algorithm, whose model does not know its tasks
+        return load_agent(path)
     path = path / "model.zip" if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a run's folder, a model.zip or an agent's .safetensors")

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.agents import Agent, normalizer_state_of
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
+from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.schedule import task_normalizer_of
 
 Evaluable: TypeAlias = BaseAlgorithm | Agent
@@ -123,7 +124,7 @@ def _run_round(
 ) -> dict[int, tuple[tuple[float, int], bool]]:
     """One episode of every wanted row: row -> ((return, length), whether it ended by itself), rows ascending."""
     played: dict[int, tuple[tuple[float, int], bool]] = {}
-    returns = np.zeros(env.num_envs)
+    returns, begun = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
     running = wanted.copy()
     obs = env.reset()
     for length in range(1, max_episode_steps + 1):
@@ -131,12 +132,15 @@ def _run_round(
         obs, rewards, dones, infos = env.step(actions)
         returns += rewards
         for row in (dones & running).nonzero()[0].tolist():
-            played[row] = ((float(infos[row]["episode"]["r"]), length), True)
+            if is_fault(infos[row]):  # quarantined: another episode takes the place of this one
+                dones[row], returns[row], begun[row] = False, 0.0, length
+                continue
+            played[row] = ((float(infos[row]["episode"]["r"]), length - int(begun[row])), True)
         running &= ~dones
         if not running.any():
             break
     for row in running.nonzero()[0].tolist():
-        played[row] = ((float(returns[row]), length), False)
+        played[row] = ((float(returns[row]), length - int(begun[row])), False)
     return dict(sorted(played.items()))
 
 

@@ -38,6 +38,9 @@ class Task:
                 f"environment (got {self.env_id!r})"
             )
 
+        if not isinstance(self.env_kwargs, Mapping):
+            raise TypeError(f"`env_kwargs` of task {self.name!r} must be a mapping (got {self.env_kwargs!r})")
+
     def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """Make the environment; ``kwargs`` (such as ``render_mode``) come on top of ``env_kwargs``.
 

@@ -203,3 +203,29 @@ def test_a_pretrained_agent_takes_raw_observations():
     assert actions.shape == (6, 6)
     assert env.observation_space["obs"].shape == (agent.obs_dim,)
     assert agent.task_names == tuple(task.name for task in mt.TASK_SETS["HalfCheetahBody6"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"log_std_bounds": [-5, 2, 2]},
+        {"action_low": [float("nan")] * 2},
+        {"action_low": [3.0, 3.0]},
+        {"action_low": [-1.0] * 3},
+        {"tasks": [{"name": name, "env_id": "Hopper-v5", "env_kwargs": None} for name in "ABC"]},
+    ],
+)
+def test_hostile_descriptions_are_refused(saved, change):
+    path = saved.with_name("agent.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UnreadableFileError):
+        mt.load_agent(saved)
+    path.write_text("[" * 200_000)
+    with pytest.raises(UnreadableFileError):
+        mt.load_agent(saved)
+
+
+def test_tuples_in_a_tasks_arguments_are_kept_as_lists(tmp_path):
+    task = mt.Task("x", "Hopper-v5", {"healthy_z_range": (0.7, 2.0)})
+    mt.save_agent(mt.A2CMultiTask("MultiTaskMlpPolicy", [task], device="cpu"), tmp_path / "agent")
+    assert mt.load_agent(tmp_path / "agent").tasks[0].env_kwargs == {"healthy_z_range": [0.7, 2.0]}

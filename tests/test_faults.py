@@ -444,3 +444,43 @@ def test_closing_does_not_wait_for_a_worker_that_hangs():
     env.close()
     assert time.monotonic() - began < 12
     assert not mp.active_children()
+
+
+@pytest.mark.parametrize("what", ["action", "simulation"])
+def test_bad_actions_and_failed_simulations_are_given_up_too(what):
+    env = simulations("batch", "quarantine")
+    env.reset()
+    actions = np.zeros((4, 6))
+    if what == "action":
+        actions[2, 0] = np.nan
+    with pytest.raises(mt.TaskFault, match=f"{MAX_IN_A_ROW} times without a good step"):
+        fail_on(env, actions, what)
+    assert env.fault_counts["HalfCheetahBigFoot-v0"] == MAX_IN_A_ROW
+
+
+def fail_on(env, actions, what):
+    for _ in range(50):
+        if what == "simulation":
+            break_simulation(env, 2)
+        env.step(actions)
+
+
+def test_what_fails_in_turn_with_other_tasks_is_given_up_too():
+    env = mt.MultiTaskVecEnv(tasks("nan_obs", at=1, first_episode=1), 1, seed=0, on_fault="quarantine")
+    env.reset()
+    views = [env.task_view(i) for i in range(3)]
+    for _ in range(MAX_IN_A_ROW - 1):
+        for view in views:
+            view.step(np.zeros((1, 2)))
+    views[0].step(np.zeros((1, 2)))
+    with pytest.raises(mt.TaskFault, match="Task 'B'"):
+        views[1].step(np.zeros((1, 2)))
+
+
+def test_an_evaluation_plays_a_quarantined_episode_again():
+    model = model_on(make(""))
+    env = mt.MultiTaskVecEnv(tasks("nan_obs", first_episode=1, every=2), 2, seed=0, on_fault="quarantine")
+    results = mt.evaluate_tasks(model, env, n_eval_episodes=4)
+    assert env.fault_counts["B"] > 0
+    assert results["B"].episode_lengths == (7, 7, 7, 7)
+    assert all(np.isfinite(result.mean_reward) for result in results.values())

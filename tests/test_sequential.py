@@ -5,7 +5,8 @@ import pytest
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt
-from sb3_multitask.experiments.config import ConfigError, TrainConfig, make_config
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config, make_config
+from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
 
@@ -84,3 +85,60 @@ def test_what_an_algorithm_does_not_have_is_refused(settings, message):
 def test_an_unknown_argument_of_an_algorithm_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"algo_kwargs of algo 'trpo': .*bach"):
         run(tmp_path / "run", algo="trpo", algo_kwargs={"bach": 3})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"algo": "ppo", "n_steps": 50, "algo_kwargs": {"batch_size": 50}}, {"sequential": True}],
+    ids=["ppo", "in turn"],
+)
+def test_a_run_is_read_back_as_it_was(tmp_path, settings):
+    """Its settings, so that it can be started again; and what was left to the algorithm is still left to it."""
+    config = TrainConfig(**{**GROUP, **settings})
+    dump_config(config, tmp_path / "config.yml")
+    again = load_config(TrainConfig, tmp_path / "config.yml")
+    assert again == config
+    assert again.algorithm_kwargs() == config.algorithm_kwargs()
+    results, folder = run(tmp_path / "run", **settings)
+    assert train_run(again, folder) == results  # finished: read from the folder
+    folder.write_status("running")
+    assert train_run(again, folder) == results  # killed: done again
+    assert folder.read_status()["wall_seconds"] < 60
+    runs, others = read_runs_of(tmp_path, folder)
+    assert len(runs) == 1
+    assert not others
+
+
+def read_runs_of(tmp_path, folder):
+    (tmp_path / "grid/p/name").mkdir(parents=True)
+    folder.path.rename(tmp_path / "grid/p/name/seed_0")
+    return read_runs(tmp_path / "grid")
+
+
+def test_a_run_folder_of_another_algorithm_is_an_agent_that_normalises(tmp_path):
+    settings = {
+        "algo": "ppo",
+        "n_steps": 50,
+        "algo_kwargs": {"batch_size": 50},
+        "tasks": {"only": "PusherMovingGoal-v0"},
+    }
+    _, folder = run(tmp_path / "run", **settings)
+    agent = mt.load_agent(folder.path)
+    assert agent.statistics is not None
+    assert agent.digest == mt.load_agent(folder.agents / "final").digest
+    assert agent.action_high.tolist() == [2.0] * 7
+    assert mt.load_agent(folder.model).action_high.tolist() == [2.0] * 7  # from the zip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sequential": True, "learning_rate": "lin_1e-3"}, "constant learning_rate"),
+        ({"sequential": True, "tasks": "Hopper-v5"}, "at least two tasks"),
+        ({"sequential": True, "n_timesteps": 2}, "a step for each"),
+        ({"algo": "ppo", "policy": "MlpPolicy"}, "runs with MultiTaskMlpPolicy only"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(TrainConfig, {**GROUP, **settings})

@@ -544,3 +544,62 @@ def test_gymnasiums_environments_resume_exactly_too(env_id):
         np.testing.assert_array_equal(mine[0], theirs[0])
         assert mine[1:3] == theirs[1:3]
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
+
+
+def test_frictionless_walls_do_not_hold():
+    """MuJoCo takes the larger dimension of two geoms' contacts, unless one has priority: Ant's is 3."""
+    for env_id in ("AntMaze-v0", "HopperSimpleWall-v0"):
+        model = make(env_id).model
+        walls = model.geom_group == GROUP
+        assert (model.geom_condim[walls] == 1).all()
+        assert (model.geom_priority[walls] > model.geom_priority[~walls].max()).all()
+
+
+def far_wall(**kwargs):
+    env = gym.make("HalfCheetahWall-v0", **kwargs)
+    env.unwrapped.wall_range = (9.0, 9.0)
+    return env
+
+
+def near_wall(**kwargs):
+    env = gym.make("HalfCheetahWall-v0", **kwargs)
+    env.unwrapped.wall_range = (1.8, 1.8)
+    return env
+
+
+def test_copies_that_factories_made_differ_on_the_native_backend_too():
+    tasks = [mt.Task("near", near_wall), mt.Task("far", far_wall)]
+    native, reference = (mt.MultiTaskVecEnv(tasks, 1, seed=0, backend=backend) for backend in ("batch", "dummy"))
+    np.testing.assert_array_equal(native.reset()["obs"], reference.reset()["obs"])
+
+
+@pytest.mark.parametrize("kwargs", [{"main_body": "torso"}, {"contact_force_range": np.array([-2.0, 2.0])}])
+def test_other_settings_of_ant_run_natively(kwargs):
+    native, reference = (
+        mt.MultiTaskVecEnv([mt.Task("a", "Ant-v5", kwargs)], 2, seed=0, backend=backend)
+        for backend in ("batch", "dummy")
+    )
+    for mine, theirs in zip(raw_steps(native, 30), raw_steps(reference, 30), strict=True):
+        if not isinstance(mine, tuple):
+            np.testing.assert_array_equal(mine.obs, theirs.obs)
+            np.testing.assert_array_equal(mine.rewards, theirs.rewards)
+
+
+def test_striker_takes_any_frame_skip():
+    env = gym.make("Striker-v0", frame_skip=2)
+    assert env.metadata["render_fps"] == 50
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"scales": 0.8}, TypeError, "`scales` must map parts to factors"),
+        ({"scales": {"Foot": "big"}}, ValueError, "`scale` must be a positive, finite number"),
+        ({"scales": {"Foot": True}}, ValueError, "`scale` must be a positive, finite number"),
+        ({"gravity": "low"}, ValueError, "`gravity` must be a finite number"),
+        ({"morphology": "Foot"}, TypeError, "`morphology` must be a Morphology"),
+    ],
+)
+def test_bad_bodies_are_refused(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        gym.make("MultiTask/HopperBody-v0", **kwargs)

@@ -104,7 +104,7 @@ class StrikerEnv(MujocoEnv, utils.EzPickle):
     :param kwargs: arguments of ``MujocoEnv``, such as ``render_mode``
     """
 
-    metadata = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"], "render_fps": 20}  # noqa: RUF012
+    metadata = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012
     strike_distance: ClassVar[float] = 0.1  # m
 
     def __init__(self, xml_file: str = "pusher_v5.xml", frame_skip: int = 5, **kwargs: Any) -> None:
@@ -114,6 +114,7 @@ class StrikerEnv(MujocoEnv, utils.EzPickle):
         kwargs = {"default_camera_config": {"trackbodyid": 0, "distance": 4.0}, **kwargs}
         space = spaces.Box(-np.inf, np.inf, (23,), np.float64)
         MujocoEnv.__init__(self, xml_file, frame_skip, observation_space=space, **kwargs)
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / self.dt)}
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = compile_model(self.fullpath, _striker)

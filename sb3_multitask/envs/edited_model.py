@@ -40,6 +40,10 @@ class EditedModel(_Base):
         gravity: float | None = None,
         **kwargs: Any,
     ) -> None:
+        if morphology is not None and not isinstance(morphology, Morphology):
+            raise TypeError(f"`morphology` must be a Morphology (got {morphology!r})")
+        if scales is not None and not isinstance(scales, Mapping):
+            raise TypeError(f"`scales` must map parts to factors, such as {{'Foot': 0.8}} (got {scales!r})")
         edits: list[Morphology | Gravity] = [] if morphology is None else [morphology]
         edits += [morphology_of(self.robot, part, scale) for part, scale in (scales or {}).items()]
         if gravity is not None:

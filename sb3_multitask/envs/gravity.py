@@ -19,7 +19,7 @@ class Gravity:
     z: float
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.z):
+        if isinstance(self.z, bool) or not isinstance(self.z, int | float) or not math.isfinite(self.z):
             raise ValueError(f"`gravity` must be a finite number in m/s^2, such as -9.81 (got {self.z!r})")
 
     def apply(self, spec: mujoco.MjSpec) -> None:

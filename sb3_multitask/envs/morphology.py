@@ -58,7 +58,8 @@ class Morphology:
     def __post_init__(self) -> None:
         if isinstance(self.geoms, str) or not self.geoms:
             raise ValueError(f"`geoms` must be a non-empty tuple of geom names (got {self.geoms!r})")
-        if not (math.isfinite(self.scale) and self.scale > 0):
+        is_number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not (is_number and math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"`scale` must be a positive, finite number (got {self.scale!r})")
 
     def apply(self, spec: mujoco.MjSpec) -> None:

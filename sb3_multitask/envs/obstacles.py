@@ -46,6 +46,7 @@ class Obstacle:
             contype=1,
             conaffinity=1,
             condim=1 if self.frictionless else 3,
+            priority=1 if self.frictionless else 0,  # else the larger condim of the two geoms counts
             group=GROUP,
             rgba=self.rgba,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
@@ -34,12 +34,19 @@ class ConfigError(ValueError):
 
 
 Algorithm: TypeAlias = Literal["a2c_mt", "ppo", "trpo"]
+_SETTINGS = (
+    *("policy_kwargs", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "normalize_advantage"),
+    "learning_rate",
+)
+_COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
 _ONLY_OURS = (
-    *("task_schedule", "engine", "teachers", "distill_loss", "distill_coef", "rl_coef", "critic_coef"),
-    *("student_rollout_prob", "init_from", "init_tasks", "freeze"),
+    *("task_schedule", "engine", "teachers", "distill_loss", *_COEFFICIENTS),
+    *("init_from", "init_tasks", "freeze"),
 )
 _NOT_IN = {"trpo": ("ent_coef", "vf_coef", "max_grad_norm")}
-_NOT_SEQUENTIAL = ("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at")
+_NOT_SEQUENTIAL = (
+    *("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at", "tensorboard"),
+)
 
 
 class TrainConfig(BaseModel):
@@ -116,10 +123,18 @@ class TrainConfig(BaseModel):
             bad += [name for name in _NOT_IN.get(self.algo, ()) if name in self.model_fields_set]
             if bad:
                 raise ValueError(f"algo {self.algo!r} has no {', '.join(bad)}")
+            if self.policy != type(self).model_fields["policy"].default or "policy" in self.algo_kwargs:
+                raise ValueError(f"algo {self.algo!r} runs with MultiTaskMlpPolicy only")
         if self.sequential:
             bad = [name for name in _NOT_SEQUENTIAL if getattr(self, name) != type(self).model_fields[name].default]
             if bad:
                 raise ValueError(f"sequential training has no {', '.join(bad)}")
+            if not 2 <= len(self.task_names) <= self.n_timesteps:
+                raise ValueError("sequential training needs at least two tasks, and a step for each")
+            if _parse_schedule(self.learning_rate)[1]:
+                raise ValueError(
+                    "sequential training needs a constant learning_rate: each task would have its own ramp"
+                )
         return self
 
     @model_validator(mode="after")
@@ -150,19 +165,18 @@ class TrainConfig(BaseModel):
 
     def algorithm_kwargs(self) -> dict[str, Any]:
         """The part that goes to the algorithm."""
-        names = (
-            "policy policy_kwargs n_steps gamma gae_lambda ent_coef vf_coef max_grad_norm normalize_advantage seed "
-            "device task_schedule engine distill_loss"
-        )
-        schedules = "learning_rate distill_coef rl_coef critic_coef student_rollout_prob"
-        values = {
-            **{name: getattr(self, name) for name in names.split()},
-            **{name: _schedule(getattr(self, name)) for name in schedules.split()},
-        }
-        if self.algo == "a2c_mt":
-            return {**values, "teachers": self.teachers or None, **self.algo_kwargs}
-        kept = {"policy", "seed", "device"} | self.model_fields_set  # the others have defaults of their own
-        return {name: value for name, value in values.items() if name in kept} | self.algo_kwargs
+        common = {"policy": self.policy, "seed": self.seed, "device": self.device}
+        if self.algo != "a2c_mt":  # what is not set has defaults of its own
+            return {
+                **common,
+                **self._values(name for name in _SETTINGS if name in self.model_fields_set),
+            } | self.algo_kwargs
+        names = (*_SETTINGS, "task_schedule", "engine", "distill_loss", *_COEFFICIENTS)
+        return {**common, **self._values(names), "teachers": self.teachers or None, **self.algo_kwargs}
+
+    def _values(self, names: Iterable[str]) -> dict[str, Any]:
+        schedules = {"learning_rate", *_COEFFICIENTS}
+        return {name: _schedule(getattr(self, name)) if name in schedules else getattr(self, name) for name in names}
 
 
 class EvaluateConfig(BaseModel):
@@ -238,11 +252,15 @@ def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lamb
 
 
 def dump_config(config: TrainConfig, path: Path) -> None:
-    """Write a config as YAML that :func:`load_config` reads back to an equal one."""
+    """Write a config as YAML that :func:`load_config` reads back to an equal one.
+
+    All settings are written, but for those that are left to another algorithm's own defaults.
+    """
     yaml = YAML()
     yaml.default_flow_style = False
+    exclude = set() if config.algo == "a2c_mt" else {*_ONLY_OURS, *_SETTINGS} - config.model_fields_set
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-        yaml.dump(config.model_dump(mode="json"), file)
+        yaml.dump(config.model_dump(mode="json", exclude=exclude), file)
 
 
 def _resolve(tasks: str | tuple[str, ...] | dict[str, str]) -> tuple[Task, ...]:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sb3_multitask.experiments.config import TrainConfig, load_config
@@ -40,7 +41,7 @@ def ray_cluster() -> Iterator[Launch]:
     task = ray.remote(num_cpus=1, max_retries=_RESTARTS)(work)
 
     def launch(run: GridRun) -> Job:
-        return _RayJob(task.remote(str(run.folder.absolute())))
+        return _RayJob(task.remote(str(run.folder.absolute()), str(Path.cwd())))
 
     try:
         yield launch
@@ -48,8 +49,13 @@ def ray_cluster() -> Iterator[Launch]:
         ray.shutdown()
 
 
-def work(path: str) -> None:
-    """What a task does: train the run in a folder, or go on with it. What it prints goes to the folder's log."""
+def work(path: str, cwd: str) -> None:
+    """What a task does: train the run in a folder, or go on with it. What it prints goes to the folder's log.
+
+    :param path: of the folder
+    :param cwd: what the config's paths are relative to
+    """
+    os.chdir(cwd)
     folder = RunFolder(path)
     with folder.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         train_run(load_config(TrainConfig, folder.config), folder, announce=lambda text: print(text, flush=True))  # noqa: T201

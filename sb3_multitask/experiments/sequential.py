@@ -7,6 +7,7 @@ nothing could be forgotten. The normaliser's statistics go on from task to task,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -17,6 +18,7 @@ from sb3_multitask.agents import agent_of
 from sb3_multitask.evaluation import TaskResult, evaluate_tasks
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig
+from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
@@ -43,6 +45,7 @@ def train_in_turn(
     per_task = config.n_timesteps // len(tasks)
     env = _env_of(config, folder, 0)
     model = make_algorithm(config, env, verbose)
+    model.set_logger(make_logger(folder.progress, ["stdout"] if verbose else [], 0))
     results = {"before": _evaluate(model, tasks, config)}
     try:
         for i, task in enumerate(tasks):
@@ -54,12 +57,13 @@ def train_in_turn(
             )
             results[f"after_{i + 1}"] = _evaluate(model, tasks, config)
             folder.write_results(**results)
-            save_agent(agent_of(model), folder.agents / f"after_{i + 1}")
+            save_agent(replace(agent_of(model), tasks=None), folder.agents / f"after_{i + 1}")
         results["after"] = results[f"after_{len(tasks)}"]
         folder.write_results(**results)
         save_model(model, folder)
-        save_agent(agent_of(model), folder.agents / "final")
+        save_agent(replace(agent_of(model), tasks=None), folder.agents / "final")
     finally:
+        model.logger.close()
         env.close()
     return {"algorithm": type(model).__name__}
 

@@ -58,7 +58,8 @@ def train_run(
             dump_config(config, folder.config)
         elif load_config(TrainConfig, folder.config) != config:
             raise ConfigError(f"{folder.config} is the config of another run; choose another folder")
-        clock = _Clock(folder.read_status())
+        goes_on = config.algo == "a2c_mt" and not config.sequential  # the others begin anew
+        clock = _Clock(folder.read_status() if goes_on else {})
         folder.write_status("running", seed=config.seed, **clock.read())
         try:
             if config.sequential:

@@ -34,6 +34,7 @@ class SavedPolicy:
     :param action_dim: size of an action
     :param task_names: of a multi-task policy, in the order of its heads
     :param statistics: of a multi-task policy that normalises its observations
+    :param action_bounds: lowest and highest actions, each (action_dim,)
     """
 
     algorithm: str
@@ -43,6 +44,7 @@ class SavedPolicy:
     action_dim: int
     task_names: tuple[str, ...] | None
     statistics: ObsStatistics | None
+    action_bounds: tuple[np.ndarray, np.ndarray]
 
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:
@@ -83,13 +85,35 @@ def _read(path: Path) -> SavedPolicy:
         shape = space.get("_shape")  # a Dict has none
         if shape is not None and shape != [size]:
             raise UnreadableFileError(f"its {name} has the shape {shape}, its weights are for [{size}]")
+    bounds = _action_bounds(data["action_space"], action_dim)
     names = data.get("task_names") if algorithm == "A2CMultiTask" else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UnreadableFileError(f"its task names are no list of names (but {names!r:.100})")
     statistics = _statistics(data.get("normalizer_state"), names) if names is not None else None
     return SavedPolicy(
-        algorithm, weights, _activation(data), obs_dim, action_dim, None if names is None else tuple(names), statistics
+        algorithm,
+        weights,
+        _activation(data),
+        obs_dim,
+        action_dim,
+        None if names is None else tuple(names),
+        statistics,
+        bounds,
     )
+
+
+def _action_bounds(space: dict[str, Any], action_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest actions, (action_dim,), from the texts that SB3 writes beside the pickled space."""
+    bounds = []
+    for name in ("low", "high"):
+        try:
+            numbers = np.array(str(space[name]).strip("[] ").split(), dtype=np.float32)
+        except (KeyError, ValueError) as e:
+            raise UnreadableFileError(f"its action_space has no {name}") from e
+        if numbers.shape != (action_dim,) or np.isnan(numbers).any():
+            raise UnreadableFileError(f"its action_space's {name} is not {action_dim} numbers")
+        bounds.append(numbers)
+    return bounds[0], bounds[1]
 
 
 def _read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:

@@ -109,7 +109,7 @@ class MultiTaskVecEnv(VecEnv):
         )
         self.fault_counts = dict.fromkeys(self.task_names, 0)
         self._faults_in_a_row = np.zeros(self.num_envs, dtype=np.int64)
-        self._has_failed = False  # in the last step
+        self._has_failed = False  # some sub-environment, in its last step
         self._bad_actions: dict[int, str] = {}
         if seed is not None:
             self.seed(seed)
@@ -150,6 +150,10 @@ class MultiTaskVecEnv(VecEnv):
     def receive_rows(self, rows: slice) -> StepReturn:
         transitions = self._backend.receive(rows)
         faults = self._find_faults(transitions)
+        if self._has_failed:
+            good = np.setdiff1d(np.arange(len(transitions.dones)), list(faults)) + rows.start
+            self._faults_in_a_row[good] = 0
+            self._has_failed = bool(self._faults_in_a_row.any())
         if faults:
             if self.on_fault == "stop":
                 self._stop(rows, faults)
@@ -171,9 +175,6 @@ class MultiTaskVecEnv(VecEnv):
             for i in transitions.dones.nonzero()[0].tolist():
                 last = np.asarray(transitions.infos[i]["terminal_observation"])[None]
                 faults.update((i, what) for what in bad_rows("last observation", last).values())
-        if self._has_failed and not faults:
-            self._faults_in_a_row[:] = 0
-        self._has_failed = False
         if not faults and not transitions.faults and not self._bad_actions:
             return {}
         return {**faults, **transitions.faults, **self._bad_actions}
@@ -207,8 +208,6 @@ class MultiTaskVecEnv(VecEnv):
             }
             self.monitor.reset(slice(row, row + 1))
         self._has_failed = True
-        good = np.setdiff1d(np.arange(len(transitions.dones)), list(faults))
-        self._faults_in_a_row[good + rows.start] = 0
 
     def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
         return {"obs": obs.astype(np.float32), "task": self.task_ids[rows].copy()}
@@ -247,6 +246,7 @@ class MultiTaskVecEnv(VecEnv):
         self.monitor.set_state(state["monitor"])
         self.fault_counts = dict(state.get("fault_counts", self.fault_counts))
         self._faults_in_a_row[:] = state.get("faults_in_a_row", 0)
+        self._has_failed = bool(self._faults_in_a_row.any())
 
     # SB3's VecEnv interface
 

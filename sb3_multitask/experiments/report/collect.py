@@ -34,8 +34,8 @@ class Run:
         """Task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
         curves = _read_curves(self.path / "evaluations.npz", len(self.config.task_names))
         for other in self.config.also_on:
-            ((steps, returns),) = _read_curves(self.path / f"on_{other}" / "evaluations.npz", 1).values()
-            curves[other] = (steps, returns)
+            read = _read_curves(self.path / f"on_{other}" / "evaluations.npz", 1).values()
+            curves.update((other, curve) for curve in read)
         return curves
 
 

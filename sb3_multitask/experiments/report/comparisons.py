@@ -8,7 +8,7 @@ import numpy as np
 
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.report.collect import Run, returns, select
-from sb3_multitask.experiments.report.paper import BODIES, METHODS, method_returns
+from sb3_multitask.experiments.report.paper import BODIES, METHODS, by_common_seed, method_returns
 from sb3_multitask.experiments.report.statistics import Estimate
 from sb3_multitask.experiments.report.tables import Table
 
@@ -59,9 +59,11 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
     rows = []
     for name in dict.fromkeys(run.name for run in runs if run.preset == preset):
         method, _, change = name.partition("_")
-        changed = select(runs, preset, name)
-        seeds = {run.seed for run in changed}
-        original = [run for run in select(runs, base, method) if run.seed in seeds]
+        changed, original = select(runs, preset, name), select(runs, base, method)
+        seeds = {run.seed for run in changed} & {run.seed for run in original}
+        if original:
+            changed = [run for run in changed if run.seed in seeds]
+        original = [run for run in original if run.seed in seeds]
         a, b = returns(changed, "after", BODIES), returns(original, "after", BODIES)
         rows.append(
             [
@@ -111,10 +113,9 @@ def _first_frames(runs: Sequence[Run], preset: str, method: str, level: float) -
     columns = []
     for body in BODIES:
         found = select(runs, preset, f"scratch_{body}" if method == "scratch" else method)
-        curves = [run.curves()[body] for run in found]
-        columns.append([float(np.min(steps[values >= level], initial=np.inf)) for steps, values in curves])
-    n_seeds = min(map(len, columns))
-    return np.array([column[:n_seeds] for column in columns]).T.reshape(n_seeds, len(BODIES))
+        curves = {run.seed: run.curves()[body] for run in found if body in run.curves()}
+        columns.append({s: float(np.min(x[y >= level], initial=np.inf)) for s, (x, y) in curves.items()})
+    return by_common_seed(columns)
 
 
 def _frames(frames: float) -> str:

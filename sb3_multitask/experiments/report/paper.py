@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,14 @@ def method_returns(runs: Sequence[Run], preset: str, method: str) -> np.ndarray:
     for body in BODIES:
         single = select(runs, preset, f"scratch_{body}")
         moments = ["3000000" if "3000000" in run.results else "after" for run in single]
-        columns.append([run.results[m][body].mean_reward for run, m in zip(single, moments, strict=True)])
-    n_seeds = min(map(len, columns), default=0)
-    return np.array([column[:n_seeds] for column in columns]).T.reshape(n_seeds, len(BODIES))
+        columns.append({run.seed: run.results[m][body].mean_reward for run, m in zip(single, moments, strict=True)})
+    return by_common_seed(columns)
+
+
+def by_common_seed(columns: Sequence[Mapping[int, float]]) -> np.ndarray:
+    """Numbers of each body by seed -> (n_seeds, n_bodies) of the seeds that all bodies have."""
+    seeds = sorted(set.intersection(*(set(column) for column in columns)))
+    return np.array([[column[seed] for column in columns] for seed in seeds]).reshape(len(seeds), len(columns))
 
 
 def table_1(runs: Sequence[Run], preset: str) -> Table:

@@ -13,7 +13,10 @@ from sb3_multitask.experiments.report.collect import Run, returns, select
 from sb3_multitask.experiments.report.tables import Table
 
 _HENDERSON = json.loads(Path(__file__).with_name("henderson_2017.json").read_text(encoding="utf-8"))
-"""Task set -> task -> "first", "own", "last" -> mean and standard deviation, or null."""
+"""Task set -> task -> "first", "own", "last" -> mean and standard deviation, or null.
+
+Null, too, is Hopper's "last" at half gravity, where the publication repeats HalfCheetah's number.
+"""
 
 
 def sequential_tables(runs: Sequence[Run], preset: str) -> list[Table]:

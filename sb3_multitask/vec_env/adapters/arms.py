@@ -22,8 +22,12 @@ class _ArmAdapter(Adapter):
 
     def __init__(self, prototypes: Sequence[Any]) -> None:
         super().__init__(prototypes)
-        self.ids = [prototypes[0].model.body(name).id for name in ("tips_arm", "object", "goal")]
+        self.ids = list(self.layout(prototypes[0]))
         self.never = np.zeros(len(prototypes), dtype=bool)
+
+    @classmethod
+    def layout(cls, prototype: Any) -> tuple[Any, ...]:
+        return tuple(int(prototype.model.body(name).id) for name in ("tips_arm", "object", "goal"))
 
     def observe(self, state: State) -> np.ndarray:
         bodies = state.fields["xpos"][:, self.ids].reshape(len(state.qpos), -1)

@@ -40,14 +40,15 @@ class AntAdapter(Adapter):
         self.z_range = self.per_row("_healthy_z_range")
         self.terminates = self.per_row("_terminate_when_unhealthy", bool)
         self.noise = [env._reset_noise_scale for env in prototypes]
-        self.main_body = prototypes[0].model.body(self.only("_main_body")).id
+        self.main_body = prototypes[0].model.body(prototypes[0]._main_body).id
         self.hide_position = self.only("_exclude_current_positions_from_observation")
         self.shows_forces = self.only("_include_cfrc_ext_in_observation")
 
     @classmethod
     def layout(cls, prototype: Any) -> tuple[Any, ...]:
-        names = ("_include_cfrc_ext_in_observation", "_main_body", "_contact_force_range")
-        return (*super().layout(prototype), *(getattr(prototype, name) for name in names))
+        main_body = prototype.model.body(prototype._main_body).id
+        forces = tuple(float(bound) for bound in prototype._contact_force_range)
+        return (*super().layout(prototype), prototype._include_cfrc_ext_in_observation, main_body, forces)
 
     def _forces(self, state: State) -> np.ndarray:
         low, high = self.force_range[0]

@@ -23,7 +23,7 @@ class Readings:
     """
 
     def __init__(self, prototypes: Sequence[Any], batch: Any) -> None:
-        self.prototype, self.batch = prototypes[0], batch
+        self.prototypes, self.prototype, self.batch = prototypes, prototypes[0], batch
         self.n_readings: int = self.prototype.n_readings
         self.seen: Any = slice(None)
         self.has_obstacles = isinstance(self.prototype, WithObstacles)
@@ -44,7 +44,7 @@ class Readings:
     def place(self, row: int, generator: np.random.Generator) -> None:
         """Put the obstacles of a new episode in their places."""
         if self.has_obstacles:
-            self.mocap_pos[row] = self.prototype.draw_obstacles(generator)
+            self.mocap_pos[row] = self.prototypes[row].draw_obstacles(generator)
 
     def _read(self, ids: np.ndarray) -> np.ndarray:
         if not self.has_obstacles:
