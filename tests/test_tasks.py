@@ -31,7 +31,7 @@ def test_ids_and_tasks_mix_in_the_given_order():
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("HalfCheetahBody5", "Did you mean 'HalfCheetahBody6'"),
+        ("HalfCheetahBdy6", "Did you mean 'HalfCheetahBody6'"),
         ("HalfCheetahSmalFoot-v0", "Did you mean 'HalfCheetahSmallFoot-v0'"),
         (["Hopper-v5", "Hopper-v5"], "unique .*Hopper-v5"),
         ([], "at least one task"),
