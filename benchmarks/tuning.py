@@ -40,12 +40,15 @@ CANDIDATES: list[dict[str, Any]] = [
     {"gamma": 0.98},
     {"gamma": 0.97},
     {"gamma": 0.98, "log_std_init": -1.0},
+    {"gamma": 0.98, "log_std_init": -2.0},
+    {"gamma": 0.98, "log_std_init": -1.0, "max_grad_norm": 0.083},
+    {"gamma": 0.98, "log_std_init": -2.0, "max_grad_norm": 0.083},
     {"gamma": 0.95},
 ]
 SEEDS = (100, 101, 102)
 
 
-def train(settings: dict[str, Any], seed: int) -> dict[str, Any]:
+def train(settings: dict[str, Any], seed: int, per_head: int = PER_HEAD) -> dict[str, Any]:
     """One run; its returns per task."""
     kwargs = {**BASE, **settings}
     normalize = {"gamma": kwargs.pop("normalizer_gamma", kwargs.get("gamma", 0.99))}
@@ -58,14 +61,14 @@ def train(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", **kwargs)
     results, start = {}, time.perf_counter()
     half = mt.make_multitask_vec_env("HalfCheetahBody6", 5, seed=seed * 1000 + 500, normalize=False)
-    callback = mt.MultiTaskEvalCallback(half, n_eval_episodes=5, eval_freq=3 * PER_HEAD - 1000, verbose=0)
-    model.learn(6 * PER_HEAD, callback)
+    callback = mt.MultiTaskEvalCallback(half, n_eval_episodes=5, eval_freq=3 * per_head - 1000, verbose=0)
+    model.learn(6 * per_head, callback)
     for moment, by_task in (
         ("half", callback.evaluations_tasks[0]),
         ("end", mt.evaluate_tasks(model, n_eval_episodes=20)),
     ):
         results[moment] = {task: round(result.mean_reward, 1) for task, result in by_task.items()}
-    return {**results, "seconds": round(time.perf_counter() - start)}
+    return {**results, "per_head": per_head, "seconds": round(time.perf_counter() - start)}
 
 
 def table() -> str:
@@ -73,13 +76,13 @@ def table() -> str:
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in RESULTS.read_text().splitlines():
         run = json.loads(line)
-        rows[json.dumps(run["settings"])].append(run)
-    lines = ["| settings | half | end | worst task | per seed |", "|---|---|---|---|---|"]
-    for settings, runs in rows.items():
+        rows[run.get("per_head", PER_HEAD), json.dumps(run["settings"])].append(run)
+    lines = ["| steps per head | settings | half | end | worst task | per seed |", "|---|---|---|---|---|---|"]
+    for (per_head, settings), runs in sorted(rows.items()):
         half, end = ([float(np.mean(list(run[m].values()))) for run in runs] for m in ("half", "end"))
         worst = float(np.mean([min(run["end"].values()) for run in runs]))
         lines.append(
-            f"| {settings} | {np.mean(half):.0f} | {np.mean(end):.0f} | {worst:.0f} | "
+            f"| {per_head:,} | {settings} | {np.mean(half):.0f} | {np.mean(end):.0f} | {worst:.0f} | "
             f"{', '.join(f'{value:.0f}' for value in end)} |"
         )
     return "\n".join(lines)
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what there is")
     parser.add_argument("--only", default="", help="only candidates whose settings contain this")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--per-head", type=int, default=PER_HEAD, help="steps per head; half of them sort out candidates")
     args = parser.parse_args()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     if args.table:
@@ -97,12 +101,12 @@ def main() -> None:
         return
     th.set_num_threads(1)
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    finished = {(json.dumps(run["settings"]), run["seed"]) for run in done}
+    finished = {(json.dumps(run["settings"]), run["seed"], run.get("per_head", PER_HEAD)) for run in done}
     for seed in args.seeds:
         for settings in CANDIDATES:
-            if (json.dumps(settings), seed) in finished or args.only not in json.dumps(settings):
+            if (json.dumps(settings), seed, args.per_head) in finished or args.only not in json.dumps(settings):
                 continue
-            run = {"settings": settings, "seed": seed, **train(settings, seed)}
+            run = {"settings": settings, "seed": seed, **train(settings, seed, args.per_head)}
             with RESULTS.open("a") as file:
                 file.write(json.dumps(run) + "\n")
             print(run, flush=True)
