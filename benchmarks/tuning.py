@@ -43,6 +43,7 @@ CANDIDATES: list[dict[str, Any]] = [
     {"gamma": 0.98, "log_std_init": -2.0},
     {"gamma": 0.98, "log_std_init": -1.0, "max_grad_norm": 0.083},
     {"gamma": 0.98, "log_std_init": -2.0, "max_grad_norm": 0.083},
+    {"gamma": 0.98, "log_std_init": -2.0, "linear": True},
     {"gamma": 0.95},
 ]
 SEEDS = (100, 101, 102)
