@@ -32,6 +32,7 @@ class Preset(BaseModel):
     seeds: tuple[int, ...] = Field(min_length=1, description="Seeds of every run")
     runs: tuple[str, ...] = Field((), description="Only these runs of the grid; default: all")
     set: dict[str, Any] = Field({}, description="Settings on top of the config's")
+    configs: dict[str, str] = Field({}, description="Run -> the config of this run, in place of `config`")
 
 
 class GridConfig(BaseModel):
@@ -72,7 +73,7 @@ def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRu
     root = Path(folder or grid.folder)
     runs: dict[str, GridRun] = {}
     for preset_name, preset in grid.presets.items():
-        for name in preset.runs:
+        for name in (*preset.runs, *preset.configs):
             _check_name(path, name, grid.runs)
         for seed in preset.seeds:
             for name in preset.runs or grid.runs:
@@ -147,7 +148,7 @@ def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: i
         folder = root / needs[-1]
         return str(folder / "agents" / steps if steps else folder)
 
-    base = load_values(path.parent / preset.config)
+    base = load_values(path.parent / preset.configs.get(name, preset.config))
     settings = {key: resolve(value) for key, value in {**base, **preset.set, **grid.runs[name]}.items()}
     key = f"{preset_name}/{name}/seed_{seed}"
     try:
