@@ -66,6 +66,16 @@ def test_runs_come_by_preset_and_seed_and_after_what_they_need(grid_file):
     assert (runs[3].config.seed, runs[-1].config.ent_coef) == (1, 0.01)
 
 
+def test_a_run_may_have_a_config_of_its_own(grid_file):
+    grid_file.with_name("other.yml").write_text(BASE + "gamma: 0.5\n")
+    grid_file.write_text(GRID.replace("seeds: [0, 1]}", "seeds: [0, 1], configs: {first: other.yml}}"))
+    gammas = {run.key: run.config.gamma for run in load_grid(grid_file)}
+    assert (gammas["a/first/seed_1"], gammas["a/student/seed_1"], gammas["b/first/seed_0"]) == (0.5, 0.99, 0.99)
+    grid_file.write_text(GRID.replace("seeds: [0, 1]}", "seeds: [0, 1], configs: {fist: other.yml}}"))
+    with pytest.raises(ConfigError, match="unknown run 'fist'. Did you mean 'first'"):
+        load_grid(grid_file)
+
+
 def test_runs_may_need_those_of_another_preset(grid_file):
     grid_file.write_text(GRID.replace("runs: [first]", "runs: [student]").replace("run:first@", "run:a/first@"))
     student = load_grid(grid_file)[-1]
