@@ -413,7 +413,7 @@ WORKERS = {
 @pytest.mark.parametrize("kind", WORKERS)
 def test_what_happens_to_a_worker_is_an_error_within_seconds(kind, start_method):
     env = make(kind, n_envs=1, backend="subproc", normalize=False, start_method=start_method, worker_timeout=2)
-    pids = [process.pid for venv in env._backend.venvs for process in venv.processes]
+    pids = [process.pid for process in env._backend.processes]
     env.reset()
     began = time.monotonic()
     with pytest.raises(mt.WorkerError, match=rf"Task 'B': the {WORKERS[kind]}"):
@@ -428,7 +428,7 @@ def test_what_happens_to_a_worker_is_an_error_within_seconds(kind, start_method)
 def test_a_worker_killed_from_outside_is_noticed():
     env = make("", n_envs=2, backend="subproc", normalize=False, start_method="fork")
     env.reset()
-    os.kill(env._backend.venvs[2].processes[1].pid, signal.SIGKILL)
+    os.kill(env._backend.processes[5].pid, signal.SIGKILL)
     with pytest.raises(mt.WorkerError, match=r"Task 'C': the worker of sub-environment 5 died \(exit code -9\)"):
         step_on(env, 3)
     assert not mp.active_children()
