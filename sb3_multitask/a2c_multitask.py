@@ -225,7 +225,9 @@ class A2CMultiTask(A2C):
                 refuse_update(self.task_names or (), a2c_loss_per_task(task, n_tasks, *rows), present)
             self.policy.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            if not th.isfinite(norm):
+                refuse_update(self.task_names or (), a2c_loss_per_task(task, n_tasks, *rows), present)
             self.policy.optimizer.step()
 
             with th.no_grad():
@@ -290,6 +292,7 @@ class A2CMultiTask(A2C):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """SB3's; by the fast engine where it runs."""
+        self.faulty = []  # of a rollout that a callback or an error ended half way
         if self._fast is not None:
             return self._fast.collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if self.teachers is not None:

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.agents import Agent, normalizer_state_of
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
-from sb3_multitask.vec_env.faults import is_fault
+from sb3_multitask.vec_env.faults import OnFault, is_fault
 from sb3_multitask.vec_env.schedule import task_normalizer_of
 
 Evaluable: TypeAlias = BaseAlgorithm | Agent
@@ -67,7 +67,8 @@ def evaluate_tasks(
 
     :param model: an ``A2CMultiTask``, another SB3 model on a multi-task VecEnv, or an :class:`Agent`
     :param env: a ``MultiTaskVecEnv``, normalised or not, other than the model's own; ``None`` makes fresh copies of
-        the model's tasks
+        the model's tasks, with the ``on_fault`` of its env. An episode that is quarantined is played again, with a
+        warning
     :param n_eval_episodes: episodes **per task** (the paper: 20)
     :param deterministic: the mean of the Gaussian instead of a sample (the paper: deterministic)
     :param seed: of the fresh envs, and of the samples if not deterministic
@@ -78,7 +79,9 @@ def evaluate_tasks(
     if n_eval_episodes < 1:
         raise ValueError(f"`n_eval_episodes` must be at least 1 (got {n_eval_episodes})")
     if env is None:
-        venv = MultiTaskVecEnv(_tasks_of(model), min(n_eval_episodes, 5), seed=seed)
+        training_env: Any = _training_env(model)
+        on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
+        venv = MultiTaskVecEnv(_tasks_of(model), min(n_eval_episodes, 5), seed=seed, on_fault=on_fault)
     else:
         venv = checked_env(model, env)
     eval_env: VecEnv = venv if isinstance(model, Agent) else _normalized_like(model, venv, env)
@@ -102,6 +105,7 @@ def _run_episodes(
     venv = cast("MultiTaskVecEnv", env.unwrapped)
     episodes: dict[str, list[tuple[float, int]]] = {name: [] for name in venv.task_names}
     capped: set[str] = set()
+    n_faults = dict(venv.fault_counts)
     while n_missing := n_eval_episodes - len(episodes[venv.task_names[0]]):
         wanted = np.tile(np.arange(venv.n_envs_per_task) < n_missing, venv.n_tasks)
         played = _run_round(predict, env, wanted, max_episode_steps)
@@ -110,6 +114,10 @@ def _run_episodes(
             episodes[name].append(episode)
             if not ended:
                 capped.add(name)
+    faults = {name: count - n_faults[name] for name, count in venv.fault_counts.items() if count > n_faults[name]}
+    if faults:
+        counts = ", ".join(f"{name} ({count})" for name, count in faults.items())
+        warnings.warn(f"Episodes with faults were played again: {counts}.", stacklevel=3)
     if capped:
         warnings.warn(
             f"Episodes of {', '.join(sorted(capped))} did not end within {max_episode_steps} steps "

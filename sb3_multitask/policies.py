@@ -163,14 +163,24 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         return obs["obs"].float(), TaskRows.of(task, self.n_tasks), task
 
     def _distribution(self, latent_pi: th.Tensor, rows: TaskRows, task: th.Tensor) -> Distribution:
-        output = self.action_net(latent_pi, rows)
+        mean = self.action_net(latent_pi, rows)
         assert isinstance(self.action_dist, DiagGaussianDistribution)
         if self.log_std_mode == "per_task":
-            return self.action_dist.proba_distribution(output, self.log_std[task])
-        if self.log_std_mode == "shared":
-            return self.action_dist.proba_distribution(output, self.log_std)
-        mean, raw = output.chunk(2, dim=1)
-        return self.action_dist.proba_distribution(mean, self._bounded_log_std(raw))
+            log_std = self.log_std[task]
+        elif self.log_std_mode == "shared":
+            log_std = self.log_std
+        else:
+            mean, raw = mean.chunk(2, dim=1)
+            log_std = self._bounded_log_std(raw)
+        try:
+            return self.action_dist.proba_distribution(mean, log_std)
+        except ValueError as e:  # torch's, of what is not finite
+            bad = ~(th.isfinite(mean) & th.isfinite(log_std)).all(dim=1)
+            heads = ", ".join(map(str, sorted(set(task[bad].tolist()))))
+            raise ValueError(
+                f"The actions of task {heads} (tasks count from 0) are not finite: weights that have "
+                "diverged, or NaN or infinite observations."
+            ) from e
 
     def _bounded_log_std(self, raw: th.Tensor) -> th.Tensor:
         """Squash into ``log_std_bounds``; 0 gives ``log_std_init``."""

@@ -1,16 +1,13 @@
 """Faults stay where they are: bad numbers, failed simulations, workers that raise, die or hang."""
 
 import multiprocessing as mp
-import os
 import pickle
-import signal
-import time
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks, weights_equal
+from conftest import drift_tasks, weights_equal
+from faulty import FaultyEnv, break_simulation, make, model_on, simulations, step_on, tasks
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt
@@ -25,73 +22,6 @@ KINDS = {
     "absurd_reward": r"an absurd \(beyond 1e\+15\) reward",
     "nan_last_obs": "a NaN last observation",
 }
-BAD = {"nan": np.nan, "inf": -np.inf, "absurd": 2e15}
-
-
-class FaultyEnv(DriftEnv):
-    """A point whose sensors or rewards break at a step of some episodes; or whose process does worse."""
-
-    def __init__(self, kind: str = "", at: int = 3, first_episode: int = 2, every: int = 1, **kwargs):
-        super().__init__(**kwargs)
-        self.kind, self.at, self.first_episode, self.every, self.episode = kind, at, first_episode, every, 0
-
-    def is_due(self):
-        n = self.episode - self.first_episode
-        return bool(self.kind) and n >= 0 and n % self.every == 0
-
-    def reset(self, **kwargs):
-        self.episode += 1
-        if self.is_due() and self.kind == "raise_in_reset":
-            raise RuntimeError("the crane is stuck")
-        if self.is_due() and self.kind == "hang_in_reset":
-            time.sleep(60)
-        obs, info = super().reset(**kwargs)
-        if self.is_due() and self.kind == "nan_reset":
-            obs[0] = np.nan
-        return obs, info
-
-    def step(self, action):
-        obs, reward, terminated, truncated, info = super().step(action)
-        last = self.kind == "nan_last_obs"
-        if not self.is_due() or (self.time != self.at and not (last and (terminated or truncated))):
-            return obs, reward, terminated, truncated, info
-        what, _, where = self.kind.partition("_")
-        if where in ("obs", "last_obs"):
-            if not last or terminated or truncated:
-                obs[1] = BAD[what]
-        elif where == "reward":
-            reward = BAD[what]
-        elif self.kind == "raise":
-            raise RuntimeError("the motor burnt out")
-        elif self.kind == "exit":
-            os._exit(7)
-        elif self.kind == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif self.kind == "hang":
-            time.sleep(60)
-        return obs, reward, terminated, truncated, info
-
-
-def tasks(kind, n=3, **kwargs):
-    """Tasks of which B breaks."""
-    return [
-        mt.Task(task.name, FaultyEnv, {**task.env_kwargs, **({"kind": kind, **kwargs} if task.name == "B" else {})})
-        for task in drift_tasks(n)
-    ]
-
-
-def make(kind, n_envs=2, on_fault="stop", backend="dummy", normalize=True, seed=0, **kwargs):
-    venv = mt.MultiTaskVecEnv(tasks(kind), n_envs, seed=seed, backend=backend, on_fault=on_fault, **kwargs)
-    return mt.MultiTaskVecNormalize(venv) if normalize else venv
-
-
-def model_on(env, **kwargs):
-    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **kwargs)
-
-
-def step_on(env, n_steps):
-    for _ in range(n_steps):
-        env.step(np.zeros((env.num_envs, *env.action_space.shape)))
 
 
 def is_finite(model):
@@ -332,31 +262,6 @@ def test_bad_arguments_are_refused(kwargs, message):
 
 # Simulations that fail, on every backend
 
-BODIES = ["HalfCheetahSmallFoot-v0", "HalfCheetahBigFoot-v0"]
-
-
-def break_simulation(env, row):
-    """Give a simulation a velocity that MuJoCo cannot go on from."""
-    if env.backend == "batch":
-        (group,) = env._backend.groups
-        group.qvel[row] = 1e12
-    else:
-        env.env_method("break_it", indices=[row])
-
-
-class Breakable(gym.Wrapper):
-    def break_it(self):
-        self.unwrapped.data.qvel[:] = 1e12
-
-
-def breakable(**kwargs):
-    return Breakable(gym.make(BODIES[0], **kwargs))
-
-
-def simulations(backend, on_fault):
-    tasks = BODIES if backend == "batch" else [mt.Task(name, breakable) for name in BODIES]
-    return mt.MultiTaskVecEnv(tasks, 2, seed=0, backend=backend, on_fault=on_fault)
-
 
 @pytest.mark.parametrize("backend", ["batch", "dummy", "subproc"])
 def test_a_simulation_that_fails_is_a_fault(backend, capfd, tmp_path, monkeypatch):
@@ -392,58 +297,6 @@ def test_a_simulation_that_fails_is_quarantined_and_the_others_go_on_to_the_bit(
         assert not dones.any()
     broken.close()
     whole.close()
-
-
-# Workers
-
-WORKERS = {
-    "raise": r"worker of sub-environment 1 raised(.|\n)*the motor burnt out",
-    "raise_in_reset": r"worker of sub-environment 1 raised(.|\n)*the crane is stuck",
-    "exit": r"worker of sub-environment 1 died \(exit code 7\)",
-    "die": r"worker of sub-environment 1 died \(exit code -9\)",
-    "hang": r"worker of sub-environment 1 did not answer within 2 s",
-    "hang_in_reset": r"worker of sub-environment 1 did not answer within 2 s",
-}
-
-
-@pytest.mark.parametrize(
-    "start_method",
-    ["fork", pytest.param("forkserver", marks=pytest.mark.slow), pytest.param("spawn", marks=pytest.mark.slow)],
-)
-@pytest.mark.parametrize("kind", WORKERS)
-def test_what_happens_to_a_worker_is_an_error_within_seconds(kind, start_method):
-    env = make(kind, n_envs=1, backend="subproc", normalize=False, start_method=start_method, worker_timeout=2)
-    pids = [process.pid for venv in env._backend.venvs for process in venv.processes]
-    env.reset()
-    began = time.monotonic()
-    with pytest.raises(mt.WorkerError, match=rf"Task 'B': the {WORKERS[kind]}"):
-        step_on(env, 20)
-    assert time.monotonic() - began < 15
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-    env.close()  # a second time
-
-
-def test_a_worker_killed_from_outside_is_noticed():
-    env = make("", n_envs=2, backend="subproc", normalize=False, start_method="fork")
-    env.reset()
-    os.kill(env._backend.venvs[2].processes[1].pid, signal.SIGKILL)
-    with pytest.raises(mt.WorkerError, match=r"Task 'C': the worker of sub-environment 5 died \(exit code -9\)"):
-        step_on(env, 3)
-    assert not mp.active_children()
-
-
-def test_closing_does_not_wait_for_a_worker_that_hangs():
-    env = make("hang", n_envs=1, backend="subproc", normalize=False, start_method="fork")
-    env.reset()
-    for _ in range(11):
-        env.step(np.zeros((3, 2)))
-    env.step_async(np.zeros((3, 2)))  # B sleeps now
-    began = time.monotonic()
-    env.close()
-    assert time.monotonic() - began < 12
-    assert not mp.active_children()
 
 
 @pytest.mark.parametrize("what", ["action", "simulation"])

@@ -6,11 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_multitask.checkpoint import format as checkpoint_format
 from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.checkpoint.snapshot import Origin, origin_of, put_back, take, why_inexact
+from sb3_multitask.files import SaveError
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -34,6 +36,9 @@ class ResumableCheckpointCallback(BaseCallback):
     :param resume: go on from the newest checkpoint; ``False`` refuses a folder that holds one
     :param verbose: 1 says which checkpoint training goes on from
     :raises ValueError: if ``every`` or ``keep`` is below 1
+
+    When training starts, a folder that another process trains in is refused with a ``CheckpointError``, and one that
+    cannot be written to with a ``SaveError``.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class ResumableCheckpointCallback(BaseCallback):
         self._to_put_back: dict[str, Any] | None = None
         self._last_saved = 0
         self._must_stop: str | None = None
+        self._lock: FileLock | None = None
         self._origin: Origin | None = None
         self._has_trained = False
         self._is_between_rollouts = True
@@ -77,6 +83,7 @@ class ResumableCheckpointCallback(BaseCallback):
             raise TypeError(f"ResumableCheckpointCallback needs an A2CMultiTask (got a {type(self.model).__name__})")
 
     def _on_training_start(self) -> None:
+        self._keep_others_out()
         self._root = self.locals.get("callback", self)
         self._is_between_rollouts = True
         self._origin = origin_of(self._model, self._root)
@@ -106,6 +113,25 @@ class ResumableCheckpointCallback(BaseCallback):
         if self.verbose >= 1:
             print(f"Resuming from {path} at {self.model.num_timesteps:,} steps")  # noqa: T201
 
+    def _keep_others_out(self) -> None:
+        """Take the folder for this process: a second one's checkpoints would pass for those of the first.
+
+        The lock is free again when training or the process has ended, however it did.
+        """
+        if self._lock is not None and self._lock.is_locked:
+            return
+        try:
+            self.save_path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.save_path.absolute() / ".lock", timeout=0, is_singleton=True)
+            self._lock.acquire()
+        except Timeout:
+            raise CheckpointError(
+                f"{self.save_path} is in use by another process, whose checkpoints would be mixed up with this one's. "
+                "Wait for it, or choose another folder."
+            ) from None
+        except OSError as e:
+            raise SaveError(f"Cannot write checkpoints to {self.save_path}: {e.strerror or e}") from e
+
     def _on_rollout_end(self) -> None:
         self._is_between_rollouts = True
 
@@ -129,6 +155,8 @@ class ResumableCheckpointCallback(BaseCallback):
         # A callback that ended training in the middle of a rollout does so again after a resume.
         if self.model.num_timesteps > self._last_saved and self._is_between_rollouts:
             self.save()
+        if self._lock is not None:
+            self._lock.release(force=True)
 
     def save(self) -> None:
         """Write a checkpoint; only at the start of a rollout, or between calls of ``learn``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,9 +25,8 @@ def evaluate_fully(model: BaseAlgorithm, n_episodes: int, also_on: Mapping[str, 
     """
     results = evaluate_tasks(model, n_eval_episodes=n_episodes)
     for name, env_id in also_on.items():
-        env = other_env(model, env_id, min(n_episodes, 5))
-        (results[name],) = evaluate_tasks(model, env, n_episodes).values()
-        env.close()
+        with closing(other_env(model, env_id, min(n_episodes, 5))) as env:
+            (results[name],) = evaluate_tasks(model, env, n_episodes).values()
     return results
 
 
@@ -34,7 +34,7 @@ def other_env(model: BaseAlgorithm, env_id: str, n_envs: int, seed: int = 0) -> 
     """Another env in the place of the model's only task, for the same head and statistics."""
     env: Any = model.get_env()
     (name,) = env.task_names
-    return MultiTaskVecEnv([Task(name, env_id)], n_envs, seed=seed)
+    return MultiTaskVecEnv([Task(name, env_id)], n_envs, seed=seed, on_fault=env.unwrapped.on_fault)
 
 
 class MilestoneCallback(BaseCallback):

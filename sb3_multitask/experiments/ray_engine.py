@@ -74,7 +74,7 @@ class _RayJob:
         try:
             ray.get(self._ref)
         except ray.exceptions.RayError as e:
-            return str(e).strip().splitlines()[-1]
+            return (str(e).strip() or type(e).__name__).splitlines()[-1]
         return ""
 
     def stop(self) -> None:

@@ -165,6 +165,13 @@ class RunFolder:
         }
         write_json(self.run, {**provenance, **facts})
 
+    def write_death(self, reason: str) -> None:
+        """Note in ``run.json`` why a run ended that could not say so itself, as one that was killed.
+
+        :raises OSError: if it cannot be written
+        """
+        write_json(self.run, {**self.read_status(), "status": "failed", "reason": reason})
+
     def write_results(self, **results: Mapping[str, TaskResult]) -> None:
         """Write ``results.json``: moment (``before``, ``after``) -> task -> result."""
         content = {
@@ -173,14 +180,20 @@ class RunFolder:
         write_json(self.results, content)
 
     def read_results(self) -> dict[str, dict[str, TaskResult]]:
-        """What ``results.json`` holds; empty without one."""
+        """What ``results.json`` holds; empty without one.
+
+        :raises ValueError: if it is damaged; names it
+        """
         if not self.results.exists():
             return {}
-        content = json.loads(self.results.read_text(encoding="utf-8"))
-        return {
-            moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
-            for moment, by_task in content.items()
-        }
+        try:
+            content = json.loads(self.results.read_text(encoding="utf-8"))
+            return {
+                moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
+                for moment, by_task in content.items()
+            }
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise ValueError(f"{self.results} does not hold the results of a run ({e}); it was damaged") from e
 
 
 def _program() -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -66,10 +67,14 @@ def run_grid(runs: Sequence[GridRun], launch: Launch, n_at_once: int, console: C
     :param console: where the display goes
     :raises KeyboardInterrupt: on Ctrl-C or SIGTERM, after every run has written a checkpoint
     """
+    failed: dict[str, str] = {}
     for run in runs:
-        prepare(run)  # a changed config is noticed before anything starts
+        try:
+            prepare(run)  # a changed config is noticed before anything starts
+        except OSError as e:
+            failed[run.key] = str(e)
     with stopping_on_signals(), _Display(runs, console) as display:
-        scheduler = _Scheduler(runs, launch, n_at_once, display)
+        scheduler = _Scheduler(runs, launch, n_at_once, display, failed)
         try:
             scheduler.work()
         finally:
@@ -78,10 +83,12 @@ def run_grid(runs: Sequence[GridRun], launch: Launch, n_at_once: int, console: C
 
 
 class _Scheduler:
-    def __init__(self, runs: Sequence[GridRun], launch: Launch, n_at_once: int, display: _Display) -> None:
+    def __init__(
+        self, runs: Sequence[GridRun], launch: Launch, n_at_once: int, display: _Display, failed: dict[str, str]
+    ) -> None:
         self.runs, self.launch, self.n_at_once, self.display = runs, launch, n_at_once, display
         self.jobs: dict[str, Job] = {}
-        self.failed: dict[str, str] = {}
+        self.failed = failed
         self.finished = {run.key for run in runs if _status(run) == "finished"}
         self.left_out: set[str] = set()
 
@@ -110,7 +117,10 @@ class _Scheduler:
             if len(self.jobs) >= self.n_at_once:
                 return
             if set(run.needs) <= self.finished:
-                self.jobs[run.key] = self.launch(run)
+                try:
+                    self.jobs[run.key] = self.launch(run)
+                except OSError as e:  # its folder may not be written to
+                    self.failed[run.key] = str(e)
 
     def _collect(self) -> None:
         """See which jobs have ended, and how."""
@@ -128,6 +138,9 @@ class _Scheduler:
                 time.sleep(_POLL_SECONDS)  # another process has it, perhaps one that outlived its grid: ask again
             else:
                 reason = str(status.get("reason") or failure or "ended without a word")
+                if status.get("status") == "running":  # killed, before it could say anything
+                    with suppress(OSError):
+                        folder.write_death(reason)
                 self.failed[key] = f"{reason} (see {folder.log})"
 
     def stop(self) -> None:
@@ -186,11 +199,10 @@ class _Display:
 
 
 def steps_so_far(path: Path) -> int:
-    """How far a run has come, by its log and its checkpoints."""
+    """How far a run has come, by its log and its checkpoints, as far as these can be read."""
     folder = RunFolder(path)
     steps = [int(checkpoint.name) for checkpoint in list_checkpoints(folder.checkpoints)[:1]]
-    if folder.progress.exists():
-        with folder.progress.open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))[-1:]
+    with suppress(OSError, csv.Error), folder.progress.open(encoding="utf-8", errors="replace") as file:
+        rows = list(csv.DictReader(file))[-1:]
         steps += [int(row["time/total_timesteps"]) for row in rows if str(row.get("time/total_timesteps")).isdecimal()]
     return max(steps, default=0)

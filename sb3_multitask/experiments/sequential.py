@@ -7,6 +7,7 @@ nothing could be forgotten. The normaliser's statistics go on from task to task,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -96,7 +97,7 @@ def _next_env(model: OnPolicyAlgorithm, config: TrainConfig, folder: RunFolder, 
 def _evaluate(model: OnPolicyAlgorithm, tasks: tuple[Task, ...], config: TrainConfig) -> Mapping[str, TaskResult]:
     results = {}
     for task in tasks:
-        env = MultiTaskVecEnv([Task(HEAD, task.env_id, task.env_kwargs)], min(config.n_eval_episodes, 5), seed=0)
-        (results[task.name],) = evaluate_tasks(model, env, config.n_eval_episodes).values()
-        env.close()
+        alone = [Task(HEAD, task.env_id, task.env_kwargs)]
+        with closing(MultiTaskVecEnv(alone, min(config.n_eval_episodes, 5), seed=0, on_fault=config.on_fault)) as env:
+            (results[task.name],) = evaluate_tasks(model, env, config.n_eval_episodes).values()
     return results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
+from sb3_multitask.files import SaveError
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 
@@ -74,10 +75,13 @@ def train_run(
                     f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.algo})",
                 )
         except KeyboardInterrupt as e:
-            folder.write_status("interrupted", seed=config.seed, reason=str(e) or "KeyboardInterrupt", **clock.read())
+            reason = str(e) or "KeyboardInterrupt"
+            with suppress(SaveError):
+                folder.write_status("interrupted", seed=config.seed, reason=reason, **clock.read())
             raise
         except BaseException as e:
-            folder.write_status("failed", seed=config.seed, reason=f"{type(e).__name__}: {e}", **clock.read())
+            with suppress(SaveError):  # on a disk that is full, say what failed first
+                folder.write_status("failed", seed=config.seed, reason=f"{type(e).__name__}: {e}", **clock.read())
             raise
         folder.write_status("finished", seed=config.seed, **facts, **clock.read())
         return folder.read_results()
@@ -87,8 +91,9 @@ class _Clock:
     """Time that a run took so far; what a session that was killed took is not known and left out."""
 
     def __init__(self, status: Mapping[str, Any]) -> None:
-        self.wall = float(status.get("wall_seconds", 0)) - time.monotonic()
-        self.cpu = float(status.get("cpu_seconds", 0)) - time.process_time()
+        wall, cpu = (status.get(name, 0) for name in ("wall_seconds", "cpu_seconds"))
+        self.wall = (wall if isinstance(wall, int | float) else 0.0) - time.monotonic()
+        self.cpu = (cpu if isinstance(cpu, int | float) else 0.0) - time.process_time()
 
     def read(self) -> dict[str, float]:
         return {
@@ -119,7 +124,9 @@ def _train(
         on_fault=config.on_fault,
     )
     eval_envs: list[VecEnv] = [
-        MultiTaskVecEnv(tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000)
+        MultiTaskVecEnv(
+            tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000, on_fault=config.on_fault
+        )
     ]
     try:
         model = make_algorithm(config, env, verbose)

@@ -6,7 +6,8 @@ observations, monitoring or float32: ``MultiTaskVecEnv`` adds those once for all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -19,7 +20,7 @@ from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_in
 from sb3_multitask.vec_env.faults import physics_fault
 
 Info: TypeAlias = dict[str, Any]
-_PHYSICS_FAULT = "physics_fault"
+_PHYSICS_FAULT = "sb3_multitask/physics_fault"  # a key that no environment has
 BackendName: TypeAlias = Literal["auto", "batch", "dummy", "subproc"]
 
 
@@ -109,15 +110,15 @@ class DummyBackend:
         self._actions: np.ndarray | None = None
 
     def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
-        results = [
-            env.reset(seed=seed, options=option or None)
-            for env, seed, option in zip(self.envs[rows], seeds, options, strict=True)
-        ]
+        results = []
+        for row, seed, option in zip(range(len(self.envs))[rows], seeds, options, strict=True):
+            with self._naming(row):
+                results.append(reset_env(self.envs[row], seed=seed, options=option or None))
         return np.stack([obs for obs, _ in results]), [info for _, info in results]
 
     def reset_row(self, row: int) -> np.ndarray:
-        obs: np.ndarray = self.envs[row].reset()[0]
-        return obs
+        with self._naming(row):
+            return reset_env(self.envs[row])[0]
 
     def send(self, rows: slice, actions: np.ndarray) -> None:  # noqa: ARG002
         self._actions = actions
@@ -126,11 +127,8 @@ class DummyBackend:
         assert self._actions is not None
         results = []
         for i, env, action in zip(range(len(self.envs))[rows], self.envs[rows], self._actions, strict=True):
-            try:
-                results.append(_step_and_reset(env, action))
-            except Exception as e:
-                e.add_note(f"raised by the environment of task {self.names[i]!r} (sub-environment {i})")
-                raise
+            with self._naming(i):
+                results.append(step_and_reset(env, action))
         obs, rewards, dones, infos = zip(*results, strict=True)
         return Transitions(
             np.stack(obs), np.array(rewards, dtype=np.float64), np.array(dones), list(infos), failed(infos)
@@ -159,8 +157,19 @@ class DummyBackend:
             set_env_state(env, saved)
 
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        with ExitStack() as stack:  # all of them, also if one raises
+            for row, env in reversed(list(enumerate(self.envs))):
+                stack.enter_context(self._naming(row))
+                stack.callback(env.close)
+
+    @contextmanager
+    def _naming(self, row: int) -> Iterator[None]:
+        """Add to an error of a sub-environment which it is."""
+        try:
+            yield
+        except Exception as e:
+            e.add_note(f"raised by the environment of task {self.names[row]!r} (sub-environment {row})")
+            raise
 
 
 def failed(infos: Sequence[Info]) -> dict[int, str]:
@@ -168,20 +177,40 @@ def failed(infos: Sequence[Info]) -> dict[int, str]:
     return {i: info.pop(_PHYSICS_FAULT) for i, info in enumerate(infos) if _PHYSICS_FAULT in info}
 
 
-def mark_physics_fault(env: gym.Env[Any, Any], step: tuple[Any, Any, bool, bool, Info]) -> Any:
-    """A step's result; of a simulation that failed it is not the end of the episode, and its info says so."""
+def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Info]:
+    """A step. Of a simulation that failed it is not the end of the episode, and its info says so.
+
+    :raises ValueError: if the observation has another shape than its space: it could be broadcast silently
+    """
+    obs, reward, terminated, truncated, info = env.step(action)
+    obs, reward = _checked(obs, env), float(reward)
     fault = physics_fault(env)
     if fault is None:
-        return step
-    obs, reward, _, _, info = step
+        return obs, reward, terminated, truncated, info
     return obs, reward, False, False, {**info, _PHYSICS_FAULT: fault}
 
 
-def _step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:
-    obs, reward, terminated, truncated, info = mark_physics_fault(env, env.step(action))
+def reset_env(env: gym.Env[Any, Any], **kwargs: Any) -> tuple[np.ndarray, Info]:
+    """A reset.
+
+    :raises ValueError: if the observation has another shape than its space
+    """
+    obs, info = env.reset(**kwargs)
+    return _checked(obs, env), info
+
+
+def _checked(obs: Any, env: gym.Env[Any, Any]) -> np.ndarray:
+    array = np.asarray(obs)
+    if array.shape != env.observation_space.shape or array.dtype.hasobject:
+        raise ValueError(f"the observation {obs!r:.200} is none of the environment's {env.observation_space}")
+    return array
+
+
+def step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:
+    obs, reward, terminated, truncated, info = step_env(env, action)
     info["TimeLimit.truncated"] = truncated and not terminated
     done = bool(terminated or truncated)
     if done:
         info["terminal_observation"] = obs
-        obs, _ = env.reset()
-    return obs, float(reward), done, info
+        obs, _ = reset_env(env)
+    return obs, reward, done, info

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 
+from sb3_multitask.files import SaveError
 from sb3_multitask.vec_env.faults import is_fault
 
 
@@ -19,7 +20,8 @@ class EpisodeMonitor:
     """Count rewards and steps; at an episode's end fill ``info["episode"]`` and write a row to its CSV.
 
     Returns are undiscounted and unnormalised. The files are SB3's: ``<row>.monitor.csv`` with the columns
-    ``r`` (return), ``l`` (length, steps), ``t`` (seconds since the start) and ``task`` (name).
+    ``r`` (return), ``l`` (length, steps), ``t`` (seconds since the start) and ``task`` (name). ``t`` is of a clock
+    that nobody can set, since SB3's ``load_results`` sorts by it; ``t_start`` in the header is the date.
 
     :param tasks: name of the task of every row
     :param env_ids: id of the environment of every row, for the files' headers
@@ -31,6 +33,7 @@ class EpisodeMonitor:
         self.returns = np.zeros(len(tasks))
         self.lengths = np.zeros(len(tasks), dtype=np.int64)
         self.t_start = time.time()
+        self._began = time.monotonic()
         self._env_ids = env_ids
         self._folder = None if monitor_dir is None else Path(monitor_dir)
         self._writers: dict[int, ResultsWriter] = {}
@@ -62,29 +65,39 @@ class EpisodeMonitor:
             episode: dict[str, Any] = {
                 "r": round(float(self.returns[row]), 6),
                 "l": int(self.lengths[row]),
-                "t": round(time.time() - self.t_start, 6),
+                "t": round(time.monotonic() - self._began, 6),
                 "task": self.tasks[row],
             }
             infos[i]["episode"] = episode
             infos[i]["task"] = self.tasks[row]
             if self._folder is not None:
-                self._writer(self._folder, row).write_row(episode)
+                self._write(self._folder, row, episode)
             self.returns[row] = 0.0
             self.lengths[row] = 0
 
+    def _write(self, folder: Path, row: int, episode: dict[str, Any]) -> None:
+        try:
+            self._writer(folder, row).write_row(episode)
+        except OSError as e:
+            path = self._path(folder, row)
+            raise SaveError(f"Cannot write {path}: {e.strerror or e}. The rows before stay.") from e
+
     def get_state(self) -> dict[str, Any]:
-        """Running episodes, the time since the start (s), and how long each file is (bytes)."""
+        """Running episodes, the date of the start, the time since then (s), and how long each file is (bytes)."""
         return {
             "returns": self.returns.copy(),
             "lengths": self.lengths.copy(),
-            "seconds": time.time() - self.t_start,
+            "t_start": self.t_start,
+            "seconds": time.monotonic() - self._began,
             "n_bytes": {str(row): Path(w.file_handler.name).stat().st_size for row, w in self._writers.items()},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`get_state` gave; files are cut to what they held then, and go on from there."""
         self.returns[...], self.lengths[...] = state["returns"], state["lengths"]
-        self.t_start = time.time() - state["seconds"]
+        self._began = time.monotonic() - state["seconds"]
+        # of the first process: SB3 adds it to ``t`` to bring the rows of several files in order
+        self.t_start = state.get("t_start", time.time() - state["seconds"])
         self.close()
         self._writers = {}
         if self._folder is None:

@@ -27,7 +27,7 @@ from sb3_multitask.vec_env.backends import (
 )
 from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
-from sb3_multitask.vec_env.faults import MAX_IN_A_ROW, OnFault, TaskFault, bad_rows
+from sb3_multitask.vec_env.faults import MAX_IN_A_ROW, Fault, OnFault, TaskFault, bad_rows
 from sb3_multitask.vec_env.monitor import EpisodeMonitor
 from sb3_multitask.vec_env.subproc import SubprocBackend
 
@@ -135,7 +135,24 @@ class MultiTaskVecEnv(VecEnv):
         self._seeds[rows] = [None] * n_rows  # seeds and options are used once, as in SB3
         self._options[rows] = [{} for _ in range(n_rows)]
         self.monitor.reset(rows)
+        for i, what in bad_rows("observation", obs).items():
+            obs[i] = self._reset_again(rows, i, f"{what} of its reset")
         return self._with_tasks(rows, obs)
+
+    def _reset_again(self, rows: slice, i: int, what: str) -> np.ndarray:
+        """Another first observation of a row of ``rows`` whose reset gave a bad one.
+
+        :raises TaskFault: unless faults are quarantined, or if that is bad too
+        """
+        row = i + rows.start
+        if self.on_fault == "stop":
+            self._stop(rows, {i: what}, step=0)
+        self.fault_counts[self.task_names[self.task_ids[row]]] += 1
+        obs = self._backend.reset_row(row)
+        again = bad_rows("observation", obs[None])
+        if again:
+            self._stop(rows, {i: f"{what}, and {again[0]} of the next"}, step=0)
+        return obs
 
     def send_rows(self, rows: slice, actions: np.ndarray) -> None:
         actions = np.asarray(actions, dtype=np.float32)
@@ -144,7 +161,7 @@ class MultiTaskVecEnv(VecEnv):
             if self.on_fault == "stop":
                 self._stop(rows, self._bad_actions)
             actions = actions.copy()
-            actions[list(self._bad_actions)] = 0
+            actions[list(self._bad_actions)] = np.clip(0, self.action_space.low, self.action_space.high)
         self._backend.send(rows, actions)
 
     def receive_rows(self, rows: slice) -> StepReturn:
@@ -179,10 +196,11 @@ class MultiTaskVecEnv(VecEnv):
             return {}
         return {**faults, **transitions.faults, **self._bad_actions}
 
-    def _stop(self, rows: slice, faults: Mapping[int, str]) -> Never:
+    def _stop(self, rows: slice, faults: Mapping[int, str], step: int | None = None) -> Never:
         i = min(faults)
         row = i + rows.start
-        raise TaskFault(self.task_names[self.task_ids[row]], row, int(self.monitor.lengths[row]) + 1, faults[i])
+        step = int(self.monitor.lengths[row]) + 1 if step is None else step
+        raise TaskFault(self.task_names[self.task_ids[row]], row, step, faults[i])
 
     def _quarantine(self, rows: slice, transitions: Transitions, faults: Mapping[int, str]) -> None:
         """Reset what failed; its row says so in ``info["fault"]``, and holds nothing of what was wrong.
@@ -201,7 +219,7 @@ class MultiTaskVecEnv(VecEnv):
                 self._stop(rows, {i: f"{what}, and its reset gave {bad_rows('observation', obs[None])[0]}"})
             transitions.obs[i], transitions.rewards[i], transitions.dones[i] = obs, 0.0, True
             transitions.infos[i] = {
-                "fault": what,
+                "fault": Fault(what),
                 "task": name,
                 "terminal_observation": obs.copy(),
                 "TimeLimit.truncated": False,
@@ -260,8 +278,10 @@ class MultiTaskVecEnv(VecEnv):
         return self.receive_rows(slice(0, self.num_envs))
 
     def close(self) -> None:
-        self._backend.close()
-        self.monitor.close()
+        try:
+            self._backend.close()
+        finally:
+            self.monitor.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         return [self._backend.get_attr(i, attr_name) for i in self._get_indices(indices)]

@@ -1,0 +1,108 @@
+"""What a process of ``backend="subproc"`` does: it answers, whatever its environment does."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
+
+from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env.backends import Info, make_quietly, reset_env, step_and_reset
+from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact, wrappers_of
+
+DONE, MISSING, RAISED = "done", "missing", "raised"
+"""First half of an answer; the second: a value, the name of an attribute that there is not, a traceback."""
+
+
+def work(remote: Connection, task: CloudpickleWrapper, render_mode: str | None) -> None:
+    """Answer commands, which are names of methods of :class:`Worker` with arguments, until "close"."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one works for
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    worker = Worker(task.var, render_mode)
+    while True:
+        try:
+            command, args = remote.recv()
+        except (EOFError, ConnectionError):
+            break
+        if command == "close":
+            break
+        try:
+            answer = ForkingPickler.dumps((DONE, getattr(worker, command)(*args)))
+        except AttributeError as e:
+            kind = MISSING if command == "get_attr" else RAISED
+            answer = ForkingPickler.dumps((kind, str(e) if kind == MISSING else traceback.format_exc()))
+        except Exception:  # whatever an environment raises, or gives that cannot be sent
+            answer = ForkingPickler.dumps((RAISED, traceback.format_exc()))
+        try:
+            remote.send_bytes(answer)
+        except ConnectionError:
+            break
+    worker.close()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that it works for has died, even while the environment hangs."""
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class Worker:
+    """One sub-environment and what can be asked of it.
+
+    :param task: whose environment it is
+    :param render_mode: as in ``gymnasium.make``
+    """
+
+    def __init__(self, task: Task, render_mode: str | None) -> None:
+        self.task, self.render_mode = task, render_mode
+        self.env: gym.Env[Any, Any] | None = None
+
+    def make(self) -> None:
+        self.env = make_quietly(self.task, self.render_mode)
+
+    @property
+    def _made(self) -> gym.Env[Any, Any]:
+        assert self.env is not None
+        return self.env
+
+    def reset(self, seed: int | None, options: Info | None) -> tuple[np.ndarray, Info]:
+        return reset_env(self._made, seed=seed, options=options or None)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:
+        return step_and_reset(self._made, action)
+
+    def get_attr(self, name: str) -> Any:
+        return self._made.get_wrapper_attr(name)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        self._made.set_wrapper_attr(name, value)
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.get_attr(name)(*args, **kwargs)
+
+    def is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+        return any(isinstance(wrapper, wrapper_class) for wrapper in wrappers_of(self._made))
+
+    def why_inexact(self) -> str | None:
+        return why_inexact(self._made)
+
+    def get_state(self) -> dict[str, Any]:
+        return get_env_state(self._made)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        set_env_state(self._made, state)
+
+    def close(self) -> None:
+        if self.env is not None:
+            self.env.close()
