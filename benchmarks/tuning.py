@@ -93,7 +93,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what there is")
     parser.add_argument("--only", default="", help="only candidates whose settings contain this")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--per-head", type=int, default=PER_HEAD, help="steps per head; half of them sort out candidates")
+    parser.add_argument(
+        "--per-head", type=int, default=PER_HEAD, help="steps per head; half of them sort out candidates"
+    )
     args = parser.parse_args()
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     if args.table:

@@ -19,6 +19,8 @@ from sb3_multitask.heads import TaskHeads, TaskRows
 
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
 NetArch: TypeAlias = Mapping[str, Sequence[int]]
+LOG_STD_BOUNDS = (-5.0, 1.0)
+"""Of a state-dependent log-std, unless said otherwise."""
 
 
 class SharedMlpExtractor(nn.Module):
@@ -90,7 +92,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         use_sde: bool = False,
         log_std_init: float = 0.0,
         log_std_mode: LogStdMode = "per_task",
-        log_std_bounds: tuple[float, float] = (-5.0, 1.0),
+        log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:

@@ -387,7 +387,9 @@ def test_a_nan_reward_makes_no_update_and_names_its_task(engine, schedule):
     tasks = [*drift_tasks(2), mt.Task("broken", Broken)]
     env = mt.make_multitask_vec_env(tasks, 1, seed=0)
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", engine=engine, task_schedule=schedule)
-    with pytest.raises(mt.TaskFault, match=r"Task 'broken' \(sub-environment 2\) at step 1 of its episode: a NaN reward"):
+    with pytest.raises(
+        mt.TaskFault, match=r"Task 'broken' \(sub-environment 2\) at step 1 of its episode: a NaN reward"
+    ):
         model.learn(300)
     assert all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
 
