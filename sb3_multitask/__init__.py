@@ -7,6 +7,7 @@ from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallbac
 from sb3_multitask.envs import Morphology, TaskEnv, register_envs, sample_bodies
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.export import export_onnx, export_torch
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
 from sb3_multitask.pretrained import load_pretrained
 from sb3_multitask.tasks import TASK_SETS, Task
@@ -43,6 +44,8 @@ __all__ = [
     "TaskResult",
     "WorkerError",
     "evaluate_tasks",
+    "export_onnx",
+    "export_torch",
     "freeze",
     "load_agent",
     "load_pretrained",

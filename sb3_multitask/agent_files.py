@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
 
 SCHEMA = 1
+SHARED_NAME = "agent"
+"""Name, without ending, of an agent's files in a folder that is shared."""
 _FORMAT = "sb3-multitask agent"
 _MAX_BYTES = 256 * 2**20
 
@@ -54,7 +56,7 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
             "log_std_bounds": agent.log_std_bounds,
             "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
             "facts": dict(agent.facts),
-            "tasks": _described(agent.tasks),
+            "tasks": describe_tasks(agent.tasks),
         },
     )
 
@@ -62,15 +64,12 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
 def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
-    :param path: what :func:`save_agent` was given; a zip of ``A2CMultiTask``, or of SB3's A2C or PPO; or a run's
-        folder, whose agent at the end it is
+    :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, or of SB3's A2C
+        or PPO; a run's folder, whose agent at the end it is; or a folder that ``sb3-multitask card`` made
     :param normalizer: for a zip of SB3: the file of ``VecNormalize.save`` that belongs to it
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
-    path = Path(path)
-    if path.is_dir():
-        final = path / "agents" / "final"
-        path = final if final.with_name("final.json").exists() else path / "model.zip"
+    path = _file_in(Path(path))
     try:
         if path.suffix == ".zip":
             return _agent_of_zip(read_sb3_zip(path), normalizer)
@@ -81,13 +80,30 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
         raise UnreadableFileError(f"{path}: {e}") from e
 
 
+def _file_in(path: Path) -> Path:
+    """The agent's files, without their ending, or its zip."""
+    if path.is_dir():
+        stems = (path / "agents" / "final", path / SHARED_NAME)
+        return next((stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()), path / "model.zip")
+    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+
+
 def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None) -> Agent:
     statistics = policy.statistics
     if normalizer is not None:
         statistics = read_vec_normalize(normalizer)
     names = policy.task_names or ("task",)
     low, high = policy.action_bounds
-    return Agent(policy.weights, names, statistics, policy.activation, low, high, facts={"algorithm": policy.algorithm})
+    return Agent(
+        policy.weights,
+        names,
+        statistics,
+        policy.activation,
+        low,
+        high,
+        policy.log_std_bounds,
+        {"algorithm": policy.algorithm},
+    )
 
 
 def _read_agent(path: Path) -> Agent:
@@ -135,7 +151,7 @@ def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _described(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
+def describe_tasks(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
     """Names, ids and arguments of tasks; None if one is a callable, or its arguments are not what JSON can hold."""
     described = [
         {"name": task.name, "env_id": task.env_id, "env_kwargs": _listed(dict(task.env_kwargs))} for task in tasks or ()

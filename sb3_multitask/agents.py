@@ -113,6 +113,12 @@ class Agent:
         return width // 2 if self.log_std_bounds is not None else width
 
     @property
+    def layers(self) -> tuple[Layers, Layers]:
+        """Weights and biases: of the shared trunk, (in, out) and (out,); of the heads, each after (n_tasks,)."""
+        parts: tuple[Layers, Layers] = self._parts  # type: ignore[attr-defined]
+        return parts
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the weights and statistics, which tells agents apart."""
         sha = hashlib.sha256()
@@ -141,7 +147,7 @@ class Agent:
         :param obs: raw observations, (n_rows, obs_dim)
         :param head: which head
         """
-        trunk, heads = self._parts  # type: ignore[attr-defined]
+        trunk, heads = self.layers
         if self.statistics is not None:
             obs = self.statistics.normalize(obs, head)
         return self._forward(trunk, [(w[head], b[head]) for w, b in heads], head, obs)
@@ -237,9 +243,15 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
 
     :param model: an ``A2CMultiTask``, or another SB3 model with this package's policy and VecEnv
     :param facts: kept with it, such as the number of steps
+    :raises ValueError: if the model has no tasks, or its statistics are a stock ``VecNormalize``'s
     """
     policy = cast("MultiTaskActorCriticPolicy", model.policy)
     task_names, tasks = (getattr(model, name, None) or getattr(model.get_env(), name, None) for name in _TASKS)
+    if not hasattr(policy, "log_std_mode"):
+        raise ValueError(
+            f"The model's policy is SB3's own ({type(policy).__name__}), which knows no tasks. Save the model, and its "
+            "VecNormalize if it has one, and read them with load_agent(path, normalizer)."
+        )
     if task_names is None:
         raise ValueError("The model has no tasks yet: it was made without an env")
     state = normalizer_state_of(model)

@@ -30,6 +30,13 @@ class GridEngine(StrEnum):
     RAY = "ray"
 
 
+class ExportFormat(StrEnum):
+    """What an exported policy is written as."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
 _PRETRAINED = "pretrained:"
 
 
@@ -233,6 +240,61 @@ def evaluate(
     )
 
 
+@app.command(
+    epilog=(
+        "[bold]Examples[/bold]\n\n"
+        "sb3-multitask export runs/main --output agent.onnx\n\n"
+        "sb3-multitask export --pretrained HalfCheetahBody6-vanilla --format torch --output agent.pt2"
+    )
+)
+def export(
+    source: Annotated[
+        Path | None, typer.Argument(help="A run's folder, a zip of A2CMultiTask, A2C or PPO, or an agent's file.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
+    ] = None,
+    file_format: Annotated[
+        ExportFormat, typer.Option("--format", help="ONNX (needs the extra: export), or a torch.export program.")
+    ] = ExportFormat.ONNX,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: agent.onnx or agent.pt2.")] = None,
+) -> None:
+    """Write a deterministic policy with its normaliser as a file that runs without this package."""
+    from sb3_multitask import export_onnx, export_torch, load_agent, load_pretrained
+
+    if source is not None and pretrained is None:
+        agent = load_agent(source)
+    elif source is None and pretrained is not None:
+        agent = load_pretrained(pretrained)
+    else:
+        raise ValueError("Give a run's folder or an agent's file, or --pretrained NAME, and not both")
+    write, name = {ExportFormat.ONNX: (export_onnx, "agent.onnx"), ExportFormat.TORCH: (export_torch, "agent.pt2")}[
+        file_format
+    ]
+    output = output or Path(name)
+    write(agent, output)
+    console.print(f"{len(agent.task_names)} tasks: [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+
+
+@app.command(
+    epilog=(
+        "[bold]Example[/bold]\n\nsb3-multitask card runs/main --output cheetahs\n\n"
+        "hf upload <user>/cheetahs cheetahs  (of huggingface_hub)"
+    )
+)
+def card(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[Path | None, typer.Option(help="Folder to make; default: <run>/card.")] = None,
+    clips: Annotated[bool, typer.Option(help="Film the agent on its tasks.")] = True,
+) -> None:
+    """Make a folder with a run's agent and its model card, ready for a model hub."""
+    from sb3_multitask.experiments.card import write_card
+
+    output = output or run / "card"
+    write_card(run, output, clips)
+    console.print(f"Model card: [bold]{escape(str(output / 'README.md'))}[/bold]", soft_wrap=True)
+
+
 def _load(model: str) -> Any:
     """What can be evaluated: a pretrained agent, an agent's files, or a model."""
     from sb3_multitask import A2CMultiTask, load_agent, load_pretrained
@@ -240,7 +302,8 @@ def _load(model: str) -> Any:
     if model.startswith(_PRETRAINED):
         return load_pretrained(model.removeprefix(_PRETRAINED))
     path = Path(model)
-    if (path / "vecnormalize.pkl").exists():  # of another algorithm, whose model does not know its tasks
+    # of another algorithm, whose model does not know its tasks; or of `sb3-multitask card`, which has no model
+    if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists():
         return load_agent(path)
     path = path / "model.zip" if path.is_dir() else path
     if not path.exists():

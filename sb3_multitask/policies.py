@@ -19,6 +19,8 @@ from sb3_multitask.heads import TaskHeads, TaskRows
 
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
 NetArch: TypeAlias = Mapping[str, Sequence[int]]
+LOG_STD_BOUNDS = (-5.0, 1.0)
+"""Of a state-dependent log-std, unless said otherwise."""
 
 
 class SharedMlpExtractor(nn.Module):
@@ -90,7 +92,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         use_sde: bool = False,
         log_std_init: float = 0.0,
         log_std_mode: LogStdMode = "per_task",
-        log_std_bounds: tuple[float, float] = (-5.0, 1.0),
+        log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -188,6 +190,22 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         start = (self.log_std_init - low) / (high - low)
         return low + (high - low) * th.sigmoid(raw + math.log(start / (1 - start)))
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """SB3's, of one observation or a batch of any tasks.
+
+        :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": task ids, () or (n_rows,)}``
+        :raises ValueError: on other keys or shapes, or an unknown task id
+        """
+        if not isinstance(observation, tuple):  # of which SB3 says what it means
+            _check_observation(observation, self.n_tasks)
+        return super().predict(observation, state, episode_start, deterministic)
+
     # SB3's five ways in. Each splits the observation once.
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -228,6 +246,19 @@ def _checked_observation_space(space: spaces.Space[Any]) -> tuple[int, int]:
         "MultiTaskActorCriticPolicy needs observations Dict(obs=Box(obs_dim,), task=Discrete(n_tasks)), "
         f"not {space}. sb3_multitask.make_multitask_vec_env(tasks) gives them; TaskEnv adds the task to one env."
     )
+
+
+def _check_observation(observation: Any, n_tasks: int) -> None:
+    if not isinstance(observation, dict) or set(observation) != {"obs", "task"}:
+        keys = ", ".join(sorted(map(str, observation))) if isinstance(observation, dict) else None
+        got = type(observation).__name__ if keys is None else f"the keys {keys}"
+        raise ValueError(
+            "`observation` must be {'obs': (..., obs_dim), 'task': task ids}, as MultiTaskVecEnv and TaskEnv give it "
+            f"(got {got})"
+        )
+    task = np.asarray(observation["task"])
+    if task.size and not (task.min() >= 0 and task.max() < n_tasks):
+        raise ValueError(f"`observation['task']` must be task ids from 0 to {n_tasks - 1} (got {task})")
 
 
 def _check_action_space(space: spaces.Space[Any]) -> None:

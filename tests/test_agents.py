@@ -134,6 +134,12 @@ def test_weights_that_are_not_finite_are_refused(model):
         Agent(weights, agent.task_names, agent.statistics)
 
 
+def test_an_agent_is_named_by_either_of_its_files_or_by_the_folder_it_is_shared_in(saved):
+    digest = mt.load_agent(saved).digest
+    for path in (f"{saved}.safetensors", f"{saved}.json", saved.parent):
+        assert mt.load_agent(path).digest == digest
+
+
 def test_a_run_folder_is_its_model(tmp_path, model):
     model.save(tmp_path / "run" / "model.zip")
     assert mt.load_agent(tmp_path / "run").digest == agent_of(model).digest

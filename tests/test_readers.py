@@ -85,6 +85,23 @@ def test_a_multitask_model_comes_with_its_tasks_and_statistics(tmp_path):
     np.testing.assert_array_equal(policy.statistics.var, expected.var)
 
 
+def test_a_state_dependent_log_std_is_read_with_its_bounds(tmp_path):
+    kwargs = {"log_std_mode": "state_dependent", "log_std_init": -1.0, "head_arch": {"pi": [7]}}
+    mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), device="cpu", policy_kwargs=kwargs).save(tmp_path / "model")
+    policy = read_sb3_zip(tmp_path / "model.zip")
+    assert (policy.obs_dim, policy.action_dim, policy.log_std_bounds) == (3, 2, (-5.0, 1.0, -1.0))
+    data = json.loads(zipfile.ZipFile(tmp_path / "model.zip").read("data"))
+    for bounds in ("no", [1], [None, 2], {"a": 1}):
+        data["policy_kwargs"]["log_std_bounds"] = bounds
+        rewrite(tmp_path / "model.zip", tmp_path / "other.zip", data=json.dumps(data))
+        with pytest.raises(UnreadableFileError, match="bounds of the log-std are no numbers"):
+            read_sb3_zip(tmp_path / "other.zip")
+    data["policy_kwargs"]["log_std_bounds"] = [2, -2]
+    rewrite(tmp_path / "model.zip", tmp_path / "other.zip", data=json.dumps(data))
+    with pytest.raises(UnreadableFileError, match="`log_std_bounds` must be low, high and a start between"):
+        mt.load_agent(tmp_path / "other.zip")
+
+
 def test_statistics_are_those_of_vec_normalize(tmp_path, env):
     env.save(tmp_path / "vn.pkl")
     statistics = read_vec_normalize(tmp_path / "vn.pkl")

@@ -12,6 +12,9 @@ from sb3_multitask.experiments.config import ConfigError, TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 
+ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
+"""By the name that a config has for them."""
+
 
 def make_algorithm(config: TrainConfig, env: VecEnv, verbose: int) -> OnPolicyAlgorithm:
     """The model that a run trains.
@@ -19,11 +22,10 @@ def make_algorithm(config: TrainConfig, env: VecEnv, verbose: int) -> OnPolicyAl
     :raises ConfigError: on an argument that the algorithm does not have
     """
     kwargs = config.algorithm_kwargs()
-    classes: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
     if config.algo != "a2c_mt":
         kwargs["policy"] = MultiTaskActorCriticPolicy
     try:
-        return classes[config.algo](env=env, verbose=verbose, **kwargs)
+        return ALGORITHMS[config.algo](env=env, verbose=verbose, **kwargs)
     except TypeError as e:
         if not config.algo_kwargs:
             raise

@@ -16,11 +16,13 @@ from typing import Any, NoReturn
 import numpy as np
 import torch as th
 
+from sb3_multitask.policies import LOG_STD_BOUNDS
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 
 _MAX_BYTES = 256 * 2**20
 _TRUNK = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
+_HEAD = re.compile(r"action_net\.layers\.(\d+)\.weight")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class SavedPolicy:
     :param task_names: of a multi-task policy, in the order of its heads
     :param statistics: of a multi-task policy that normalises its observations
     :param action_bounds: lowest and highest actions, each (action_dim,)
+    :param log_std_bounds: (low, high, init) of a log-std that is an output of the heads
     """
 
     algorithm: str
@@ -45,6 +48,7 @@ class SavedPolicy:
     task_names: tuple[str, ...] | None
     statistics: ObsStatistics | None
     action_bounds: tuple[np.ndarray, np.ndarray]
+    log_std_bounds: tuple[float, float, float] | None
 
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:
@@ -77,7 +81,8 @@ def _read(path: Path) -> SavedPolicy:
     if data.get("use_sde"):
         raise UnreadableFileError("its exploration depends on the state (use_sde), which is not supported")
     weights = _read_tensors(members["policy.pth"])
-    obs_dim, action_dim = _dimensions(weights)
+    log_std_bounds = _log_std_bounds(data.get("policy_kwargs")) if algorithm == "A2CMultiTask" else None
+    obs_dim, action_dim = _dimensions(weights, is_state_dependent=log_std_bounds is not None)
     for name, size in (("observation_space", obs_dim), ("action_space", action_dim)):
         space = data.get(name)
         if not isinstance(space, dict):
@@ -99,6 +104,7 @@ def _read(path: Path) -> SavedPolicy:
         None if names is None else tuple(names),
         statistics,
         bounds,
+        log_std_bounds,
     )
 
 
@@ -187,8 +193,19 @@ def _algorithm(data: dict[str, Any]) -> str:
     raise UnreadableFileError("is the model of another algorithm than A2C, PPO or A2CMultiTask")
 
 
-def _dimensions(weights: dict[str, np.ndarray]) -> tuple[int, int]:
-    """Sizes of observation and action, by the first layer and the log-std.
+def _log_std_bounds(policy_kwargs: Any) -> tuple[float, float, float] | None:
+    """(low, high, init) of a state-dependent log-std, None for another; SB3 writes plain values beside their pickle."""
+    if not isinstance(policy_kwargs, dict) or policy_kwargs.get("log_std_mode") != "state_dependent":
+        return None
+    try:
+        low, high = policy_kwargs.get("log_std_bounds", LOG_STD_BOUNDS)
+        return float(low), float(high), float(policy_kwargs.get("log_std_init", 0.0))
+    except (TypeError, ValueError) as e:
+        raise UnreadableFileError(f"its bounds of the log-std are no numbers ({e})") from e
+
+
+def _dimensions(weights: dict[str, np.ndarray], is_state_dependent: bool) -> tuple[int, int]:
+    """Sizes of observation and action, by the first layer and the log-std, or the last layer of the heads.
 
     :raises UnreadableFileError: if these are not the weights of an MLP policy with a Gaussian
     """
@@ -196,6 +213,12 @@ def _dimensions(weights: dict[str, np.ndarray]) -> tuple[int, int]:
     if not layers:
         raise UnreadableFileError("its policy is no MlpPolicy with hidden layers (no mlp_extractor.policy_net)")
     first = weights[f"mlp_extractor.policy_net.{layers[0]}.weight"]
+    if is_state_dependent:
+        heads = {int(match[1]): array for name, array in weights.items() if (match := _HEAD.fullmatch(name))}
+        output = heads[max(heads)] if heads else None
+        if output is None or first.ndim != 2 or output.ndim != 3 or output.shape[2] % 2:
+            raise UnreadableFileError("its heads do not give means and log-stds")
+        return int(first.shape[1]), int(output.shape[2]) // 2
     log_std = weights.get("log_std")
     if log_std is None or first.ndim != 2 or log_std.ndim not in (1, 2):
         raise UnreadableFileError("its policy has no log_std, so it is no Gaussian policy for continuous actions")

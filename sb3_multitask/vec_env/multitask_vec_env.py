@@ -436,7 +436,7 @@ def _common_spaces(prototypes: Sequence[Prototypes]) -> tuple[spaces.Box, spaces
     """
     (first, env), *others = [(task, env) for task, envs in prototypes for env in envs]
     first_obs, first_action = check_spaces(first, env)
-    low, high = first_obs.low, first_obs.high
+    low, high = first_obs.low.astype(np.float64), first_obs.high.astype(np.float64)  # Box warns of other types
     for task, other in others:
         obs_space, action_space = check_spaces(task, other)
         if obs_space.shape != first_obs.shape:

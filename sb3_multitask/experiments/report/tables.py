@@ -40,7 +40,8 @@ class Table:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    joined = " | ".join(cell.replace("|", "\\|") for cell in cells)
+    return f"| {joined} |"
 
 
 def _escaped(text: str) -> str:

@@ -1,0 +1,180 @@
+"""Deterministic policies with their normalisers as ONNX files and torch programs, which run without this package.
+
+Both take raw observations ``obs`` (batch, obs_dim) float32 and task ids ``task`` (batch,) int64, and give ``action``
+(batch, action_dim) float32, clipped to the bounds: what ``Agent.predict(..., deterministic=True)`` returns. The size of
+the batch is free. A task id that does not exist is an error when the file is run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_multitask.agent_files import describe_tasks
+from sb3_multitask.agents import Agent, agent_of
+from sb3_multitask.files import replacing
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+TORCH_METADATA = "sb3_multitask.json"
+"""Name of the file of metadata in a torch program's archive."""
+_DYNAMIC = {"obs": {0: "batch"}, "task": {0: "batch"}}
+
+
+def export_onnx(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
+    """Write the deterministic policy and its normaliser as an ONNX file, for onnxruntime and other runtimes.
+
+    Input ``obs`` (batch, obs_dim) float32, raw, and ``task`` (batch,) int64; output ``action`` (batch, action_dim)
+    float32. The file's metadata name the tasks, the sizes and this package's version: see :func:`metadata_of`.
+
+    :param agent: an agent, or a model whose policy becomes one
+    :param path: ending in ``.onnx``
+    :raises ImportError: without the extra ``export``
+    :raises ValueError: on a path with another ending, or a model without tasks
+    :raises SaveError: if the file cannot be written
+    """
+    path = _checked(path, ".onnx")
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f'Exporting to ONNX needs {" and ".join(missing)}: pip install "sb3-multitask[export]"')
+    agent = agent if isinstance(agent, Agent) else agent_of(agent)
+    with _quiet():
+        program: Any = th.onnx.export(
+            _traced(agent),
+            dynamo=True,
+            verbose=False,
+            input_names=["obs", "task"],
+            output_names=["action"],
+            dynamic_shapes=_DYNAMIC,
+        )
+        program.model.metadata_props.update(metadata_of(agent))
+        with replacing(path) as beside:
+            program.save(beside, external_data=False)
+
+
+def export_torch(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
+    """Write the deterministic policy and its normaliser as a ``torch.export`` program, which needs torch alone.
+
+    ``torch.export.load(path).module()(obs, task)`` gives the actions; arguments as in :func:`export_onnx`. The metadata
+    are the archive's extra file ``TORCH_METADATA``, as JSON.
+
+    :param agent: an agent, or a model whose policy becomes one
+    :param path: ending in ``.pt2``
+    :raises ValueError: on a path with another ending, or a model without tasks
+    :raises SaveError: if the file cannot be written
+    """
+    path = _checked(path, ".pt2")
+    agent = agent if isinstance(agent, Agent) else agent_of(agent)
+    with _quiet(), replacing(path) as beside:
+        th.export.save(_traced(agent), beside, extra_files={TORCH_METADATA: json.dumps(metadata_of(agent))})
+
+
+def metadata_of(agent: Agent) -> dict[str, str]:
+    """What an exported file says of itself: texts, lists as JSON.
+
+    ``task_names`` in the order of the task ids; ``tasks`` their environments, ``null`` if those are not known;
+    ``obs_dim``, ``action_dim``; ``digest`` of the agent; ``sb3_multitask_version``.
+    """
+    return {
+        "format": "sb3-multitask policy",
+        "sb3_multitask_version": importlib.metadata.version("sb3-multitask"),
+        "task_names": json.dumps(agent.task_names),
+        "tasks": json.dumps(describe_tasks(agent.tasks)),
+        "obs_dim": str(agent.obs_dim),
+        "action_dim": str(agent.action_dim),
+        "digest": agent.digest,
+    }
+
+
+class _DeterministicPolicy(nn.Module):
+    """An agent's normaliser, trunk and heads, written with operations that every runtime has.
+
+    Every head is applied to every row, and the row's own taken: ONNX cannot group rows as
+    :class:`~sb3_multitask.heads.TaskRows` does, and weights gathered by row are larger than outputs of all heads.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        trunk, heads = agent.layers
+        self.n_tasks, self.action_dim = agent.n_tasks, agent.action_dim
+        self.activation = getattr(nn, agent.activation)()
+        self.trunk = nn.ModuleList(_Layer(weight, bias) for weight, bias in trunk)
+        self.heads = nn.ModuleList(_Layer(weight, bias[:, None]) for weight, bias in heads)
+        statistics = agent.statistics
+        self.clip = None if statistics is None else statistics.clip
+        if statistics is not None:  # float64, as the normaliser computes: large observations keep their small digits
+            self.mean = nn.Buffer(th.from_numpy(statistics.mean.astype(np.float64)))
+            self.std = nn.Buffer(th.from_numpy(np.sqrt(statistics.var.astype(np.float64) + statistics.epsilon)))
+        self.low, self.high = (
+            nn.Buffer(th.from_numpy(np.broadcast_to(bound, agent.action_dim).astype(np.float32)))
+            for bound in (agent.action_low, agent.action_high)
+        )
+
+    def forward(self, obs: th.Tensor, task: th.Tensor) -> th.Tensor:
+        """(batch, obs_dim) and (batch,) -> (batch, action_dim)."""
+        task = th.where(task < 0, self.n_tasks, task)  # indices below 0 would count from the end
+        if self.clip is not None:
+            obs = ((obs.double() - self.mean[task]) / self.std[task]).clamp(-self.clip, self.clip).float()
+        hidden = obs
+        for layer in self.trunk:
+            hidden = self.activation(layer(hidden))
+        hidden = hidden.expand(self.n_tasks, -1, -1)
+        *own, output = self.heads
+        for layer in own:
+            hidden = self.activation(layer(hidden))
+        outputs = output(hidden).transpose(0, 1)[:, :, : self.action_dim]  # a log-std may follow the mean
+        mine = task.view(-1, 1, 1).expand(-1, 1, self.action_dim)
+        mean = outputs.gather(1, mine).squeeze(1)
+        return th.minimum(th.maximum(mean, self.low), self.high)
+
+
+class _Layer(nn.Module):
+    """``x @ weight + bias``, for weights (in, out), or (n_tasks, in, out) with a bias (n_tasks, 1, out)."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Buffer(th.from_numpy(array.astype(np.float32))) for array in (weight, bias))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x @ self.weight + self.bias
+
+
+def _traced(agent: Agent) -> th.export.ExportedProgram:
+    """The policy as a graph, for any size of batch."""
+    example = th.zeros(2, agent.obs_dim), th.zeros(2, dtype=th.int64)  # torch takes a size of 1 for a constant
+    batch = th.export.Dim("batch")
+    shapes = {name: {0: batch} for name in _DYNAMIC}
+    return th.export.export(_DeterministicPolicy(agent).eval(), example, dynamic_shapes=shapes)
+
+
+def _checked(path: str | Path, ending: str) -> Path:
+    path = Path(path)
+    if path.suffix != ending:
+        raise ValueError(f"`path` must end in {ending} (got {str(path)!r})")
+    return path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporters warn and log about themselves: no user can do anything about it."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
