@@ -9,7 +9,8 @@ import pytest
 from stable_baselines3.common.monitor import load_results
 from typer.testing import CliRunner
 
-from sb3_multitask import cli
+from sb3_multitask.cli import app
+from sb3_multitask.cli import train as train_command
 from sb3_multitask.tasks import resolve_tasks
 
 TINY = [
@@ -131,17 +132,17 @@ def test_mistakes_are_one_clear_message(args, message, tmp_path):
 @pytest.mark.parametrize("command", [None, "train", "evaluate"])
 def test_help_has_an_example(command):
     args = [command, "--help"] if command else ["--help"]
-    result = CliRunner().invoke(cli.app, args)
+    result = CliRunner().invoke(app, args)
     assert result.exit_code == 0
     assert command is None or f"sb3-multitask {command} " in result.output
 
 
 def test_tasks_in_the_help_examples_exist():
-    source = inspect.getsource(cli)
+    source = inspect.getsource(train_command)
     examples = re.findall(r"--tasks ([\w,-]+)", source)
     assert len(examples) >= 2
     for example in examples:
-        resolve_tasks(cli._split_tasks(example))
+        resolve_tasks(train_command.split_tasks(example))
 
 
 def test_a_failed_run_says_why_in_its_folder(tmp_path):
