@@ -78,7 +78,7 @@ def evaluate_tasks(
     if n_eval_episodes < 1:
         raise ValueError(f"`n_eval_episodes` must be at least 1 (got {n_eval_episodes})")
     if env is None:
-        venv = MultiTaskVecEnv(_tasks_of(model), min(n_eval_episodes, 5), seed=seed)
+        venv = MultiTaskVecEnv(tasks_of(model), min(n_eval_episodes, 5), seed=seed)
     else:
         venv = checked_env(model, env)
     eval_env: VecEnv = venv if isinstance(model, Agent) else _normalized_like(model, venv, env)
@@ -144,7 +144,11 @@ def _run_round(
     return dict(sorted(played.items()))
 
 
-def _tasks_of(model: Evaluable) -> tuple[Task, ...]:
+def tasks_of(model: Evaluable) -> tuple[Task, ...]:
+    """The tasks of a model or an agent, in order.
+
+    :raises ValueError: if it does not know them
+    """
     tasks = getattr(model, "tasks", None) or getattr(_training_env(model), "tasks", None)
     if tasks is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The command line: ``sb3-multitask train|grid|report|evaluate``, one module per command."""
+"""The command line: ``sb3-multitask train|evaluate|enjoy|...``, one module per command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sb3_multitask.cli import evaluate, grid, report, train
+from sb3_multitask.cli import enjoy, evaluate, grid, report, train
 
 app = typer.Typer(
     help="Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task.",
@@ -21,6 +21,7 @@ app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=grid.EXAMPLES)(grid.grid)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=enjoy.EXAMPLES)(enjoy.enjoy)
 
 
 @app.callback()

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from sb3_multitask.cli.output import console, results_table
-from sb3_multitask.cli.trained import PRETRAINED, load_trained
+from sb3_multitask.cli.trained import ModelArgument, PretrainedOption, load_trained, source_of
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
@@ -21,12 +21,8 @@ EXAMPLES = (
 
 
 def evaluate(
-    model: Annotated[
-        str | None, typer.Argument(help="A run's folder, a model.zip of A2CMultiTask, or an agent's .safetensors.")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
-    ] = None,
+    model: ModelArgument = None,
+    pretrained: PretrainedOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings: model, seed, ...")] = None,
     n_eval_episodes: Annotated[int | None, typer.Option(help="Episodes per task; default: 20.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the evaluation's environments; default: 0.")] = None,
@@ -38,10 +34,7 @@ def evaluate(
     from sb3_multitask.evaluation import evaluate_tasks
     from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
 
-    if pretrained is not None:
-        if model is not None:
-            raise ValueError("Give a model or --pretrained, not both")
-        model = f"{PRETRAINED}{pretrained}"
+    model = source_of(model, pretrained)
     settings = {"model": model, "n_eval_episodes": n_eval_episodes, "seed": seed, "deterministic": deterministic}
     settings = {key: value for key, value in settings.items() if value is not None}
     if config is None and model is None:

@@ -1,20 +1,40 @@
-"""Where a trained agent comes from: the argument and options that evaluate and enjoy share."""
+"""Where a trained agent comes from: what evaluate and enjoy share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-PRETRAINED = "pretrained:"
+import typer
+
+ModelArgument: TypeAlias = Annotated[
+    str | None, typer.Argument(help="A run's folder, a model.zip of A2CMultiTask, or an agent's .safetensors.")
+]
+PretrainedOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
+]
+_PRETRAINED = "pretrained:"
 
 
-def load_trained(model: str) -> Any:
+def source_of(model: str | None, pretrained: str | None) -> str | None:
+    """The one that was given, as :func:`load_trained` takes it; None for none.
+
+    :raises ValueError: if both were
+    """
+    if pretrained is None:
+        return model
+    if model is not None:
+        raise ValueError("Give a model or --pretrained, not both")
+    return f"{_PRETRAINED}{pretrained}"
+
+
+def load_trained(source: str) -> Any:
     """What can be evaluated: a pretrained agent, an agent's files, or a model."""
     from sb3_multitask import A2CMultiTask, load_agent, load_pretrained
 
-    if model.startswith(PRETRAINED):
-        return load_pretrained(model.removeprefix(PRETRAINED))
-    path = Path(model)
+    if source.startswith(_PRETRAINED):
+        return load_pretrained(source.removeprefix(_PRETRAINED))
+    path = Path(source)
     if (path / "vecnormalize.pkl").exists():  # of another algorithm, whose model does not know its tasks
         return load_agent(path)
     path = path / "model.zip" if path.is_dir() else path
