@@ -6,7 +6,9 @@ import importlib.util
 import io
 import itertools
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -71,6 +73,7 @@ def _durations(n_pictures: int, fps: float) -> Sequence[int]:
 def _write_mp4(path: Path, pictures: Iterable[Image.Image], fps: float) -> None:
     import imageio.v2 as imageio
 
-    with imageio.get_writer(path, format="FFMPEG", mode="I", fps=fps, quality=7) as writer:
+    writer: Any = imageio.get_writer(path, format="FFMPEG", mode="I", fps=fps, quality=7)
+    with closing(writer):  # its own `with` leaves ffmpeg behind after an error
         for picture in pictures:
-            writer.append_data(np.asarray(picture))  # type: ignore[attr-defined]
+            writer.append_data(np.asarray(picture))
