@@ -81,7 +81,7 @@ def evaluate_tasks(
     if env is None:
         training_env: Any = _training_env(model)
         on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
-        venv = MultiTaskVecEnv(_tasks_of(model), min(n_eval_episodes, 5), seed=seed, on_fault=on_fault)
+        venv = MultiTaskVecEnv(tasks_of(model), min(n_eval_episodes, 5), seed=seed, on_fault=on_fault)
     else:
         venv = checked_env(model, env)
     eval_env: VecEnv = venv if isinstance(model, Agent) else _normalized_like(model, venv, env)
@@ -152,7 +152,11 @@ def _run_round(
     return dict(sorted(played.items()))
 
 
-def _tasks_of(model: Evaluable) -> tuple[Task, ...]:
+def tasks_of(model: Evaluable) -> tuple[Task, ...]:
+    """The tasks of a model or an agent, in order.
+
+    :raises ValueError: if it does not know them
+    """
     tasks = getattr(model, "tasks", None) or getattr(_training_env(model), "tasks", None)
     if tasks is None:
         raise ValueError(

@@ -15,6 +15,7 @@ from sb3_multitask.experiments import card
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
+from sb3_multitask.films import NoRendererError
 
 TASKS = {"up": "Pendulum-v1", "a | b": "Pendulum-v1"}
 RUNS = {
@@ -94,7 +95,7 @@ def test_clips_stand_side_by_side_or_a_line_says_that_there_are_none(run, tmp_pa
     def film(agent, tasks, folder):
         assert mt.load_agent(agent).obs_dim == 3
         folder.mkdir()
-        clips = {task: folder / f"{task}.gif" for task in tasks}
+        clips = {task.name: folder / f"{task.name}.gif" for task in tasks}
         for clip in clips.values():
             clip.touch()
         return clips
@@ -103,7 +104,11 @@ def test_clips_stand_side_by_side_or_a_line_says_that_there_are_none(run, tmp_pa
     card.write_card(run.path, tmp_path)
     links = re.findall(r"!\[[^]]*\]\((clips/[^)]*)\)", (tmp_path / "README.md").read_text())
     assert links == ["clips/up.gif", "clips/a%20%7C%20b.gif"]
-    monkeypatch.setattr(card, "render_clips", lambda *_: {})
+
+    def film_without_renderer(*_):
+        raise NoRendererError("nothing at hand")
+
+    monkeypatch.setattr(card, "render_clips", film_without_renderer)
     card.write_card(run.path, tmp_path)  # a card is replaced
     assert "nothing could render" in (tmp_path / "README.md").read_text()
     assert not (tmp_path / "clips").exists()

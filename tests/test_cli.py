@@ -1,15 +1,19 @@
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from stable_baselines3.common.monitor import load_results
 from typer.testing import CliRunner
 
-from sb3_multitask import cli
+from sb3_multitask.cli import app
+from sb3_multitask.cli import train as train_command
+from sb3_multitask.films import find_renderer
 from sb3_multitask.tasks import resolve_tasks
 
 TINY = [
@@ -24,9 +28,13 @@ TINY = [
 ]
 
 
-def run(*args, cwd=None):
+PRETRAINED = ["--pretrained", "HalfCheetahBody6-vanilla"]
+
+
+def run(*args, cwd=None, **environment):
     command = [sys.executable, "-c", "from sb3_multitask.cli import main; main()", *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +126,16 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
         ),
         (["evaluate"], "Give a run's folder or a model.zip"),
         (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["enjoy", "--output", "film.gif"], "Give a run's folder, a model.zip or an agent's .safetensors, or --pretr"),
+        (["enjoy", "nowhere", "--output", "film.gif"], "nowhere does not exist"),
+        (["enjoy", "x", "--pretrained", "HalfCheetahBody6-vanilla"], "Give a model or --pretrained, not both"),
+        (["enjoy", *PRETRAINED, "--output", "film.avi"], "must end in .mp4 or .gif (got 'film.avi')"),
+        (["enjoy", *PRETRAINED, "--output", "f.gif", "--fps", "0"], "--fps must be a positive number (got 0.0)"),
+        (["enjoy", *PRETRAINED, "--output", "f.gif", "--seconds", "1", "--n-steps", "9"], "--seconds or --n-steps"),
+        (
+            ["enjoy", *PRETRAINED, "--output", "f.gif", "--task", "SmalFoot"],
+            "no task 'SmalFoot'. Did you mean 'SmallFoo",
+        ),
     ],
 )
 def test_mistakes_are_one_clear_message(args, message, tmp_path):
@@ -128,20 +146,20 @@ def test_mistakes_are_one_clear_message(args, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [None, "train", "evaluate"])
+@pytest.mark.parametrize("command", [None, "train", "evaluate", "enjoy", "plot", "grid", "report"])
 def test_help_has_an_example(command):
     args = [command, "--help"] if command else ["--help"]
-    result = CliRunner().invoke(cli.app, args)
+    result = CliRunner().invoke(app, args)
     assert result.exit_code == 0
     assert command is None or f"sb3-multitask {command} " in result.output
 
 
 def test_tasks_in_the_help_examples_exist():
-    source = inspect.getsource(cli)
+    source = inspect.getsource(train_command)
     examples = re.findall(r"--tasks ([\w,-]+)", source)
     assert len(examples) >= 2
     for example in examples:
-        resolve_tasks(cli._split_tasks(example))
+        resolve_tasks(train_command.split_tasks(example))
 
 
 def test_a_failed_run_says_why_in_its_folder(tmp_path):
@@ -150,3 +168,23 @@ def test_a_failed_run_says_why_in_its_folder(tmp_path):
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
     assert facts["status"] == "failed"
     assert "log_std_mode" in facts["reason"]
+
+
+@pytest.mark.skipif(find_renderer() is None, reason="nothing can render here")
+def test_enjoy_films_the_tasks_that_are_asked_for(tmp_path):
+    tasks = ["--task", "BigFoot", "--task", "SmallFoot"]
+    done = run("enjoy", *PRETRAINED, *tasks, "--n-steps", 4, "--output", "film.gif", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Film: film.gif" in done.stdout
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.size == (2 * 320, 240)
+        assert film.n_frames == 4
+        assert film.info["duration"] == 50  # real time
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a screen")
+def test_enjoy_without_a_screen_suggests_a_film(tmp_path):
+    done = run("enjoy", *PRETRAINED, cwd=tmp_path, DISPLAY="", WAYLAND_DISPLAY="")
+    assert done.returncode == 2
+    assert "no screen" in done.stderr
+    assert "--output film.mp4" in done.stderr

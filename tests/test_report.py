@@ -13,12 +13,14 @@ import sb3_multitask as mt
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import continual, statistics, write_report
-from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
+from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.report.comparisons import _first_frames, ablation, frames_to_reach, gains
 from sb3_multitask.experiments.report.paper import BODIES
 from sb3_multitask.experiments.report.statistics import difference
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.films import NoRendererError, find_renderer
+from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.tasks import TASK_SETS
 
 SCORES = np.array([[0.0, 10.0], [2.0, 20.0], [4.0, 30.0], [6.0, 40.0]])
@@ -207,18 +209,23 @@ def test_what_a_run_was_is_read_from_its_folder(runs):
     assert list(vanilla.curves()) == [task.name for task in TASK_SETS["HalfCheetahBody6"]]
 
 
-def test_clips_are_films_or_a_line_that_says_how(tmp_path):
+def test_clips_are_films_or_a_line_that_says_why(tmp_path):
     kwargs = {"policy_kwargs": {"ortho_init": False}}  # it moves untrained
-    model = mt.A2CMultiTask("MultiTaskMlpPolicy", "HalfCheetahSmallFoot-v0", device="cpu", seed=0, **kwargs)
+    tasks = [mt.Task("Small", "HalfCheetahSmallFoot-v0"), mt.Task("Big", "HalfCheetahBigFoot-v0")]
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", tasks, device="cpu", seed=0, **kwargs)
     mt.save_agent(model, tmp_path / "agent")
-    tasks = {"HalfCheetahSmallFoot-v0": "HalfCheetahSmallFoot-v0"}
+    with pytest.raises(UnreadableFileError, match="nobody"):
+        render_clips(tmp_path / "nobody", tasks, tmp_path / "clips")
+    if find_renderer() is None:
+        with pytest.raises(NoRendererError, match="libegl1"):
+            render_clips(tmp_path / "agent", tasks, tmp_path / "clips")
+        return
     clips = render_clips(tmp_path / "agent", tasks, tmp_path / "clips")
-    for path in clips.values():  # none on a machine that cannot render
+    assert list(clips) == ["Small", "Big"]
+    for path in clips.values():
         with Image.open(path) as film:
             assert film.size == (192, 144)
             assert film.n_frames > 30  # frames that are alike are one
-    assert render_clips(tmp_path / "nobody", tasks, tmp_path / "clips") == {}
-    assert "libegl1" in HOW_TO_RENDER
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):

@@ -26,6 +26,7 @@ from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import replacing, write_text
+from sb3_multitask.films import NoRendererError
 
 _CLIPS = "clips"
 
@@ -67,7 +68,7 @@ def write_card(run: str | Path, output: str | Path, clips: bool = True) -> None:
     for file in (told.folder.config, *([told.folder.curves] if has_curves else [])):
         with replacing(output / file.name) as beside:
             shutil.copyfile(file, beside)
-    films = render_clips(output / SHARED_NAME, told.env_ids, output / _CLIPS) if clips else None
+    films = _film(told, output) if clips else None
     parts = [
         _front_matter(told),
         _introduction(told),
@@ -78,6 +79,14 @@ def write_card(run: str | Path, output: str | Path, clips: bool = True) -> None:
         _training(told),
     ]
     write_text(output / "README.md", "\n".join(part for part in parts if part))
+
+
+def _film(run: _Run, output: Path) -> dict[str, Path]:
+    """Clips of the run's tasks; none where nothing can render."""
+    try:
+        return render_clips(output / SHARED_NAME, run.config.resolved_tasks(), output / _CLIPS)
+    except NoRendererError:
+        return {}
 
 
 def _read(folder: RunFolder) -> _Run:

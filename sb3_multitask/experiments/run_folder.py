@@ -199,7 +199,7 @@ class RunFolder:
 def _program() -> str:
     """What was started, without the folders that it lies in."""
     name = Path(sys.argv[0]).name
-    return "sb3-multitask" if name in ("cli.py", "__main__.py") else name
+    return "sb3-multitask" if name == "__main__.py" else name
 
 
 def _first_free(name: str) -> Path:

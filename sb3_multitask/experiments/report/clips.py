@@ -1,69 +1,34 @@
-"""Short clips of trained agents, where a renderer is at hand: EGL, else OSMesa.
-
-MuJoCo chooses its renderer when it is imported, so every attempt is a process of its own:
-``python -m sb3_multitask.experiments.report.clips <agent> <task> <env id> <file.gif>``.
-"""
+"""Short clips of a trained agent for a report, one of each task."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 from PIL import Image
 
 from sb3_multitask.agent_files import load_agent
-from sb3_multitask.files import replacing
+from sb3_multitask.films import Scene, film, write_film
+from sb3_multitask.tasks import Task
 
-HOW_TO_RENDER = (
-    "No clips: neither EGL nor OSMesa could render. Install one (on Debian or Ubuntu: apt install libegl1, or "
-    "libosmesa6) and make the report again."
-)
-_WIDTH, _HEIGHT = 192, 144
+_SIZE = (192, 144)
 _SKIPPED_STEPS, _N_FRAMES = 100, 60
+_FPS = 10  # half the speed of the paper's bodies
 
 
-def render_clips(agent: Path, tasks: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Film an agent on its tasks; task -> GIF, empty where nothing can render.
+def render_clips(agent: Path, tasks: Sequence[Task], folder: Path) -> dict[str, Path]:
+    """Film a few seconds in which an agent is already under way, deterministic; task -> GIF.
 
     :param agent: what ``save_agent`` was given
-    :param tasks: task -> id of its env
+    :param tasks: what it is filmed on
     :param folder: where the files ``<task>.gif`` go
+    :raises NoRendererError: if nothing can render here
+    :raises RuntimeError: if an environment fails
+    :raises UnreadableFileError: if there is no agent
     """
-    clips: dict[str, Path] = {}
-    for task, env_id in tasks.items():
-        path = folder / f"{task}.gif"
-        command = [sys.executable, "-m", "sb3_multitask.experiments.report.clips", str(agent), task, env_id, str(path)]
-        for renderer in ("egl", "osmesa"):
-            environment = {**os.environ, "MUJOCO_GL": renderer}
-            done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603
-            if done.returncode == 0:
-                clips[task] = path
-                break
-        else:
-            return {}
+    scene = Scene(load_agent(agent), tuple(tasks), _N_FRAMES, skip=_SKIPPED_STEPS, size=_SIZE)
+    pictures = [[Image.fromarray(shot.image) for shot in shots] for shots in film(scene)]
+    clips = {task.name: folder / f"{task.name}.gif" for task in tasks}
+    for path, film_of_task in zip(clips.values(), zip(*pictures, strict=True), strict=True):
+        write_film(path, film_of_task, _FPS, n_colors=64)
     return clips
-
-
-def film(agent_path: str, task: str, env_id: str, path: str) -> None:
-    """Write a GIF of a few seconds in which the agent is already under way, deterministic, at half speed."""
-    agent = load_agent(agent_path)
-    env = gym.make(env_id, render_mode="rgb_array", width=_WIDTH, height=_HEIGHT)
-    obs, _ = env.reset(seed=0)
-    frames = []
-    for step in range(_SKIPPED_STEPS + _N_FRAMES):
-        action, _ = agent.predict({"obs": obs, "task": agent.head_of(task)}, deterministic=True)
-        obs, *_ = env.step(action)
-        if step >= _SKIPPED_STEPS:
-            frames.append(Image.fromarray(np.asarray(env.render(), dtype=np.uint8)).quantize(64))
-    env.close()
-    with replacing(path) as beside:
-        frames[0].save(beside, save_all=True, append_images=frames[1:], duration=100, loop=0)
-
-
-if __name__ == "__main__":
-    film(*sys.argv[1:])

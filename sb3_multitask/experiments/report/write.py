@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from sb3_multitask.experiments.report import comparisons, paper, statistics
-from sb3_multitask.experiments.report.clips import HOW_TO_RENDER, render_clips
+from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
 from sb3_multitask.experiments.report.figures import draw_paper_figures
 from sb3_multitask.experiments.report.sequential import sequential_tables
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import write_text
+from sb3_multitask.readers import UnreadableFileError
 
 _PROVENANCE = (
     "versions",
@@ -133,15 +135,15 @@ def _write_data(run: Run, path: Path) -> None:
 
 
 def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
-    """Clips of the preset's best agent on several tasks, as HTML; a line that says how where nothing can render."""
+    """Clips of the preset's best agent on several tasks, as HTML; without any, a line that says why."""
     agents = [run for run in runs if run.preset == preset and len(run.config.task_names) > 1]
     if not agents:
         return ""
     best = max(agents, key=lambda run: np.mean([result.mean_reward for result in run.results["after"].values()]))
-    tasks = {task.name: str(task.env_id) for task in best.config.resolved_tasks()}
-    clips = render_clips(RunFolder(best.path).agents / "final", tasks, folder)
-    if not clips:
-        return f"<p>{HOW_TO_RENDER}</p>"
+    try:
+        clips = render_clips(RunFolder(best.path).agents / "final", best.config.resolved_tasks(), folder)
+    except (RuntimeError, UnreadableFileError) as e:
+        return f"<p>No clips of {preset}/{best.name}: {html.escape(str(e))}</p>"
     images = []
     for task, path in clips.items():
         data = base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,98 @@
+"""``sb3-multitask train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sb3_multitask.cli.output import console, exit_code, results_table
+
+EXAMPLES = (
+    "[bold]Examples[/bold]\n\n"
+    "sb3-multitask train --config zoo_configs/quickstart.yml\n\n"
+    "sb3-multitask train --tasks HalfCheetahBody6 --n-timesteps 1000000 --seed 1\n\n"
+    "sb3-multitask train --tasks HalfCheetahBigLeg-v0,HalfCheetah-v5 --set ent_coef=0.001\n\n"
+    "sb3-multitask train --resume runs/HalfCheetahBody6_1"
+)
+
+
+def train(
+    config: Annotated[Path | None, typer.Option(help="YAML file with the run's settings (see zoo_configs/).")] = None,
+    tasks: Annotated[str | None, typer.Option(help="A task set, or ids separated by commas.")] = None,
+    n_timesteps: Annotated[int | None, typer.Option(help="Environment steps over all tasks.")] = None,
+    n_envs_per_task: Annotated[int | None, typer.Option(help="Copies of each task.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of envs, weights and actions.")] = None,
+    task_schedule: Annotated[str | None, typer.Option(help="joint or cycle.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the config; may be repeated."),
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/<tasks>_<number>.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with an interrupted run from its newest checkpoint, to the same bits."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print SB3's log and each evaluation.")] = False,
+) -> None:
+    """Train one agent on several tasks; everything about the run goes into its folder."""
+    from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
+    from sb3_multitask.experiments.run_folder import RunFolder
+    from sb3_multitask.experiments.train import train_run
+
+    overrides = {
+        "tasks": split_tasks(tasks),
+        "n_timesteps": n_timesteps,
+        "n_envs_per_task": n_envs_per_task,
+        "seed": seed,
+        "task_schedule": task_schedule,
+    }
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    overrides |= parse_settings(settings or [])
+    if resume is not None:
+        if overrides or config or run_dir or overwrite:
+            raise ValueError("--resume goes on with the run's own config: leave out the other settings")
+        folder = RunFolder.existing(resume)
+        run_config = load_config(TrainConfig, folder.config)
+    else:
+        run_config = (
+            load_config(TrainConfig, config, overrides) if config is not None else make_config(TrainConfig, overrides)
+        )
+        folder = RunFolder.create(run_dir, run_config.name, overwrite)
+    console.print(f"Run folder: [bold]{escape(str(folder.path))}[/bold]")
+    try:
+        results = train_run(run_config, folder, progress, verbose=int(verbose), announce=console.print)
+    except KeyboardInterrupt as e:
+        console.print(
+            f"Interrupted ({escape(str(e))}). Go on with: sb3-multitask train --resume {escape(str(folder.path))}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(exit_code(e)) from None
+    console.print(results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
+    curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; " if folder.curves.exists() else ""
+    console.print(f"{curves}Model: [bold]{escape(str(folder.model))}[/bold]", soft_wrap=True)
+
+
+def split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:
+    return tuple(tasks.split(",")) if tasks is not None and "," in tasks else tasks
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """``["ent_coef=0.01"]`` -> values, read as YAML."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    parsed = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set needs KEY=VALUE (got {setting!r})")
+        try:
+            parsed[key.strip()] = YAML(typ="safe").load(value)
+        except YAMLError as e:
+            raise ValueError(f"--set {setting!r}: the value is no YAML: {e}") from e
+    return parsed

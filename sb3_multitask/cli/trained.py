@@ -1,0 +1,44 @@
+"""Where a trained agent comes from: what evaluate and enjoy share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+ModelArgument: TypeAlias = Annotated[
+    str | None, typer.Argument(help="A run's folder, a model.zip of A2CMultiTask, or an agent's .safetensors.")
+]
+PretrainedOption: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
+]
+_PRETRAINED = "pretrained:"
+
+
+def source_of(model: str | None, pretrained: str | None) -> str | None:
+    """The one that was given, as :func:`load_trained` takes it; None for none.
+
+    :raises ValueError: if both were
+    """
+    if pretrained is None:
+        return model
+    if model is not None:
+        raise ValueError("Give a model or --pretrained, not both")
+    return f"{_PRETRAINED}{pretrained}"
+
+
+def load_trained(source: str) -> Any:
+    """What can be evaluated: a pretrained agent, an agent's files, or a model."""
+    from sb3_multitask import A2CMultiTask, load_agent, load_pretrained
+
+    if source.startswith(_PRETRAINED):
+        return load_pretrained(source.removeprefix(_PRETRAINED))
+    path = Path(source)
+    # of another algorithm, whose model does not know its tasks; or of `sb3-multitask card`, which has no model
+    if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists():
+        return load_agent(path)
+    path = path / "model.zip" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a run's folder, a model.zip or an agent's .safetensors")
+    return load_agent(path.with_suffix("")) if path.suffix == ".safetensors" else A2CMultiTask.load(path, device="cpu")

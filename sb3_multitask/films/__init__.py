@@ -1,0 +1,20 @@
+"""Films of trained agents: every task rendered in one process of its own, panels side by side, files and a window."""
+
+from sb3_multitask.films.files import MAX_FPS, check_film_path, gif_bytes, write_film
+from sb3_multitask.films.filming import NoRendererError, film, find_renderer, real_time_fps
+from sb3_multitask.films.panels import grid_of
+from sb3_multitask.films.playing import Scene, Shot
+
+__all__ = [
+    "MAX_FPS",
+    "NoRendererError",
+    "Scene",
+    "Shot",
+    "check_film_path",
+    "film",
+    "find_renderer",
+    "gif_bytes",
+    "grid_of",
+    "real_time_fps",
+    "write_film",
+]

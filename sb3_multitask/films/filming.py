@@ -1,0 +1,125 @@
+"""Filming in a process of its own, where a renderer is at hand: EGL, else OSMesa, else a window's.
+
+MuJoCo chooses its renderer when it is imported; a process of its own can have another than this one, and leaves
+whatever trains here alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+import cloudpickle
+import gymnasium as gym
+
+from sb3_multitask.films.playing import Scene, Shot
+from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env.backends import make_quietly
+
+_RENDERERS = ("egl", "osmesa", "glfw")
+_PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
+_RATE_WITHOUT_ONE = 30.0
+
+
+class NoRendererError(RuntimeError):
+    """Nothing can render here; the message says what to install."""
+
+
+def film(scene: Scene) -> Iterator[tuple[Shot, ...]]:
+    """Film a scene; shots come as they are rendered, one of every task at a time.
+
+    :param scene: what is played
+    :raises NoRendererError: if nothing can render
+    :raises RuntimeError: if an environment fails
+    """
+    renderer = find_renderer()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # for tasks that are functions
+    if renderer is not None:
+        environment["MUJOCO_GL"] = renderer
+    command = [sys.executable, "-m", "sb3_multitask.films.worker"]
+    with tempfile.TemporaryFile() as errors:
+        worker = subprocess.Popen(  # noqa: S603
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        )
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        try:
+            with suppress(BrokenPipeError), worker.stdin as pipe:  # what it died of is read below
+                cloudpickle.dump((_specs(scene.tasks), scene), pipe)
+            yield from _shots(worker.stdout, renderer)
+            if worker.wait() != 0:
+                raise _failure(_last_line(errors), renderer)
+        finally:
+            worker.kill()
+            worker.wait()
+            worker.stdout.close()
+
+
+@functools.cache
+def find_renderer() -> str | None:
+    """The ``MUJOCO_GL`` with which MuJoCo renders here, first of all the one that is set; None: nothing renders."""
+    chosen = os.environ.get("MUJOCO_GL", "").lower()
+    for renderer in dict.fromkeys([*([chosen] if chosen else []), *_RENDERERS]):
+        command = [sys.executable, "-c", _PROBE]
+        environment = {**os.environ, "MUJOCO_GL": renderer}
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603
+        if done.returncode == 0:
+            return renderer
+    return None
+
+
+def real_time_fps(tasks: Sequence[Task]) -> float:
+    """Steps per second of the tasks' own time, as the first one's environment says (``metadata["render_fps"]``).
+
+    :raises ValueError: if an environment cannot be rendered as a picture
+    """
+    rates = []
+    for task in tasks:
+        env = make_quietly(task)
+        modes = env.metadata.get("render_modes") or []
+        rates.append(float(env.metadata.get("render_fps") or _RATE_WITHOUT_ONE))
+        env.close()
+        if "rgb_array" not in modes:
+            raise ValueError(
+                f"Task {task.name!r}: its environment cannot be filmed, since it has no render mode 'rgb_array' "
+                f"(it has: {', '.join(map(str, modes)) or 'none'})"
+            )
+    return rates[0]
+
+
+def _specs(tasks: Sequence[Task]) -> tuple[Any, ...]:
+    """How ids are made, some of which only this process may have registered."""
+    return tuple(gym.spec(task.env_id) for task in tasks if isinstance(task.env_id, str))
+
+
+def _shots(pipe: IO[bytes], renderer: str | None) -> Iterator[tuple[Shot, ...]]:
+    while True:
+        try:
+            message = pickle.load(pipe)  # noqa: S301 (from the process that was started above)
+        except EOFError:
+            return
+        if isinstance(message, str):
+            raise _failure(message, renderer)
+        yield message
+
+
+def _failure(reason: str, renderer: str | None) -> RuntimeError:
+    if renderer is None:
+        return NoRendererError(
+            "Nothing can be rendered here: neither EGL nor OSMesa works. Install one, on Debian or Ubuntu with "
+            f"`apt install libegl1` (or libosmesa6). What was raised: {reason}"
+        )
+    return RuntimeError(f"Filming failed (MUJOCO_GL={renderer}): {reason}")
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "the process that renders ended without a word"

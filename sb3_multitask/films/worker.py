@@ -1,0 +1,37 @@
+"""The process that renders: ``python -m sb3_multitask.films.worker``, started by :mod:`sb3_multitask.films.filming`.
+
+It reads a scene from its standard input, and writes its shots, or one text that says what went wrong, to its standard
+output.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+
+import gymnasium as gym
+
+from sb3_multitask.films.playing import play
+
+
+def main() -> None:
+    """Play what comes in; whatever the environments print goes to the standard error."""
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    specs, scene = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the process that started this one)
+    for spec in specs:
+        gym.registry.setdefault(spec.id, spec)
+    try:
+        for shots in play(scene):
+            pickle.dump(shots, output)
+            output.flush()
+    except BrokenPipeError:  # nobody watches any more
+        os._exit(0)
+    except Exception as e:
+        pickle.dump(f"{type(e).__name__}: {e}", output)
+    output.close()
+
+
+if __name__ == "__main__":
+    main()
