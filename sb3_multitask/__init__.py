@@ -4,7 +4,7 @@ from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.agent_files import load_agent, save_agent
 from sb3_multitask.agents import Agent
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
-from sb3_multitask.envs import Morphology, TaskEnv, register_envs, sample_bodies
+from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import TaskResult, evaluate_tasks
 from sb3_multitask.export import export_onnx, export_torch
@@ -42,6 +42,7 @@ __all__ = [
     "TaskEnv",
     "TaskFault",
     "TaskResult",
+    "TaskSetEnv",
     "WorkerError",
     "evaluate_tasks",
     "export_onnx",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -93,14 +94,18 @@ class MultiTaskEvalCallback(EvalCallback):
         results = evaluate_tasks(self.model, self.eval_env, self.n_eval_episodes, self.deterministic)
         self._store(results)
         self._log(results)
-        means = [result.mean_reward for result in results.values()]
-        score = float(np.mean(means) if self.score == "mean" else np.min(means))
+        score = self.score_of(results)
         continue_training = True
         if score > self.best_mean_reward:
             continue_training = self._on_new_best(score)
         if self.callback is not None:
             continue_training = continue_training and self._on_event()
         return continue_training
+
+    def score_of(self, results: Mapping[str, TaskResult]) -> float:
+        """What an evaluation counts by, see ``score``."""
+        means = [result.mean_reward for result in results.values()]
+        return float(np.mean(means) if self.score == "mean" else np.min(means))
 
     def _store(self, results: dict[str, TaskResult]) -> None:
         self.evaluations_timesteps.append(self.num_timesteps)

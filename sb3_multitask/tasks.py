@@ -98,14 +98,27 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
 }
 """Named sets: name -> tasks. The order is the order of the heads."""
 
+NAMESPACE = "MultiTask"
+
+
+def set_id(name: str) -> str:
+    """The Gymnasium id of a task set: one environment that goes through its tasks, see ``TaskSetEnv``."""
+    return f"{NAMESPACE}/{name}-v0"
+
+
+def task_set(name: str) -> tuple[Task, ...] | None:
+    """The tasks of a set, by its name or its Gymnasium id; None if there is no such set."""
+    return next((tasks for known, tasks in TASK_SETS.items() if name in (known, set_id(known))), None)
+
+
 TasksLike: TypeAlias = str | Task | Sequence[str | Task]
 
 
 def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
     """Turn a set's name, an id, a task, or a list of these into tasks.
 
-    :param tasks: for example ``"HalfCheetahBody6"``, ``"Hopper-v5"`` or
-        ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]``; a bare id is named by itself
+    :param tasks: for example ``"HalfCheetahBody6"`` (or the set's id, ``"MultiTask/HalfCheetahBody6-v0"``),
+        ``"Hopper-v5"`` or ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]``; a bare id is named by itself
     :raises ValueError: unknown set or id (with the closest match), no task, or a name twice
     :raises TypeError: if an entry is neither an id nor a task
     """
@@ -124,8 +137,8 @@ def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
 
 
 def _resolve_entry(entry: str | Task) -> tuple[Task, ...]:
-    if isinstance(entry, str) and entry in TASK_SETS:
-        return TASK_SETS[entry]
+    if isinstance(entry, str) and (tasks := task_set(entry)) is not None:
+        return tasks
     if isinstance(entry, Task):
         if isinstance(entry.env_id, str):
             _check_id(entry.env_id)

@@ -3,6 +3,7 @@
 from sb3_multitask.envs.morphology import Morphology
 from sb3_multitask.envs.sample import sample_bodies
 from sb3_multitask.envs.task_env import TaskEnv
+from sb3_multitask.envs.task_set_env import TaskSetEnv
 from sb3_multitask.envs.variants import VARIANTS, register_envs
 
-__all__ = ["VARIANTS", "Morphology", "TaskEnv", "register_envs", "sample_bodies"]
+__all__ = ["VARIANTS", "Morphology", "TaskEnv", "TaskSetEnv", "register_envs", "sample_bodies"]

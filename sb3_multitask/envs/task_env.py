@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_multitask.tasks import TASK_SETS, Task
+from sb3_multitask.tasks import Task, task_set
 
 TaskObs = dict[str, Any]
 
@@ -40,6 +40,38 @@ def check_spaces(task: Task | str, env: gym.Env[Any, Any]) -> tuple[spaces.Box, 
     return observation_space, action_space
 
 
+def common_spaces(envs: Iterable[tuple[Task, gym.Env[Any, Any]]]) -> tuple[spaces.Box, spaces.Box]:
+    """The spaces of all tasks, compared, since SB3 looks at the first env only.
+
+    Observations may differ in their bounds (the widest are taken) but not in their shape; actions in neither.
+
+    :raises ValueError: if they differ; names two tasks and their spaces
+    """
+    (first, env), *others = envs
+    first_obs, first_action = check_spaces(first, env)
+    low, high = first_obs.low.astype(np.float64), first_obs.high.astype(np.float64)  # Box warns of other types
+    for task, other in others:
+        obs_space, action_space = check_spaces(task, other)
+        if obs_space.shape != first_obs.shape:
+            raise _spaces_differ("observation", first, first_obs, task, obs_space, "the same shape")
+        same_bounds = action_space.shape == first_action.shape and (
+            np.array_equal(action_space.low, first_action.low) and np.array_equal(action_space.high, first_action.high)
+        )
+        if not same_bounds:
+            raise _spaces_differ("action", first, first_action, task, action_space, "the same shape and bounds")
+        low, high = np.minimum(low, obs_space.low), np.maximum(high, obs_space.high)
+    return spaces.Box(low, high, dtype=np.float64), first_action
+
+
+def _spaces_differ(
+    kind: str, task: Task, space: spaces.Box, other: Task, other_space: spaces.Box, needed: str
+) -> ValueError:
+    return ValueError(
+        f"Tasks must have {kind} spaces of {needed}: task {task.name!r} has {space}, "
+        f"task {other.name!r} has {other_space}."
+    )
+
+
 class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs):
     """Write the task into the observation of one environment, as ``MultiTaskVecEnv`` does for many.
 
@@ -56,7 +88,7 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordCon
         gym.utils.RecordConstructorArgs.__init__(self, task=task, tasks=tasks)
         gym.Wrapper.__init__(self, env)
         if isinstance(tasks, str):
-            tasks = TASK_SETS.get(tasks, [tasks])
+            tasks = task_set(tasks) or [tasks]
         names = tuple(one.name if isinstance(one, Task) else one for one in tasks)
         if task not in names:
             raise ValueError(f"`task` must be one of {', '.join(names)} (got {task!r})")

@@ -9,8 +9,8 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_multitask.envs.morphology import PARTS, morphology_of
+from sb3_multitask.tasks import NAMESPACE, TASK_SETS, set_id
 
-NAMESPACE = "MultiTask"
 SCALES = {"Small": 0.75, "Big": 1.25}
 GRAVITIES = {"Half": -4.905, "ThreeQuarters": -7.3575, "OneAndQuarter": -12.2625, "OneAndHalf": -14.715}  # m/s^2
 ANT_GRAVITIES = {"Mars": -3.711, "Half": -4.905, "OneAndHalf": -14.715}
@@ -105,7 +105,7 @@ OTHERS: dict[str, Variant] = {
 
 
 def register_envs() -> None:
-    """Register every variant under its published id and as ``MultiTask/<id>``, once."""
+    """Register every variant under its published id and as ``MultiTask/<id>``, every set as ``MultiTask/<set>-v0``."""
     for variant in (*VARIANTS.values(), *OTHERS.values()):
         for env_id in (variant.env_id, f"{NAMESPACE}/{variant.env_id}"):
             if env_id not in gym.registry:
@@ -116,3 +116,10 @@ def register_envs() -> None:
                     reward_threshold=variant.reward_threshold,
                     kwargs=variant.kwargs,
                 )
+    for name in TASK_SETS:
+        if set_id(name) not in gym.registry:
+            gym.register(
+                id=set_id(name),
+                entry_point="sb3_multitask.envs.task_set_env:TaskSetEnv",
+                kwargs={"tasks": name},
+            )

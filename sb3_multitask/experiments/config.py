@@ -176,7 +176,7 @@ class TrainConfig(BaseModel):
 
     def _values(self, names: Iterable[str]) -> dict[str, Any]:
         schedules = {"learning_rate", *_COEFFICIENTS}
-        return {name: _schedule(getattr(self, name)) if name in schedules else getattr(self, name) for name in names}
+        return {name: as_schedule(getattr(self, name)) if name in schedules else getattr(self, name) for name in names}
 
 
 class EvaluateConfig(BaseModel):
@@ -278,8 +278,11 @@ def _parse_schedule(value: float | str) -> tuple[float, bool]:
         raise ValueError("must be a number, or lin_<number> for one that falls to 0 (as in rl-zoo)") from e
 
 
-def _schedule(value: float | str | None) -> Any:
-    """What SB3 takes: a number, or a function of the remaining progress."""
+def as_schedule(value: float | str | None) -> Any:
+    """What SB3 takes: a number, or a function of the remaining progress (of ``lin_<number>``); ``None`` stays.
+
+    :raises ValueError: if it is neither
+    """
     if value is None:
         return None
     number, falls = _parse_schedule(value)

@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from sb3_multitask.envs.task_env import TaskObs, check_spaces, task_observation_space
+from sb3_multitask.envs.task_env import TaskObs, check_spaces, common_spaces, task_observation_space
 from sb3_multitask.tasks import Task, TasksLike, resolve_tasks
 from sb3_multitask.vec_env.backends import (
     Backend,
@@ -92,7 +92,7 @@ class MultiTaskVecEnv(VecEnv):
         self.task_ids = np.repeat(np.arange(self.n_tasks), n_envs_per_task)
         prototypes = _make_prototypes(self.tasks, self.n_envs_per_task)
         try:
-            observation_space, action_space = _common_spaces(prototypes)
+            observation_space, action_space = common_spaces((task, env) for task, envs in prototypes for env in envs)
             workers = partial(SubprocBackend, start_method=start_method, timeout=worker_timeout)
             self._backend = _make_backend(backend, prototypes, n_envs_per_task, render_mode, n_threads, workers)
         except Exception:
@@ -427,33 +427,3 @@ def _make_backend(
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(f'The native backend is not used: {reason}. Falling back to backend="dummy".', stacklevel=5)
-
-
-def _common_spaces(prototypes: Sequence[Prototypes]) -> tuple[spaces.Box, spaces.Box]:
-    """The spaces of all tasks, compared, since SB3 looks at the first env only.
-
-    Observations may differ in their bounds (the widest are taken) but not in their shape; actions in neither.
-    """
-    (first, env), *others = [(task, env) for task, envs in prototypes for env in envs]
-    first_obs, first_action = check_spaces(first, env)
-    low, high = first_obs.low.astype(np.float64), first_obs.high.astype(np.float64)  # Box warns of other types
-    for task, other in others:
-        obs_space, action_space = check_spaces(task, other)
-        if obs_space.shape != first_obs.shape:
-            raise _spaces_differ("observation", first, first_obs, task, obs_space, "the same shape")
-        same_bounds = action_space.shape == first_action.shape and (
-            np.array_equal(action_space.low, first_action.low) and np.array_equal(action_space.high, first_action.high)
-        )
-        if not same_bounds:
-            raise _spaces_differ("action", first, first_action, task, action_space, "the same shape and bounds")
-        low, high = np.minimum(low, obs_space.low), np.maximum(high, obs_space.high)
-    return spaces.Box(low, high, dtype=np.float64), first_action
-
-
-def _spaces_differ(
-    kind: str, task: Task, space: spaces.Box, other: Task, other_space: spaces.Box, needed: str
-) -> ValueError:
-    return ValueError(
-        f"Tasks must have {kind} spaces of {needed}: task {task.name!r} has {space}, "
-        f"task {other.name!r} has {other_space}."
-    )

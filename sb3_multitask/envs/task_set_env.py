@@ -1,0 +1,98 @@
+"""One Gymnasium environment for several tasks: each episode is the next task's."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings
+from sb3_multitask.envs.task_env import TaskEnv, TaskObs, common_spaces, task_observation_space
+from sb3_multitask.tasks import Task, TasksLike, did_you_mean, resolve_tasks
+
+
+class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
+    """The tasks of a set in turn, one an episode: what ``gymnasium.make("MultiTask/<set>-v0")`` makes.
+
+    For code that knows one environment: a stock algorithm or evaluation, a video, rl-zoo. Observations are
+    ``{"obs": (obs_dim,) float32, "task": task id}``, as those of ``MultiTaskVecEnv``, which is the fast way to run
+    all tasks. ``info["task"]`` names the episode's task.
+
+    A reset goes to the next task if the episode before it has had a step; a reset with a seed begins with the first
+    task again, and seeds task ``i`` with ``seed + i``.
+
+    :param tasks: a set's name, an id, or a list of ids and tasks
+    :param task: stay on the task of this name; its id in the observation remains that in the set
+    :param render_mode: as in ``gymnasium.make``
+    :param env_kwargs: go to every task's environment, such as ``ctrl_cost_weight=0.5``
+    :raises ValueError: on an unknown task, or tasks whose observation shapes or actions differ
+    :raises RuntimeError: if a task's environment cannot be made; the message names the task
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # type: ignore[misc]
+
+    def __init__(
+        self, tasks: TasksLike, task: str | None = None, render_mode: str | None = None, **env_kwargs: Any
+    ) -> None:
+        self.tasks = resolve_tasks(tasks)
+        self.task_names = tuple(one.name for one in self.tasks)
+        if task is not None and task not in self.task_names:
+            hint = did_you_mean(str(task), self.task_names)
+            raise ValueError(f"`task` must be one of {', '.join(self.task_names)} (got {task!r}).{hint}")
+        self.render_mode = render_mode
+        self._env_kwargs = env_kwargs if render_mode is None else {**env_kwargs, "render_mode": render_mode}
+        self._tour = range(len(self.tasks)) if task is None else [self.task_names.index(task)]
+        self._envs = {i: self._make(self.tasks[i]) for i in self._tour}
+        box, self.action_space = common_spaces((self.tasks[i], env.env) for i, env in self._envs.items())
+        self.observation_space = task_observation_space(box, len(self.tasks))
+        self.metadata = self._envs[self._tour[0]].metadata  # type: ignore[misc]  # with the frame rate
+        self._place = 0  # in the tour
+        self._has_stepped = False
+        self._seeds: dict[int, int] = {}  # of tasks that have not been reset since the tour was seeded
+
+    def _make(self, task: Task) -> TaskEnv:
+        with mujoco_messages_as_warnings():
+            return TaskEnv(task.make(**self._env_kwargs), task.name, self.tasks)
+
+    @property
+    def task_id(self) -> int:
+        """The task of this episode."""
+        return self._tour[self._place]
+
+    @property
+    def task_name(self) -> str:
+        """Its name."""
+        return self.task_names[self.task_id]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[TaskObs, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._seeds = {i: seed + i for i in self._tour}
+            self._go_to(0)
+        elif self._has_stepped:
+            self._go_to((self._place + 1) % len(self._tour))
+        self._has_stepped = False
+        obs, info = self._envs[self.task_id].reset(seed=self._seeds.pop(self.task_id, None), options=options)
+        return obs, {**info, "task": self.task_name}
+
+    def _go_to(self, place: int) -> None:
+        if self.render_mode == "human" and place != self._place:  # one window: its task's environment goes with it
+            left = self.task_id
+            self._envs[left].close()
+            self._envs[left] = self._make(self.tasks[left])
+            self._seeds.setdefault(left, int(self.np_random.integers(2**31)))
+        self._place = place
+
+    def step(self, action: np.ndarray) -> tuple[TaskObs, Any, bool, bool, dict[str, Any]]:
+        self._has_stepped = True
+        return self._envs[self.task_id].step(action)
+
+    def render(self) -> Any:
+        return self._envs[self.task_id].render()
+
+    def close(self) -> None:
+        for env in self._envs.values():
+            env.close()

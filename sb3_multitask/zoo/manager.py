@@ -1,0 +1,243 @@
+"""The zoo's experiment manager for several tasks: our VecEnv, normaliser and evaluation in its steps."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from pprint import pprint
+from typing import Any
+from unittest.mock import patch
+
+import optuna
+import yaml
+from rl_zoo3 import exp_manager
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ProgressBarCallback
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+
+from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
+from sb3_multitask.experiments.config import ConfigError
+from sb3_multitask.files import write_text
+from sb3_multitask.tasks import Task, resolve_tasks
+from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
+from sb3_multitask.vec_env.faults import WorkerError
+from sb3_multitask.zoo.playing import statistics_beside
+from sb3_multitask.zoo.search import Sampler, TrialCallback, Values
+from sb3_multitask.zoo.settings import (
+    check_hyperparameters,
+    constructor_arguments,
+    default_config,
+    read_hyperparameters,
+)
+
+EVAL_SEED_OFFSET = 10_000  # as in `sb3-multitask train`
+
+
+class MultiTaskExperimentManager(ExperimentManager):
+    """``ExperimentManager`` of rl_zoo3 for an agent with several tasks.
+
+    What differs: ``n_envs`` and ``--n-eval-envs`` are copies **per task**, ``--eval-episodes`` is per task, the VecEnv
+    is a ``MultiTaskVecEnv`` (native where it can; ``--vec-env subproc``: processes), the normaliser a
+    ``MultiTaskVecNormalize``, evaluations a ``MultiTaskEvalCallback``, and configs hold plain values. Statistics are
+    saved beside every model, not only for the last one.
+
+    :param args: the parsed command line
+    :param algo: a name of ``settings.ALGORITHMS``
+    :param env_id: a set's id, such as ``MultiTask/HalfCheetahBody6-v0``, or that of a single task
+    :param score: what makes a model the best and a trial good: the ``"mean"`` over the tasks or the ``"worst"`` task
+    :param others: rl_zoo3's arguments
+    :raises ConfigError: on what cannot be done with several tasks
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, algo: str, env_id: str, *others: Any, score: Score = "mean", **kwargs: Any
+    ) -> None:
+        super().__init__(args, algo, env_id, *others, **kwargs)
+        self.tasks = resolve_tasks(env_id)
+        self.score: Score = score
+        self.config = kwargs.get("config") or str(default_config(algo))
+        self._gamma = 0.99
+        self._n_rows = 1  # of the model's VecEnv
+        if self.n_jobs != 1:
+            raise ConfigError(
+                f"--n-jobs must be 1 (got {self.n_jobs}): its threads would share torch's settings. For several "
+                "workers start the command several times with the same --storage and --study-name."
+            )
+
+    # Hyper-parameters: plain values, read and checked by settings
+
+    def read_hyperparameters(self) -> tuple[Values, Values]:
+        """Hyper-parameters for the environment, and a copy to be saved: a trial's and the flags' replace the file's."""
+        print(f"Loading hyperparameters from: {self.config}")  # noqa: T201 (as the zoo does)
+        values = read_hyperparameters(self.config, self.env_name.gym_id)
+        if self.storage and self.study_name and self.trial_id is not None:
+            values = merged(values, self.load_trial(self.storage, self.study_name, self.trial_id))
+        values |= self.custom_hyperparams or {}
+        if "env_kwargs" in values and self.env_kwargs:
+            values["env_kwargs"] = self.env_kwargs
+        check_hyperparameters(values, self.algo)
+        values = dict(sorted(values.items()))
+        if self.verbose > 0:
+            pprint(values)  # noqa: T203
+        return values, copy.deepcopy(values)
+
+    def _preprocess_hyperparams(self, hyperparams: Values) -> Any:
+        if self._eval_env_kwargs_args is None:  # the zoo would leave those of a config out
+            self.eval_env_kwargs = hyperparams.get("env_kwargs") or self.env_kwargs
+        self._gamma = hyperparams.get("gamma", self._gamma)
+        is_cycling = hyperparams.get("task_schedule") == "cycle"
+        policy = hyperparams.pop("policy", "MultiTaskMlpPolicy")
+        values, *rest = super()._preprocess_hyperparams(hyperparams)
+        self._n_rows = self.n_envs * (1 if is_cycling else len(self.tasks))
+        return constructor_arguments({**values, "policy": policy}), *rest
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: Values) -> Values:
+        return hyperparams  # by constructor_arguments
+
+    # Environments
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """All tasks, ``n_envs`` copies of each, normalised if the config says so.
+
+        :param n_envs: copies per task
+        :param eval_env: raw rewards, frozen statistics, seeds of its own
+        :param no_log: write no monitor files
+        """
+        venv = MultiTaskVecEnv(
+            self._tasks_with(self.eval_env_kwargs if eval_env else self.env_kwargs),
+            n_envs,
+            backend="subproc" if self.vec_env_class is SubprocVecEnv else "auto",
+            seed=self.seed + EVAL_SEED_OFFSET if eval_env else self.seed,
+            monitor_dir=None if eval_env or no_log else self.save_path,
+        )
+        if self.verbose > 0 and not self.optimize_hyperparameters:
+            print(f"{venv.n_tasks} tasks x {n_envs} environments, backend {venv.backend!r}")  # noqa: T201
+        return self._maybe_normalize(venv, eval_env)
+
+    def _tasks_with(self, env_kwargs: Values) -> tuple[Task, ...]:
+        if "task" in env_kwargs:
+            raise ConfigError(
+                f"env_kwargs `task` is for enjoy and record_video (got {env_kwargs['task']!r}): training is on all "
+                "tasks of the set. For a single one give --env its own id."
+            )
+        return tuple(dataclasses.replace(task, env_kwargs={**task.env_kwargs, **env_kwargs}) for task in self.tasks)
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        if not self.normalize:
+            return env
+        kwargs = {"gamma": self._gamma, **self.normalize_kwargs}
+        if eval_env:
+            kwargs |= {"norm_reward": False, "training": False}
+        normalized = MultiTaskVecNormalize(env, **kwargs)
+        if self.continue_training and self.algo != "a2c_mt":  # whose file holds its statistics
+            path = statistics_beside(self.trained_agent, self.env_name)
+            if path is None:
+                raise ConfigError(f"No statistics of the normaliser beside {self.trained_agent} (vecnormalize.pkl)")
+            saved = MultiTaskVecNormalize.load(str(path), env)
+            normalized.set_statistics(saved.get_statistics())
+        return normalized
+
+    def _preprocess_normalization(self, hyperparams: Values) -> Values:
+        normalize = hyperparams.pop("normalize", False)
+        self.normalize_kwargs = dict(normalize) if isinstance(normalize, dict) else {}
+        self.normalize = normalize is not False
+        return hyperparams
+
+    # Callbacks
+
+    def create_callbacks(self) -> None:
+        """The zoo's progress bar, checkpoints and evaluation, with its files; frequencies in environment steps."""
+        if self.show_progress:
+            self.callbacks.append(ProgressBarCallback())
+        if self.save_freq > 0:
+            save_freq = max(self.save_freq // self._n_rows, 1)
+            self.callbacks.append(
+                CheckpointCallback(save_freq, self.save_path, save_vecnormalize=self.normalize, verbose=1)
+            )
+        if self.eval_freq > 0 and not self.optimize_hyperparameters:
+            self.callbacks.append(
+                MultiTaskEvalCallback(
+                    self.create_envs(self.n_eval_envs, eval_env=True),
+                    callback_on_new_best=_SaveStatistics(Path(self.params_path)) if self.normalize else None,
+                    n_eval_episodes=self.n_eval_episodes,
+                    eval_freq=self.eval_freq,
+                    log_path=self.save_path,
+                    best_model_save_path=self.save_path,
+                    deterministic=self.deterministic_eval,
+                    score=self.score,
+                    verbose=min(self.verbose, 1),
+                )
+            )
+
+    # Files
+
+    def _save_config(self, saved_hyperparams: Values) -> None:
+        """The zoo's three files, in plain YAML: nothing in them needs an unsafe loader."""
+        folder = Path(self.params_path)
+        write_text(folder / "config.yml", yaml.safe_dump(dict(saved_hyperparams)))
+        write_text(folder / "args.yml", yaml.safe_dump({**vars(self.args), "score": self.score}))
+        write_text(folder / "command.txt", " ".join(sys.orig_argv))
+        print(f"Log path: {self.save_path}")  # noqa: T201
+
+    # Tuning
+
+    def hyperparameters_optimization(self) -> None:
+        """The zoo's search, each trial evaluated on every task."""
+        sampler = partial(self._sample, HYPERPARAMS_SAMPLER[self.algo])
+        with (
+            patch.dict(HYPERPARAMS_SAMPLER, {self.algo: sampler}),
+            patch.object(exp_manager, "TrialEvalCallback", self._trial_callback),
+        ):
+            super().hyperparameters_optimization()
+
+    def _sample(self, sample: Sampler, trial: optuna.Trial, *args: Any) -> Values:
+        """A trial's hyper-parameters; what they leave open of ``policy_kwargs`` stays as in the config."""
+        trial.set_user_attr("score", self.score)
+        sampled = sample(trial, *args)
+        self._gamma = sampled.get("gamma", self._gamma)
+        return constructor_arguments(merged({"policy_kwargs": self._hyperparams.get("policy_kwargs")}, sampled))
+
+    def _trial_callback(self, eval_env: VecEnv, trial: optuna.Trial, **kwargs: Any) -> TrialCallback:
+        kwargs["eval_freq"] = max(self.n_timesteps // self.n_evaluations, 1)  # the zoo's counts calls
+        return TrialCallback(eval_env, trial, self.score, **kwargs)
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """A trial's final score; hyper-parameters with which training breaks down are pruned.
+
+        :raises TrialPruned: then, or if Optuna said so
+        """
+        try:
+            return float(super().objective(trial))
+        except WorkerError:
+            raise
+        except RuntimeError as e:  # a loss, an action or an observation that is not finite
+            print(e)  # noqa: T201 (as the zoo does)
+            raise optuna.TrialPruned from e
+
+
+class _SaveStatistics(BaseCallback):
+    """Save the normaliser as the zoo does, and once more for the best model alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def _on_step(self) -> bool:
+        normalizer = self.model.get_vec_normalize_env()
+        assert normalizer is not None
+        for name in ("vecnormalize.pkl", "best_model_vecnormalize.pkl"):
+            normalizer.save(os.fspath(self.folder / name))
+        return True
+
+
+def merged(values: Values, sampled: Values) -> Values:
+    """``sampled`` over ``values``, ``policy_kwargs`` by their keys."""
+    policy_kwargs = {**(values.get("policy_kwargs") or {}), **(sampled.get("policy_kwargs") or {})}
+    return {**values, **sampled, "policy_kwargs": policy_kwargs}
