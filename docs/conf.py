@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the package beside these pages, installed or not
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # directives.py; the package beside these pages, installed or not
+
+from docutils import nodes  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
+from sphinx.environment import BuildEnvironment  # noqa: E402
 
 import sb3_multitask  # noqa: E402
 
@@ -15,29 +19,47 @@ project = "sb3-multitask"
 author = copyright = "The sb3-multitask authors"  # noqa: A001 (Sphinx's name)
 version = release = sb3_multitask.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "directives"]
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]  # pages of optional extras may be left out of a checkout's docs
 
 html_theme = "furo"
 html_title = f"sb3-multitask {version}"
 html_copy_source = False
-copybutton_exclude = ".linenos, .gp, .go"
 
-myst_heading_anchors = 3  # links such as page.md#a-heading, as on GitHub
-myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3  # page.md#a-heading, as on GitHub
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 
-# Every reference must resolve, but for those into other packages: the build downloads no inventories.
+# Every reference must resolve, but for those into other packages, whose inventories an offline build cannot have.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|th|nn|numpy|np|gymnasium|gym|spaces|stable_baselines3|sb3_contrib|pathlib|collections)\..*"),
+    (r"py:.*", r"(torch|th|nn|numpy|np|gymnasium|gym|spaces|stable_baselines3|mujoco|pydantic|pathlib|io|collections)\..+"),
+    ("py:class", r"sb3_multitask\.experiments\.config\.Config"),  # a TypeVar
+    (r"py:.*", "BaseAlgorithm|BaseBuffer|BaseCallback|GymEnv|MaybeCallback|Path|PyTorchObs|RolloutBuffer|Schedule|VecEnv"),
 ]
+
+
+def _find_by_last_name(
+    app: Sphinx, env: BuildEnvironment, node: nodes.Element, contnode: nodes.TextElement
+) -> nodes.reference | None:
+    """Link what stands in a signature or after ``:raises`` without its module, and aliases of types.
+
+    Annotations are strings, which name things as the module that holds them does; and an alias is data to Sphinx,
+    which looks for a class.
+    """
+    if node.get("refdomain") != "py" or "." in node["reftarget"].removeprefix("sb3_multitask."):
+        return None
+    node["refspecific"] = True
+    domain: Any = env.domains.python_domain
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", node["reftarget"], node, contnode)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("missing-reference", _find_by_last_name)
