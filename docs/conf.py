@@ -39,9 +39,15 @@ maximum_signature_line_length = 88
 # Every reference must resolve, but for those into other packages, whose inventories an offline build cannot have.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|th|nn|numpy|np|gymnasium|gym|spaces|stable_baselines3|mujoco|pydantic|pathlib|io|collections)\..+"),
+    (
+        r"py:.*",
+        r"(torch|th|nn|numpy|np|gymnasium|gym|spaces|stable_baselines3|mujoco|pydantic|pathlib|io|collections)\..+",
+    ),
     ("py:class", r"sb3_multitask\.experiments\.config\.Config"),  # a TypeVar
-    (r"py:.*", "BaseAlgorithm|BaseBuffer|BaseCallback|GymEnv|MaybeCallback|Path|PyTorchObs|RolloutBuffer|Schedule|VecEnv"),
+    (
+        r"py:.*",
+        "BaseAlgorithm|BaseBuffer|BaseCallback|GymEnv|MaybeCallback|Path|PyTorchObs|RolloutBuffer|Schedule|VecEnv",
+    ),
 ]
 
 

@@ -24,7 +24,8 @@ class _Markdown(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         node = nodes.container()
-        self.state.nested_parse(StringList(self.lines(), self.get_source_info()[0]), self.content_offset, node)
+        lines = StringList(self.lines(), self.get_source_info()[0])
+        self.state.nested_parse(lines, self.content_offset, node, match_titles=True)
         return node.children
 
 
@@ -49,17 +50,33 @@ class ReportsDirective(_Markdown):
     """``{reports}``: the README of every folder of results/ that has one, as sections."""
 
     def lines(self) -> list[str]:
-        lines = []
-        for page in sorted(RESULTS.glob("*/README.md")):
+        pages = sorted(RESULTS.glob("*/README.md"))
+        for page in pages:
             self.env.note_dependency(str(page))
-            name = f"/../results/{page.parent.name}/README.md"
-            lines += [f"```{{include}} {name}", ":heading-offset: 1", ":relative-images:", ":relative-docs: .", "```", ""]
-        return lines
+        return [line for page in pages for line in [*_moved(page).splitlines(), ""]]
+
+
+def _moved(page: Path) -> str:
+    """A page of results/, headings one level down, with links that hold from docs/; those to folders become text."""
+
+    def moved(link: re.Match[str]) -> str:
+        is_image, text, target = link.groups()
+        there = page.parent / target.partition("#")[0]
+        kind = "" if is_image else "path:"  # a file to show or to download, and no page of these
+        return text if there.is_dir() else f"{is_image}[{text}]({kind}../results/{page.parent.name}/{target})"
+
+    parts = re.split(r"(^```.*?^```$)", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for i in range(0, len(parts), 2):  # the others are code
+        parts[i] = re.sub(r"^(#+ )", r"#\1", parts[i], flags=re.MULTILINE)
+        parts[i] = re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)", moved, parts[i])
+    return "".join(parts)
 
 
 def _spelled(annotation: Any) -> str:
     """A type as one would write it, without modules."""
-    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    text = (
+        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    )
     text = re.sub(r"Annotated\[(\w+), FieldInfo\(.*?\)\]\)\]", r"\1", text.replace("typing.", ""))
     return re.sub(r"Literal\[([^\]]*)\]", lambda match: match[1].replace(", ", " | "), text)
 

@@ -66,10 +66,24 @@ def collect(ax: Axes) -> None:
 def update(ax: Axes) -> None:
     """Middle row: from the rollout to the gradient."""
     ax.text(1, 36, "Update: once per rollout", fontsize=11, weight="bold")
-    box(ax, 74, 20.6, 25.5, 12, "rollout buffer\nn_steps x n_envs rows, each with its\ntask; GAE from the values of the\nrow's own value head")
+    box(
+        ax,
+        74,
+        20.6,
+        25.5,
+        12,
+        "rollout buffer\nn_steps x n_envs rows, each with its\ntask; GAE from the values of the\nrow's own value head",
+    )
     of_each_task(ax, 51, 29, 17, ["loss of E1's rows", "loss of E2's rows", "loss of En's rows"])
     box(ax, 31, 20.6, 14, 12, "mean of all rows\npolicy, value and\nentropy terms;\nKL to teachers")
-    box(ax, 1, 20.6, 24, 12, "one step of RMSprop\ntrunk: gradient of all rows\nhead i: of task i's rows, and\nof no others")
+    box(
+        ax,
+        1,
+        20.6,
+        24,
+        12,
+        "one step of RMSprop\ntrunk: gradient of all rows\nhead i: of task i's rows, and\nof no others",
+    )
     arrow(ax, [(95.5, 42.6), (95.5, 32.8)], "rows: observation, action, reward, value", (81, 37.5))
     for start, end in ((74, 68), (51, 45), (31, 25)):
         arrow(ax, [(start, 26.6), (end, 26.6)])
