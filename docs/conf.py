@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # directives.py; the package beside these pages, installed or not
+sys.path[:0] = [
+    str(DOCS),
+    str(DOCS.parent),
+]  # directives.py and links.py; the package beside these pages, installed or not
 
 from docutils import nodes  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
@@ -19,7 +22,7 @@ project = "sb3-multitask"
 author = copyright = "The sb3-multitask authors"  # noqa: A001 (Sphinx's name)
 version = release = sb3_multitask.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "directives"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton", "directives", "links"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"

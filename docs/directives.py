@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-RESULTS = Path(__file__).parents[1] / "results"
+DOCS = Path(__file__).resolve().parent
 
 
 class _Markdown(SphinxDirective):
@@ -50,26 +50,9 @@ class ReportsDirective(_Markdown):
     """``{reports}``: the README of every folder of results/ that has one, as sections."""
 
     def lines(self) -> list[str]:
-        pages = sorted(RESULTS.glob("*/README.md"))
-        for page in pages:
-            self.env.note_dependency(str(page))
-        return [line for page in pages for line in [*_moved(page).splitlines(), ""]]
-
-
-def _moved(page: Path) -> str:
-    """A page of results/, headings one level down, with links that hold from docs/; those to folders become text."""
-
-    def moved(link: re.Match[str]) -> str:
-        is_image, text, target = link.groups()
-        there = page.parent / target.partition("#")[0]
-        kind = "" if is_image else "path:"  # a file to show or to download, and no page of these
-        return text if there.is_dir() else f"{is_image}[{text}]({kind}../results/{page.parent.name}/{target})"
-
-    parts = re.split(r"(^```.*?^```$)", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    for i in range(0, len(parts), 2):  # the others are code
-        parts[i] = re.sub(r"^(#+ )", r"#\1", parts[i], flags=re.MULTILINE)
-        parts[i] = re.sub(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)", moved, parts[i])
-    return "".join(parts)
+        pages = sorted((DOCS.parent / "results").glob("*/README.md"))
+        files = [f"../results/{page.parent.name}/README.md" for page in pages]
+        return [line for file in files for line in (f"```{{include}} {file}", ":heading-offset: 1", "```", "")]
 
 
 def _spelled(annotation: Any) -> str:

@@ -1,0 +1,60 @@
+"""The documentation is whole: it builds without a warning, and has all that the package offers."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+import sb3_multitask as mt
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+API = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+
+
+def documented_names():
+    """Names of ``sb3_multitask`` itself that the API pages document."""
+    names = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", API, flags=re.MULTILINE)
+    assert len(names) == len(set(names)), "a name is documented twice"
+    return set(names)
+
+
+def test_every_public_name_is_in_the_api_reference():
+    assert documented_names() == set(mt.__all__)
+
+
+def test_the_overview_lists_every_public_name():
+    overview = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
+    assert set(mt.__all__) <= set(re.findall(r"`(\w+)`", overview))
+
+
+def test_public_names_have_docstrings_of_their_own():
+    for name in set(mt.__all__) - {"TASK_SETS"}:
+        assert getattr(mt, name).__doc__, name
+        assert not getattr(mt, name).__doc__.startswith(f"{name}("), f"{name}: a dataclass's own signature"
+
+
+def test_the_citation_is_of_this_version():
+    citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert (citation["title"], citation["version"]) == ("sb3-multitask", mt.__version__)
+    assert {"cff-version", "message", "authors"} <= set(citation)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    """As ``make docs`` does: references, links between pages, includes, docstrings, and every page in the contents."""
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-n", "-q"]
+    built = subprocess.run(
+        [*command, "-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    pages = {page.relative_to(DOCS).with_suffix(".html") for page in DOCS.rglob("*.md") if "_build" not in page.parts}
+    missing = [str(page) for page in pages if not (tmp_path / "html" / page).exists()]
+    assert not missing
+    assert (tmp_path / "html" / "_images" / "concepts.svg").exists()
