@@ -9,6 +9,8 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parent
+PAGES = {DOCS.parent / f"{name.upper()}.md": DOCS / f"{name}.md" for name in ("changelog", "contributing", "security")}
+"""Files that a page here includes."""
 
 
 def relink(text: str, written_in: Path, shown_in: Path) -> str:
@@ -26,8 +28,10 @@ def relink(text: str, written_in: Path, shown_in: Path) -> str:
             return link[0]  # Sphinx says so
         if there.is_dir():
             return label
-        kind = "" if is_image or there.is_relative_to(DOCS) else "path:"
-        return f"{is_image}[{label}]({kind}{os.path.relpath(there, shown_in)}{anchor})"
+        there = PAGES.get(there, there)
+        path = os.path.relpath(there, shown_in)
+        is_page = there.is_relative_to(DOCS)
+        return f"{is_image}[{label}]({path}{anchor})" if is_image or is_page else f"[{label}](path:{path})"
 
     parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
     parts[::2] = [re.sub(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)([^)\s]*)\)", relinked, part) for part in parts[::2]]

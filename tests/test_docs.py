@@ -1,6 +1,7 @@
 """The documentation is whole: it builds without a warning, and has all that the package offers."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 import sb3_multitask as mt
+from sb3_multitask.experiments import run_folder
+from sb3_multitask.experiments.config import TrainConfig, load_config
+from sb3_multitask.experiments.grid import load_grid
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -35,6 +39,26 @@ def test_public_names_have_docstrings_of_their_own():
     for name in set(mt.__all__) - {"TASK_SETS"}:
         assert getattr(mt, name).__doc__, name
         assert not getattr(mt, name).__doc__.startswith(f"{name}("), f"{name}: a dataclass's own signature"
+
+
+@pytest.mark.parametrize("page", ["experiments.md", "tasks.md"])
+def test_configs_on_pages_are_valid(page, tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    shutil.copy(ROOT / "zoo_configs" / "tuned.yml", tmp_path)
+    for block in blocks:
+        (tmp_path / "page.yml").write_text(block)
+        if "presets:" in block:
+            assert load_grid(tmp_path / "page.yml")
+        else:
+            load_config(TrainConfig, tmp_path / "page.yml")
+
+
+def test_the_page_on_run_folders_has_every_file():
+    files = re.findall(r"^``([\w.]+/?)``", run_folder.__doc__, flags=re.MULTILINE)
+    assert len(files) >= 10
+    page = (DOCS / "experiments.md").read_text(encoding="utf-8")
+    assert [file for file in files if f"`{file}" not in page] == []
 
 
 def test_the_citation_is_of_this_version():
