@@ -10,7 +10,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
 export SB3_LOGDIR := $(CURDIR)/.cache/sb3
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/.cache/torchinductor
 
-.PHONY: help setup train test test-all lint type format bench clean
+.PHONY: help setup train test test-all lint type format bench docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,5 +49,8 @@ format: setup  ## Ruff: fix and format
 bench: setup  ## Throughput beside the physics and beside SB3 (about ten minutes, on a quiet machine)
 	$(BIN)/python benchmarks/throughput.py
 
-clean:  ## Remove the virtual environment, caches and runs
-	rm -rf $(VENV) .cache runs
+docs: setup  ## This documentation as a site in docs/_build/html; warnings are errors
+	$(BIN)/sphinx-build -b html -W --keep-going -n -d .cache/doctrees docs docs/_build/html
+
+clean:  ## Remove the virtual environment, caches, runs and the site
+	rm -rf $(VENV) .cache runs docs/_build

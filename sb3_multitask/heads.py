@@ -89,7 +89,7 @@ class TaskHeads(nn.Module):
     """An MLP per task: hidden layers with an activation, then a linear output.
 
     :param n_tasks: number of tasks
-    :param sizes: (in, *hidden, out)
+    :param sizes: ``(in, *hidden, out)``
     :param activation_fn: after each hidden layer
     """
 

@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT).with_suffix(""))
+
+
 BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{i}")
+    pytest.param(block, id=f"{name_of(page)}-{i}")
     for page in PAGES
     for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
 ]
@@ -26,7 +33,7 @@ def test_there_are_blocks():
     assert len(BLOCKS) >= 4
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_pages_link_to_is_there(page):
     text = page.read_text()
     for path in re.findall(r"\]\(((?!http|#)[^)#]+)[^)]*\)", text):
