@@ -22,8 +22,11 @@ def six_tasks(kind):
             task.name,
             FaultyEnv,
             {
-                **{"target": (i - 2.5) / 3, "horizon": 7, "terminate": True},
-                **{"every": 3, "kind": kind if i == BROKEN else ""},
+                "target": (i - 2.5) / 3,
+                "horizon": 7,
+                "terminate": True,
+                "every": 3,
+                "kind": kind if i == BROKEN else "",
             },
         )
         for i, task in enumerate(drift_tasks(6))
