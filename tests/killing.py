@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_NOBODY = 65534
 BOUNDARIES = [
     (Path, "mkdir"),
     (Path, "write_bytes"),
@@ -65,3 +68,30 @@ def with_file_size_limit(n_bytes: int, work: Callable[[], Any]) -> Callable[[], 
         return work()
 
     return run
+
+
+def as_nobody(work: Callable[[], Any]) -> Callable[[], Any]:
+    """``work`` as a user whom permissions bind: nobody, if this is root."""
+
+    def run() -> Any:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)
+        return work()
+
+    return run
+
+
+def jumping_clock(monkeypatch: Any) -> None:
+    """Make the wall clock jump: back by a day at every third call, forward by a little more at every seventh."""
+    now, calls = time.time(), itertools.count(1)
+
+    def jumping() -> float:
+        nonlocal now
+        n = next(calls)
+        now += 0.01 - 86_400 * (n % 3 == 0) + 200_000 * (n % 7 == 0)
+        return now
+
+    monkeypatch.setattr(time, "time", jumping)
+    monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))

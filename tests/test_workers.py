@@ -3,13 +3,18 @@
 import multiprocessing as mp
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DriftEnv
 from faulty import make, step_on
 
 import sb3_multitask as mt
+from sb3_multitask.vec_env import subproc
 
 WORKERS = {
     "raise": r"worker of sub-environment 1 raised(.|\n)*the motor burnt out",
@@ -52,10 +57,161 @@ def test_a_worker_killed_from_outside_is_noticed():
 def test_closing_does_not_wait_for_a_worker_that_hangs():
     env = make("hang", n_envs=1, backend="subproc", normalize=False, start_method="fork")
     env.reset()
-    for _ in range(11):
-        env.step(np.zeros((3, 2)))
+    step_on(env, 9)  # B's first episode has 7 steps; it hangs at the third of the next
     env.step_async(np.zeros((3, 2)))  # B sleeps now
     began = time.monotonic()
     env.close()
     assert time.monotonic() - began < 12
     assert not mp.active_children()
+
+
+def alone(factory, **kwargs):
+    """One worker of one task, forked."""
+    return mt.MultiTaskVecEnv([mt.Task("A", factory)], 1, seed=0, backend="subproc", start_method="fork", **kwargs)
+
+
+def in_a_worker():
+    return mp.parent_process() is not None
+
+
+class Unsendable(DriftEnv):
+    def step(self, action):
+        *step, _ = super().step(action)
+        return *step, {"callback": lambda: None}
+
+
+def test_what_cannot_be_sent_is_told_with_its_traceback():
+    env = alone(Unsendable)
+    env.reset()
+    with pytest.raises(mt.WorkerError, match=r"Task 'A': the worker of sub-environment 0 raised(.|\n)*pickle"):
+        step_on(env, 1)
+    assert not mp.active_children()
+
+
+def test_a_worker_that_cannot_make_its_environment_says_why():
+    def factory():
+        if in_a_worker():
+            raise RuntimeError("no licence left")
+        return DriftEnv()
+
+    with pytest.raises(mt.WorkerError, match=r"Task 'A': the worker .* raised(.|\n)*factory(.|\n)*no licence left"):
+        alone(factory)
+    assert not mp.active_children()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("hang", "did not answer within 1 s"), ("die", r"died \(exit code -9\)")]
+)
+def test_a_worker_that_does_not_start_is_an_error(kind, message, monkeypatch):
+    def factory():
+        if in_a_worker():
+            time.sleep(60) if kind == "hang" else os.kill(os.getpid(), signal.SIGKILL)
+        return DriftEnv()
+
+    monkeypatch.setattr(subproc, "_START", 1)
+    with pytest.raises(mt.WorkerError, match=f"Task 'A': .*{message}"):
+        alone(factory, worker_timeout=1)
+    assert not mp.active_children()
+
+
+class Talkative(DriftEnv):
+    def fail(self):
+        raise RuntimeError("do not press")
+
+
+def test_attributes_are_those_of_the_environment_and_a_missing_one_harms_nobody():
+    env = alone(Talkative)
+    with pytest.raises(AttributeError, match="nonsense"):
+        env.get_attr("nonsense")
+    env.set_attr("horizon", 2)
+    env.reset()
+    assert [env.step(np.zeros((1, 2)))[2][0] for _ in range(4)] == [False, True, False, True]
+    with pytest.raises(mt.WorkerError, match=r"Task 'A': the worker .* raised(.|\n)*in fail(.|\n)*do not press"):
+        env.env_method("fail")
+    with pytest.raises(mt.WorkerError, match="Task 'A': all workers have been ended; make the VecEnv anew"):
+        env.reset()
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next():
+    """As after Ctrl-C between the two halves of a step."""
+    broken, whole = (make("", n_envs=1, backend=backend, normalize=False) for backend in ("subproc", "dummy"))
+    for env in (broken, whole):
+        env.reset()
+    broken.step_async(np.ones((3, 2)))
+    whole.step(np.ones((3, 2)))
+    for ours, theirs in zip(broken.step(np.zeros((3, 2)))[:3], whole.step(np.zeros((3, 2)))[:3], strict=True):
+        np.testing.assert_equal(ours, theirs)
+    broken.close()
+
+
+class Rude(DriftEnv):
+    def close(self):
+        if hasattr(self, "position"):  # was used
+            raise RuntimeError("never")
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+def test_everything_is_closed_though_an_environment_refuses(backend, tmp_path, capfd):
+    closed = []
+
+    class Polite(DriftEnv):
+        def close(self):
+            closed.append(self)
+
+    tasks = [mt.Task("A", Rude), mt.Task("B", Polite)]
+    env = mt.MultiTaskVecEnv(tasks, 1, seed=0, backend=backend, start_method="fork", monitor_dir=tmp_path)
+    env.reset()
+    step_on(env, 8)
+    n_prototypes = len(closed)
+    if backend == "dummy":
+        with pytest.raises(RuntimeError, match="never") as caught:
+            env.close()
+        assert "raised by the environment of task 'A' (sub-environment 0)" in caught.value.__notes__
+        assert len(closed) > n_prototypes
+    else:
+        env.close()
+    assert not mp.active_children()
+    assert all(writer.file_handler.closed for writer in env.monitor._writers.values())
+
+
+TRAINER = """
+import sys, time
+sys.path[:0] = {path!r}
+if __name__ == "__main__":
+    import numpy as np
+    import sb3_multitask as mt
+    from faulty import FaultyEnv
+    tasks = [mt.Task("A", FaultyEnv, {{"kind": "hang", "at": 1, "first_episode": 1}}), mt.Task("B", FaultyEnv)]
+    env = mt.MultiTaskVecEnv(tasks, 2, backend="subproc", start_method={method!r})
+    env.reset()
+    env.step_async(np.zeros((4, 2)))  # those of A sleep now
+    print(*(process.pid for process in env._backend.processes), flush=True)
+    time.sleep(600)
+"""
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize(
+    "start_method",
+    ["fork", pytest.param("forkserver", marks=pytest.mark.slow), pytest.param("spawn", marks=pytest.mark.slow)],
+)
+def test_no_worker_outlives_a_trainer_that_is_killed(start_method, tmp_path):
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER.format(path=[str(Path(__file__).parent)], method=start_method))
+    trainer = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in trainer.stdout.readline().split()]
+    assert len(workers) == 4
+    assert all(map(is_alive, workers))
+    trainer.kill()
+    trainer.communicate()
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline, "a worker is left behind"
+        time.sleep(0.05)

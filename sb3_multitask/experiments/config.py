@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -176,7 +177,8 @@ class TrainConfig(BaseModel):
 
     def _values(self, names: Iterable[str]) -> dict[str, Any]:
         schedules = {"learning_rate", *_COEFFICIENTS}
-        return {name: as_schedule(getattr(self, name)) if name in schedules else getattr(self, name) for name in names}
+        own = {name: copy.deepcopy(getattr(self, name)) for name in names}  # SB3 writes into policy_kwargs
+        return {name: as_schedule(value) if name in schedules else value for name, value in own.items()}
 
 
 class EvaluateConfig(BaseModel):

@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ class EpisodeMonitor:
             self._writer(folder, row).write_row(episode)
         except OSError as e:
             path = self._path(folder, row)
+            if row in self._writers:
+                with suppress(OSError):  # closing tries again to write
+                    self._writers.pop(row).close()
             raise SaveError(f"Cannot write {path}: {e.strerror or e}. The rows before stay.") from e
 
     def get_state(self) -> dict[str, Any]:
