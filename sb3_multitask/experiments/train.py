@@ -20,7 +20,7 @@ from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config
-from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns
+from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.milestones import MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -68,7 +68,7 @@ def train_run(
             else:
                 facts = _train(config, folder, stop, progress_bar, verbose, announce)
                 draw_learning_curves(
-                    read_training_returns(folder.monitor),
+                    {folder.path.name: RunCurves(read_training_returns(folder.monitor))},
                     config.task_names,
                     folder.curves,
                     f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.algo})",
