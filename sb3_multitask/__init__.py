@@ -10,6 +10,7 @@ from sb3_multitask.evaluation import TaskResult, evaluate_tasks
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
 from sb3_multitask.pretrained import load_pretrained
 from sb3_multitask.tasks import TASK_SETS, Task
+from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import (
     MultiTaskVecEnv,
@@ -32,6 +33,7 @@ __all__ = [
     "Morphology",
     "MultiTaskActorCriticPolicy",
     "MultiTaskEvalCallback",
+    "MultiTaskTensorBoardCallback",
     "MultiTaskVecEnv",
     "MultiTaskVecNormalize",
     "ResumableCheckpointCallback",

@@ -109,6 +109,7 @@ def test_without_a_renderer_the_message_says_what_to_install(monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @needs_renderer
 def test_the_camera_goes_with_the_robot():
     """It runs six metres; a robot that is out of sight would leave the floor alone."""

@@ -106,8 +106,7 @@ def draw_learning_curves(
     lines = {str(line.get_label()): line for axis in figure.axes for line in axis.get_lines()}
     named = {label: line for label, line in lines.items() if not label.startswith("_")}
     if len(named) > 1:
-        columns = min(len(named), 3)
-        figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns, fontsize=8)
+        figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8)
     figure.suptitle(title, fontsize=11)
     figure.supxlabel("thousand steps of this task", fontsize=9)
     has_training = any(curves.training for curves in runs.values())

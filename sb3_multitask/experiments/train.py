@@ -26,6 +26,7 @@ from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
+from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 
@@ -140,6 +141,8 @@ def _train(
         else:
             announce(f"Going on from {newest[0]} of {config.n_timesteps:,} steps ...")
         callbacks = _evaluations(config, folder, eval_envs, verbose)
+        if config.tensorboard:
+            callbacks.append(MultiTaskTensorBoardCallback(hparams={"n_envs_per_task": config.n_envs_per_task}))
         with ExitStack() as stack:
             if isinstance(model, A2CMultiTask):
                 checkpoints = ResumableCheckpointCallback(
