@@ -177,7 +177,7 @@ def test_films_that_cannot_be_are_an_error_before_training(tmp_path, monkeypatch
 
 
 def test_train_uses_it_when_the_config_asks_for_tensorboard(tmp_path):
-    tasks = {"First": "Pendulum-v1", "Second": "Pendulum-v1"}
+    tasks = {"First": "InvertedPendulum-v5", "Second": "InvertedPendulum-v5"}
     few = {"n_timesteps": 400, "eval_freq": 200, "n_eval_episodes": 1, "eval_episodes": 1, "log_interval": 10}
     config = TrainConfig(tasks=tasks, n_envs_per_task=1, tensorboard=True, **few)
     train_run(config, RunFolder.create(tmp_path / "run", "x"))
