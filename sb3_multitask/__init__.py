@@ -11,6 +11,7 @@ from sb3_multitask.export import export_onnx, export_torch
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
 from sb3_multitask.pretrained import load_pretrained
 from sb3_multitask.tasks import TASK_SETS, Task
+from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import (
     MultiTaskVecEnv,
@@ -33,6 +34,7 @@ __all__ = [
     "Morphology",
     "MultiTaskActorCriticPolicy",
     "MultiTaskEvalCallback",
+    "MultiTaskTensorBoardCallback",
     "MultiTaskVecEnv",
     "MultiTaskVecNormalize",
     "ResumableCheckpointCallback",

@@ -126,6 +126,8 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
         ),
         (["evaluate"], "Give a run's folder or a model.zip"),
         (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["plot", "."], "nothing to plot: no episode in monitor files"),
+        (["plot", "nowhere"], "nowhere is no folder"),
         (["enjoy", "--output", "film.gif"], "Give a run's folder, a model.zip or an agent's .safetensors, or --pretr"),
         (["enjoy", "nowhere", "--output", "film.gif"], "nowhere does not exist"),
         (["enjoy", "x", "--pretrained", "HalfCheetahBody6-vanilla"], "Give a model or --pretrained, not both"),
@@ -168,6 +170,14 @@ def test_a_failed_run_says_why_in_its_folder(tmp_path):
     facts = json.loads((tmp_path / "r" / "run.json").read_text())
     assert facts["status"] == "failed"
     assert "log_std_mode" in facts["reason"]
+
+
+def test_plot_draws_the_run_beside_its_folder(trained):
+    cwd, _ = trained
+    done = run("plot", "runs/2_tasks_1", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "2_tasks_1_curves.png" in done.stdout
+    assert (cwd / "runs" / "2_tasks_1_curves.png").exists()
 
 
 @pytest.mark.skipif(find_renderer() is None, reason="nothing can render here")

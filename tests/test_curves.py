@@ -1,6 +1,6 @@
 import numpy as np
 
-from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns, smooth
+from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns, smooth
 
 
 def write_monitor(folder, row, episodes, task):
@@ -26,5 +26,6 @@ def test_smoothing_is_the_mean_of_the_last_episodes():
 
 
 def test_curves_are_drawn_even_without_episodes(tmp_path):
-    draw_learning_curves({"A": (np.array([1.0]), np.array([2.0]))}, ["A", "B"], tmp_path / "c.png", "t")
+    curves = RunCurves({"A": (np.array([1.0]), np.array([2.0]))})
+    draw_learning_curves({"": curves}, ["A", "B"], tmp_path / "c.png", "t")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

@@ -84,6 +84,16 @@ def test_the_seed_decides(agent):
     assert totals(1, deterministic=True) != totals(1, deterministic=False)
 
 
+@pytest.mark.parametrize(("kwargs", "message"), [({"n_steps": 0}, "`n_steps`"), ({"every": 0}, "`every`")])
+def test_scenes_that_cannot_be_are_refused(agent, kwargs, message):
+    with pytest.raises(ValueError, match=f"{message} must be at least 1 .got 0."):
+        Scene(agent, agent.tasks, **{"n_steps": 1, **kwargs})
+    with pytest.raises(ValueError, match="No head for task 'Z'"):
+        Scene(agent, [mt.Task("Z", DrawnEnv)], 1)
+    with pytest.raises(ValueError, match="at least one task"):
+        Scene(agent, (), 1)
+
+
 def test_another_process_films_the_same(agent):
     """Without MuJoCo no renderer is needed; the tasks are functions of this file."""
     scene = Scene(agent, agent.tasks, 4)
@@ -109,6 +119,7 @@ def test_without_a_renderer_the_message_says_what_to_install(monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @needs_renderer
 def test_the_camera_goes_with_the_robot():
     """It runs six metres; a robot that is out of sight would leave the floor alone."""

@@ -197,7 +197,7 @@ def _has_state(layer: Any) -> bool:
 def stateful(root: BaseCallback) -> Iterator[tuple[str, BaseCallback]]:
     """The callbacks below ``root`` with names that tell them apart: class and count."""
     counts: dict[str, int] = {}
-    for callback in _descend(root):
+    for callback in descend(root):
         if isinstance(callback, CallbackList | ConvertCallback | ProgressBarCallback):
             continue
         name = type(callback).__name__
@@ -205,7 +205,8 @@ def stateful(root: BaseCallback) -> Iterator[tuple[str, BaseCallback]]:
         yield f"{name} {counts[name]}", callback
 
 
-def _descend(callback: BaseCallback) -> Iterator[BaseCallback]:
+def descend(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """A callback and all its children."""
     yield callback
     children: list[Any] = list(callback.callbacks) if isinstance(callback, CallbackList) else []
     if isinstance(callback, EventCallback):
@@ -213,7 +214,7 @@ def _descend(callback: BaseCallback) -> Iterator[BaseCallback]:
     children.append(getattr(callback, "callback_on_new_best", None))
     for child in children:
         if isinstance(child, BaseCallback):
-            yield from _descend(child)
+            yield from descend(child)
 
 
 def _callback_state(callback: Any, original: dict[str, Any] | None) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def _inexact_callback(name: str, callback: Any) -> Iterator[str]:
 
 def _inexact_functions(root: BaseCallback) -> Iterator[str]:
     """Functions as callbacks may keep state in the variables that they close over."""
-    for callback in _descend(root):
+    for callback in descend(root):
         function = getattr(callback, "callback", None) if isinstance(callback, ConvertCallback) else None
         if getattr(function, "__closure__", None) or (function is not None and not inspect.isfunction(function)):
             yield f"the callback {getattr(function, '__qualname__', function)!r} may keep state out of reach"

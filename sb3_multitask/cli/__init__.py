@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sb3_multitask.cli import card, enjoy, evaluate, export, grid, report, train
+from sb3_multitask.cli import card, enjoy, evaluate, export, grid, plot, report, train
 
 app = typer.Typer(
     help="Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task.",
@@ -22,6 +22,7 @@ app.command(epilog=grid.EXAMPLES)(grid.grid)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=enjoy.EXAMPLES)(enjoy.enjoy)
+app.command(epilog=plot.EXAMPLES)(plot.plot)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=card.EXAMPLES)(card.card)
 

@@ -1,11 +1,13 @@
-"""Learning curves of a run, drawn from its monitor files alone."""
+"""Learning curves of runs, from their monitor files and evaluations alone."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -13,6 +15,15 @@ from sb3_multitask.experiments.monitor_files import read_monitor_files
 from sb3_multitask.files import replacing
 
 Curve: TypeAlias = tuple[np.ndarray, np.ndarray]
+ALL_TASKS = "all tasks"
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """Curves of one run, by task: each training episode's return, and the mean returns of evaluations."""
+
+    training: Mapping[str, Curve] = field(default_factory=dict)
+    evaluations: Mapping[str, Curve] = field(default_factory=dict)
 
 
 def read_training_returns(monitor_dir: Path) -> dict[str, Curve]:
@@ -38,6 +49,27 @@ def read_training_returns(monitor_dir: Path) -> dict[str, Curve]:
     return curves
 
 
+def read_evaluations(path: Path) -> dict[str, Curve]:
+    """Evaluations while training, of our callback or of SB3's.
+
+    :param path: an ``evaluations.npz``; if there is none, there are no curves
+    :return: task -> (steps of this task so far, mean return of the episodes then), both (n_evaluations,). SB3's own
+        callback does not tell tasks apart: its curve is under :data:`ALL_TASKS`, over the steps of all.
+    :raises ValueError: if the file is damaged
+    """
+    if not path.exists():
+        return {}
+    try:
+        with path.open("rb") as content, np.load(content) as file:
+            if "task_names" not in file:
+                return {ALL_TASKS: (file["timesteps"], file["results"].mean(axis=1))}
+            names = [str(name) for name in file["task_names"]]
+            returns = file["task_results"].mean(axis=2)  # (n_evaluations, n_tasks)
+            return {name: (file["timesteps"] / len(names), returns[:, i]) for i, name in enumerate(names)}
+    except (BadZipFile, KeyError, TypeError, ValueError, EOFError) as e:
+        raise ValueError(f"{path}: holds no evaluations ({e})") from e
+
+
 def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:
     """Mean over the last ``window`` episodes, fewer at the start; (n_episodes,)."""
     sums = np.cumsum(np.concatenate([[0.0], returns]))
@@ -48,9 +80,16 @@ def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:
 
 
 def draw_learning_curves(
-    curves: Mapping[str, Curve], tasks: Sequence[str], path: Path, title: str, window: int = 20
+    runs: Mapping[str, RunCurves], tasks: Sequence[str], path: Path, title: str, window: int = 20
 ) -> None:
-    """One panel a task: each training episode's return as a dot, and the mean of the last ``window``."""
+    """One panel a task, one colour a run.
+
+    Training returns are a line, the mean of the last ``window`` episodes, and of a single run a dot for each episode;
+    evaluations are joined points.
+
+    :param runs: name -> its curves
+    :param path: of the picture; its ending is the format
+    """
     from matplotlib.figure import Figure
 
     n_columns = min(3, len(tasks))
@@ -58,15 +97,33 @@ def draw_learning_curves(
     figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows + 0.5), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flat
     for axis, task in zip(axes, tasks, strict=False):
-        steps, returns = curves.get(task, (np.empty(0), np.empty(0)))
-        axis.plot(steps / 1e3, returns, ".", markersize=2, alpha=0.3, color="tab:blue")
-        axis.plot(steps / 1e3, smooth(returns, window), color="tab:blue")
+        for number, (name, curves) in enumerate(runs.items()):
+            _draw_run(axis, curves, task, name, f"C{number}", window, with_episodes=len(runs) == 1)
         axis.set_title(task, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in list(axes)[len(tasks) :]:
         axis.set_visible(False)
+    lines = {str(line.get_label()): line for axis in figure.axes for line in axis.get_lines()}
+    named = {label: line for label, line in lines.items() if not label.startswith("_")}
+    if len(named) > 1:
+        figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8)
     figure.suptitle(title, fontsize=11)
     figure.supxlabel("thousand steps of this task", fontsize=9)
-    figure.supylabel(f"return per episode (line: mean of {window})", fontsize=9)
+    has_training = any(curves.training for curves in runs.values())
+    figure.supylabel(f"return per episode{f' (line: mean of {window})' if has_training else ''}", fontsize=9)
     with replacing(path) as beside:
         figure.savefig(beside, dpi=110)
+
+
+def _draw_run(
+    axis: Any, curves: RunCurves, task: str, name: str, color: str, window: int, *, with_episodes: bool
+) -> None:
+    if task in curves.training:
+        steps, returns = curves.training[task]
+        if with_episodes:
+            axis.plot(steps / 1e3, returns, ".", markersize=2, alpha=0.3, color=color)
+        axis.plot(steps / 1e3, smooth(returns, window), color=color, label=f"{name} training")
+    if task in curves.evaluations:
+        steps, returns = curves.evaluations[task]
+        style = "o--" if curves.training else "o-"
+        axis.plot(steps / 1e3, returns, style, markersize=3, lw=1, color=color, label=f"{name} evaluations")

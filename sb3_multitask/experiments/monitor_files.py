@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ def read_monitor_files(folder: Path) -> list[list[Episode]]:
     A row that was cut (by a kill, or a full disk) is left out, since half of a number is a number too; a warning
     counts such rows.
 
-    :param folder: of ``<row>.monitor.csv`` files with the columns r, l, t, task
+    :param folder: of ``<row>.monitor.csv`` files with the columns r, l, t, task; without a task, the environment's id
+        in the file's first line stands for it
     """
     files = sorted(folder.glob("*.monitor.csv"), key=lambda path: (len(path.name), path.name))
     episodes, torn = [], 0
@@ -43,8 +45,9 @@ def _read(path: Path) -> tuple[list[Episode], int]:
     """Whole episodes of a file, and how many rows were not whole."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     rows = [next(csv.reader([line])) for line in lines[1:] if line.strip()]
-    if not rows or not {"r", "l", "t", "task"} <= set(rows[0]):
+    if not rows or not {"r", "l", "t"} <= set(rows[0]):
         return [], int(len(rows) > 0)
+    only_task = _env_id(lines[0])
     header, *rows = rows
     n_torn = 0
     if not lines[-1].endswith("\n") and rows:
@@ -54,7 +57,7 @@ def _read(path: Path) -> tuple[list[Episode], int]:
     for row in rows:
         try:
             fields = dict(zip(header, row, strict=True))
-            episode = Episode(float(fields["r"]), int(fields["l"]), float(fields["t"]), fields["task"])
+            episode = Episode(float(fields["r"]), int(fields["l"]), float(fields["t"]), fields.get("task", only_task))
         except ValueError:
             n_torn += 1
             continue
@@ -63,3 +66,11 @@ def _read(path: Path) -> tuple[list[Episode], int]:
         else:
             n_torn += 1
     return episodes, n_torn
+
+
+def _env_id(first_line: str) -> str:
+    """The environment's id in the line ``#{"t_start": ..., "env_id": ...}`` that monitor files begin with."""
+    try:
+        return str(json.loads(first_line.removeprefix("#"))["env_id"])
+    except (ValueError, KeyError, TypeError):
+        return "task"

@@ -20,13 +20,14 @@ from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config
-from sb3_multitask.experiments.curves import draw_learning_curves, read_training_returns
+from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.milestones import MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
 from sb3_multitask.files import SaveError
+from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 
@@ -69,7 +70,7 @@ def train_run(
             else:
                 facts = _train(config, folder, stop, progress_bar, verbose, announce)
                 draw_learning_curves(
-                    read_training_returns(folder.monitor),
+                    {folder.path.name: RunCurves(read_training_returns(folder.monitor))},
                     config.task_names,
                     folder.curves,
                     f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.algo})",
@@ -147,6 +148,8 @@ def _train(
         else:
             announce(f"Going on from {newest[0]} of {config.n_timesteps:,} steps ...")
         callbacks = _evaluations(config, folder, eval_envs, verbose)
+        if config.tensorboard:
+            callbacks.append(MultiTaskTensorBoardCallback(hparams={"n_envs_per_task": config.n_envs_per_task}))
         with ExitStack() as stack:
             if isinstance(model, A2CMultiTask):
                 checkpoints = ResumableCheckpointCallback(

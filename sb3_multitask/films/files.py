@@ -20,19 +20,20 @@ MAX_FPS = 50
 """Pictures per second: what viewers of GIFs still show in time."""
 
 
-def check_film_path(path: Path) -> None:
+def check_film_path(path: str | Path) -> None:
     """Raise if a film cannot be written to ``path``.
 
     :raises ValueError: if its ending is another than MP4 or GIF
     :raises ImportError: if it is MP4, and what writes it is not installed
     """
+    path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"A film's file must end in {' or '.join(SUFFIXES)} (got {str(path)!r})")
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ImportError('MP4 needs imageio-ffmpeg: pip install "sb3-multitask[video]", or write a .gif')
 
 
-def write_film(path: Path, pictures: Iterable[Image.Image], fps: float, n_colors: int = 128) -> None:
+def write_film(path: str | Path, pictures: Iterable[Image.Image], fps: float, n_colors: int = 128) -> None:
     """Write pictures of one size as a film.
 
     :param path: ends in ``.mp4`` or ``.gif``
@@ -43,7 +44,7 @@ def write_film(path: Path, pictures: Iterable[Image.Image], fps: float, n_colors
     """
     check_film_path(path)
     with replacing(path) as beside:
-        if path.suffix.lower() == ".gif":
+        if beside.suffix.lower() == ".gif":
             beside.write_bytes(gif_bytes(pictures, fps, n_colors))
         else:
             _write_mp4(beside, pictures, fps)

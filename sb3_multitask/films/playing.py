@@ -47,6 +47,7 @@ class Scene:
     :param seed: of the environments, and of the samples if not deterministic
     :param deterministic: the mean of the Gaussian instead of a sample
     :param size: width and height of MuJoCo's pictures; other environments have their own
+    :raises ValueError: if a number is out of its range, there is no task, or the agent has no head for one
     """
 
     agent: Agent
@@ -57,6 +58,15 @@ class Scene:
     seed: int = 0
     deterministic: bool = True
     size: tuple[int, int] = (320, 240)
+
+    def __post_init__(self) -> None:
+        for name, least in {"n_steps": 1, "skip": 0, "every": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least} (got {getattr(self, name)})")
+        if not self.tasks:
+            raise ValueError("`tasks` must hold at least one task (got none)")
+        for task in self.tasks:
+            self.agent.head_of(task.name)
 
 
 class _Player:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config
+from sb3_multitask.experiments.curves import read_evaluations
 from sb3_multitask.experiments.run_folder import RunFolder
 
 
@@ -32,9 +33,9 @@ class Run:
 
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
-        curves = _read_curves(self.path / "evaluations.npz", len(self.config.task_names))
+        curves = read_evaluations(self.path / "evaluations.npz")
         for other in self.config.also_on:
-            read = _read_curves(self.path / f"on_{other}" / "evaluations.npz", 1).values()
+            read = read_evaluations(self.path / f"on_{other}" / "evaluations.npz").values()
             curves.update((other, curve) for curve in read)
         return curves
 
@@ -70,12 +71,3 @@ def returns(runs: Sequence[Run], moment: str, tasks: Sequence[str]) -> np.ndarra
     rows = [[run.results.get(moment, {}).get(task) for task in tasks] for run in runs]
     cells = [[np.nan if result is None else result.mean_reward for result in row] for row in rows]
     return np.array(cells, dtype=float).reshape(len(runs), len(tasks))
-
-
-def _read_curves(path: Path, n_tasks: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    if not path.exists():
-        return {}
-    with np.load(path) as file:
-        steps = file["timesteps"] / n_tasks
-        returns = file["task_results"].mean(axis=2)  # (n_evaluations, n_tasks)
-        return {str(task): (steps, returns[:, i]) for i, task in enumerate(file["task_names"])}

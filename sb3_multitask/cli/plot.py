@@ -1,0 +1,42 @@
+"""``sb3-multitask plot``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from sb3_multitask.cli.output import console
+
+EXAMPLES = (
+    "[bold]Examples[/bold]\n\n"
+    "sb3-multitask plot runs/main\n\n"
+    "sb3-multitask plot runs/HalfCheetahBody6_1 runs/HalfCheetahBody6_2 --output curves.svg\n\n"
+    "sb3-multitask plot logs/a2c_mt/HalfCheetahBody6_1 --show evaluations"
+)
+
+
+class Shown(StrEnum):
+    """Which curves are drawn."""
+
+    BOTH = "both"
+    TRAINING = "training"
+    EVALUATIONS = "evaluations"
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, of this package or of rl_zoo3.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The picture, .png, .svg or .pdf; default: <run>_curves.png beside the run.")
+    ] = None,
+    show: Annotated[Shown, typer.Option(help="Training returns, evaluations, or both.")] = Shown.BOTH,
+    window: Annotated[int, typer.Option(min=1, help="Training episodes that a line is the mean of.")] = 20,
+) -> None:
+    """Curves of each task, from run folders; several runs are compared in one picture."""
+    from sb3_multitask.experiments.plot import plot_runs
+
+    written = plot_runs(runs, output, show.value, window)
+    console.print(f"Curves: [bold]{escape(str(written))}[/bold]", soft_wrap=True)
