@@ -95,6 +95,11 @@ class MultiTaskExperimentManager(ExperimentManager):
         policy = hyperparams.pop("policy", "MultiTaskMlpPolicy")
         values, *rest = super()._preprocess_hyperparams(hyperparams)
         self._n_rows = self.n_envs * (1 if is_cycling else len(self.tasks))
+        if "task" in {**self.env_kwargs, **self.eval_env_kwargs}:
+            raise ConfigError(
+                "env_kwargs `task` is for enjoy and record_video: training is on all tasks of the set. For a single "
+                "one give --env its own id."
+            )
         return constructor_arguments({**values, "policy": policy}), *rest
 
     @staticmethod
@@ -122,11 +127,6 @@ class MultiTaskExperimentManager(ExperimentManager):
         return self._maybe_normalize(venv, eval_env)
 
     def _tasks_with(self, env_kwargs: Values) -> tuple[Task, ...]:
-        if "task" in env_kwargs:
-            raise ConfigError(
-                f"env_kwargs `task` is for enjoy and record_video (got {env_kwargs['task']!r}): training is on all "
-                "tasks of the set. For a single one give --env its own id."
-            )
         return tuple(dataclasses.replace(task, env_kwargs={**task.env_kwargs, **env_kwargs}) for task in self.tasks)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
@@ -177,6 +177,11 @@ class MultiTaskExperimentManager(ExperimentManager):
             )
 
     # Files
+
+    def create_log_folder(self) -> None:
+        """The run's folder; none for a search, which leaves no model (the zoo's ``enjoy`` would take it for a run)."""
+        if not self.optimize_hyperparameters:
+            super().create_log_folder()  # type: ignore[no-untyped-call]
 
     def _save_config(self, saved_hyperparams: Values) -> None:
         """The zoo's three files, in plain YAML: nothing in them needs an unsafe loader."""

@@ -1,0 +1,379 @@
+"""rl_zoo3's own programs with multi-task agents.
+
+rl_zoo3 replaces a wrapper of Gymnasium's for the whole process when it is imported: whatever needs it runs in a process
+of its own.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import drift_tasks
+from stable_baselines3.common.monitor import load_results
+
+import sb3_multitask as mt
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.zoo.settings import (
+    ALGORITHMS,
+    StorePlainDict,
+    check_env_id,
+    check_hyperparameters,
+    constructor_arguments,
+    default_config,
+    read_hyperparameters,
+)
+
+CONFIGS = Path(__file__).parents[1] / "zoo_configs"
+SET = "MultiTask/HalfCheetahBody6-v0"
+NAME = SET.replace("/", "-")
+GOOD = {"n_timesteps": 1000, "policy": "MultiTaskMlpPolicy"}
+
+
+def zoo(*args, cwd=None):
+    """Run a command; its output. Fails if it does."""
+    done = zoo_process(*args, cwd=cwd)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def zoo_process(*args, cwd=None):
+    command = [sys.executable, "-m", "sb3_multitask.zoo", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+
+
+def environment():
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
+    }
+
+
+def parse_params(*values):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-params", nargs="+", action=StorePlainDict)
+    return parser.parse_args(["-params", *values]).params
+
+
+# Settings
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_configs_make_their_algorithms(algo):
+    values = read_hyperparameters(default_config(algo), SET)
+    assert values == read_hyperparameters(default_config(algo), "MultiTask/HopperBody8-v0")  # the default
+    check_hyperparameters(values, algo)
+    arguments = constructor_arguments(values)
+    for name in ("n_timesteps", "n_envs", "normalize"):
+        del arguments[name]
+    model = ALGORITHMS[algo](env=mt.make_multitask_vec_env(drift_tasks(2), values["n_envs"]), device="cpu", **arguments)
+    assert isinstance(model.policy, mt.MultiTaskActorCriticPolicy)
+
+
+def test_a2c_mt_takes_the_tuned_settings():
+    tuned = load_config(TrainConfig, CONFIGS / "tuned.yml")
+    values = read_hyperparameters(CONFIGS / "a2c_mt.yml", SET)
+    renamed = {"n_envs_per_task": "n_envs"}
+    fields = tuned.model_fields_set - {"distill_loss", "student_rollout_prob"}  # no teachers
+    assert {name: values[renamed.get(name, name)] for name in fields} == {name: getattr(tuned, name) for name in fields}
+    assert (values["n_timesteps"], values["normalize"]) == (6_000_000, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lerning_rate": 1e-3}, "Unknown hyper-parameter of a2c_mt: 'lerning_rate'. Did you mean 'learning_rate'"),
+        ({"frame_stack": 4}, "Unknown hyper-parameter of a2c_mt: 'frame_stack'"),
+        ({"policy_kwargs": "dict(net_arch=[64])"}, "`policy_kwargs` must be a mapping.*execute"),
+        ({"normalize": "dict(norm_obs=False)"}, "`normalize` must be true, false or a mapping.*execute"),
+        ({"normalize": {"gama": 1}}, "MultiTaskVecNormalize in `normalize`: 'gama'. Did you mean 'gamma'"),
+        ({"policy": "os.system"}, "`policy` of a2c_mt must be MultiTaskMlpPolicy"),
+        ({"callback": "os.system"}, "`callback` must be a callback of stable_baselines3"),
+        ({"callback": [{"sb3_multitask.os.system": {"command": "true"}}]}, "`callback` must be a callback of"),
+        ({"n_timesteps": None, "learning_rate": "fast"}, "`learning_rate` must be a number, or lin_"),
+        ({"policy_kwargs": {"activation_fn": "nn.ReLU"}}, "`activation_fn` must be one of tanh, relu"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(values, message):
+    def read():
+        check_hyperparameters({**GOOD, **values}, "a2c_mt")
+        return constructor_arguments({**GOOD, **values})
+
+    with pytest.raises(ConfigError, match=message):
+        read()
+
+
+def test_algorithms_have_their_own_hyperparameters():
+    check_hyperparameters({**GOOD, "clip_range": 0.2, "batch_size": 64}, "ppo_mt")
+    with pytest.raises(ConfigError, match="Unknown hyper-parameter of trpo_mt: 'clip_range'"):
+        check_hyperparameters({**GOOD, "clip_range": 0.2}, "trpo_mt")
+
+
+def test_schedules_fall_to_zero():
+    arguments = constructor_arguments({**GOOD, "learning_rate": "lin_8e-4", "clip_range": 0.2})
+    assert [arguments["learning_rate"](left) for left in (1.0, 0.5, 0.0)] == [8e-4, 4e-4, 0.0]
+    assert arguments["clip_range"] == 0.2
+
+
+def test_configs_are_not_executed(tmp_path):
+    (tmp_path / "x.py").write_text("hyperparams = {}")
+    (tmp_path / "x.yml").write_text("a: !!python/object/apply:os.mkdir [made]")
+    (tmp_path / "y.yml").write_text("a: {n_timesteps: 1e6}\nb: 3")
+    with pytest.raises(ConfigError, match="must be a YAML file"):
+        read_hyperparameters(tmp_path / "x.py", "a")
+    assert not isinstance(read_or_none(tmp_path / "x.yml"), dict)
+    assert not Path("made").exists()
+    assert read_hyperparameters(tmp_path / "y.yml", "a") == {"n_timesteps": 1e6}
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        read_hyperparameters(tmp_path / "y.yml", "b")
+    with pytest.raises(ConfigError, match="no hyper-parameters for 'c'.*It has: a, b"):
+        read_hyperparameters(tmp_path / "y.yml", "c")
+
+
+def read_or_none(path):
+    try:
+        return read_hyperparameters(path, "a")
+    except ConfigError:
+        return None
+
+
+def test_values_on_the_command_line_are_plain():
+    values = parse_params("n_envs:2", "learning_rate:lin_1e-3", "policy_kwargs:{log_std_mode: shared}", "x:None", "t:A")
+    assert values == {
+        "n_envs": 2,
+        "learning_rate": "lin_1e-3",
+        "policy_kwargs": {"log_std_mode": "shared"},
+        "x": None,
+        "t": "A",
+    }
+    assert parse_params("x:__import__('os').getcwd()") == {"x": "__import__('os').getcwd()"}
+    with pytest.raises(SystemExit):
+        parse_params("n_envs=2")
+
+
+def test_unknown_ids_name_the_closest():
+    with pytest.raises(ConfigError, match=f"task set HalfCheetahBody6 is {SET}"):
+        check_env_id("HalfCheetahBody6", [SET])
+    with pytest.raises(ConfigError, match=f"Did you mean '{SET}'"):
+        check_env_id("MultiTask/HalfCheetaBody6-v0", [SET])
+
+
+def test_without_the_extra_it_says_what_to_install():
+    code = (
+        "import sys, runpy; sys.modules['rl_zoo3'] = None; sys.argv = ['zoo', 'train', '--algo', 'a2c_mt'];"
+        "runpy.run_module('sb3_multitask.zoo', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == 'Error: rl_zoo3 is missing: pip install "sb3-multitask[zoo]"\n'
+
+
+def test_usage_lists_the_commands():
+    usage = zoo()
+    assert all(f"  {command} " in usage for command in ("train", "enjoy", "record_video", "plot_train", "all_plots"))
+    done = zoo_process("trian")
+    assert done.returncode == 1
+    assert "Did you mean 'train'" in done.stderr
+
+
+# The commands, on the real tasks
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder with two short runs of a2c_mt; the first was killed, the second went on from its newest checkpoint."""
+    cwd = tmp_path_factory.mktemp("zoo")
+    train = ["train", "--algo", "a2c_mt", "--env", SET, "-conf", CONFIGS / "a2c_mt.yml", "-params", "n_envs:1"]
+    command = [sys.executable, "-m", "sb3_multitask.zoo", *map(str, train), "-n", "100000000", "--save-freq", "6000"]
+    killed = subprocess.Popen([*command, "--eval-freq", "-1"], cwd=cwd, env=environment(), stdout=subprocess.DEVNULL)
+    first = cwd / "logs" / "a2c_mt" / f"{NAME}_1"
+    until = time.monotonic() + 120
+    while not list(first.glob("rl_model_vecnormalize_*.pkl")):
+        assert killed.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    newest = first / (min(first.glob("rl_model_vec*.pkl")).stem.replace("vecnormalize_", "") + ".zip")
+    flags = ["-n", 12_000, "--seed", 3, "--eval-freq", 6000, "--eval-episodes", 2, "--n-eval-envs", 2, "--progress"]
+    output = zoo(*train, *flags, "-i", newest, "--tensorboard-log", "tb", "-f", "logs", cwd=cwd)
+    return cwd, output
+
+
+@pytest.mark.slow
+def test_train_leaves_the_zoos_layout(trained):
+    cwd, output = trained
+    folder = cwd / "logs" / "a2c_mt" / f"{NAME}_2"
+    monitors = {f"{i}.monitor.csv" for i in range(6)}
+    assert {path.name for path in folder.iterdir()} == {
+        *("best_model.zip", "evaluations.npz", NAME, f"{NAME}.zip"),
+        *monitors,
+    }
+    assert {path.name for path in (folder / NAME).iterdir()} == {
+        *("args.yml", "config.yml", "command.txt", "vecnormalize.pkl", "best_model_vecnormalize.pkl"),
+    }
+    assert yaml.safe_load((folder / NAME / "config.yml").read_text())["n_envs"] == 1
+    assert yaml.safe_load((folder / NAME / "args.yml").read_text())["seed"] == 3
+    assert "-m sb3_multitask.zoo train --algo a2c_mt" in (folder / NAME / "command.txt").read_text()
+    assert "6 tasks x 1 environments, backend 'batch'" in output
+    assert "Loading pretrained agent" in output
+    assert "100%" in output
+    assert len(list((cwd / "tb" / NAME).iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_evaluations_are_of_every_task(trained):
+    cwd, _ = trained
+    folder = cwd / "logs" / "a2c_mt" / f"{NAME}_2"
+    evaluations = np.load(folder / "evaluations.npz")
+    assert evaluations["timesteps"].tolist() == [6000, 12_000]
+    assert evaluations["task_results"].shape == (2, 6, 2)
+    assert set(load_results(str(folder))["task"]) == {task.name for task in mt.TASK_SETS["HalfCheetahBody6"]}
+
+
+@pytest.mark.slow
+def test_continued_training_keeps_the_statistics(trained):
+    cwd, _ = trained
+    second = mt.A2CMultiTask.load(cwd / "logs" / "a2c_mt" / f"{NAME}_2" / f"{NAME}.zip")
+    # 6000 steps of the checkpoint and 12,000 of its own, a sixth each; and the first observations
+    assert second.normalizer_state["obs_rms"]["count"].min() > (6000 + 12_000) / 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [[], ["--load-best"]])
+def test_enjoy_runs_every_task_with_the_models_statistics(trained, which):
+    cwd, _ = trained
+    folder = cwd / "logs" / "a2c_mt" / f"{NAME}_2"
+    output = zoo("enjoy", "--algo", "a2c_mt", "--env", SET, "-f", "logs", "--no-render", "--seed", 4, *which, cwd=cwd)
+    shown = {task: float(value) for task, value in re.findall(r"Task (\w+): return (-?[\d.]+) in 1000 steps", output)}
+    model = mt.A2CMultiTask.load(folder / ("best_model.zip" if which else f"{NAME}.zip"))
+    env = mt.make_multitask_vec_env(SET, 1, seed=4, training=False)
+    results = mt.evaluate_tasks(model, env, n_eval_episodes=1)
+    assert shown == {task: pytest.approx(result.mean_reward, abs=0.06) for task, result in results.items()}
+
+
+@pytest.mark.slow
+def test_enjoy_and_video_of_one_task(trained):
+    cwd, _ = trained
+    common = ["--algo", "a2c_mt", "--env", SET, "-f", "logs", "--env-kwargs", "task:SmallLeg"]
+    output = zoo("enjoy", *common, "--no-render", cwd=cwd)
+    assert re.findall(r"Task (\w+):", output) == ["SmallLeg"]
+    done = zoo_process("enjoy", *common[:-1], "task:SmallLg", "--no-render", cwd=cwd)
+    assert "Did you mean 'SmallLeg'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("MUJOCO_GL") is None and sys.platform != "linux", reason="needs a renderer")
+def test_record_video_goes_through_the_tasks(trained, monkeypatch):
+    cwd, _ = trained
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))
+    length = ["-n", 12, "--env-kwargs", "max_episode_steps:2"]
+    output = zoo("record_video", "--algo", "a2c_mt", "--env", SET, "-f", "logs", *length, "-o", "video", cwd=cwd)
+    assert len(re.findall(r"Task (\w+):", output)) == 6
+    (video,) = (cwd / "video").iterdir()
+    assert video.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_zoos_plots_read_the_folders(trained):
+    cwd, _ = trained
+    zoo("plot_train", "-a", "a2c_mt", "-e", SET, "-f", "logs", "-w", 2, "--save-figure", "train.png", cwd=cwd)
+    table = zoo("all_plots", "-a", "a2c_mt", "-e", SET, "-f", "logs", "--save-figure", "all.png", "-o", "all", cwd=cwd)
+    last = np.load(cwd / "logs" / "a2c_mt" / f"{NAME}_2" / "evaluations.npz")["results"][-1]
+    assert f"{NAME}|{last.mean():.0f} +/- 0" in table
+    for name in ("train.png", "all.png"):
+        assert (cwd / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_plot_train_reads_our_run_folders(tmp_path):
+    monitor = mt.make_multitask_vec_env(
+        drift_tasks(2), 1, seed=0, monitor_dir=tmp_path / "runs" / "Drift_1" / "monitor"
+    )
+    monitor.reset()
+    for _ in range(30):
+        monitor.step(np.zeros((2, 2)))
+    monitor.close()
+    zoo("plot_train", "-a", ".", "-e", "Drift", "-f", "runs", "-w", 1, "--save-figure", "x/train.png", cwd=tmp_path)
+    assert (tmp_path / "x" / "train.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["ppo_mt", "trpo_mt"])
+def test_other_algorithms_train_go_on_and_are_enjoyed(algo, tmp_path):
+    common = ["train", "--algo", algo, "--env", SET, "-params", "n_steps:64", "n_envs:1", "batch_size:64"]
+    short = ["--env-kwargs", "max_episode_steps:50", "--eval-episodes", 1]
+    zoo(*common, "-n", 384, "--eval-freq", 384, "--save-freq", 384, *short, cwd=tmp_path)
+    first = tmp_path / "logs" / algo / f"{NAME}_1"
+    zoo(*common, "-n", 384, "--eval-freq", -1, *short, "-i", first / "rl_model_384_steps.zip", cwd=tmp_path)
+    output = zoo("enjoy", "--algo", algo, "--env", SET, "-f", "logs", "--no-render", "-n", 300, cwd=tmp_path)
+    assert len(re.findall(r"Task (\w+): return", output)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_tuning_with_two_workers(algo, tmp_path):
+    common = ["train", "--algo", algo, "--env", SET, "-params", "n_envs:1", "--env-kwargs", "max_episode_steps:20"]
+    study = ["--optimize", "--n-trials", 1, "--storage", "logs/study.log", "--study-name", "s", "--no-optim-plots"]
+    flags = ["-n", 120, "--n-evaluations", 2, "--eval-episodes", 1, "--score", "worst", "--n-startup-trials", 2]
+    for _ in range(2):
+        output = zoo(*common, *study, *flags, cwd=tmp_path)
+    assert "Number of finished trials:  2" in output
+    rewards = re.search(r"task_rewards: \{(.*)\}", output)
+    value = float(re.search(r"Value:  (\S+)", output)[1])
+    assert value == pytest.approx(min(float(pair.split(": ")[1]) for pair in rewards[1].split(", ")))
+    assert len(list((tmp_path / "logs" / algo).glob("report_*.csv"))) == 1
+    best = ["--storage", "logs/study.log", "--study-name", "s", "--trial-id", 0, "-n", 12, "--eval-freq", -1]
+    zoo(*common, *best, cwd=tmp_path)
+    assert (tmp_path / "logs" / algo / f"{NAME}_1" / f"{NAME}.zip").exists()
+
+
+@pytest.mark.slow
+def test_what_the_zoo_can_do_alone_is_left_to_it(tmp_path):
+    zoo("train", "--algo", "a2c", "--env", "HalfCheetahBigLeg-v0", "-n", 50, "--eval-freq", -1, cwd=tmp_path)
+    assert (tmp_path / "logs" / "a2c" / "HalfCheetahBigLeg-v0_1" / "HalfCheetahBigLeg-v0.zip").exists()
+
+
+@pytest.mark.slow
+def test_a_single_task(tmp_path):
+    common = ["--algo", "a2c_mt", "--env", "HalfCheetahBigLeg-v0"]
+    zoo("train", *common, "-n", 100, "--eval-freq", -1, "--vec-env", "subproc", cwd=tmp_path)
+    output = zoo("enjoy", *common, "-f", "logs", "--no-render", cwd=tmp_path)
+    assert "Task HalfCheetahBigLeg-v0: return" in output
+
+
+@pytest.mark.slow
+def test_the_zoo_is_as_it_was_afterwards(tmp_path):
+    code = """
+import sys, runpy, rl_zoo3.train, rl_zoo3.enjoy, rl_zoo3.exp_manager, rl_zoo3.utils, rl_zoo3.hyperparams_opt as search
+modules = [rl_zoo3.train, rl_zoo3.enjoy, rl_zoo3.exp_manager, rl_zoo3.utils, search]
+before = [dict(vars(m)) for m in modules], dict(rl_zoo3.ALGOS), dict(search.HYPERPARAMS_SAMPLER), list(sys.argv)
+from sb3_multitask.zoo.__main__ import enjoy, train
+common = ["--algo", "a2c_mt", "--env", "HalfCheetahBigLeg-v0"]
+train([*common, "-n", "20", "--eval-freq", "-1"])
+enjoy([*common, "-f", "logs", "--no-render", "-n", "5"])
+after = [dict(vars(m)) for m in modules], dict(rl_zoo3.ALGOS), dict(search.HYPERPARAMS_SAMPLER), list(sys.argv)
+assert before == after
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "enjoy", "record_video", "plot_train", "all_plots", "plot_from_file"])
+def test_every_command_has_help(command):
+    output = zoo(command, "--help")
+    assert "usage" in output
+    assert ("--score" in output) == (command == "train")
+    assert ("--save-figure" in output) == ("plot" in command)
