@@ -3,12 +3,15 @@
 import multiprocessing as mp
 import pickle
 
+import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 import torch as th
-from conftest import drift_tasks, weights_equal
+from conftest import DriftEnv, drift_tasks, weights_equal
 from faulty import FaultyEnv, break_simulation, make, model_on, simulations, step_on, tasks
-from stable_baselines3 import PPO
+from sb3_contrib import TRPO
+from stable_baselines3 import A2C, PPO
 
 import sb3_multitask as mt
 from sb3_multitask.vec_env.faults import LIMIT, MAX_IN_A_ROW, bad_rows
@@ -96,6 +99,83 @@ def test_what_is_bad():
         1: "a NaN thing", 2: "a NaN thing", 3: "an infinite thing", 4: "an absurd (beyond 1e+15) thing",
     }  # fmt: skip
     assert bad_rows("thing", np.zeros((0, 3))) == {}
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_a_gradient_that_overflows_trips_the_guard_too(engine):
+    """The loss is finite, and the square of the gradient's norm is not."""
+    model = model_on(make("", normalize=False), engine=engine)
+    with th.no_grad():
+        model.policy.value_net.layers[-1].weight[2] = 1e15  # times an error of 1e15, and that squared
+    before = model.policy.parameters_to_vector()
+    with pytest.raises(RuntimeError, match="The update was not made"):
+        model.learn(30)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+@pytest.mark.parametrize("algorithm", ["a2c_mt", "a2c", "ppo", "trpo"])
+def test_weights_that_diverged_are_an_error_with_the_task_on_torch(algorithm):
+    env = make("", on_fault="quarantine")
+    classes = {"a2c": A2C, "ppo": PPO, "trpo": TRPO}
+    if algorithm == "a2c_mt":
+        model = model_on(env, engine="torch")
+    else:
+        sizes = {} if algorithm == "a2c" else {"batch_size": 60}
+        model = classes[algorithm](mt.MultiTaskActorCriticPolicy, env, n_steps=10, device="cpu", **sizes)
+    with th.no_grad():
+        model.policy.action_net.layers[-1].bias[1] = np.nan
+    with pytest.raises(ValueError, match=r"The actions of task 1 \(tasks count from 0\) are not finite: weights"):
+        model.learn(100)
+
+
+class OddEnv(DriftEnv):
+    """Gives something at step 3 that is no observation or no reward."""
+
+    def __init__(self, kind, **kwargs):
+        super().__init__(**kwargs)
+        self.kind = kind
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        if self.time == 3 and self.kind == "reward":
+            return obs, None, *rest
+        if self.time == 3:
+            obs = {"short": obs[:1], "scalar": obs[0], "nothing": None, "words": np.array(["a", "b", "c"], object)}[
+                self.kind
+            ]
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+@pytest.mark.parametrize("kind", ["short", "scalar", "nothing", "words", "reward"])
+def test_what_is_no_observation_or_no_reward_is_an_error_of_its_task(kind, backend):
+    """A single observation of another shape would be broadcast without a word."""
+    odd = [mt.Task("A", DriftEnv), mt.Task("B", OddEnv, {"kind": kind})]
+    env = mt.MultiTaskVecEnv(odd, 1, seed=0, backend=backend, start_method="fork")
+    env.reset()
+    step_on(env, 2)
+    with pytest.raises((ValueError, TypeError, mt.WorkerError)) as caught:
+        step_on(env, 1)
+    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert "ask 'B'" in text
+    assert "NoneType" in text if kind == "reward" else "is none of the environment's Box" in text
+    env.close()
+
+
+@pytest.mark.parametrize("on_fault", ["stop", "quarantine"])
+def test_a_bad_first_observation_never_reaches_the_statistics(on_fault):
+    """Also if it comes from the reset that training begins with."""
+    first = [mt.Task("A", DriftEnv), mt.Task("B", FaultyEnv, {"kind": "nan_reset", "first_episode": 1, "every": 5})]
+    env = mt.MultiTaskVecNormalize(mt.MultiTaskVecEnv(first, 2, seed=0, on_fault=on_fault))
+    if on_fault == "stop":
+        with pytest.raises(mt.TaskFault, match=r"Task 'B' \(sub-environment 2\) at step 0 .*: a NaN obs.* of its"):
+            model_on(env).learn(100)
+    else:
+        model = model_on(env).learn(1000)
+        assert is_finite(model)
+        assert env.unwrapped.fault_counts["A"] == 0
+        assert env.unwrapped.fault_counts["B"] > 10
+    assert np.isfinite(env.obs_rms["obs"].mean).all()
 
 
 # Quarantine
@@ -225,6 +305,51 @@ def test_other_algorithms_learn_on_and_stay_finite():
     assert is_finite(model.learn(600))
 
 
+class TalkingEnv(DriftEnv):
+    """Tells of faults of its own, which are none of ours."""
+
+    def step(self, action):
+        *step, info = super().step(action)
+        return *step, {**info, "fault": "the lamp is out", "physics_fault": False, "worker_error": None}
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+def test_what_an_environment_calls_a_fault_is_none(backend):
+    env = mt.MultiTaskVecEnv([mt.Task("A", TalkingEnv)], 1, seed=0, backend=backend, start_method="fork")
+    env.reset()
+    infos = [env.step(np.zeros((1, 2)))[3][0] for _ in range(7)]
+    assert [info["fault"] for info in infos] == ["the lamp is out"] * 7
+    assert infos[-1]["episode"]["l"] == 7
+    env.close()
+
+
+def test_faults_of_a_rollout_that_was_cut_short_are_forgotten():
+    once = tasks("nan_obs", at=2, every=10**6)
+    model = model_on(mt.MultiTaskVecEnv(once, 2, seed=0, on_fault="quarantine"))
+    model.learn(10**6, lambda _locals, _globals: not model.faulty)  # ends at the step after the fault
+    assert model.faulty
+    rows = []
+    keep = model._rows_to_learn_from
+    model._rows_to_learn_from = lambda starts: rows.append(keep(starts)) or rows[-1]
+    model.learn(30)
+    assert rows == [None]
+
+
+def test_the_action_in_place_of_a_bad_one_is_one_of_the_space():
+    class Pump(DriftEnv):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gym.spaces.Box(0.25, 1.0, (2,), dtype=np.float32)
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            return super().step(action)
+
+    env = mt.MultiTaskVecEnv([mt.Task("A", Pump)], 1, seed=0, on_fault="quarantine")
+    env.reset()
+    assert env.step(np.full((1, 2), np.nan, dtype=np.float32))[3][0]["fault"] == "a NaN action"
+
+
 def test_faults_are_counted_in_the_log(tmp_path):
     from stable_baselines3.common.logger import configure
 
@@ -272,6 +397,38 @@ def test_a_simulation_that_fails_is_a_fault(backend, capfd, tmp_path, monkeypatc
     break_simulation(env, 2)
     with pytest.raises(mt.TaskFault, match=r"BigFoot-v0' \(sub-environment 2\) at step 2 .*MuJoCo found .* has reset"):
         env.step(np.zeros((4, 6)))
+    env.close()
+
+
+class HandMade(DriftEnv):
+    """Uses MuJoCo by itself, and never clears its counters."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = mujoco.MjModel.from_xml_string(
+            "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
+        )
+        self.data = mujoco.MjData(self.model)
+        self.n_steps = 0
+
+    def step(self, action):
+        self.n_steps += 1
+        if self.n_steps % 10 == 3:
+            self.data.qvel[:] = np.nan
+        mujoco.mj_step(self.model, self.data)
+        return super().step(action)
+
+
+@pytest.mark.filterwarnings("ignore:Nan, Inf or huge value")
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+def test_a_simulation_of_an_environment_that_is_not_gymnasiums_is_watched_too(backend, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes MUJOCO_LOG.TXT there
+    env = mt.MultiTaskVecEnv(
+        [mt.Task("A", HandMade)], 1, seed=0, backend=backend, on_fault="quarantine", start_method="fork"
+    )
+    env.reset()
+    faults = ["fault" in env.step(np.zeros((1, 2)))[3][0] for _ in range(40)]
+    assert np.flatnonzero(faults).tolist() == [2, 12, 22, 32]
     env.close()
 
 
@@ -333,7 +490,31 @@ def test_what_fails_in_turn_with_other_tasks_is_given_up_too():
 def test_an_evaluation_plays_a_quarantined_episode_again():
     model = model_on(make(""))
     env = mt.MultiTaskVecEnv(tasks("nan_obs", first_episode=1, every=2), 2, seed=0, on_fault="quarantine")
-    results = mt.evaluate_tasks(model, env, n_eval_episodes=4)
+    with pytest.warns(UserWarning, match=r"Episodes with faults were played again: B \(\d"):
+        results = mt.evaluate_tasks(model, env, n_eval_episodes=4)
     assert env.fault_counts["B"] > 0
     assert results["B"].episode_lengths == (7, 7, 7, 7)
     assert all(np.isfinite(result.mean_reward) for result in results.values())
+
+
+def test_copies_for_an_evaluation_are_quarantined_as_those_for_training_are():
+    """Or a fault in an evaluation would end a training that outlives it."""
+    breaking = tasks("nan_obs", first_episode=1, every=2)
+    model = model_on(mt.MultiTaskVecEnv(breaking, 1, seed=0, on_fault="quarantine"))
+    with pytest.warns(UserWarning, match="Episodes with faults were played again: B"):
+        results = mt.evaluate_tasks(model, n_eval_episodes=2)
+    assert results["B"].episode_lengths == (7, 7)
+    model = model_on(mt.MultiTaskVecEnv(breaking, 1, seed=0))
+    with pytest.raises(mt.TaskFault, match="Task 'B'"):
+        mt.evaluate_tasks(model, n_eval_episodes=2)
+
+
+def test_an_evaluation_in_which_every_episode_fails_stops_at_its_cap_and_says_so():
+    model = model_on(make(""))
+    env = mt.MultiTaskVecEnv(tasks("nan_obs", first_episode=1), 2, seed=0, on_fault="quarantine")
+    with (
+        pytest.warns(UserWarning, match="Episodes of B did not end within 50 steps"),
+        pytest.warns(UserWarning, match="Episodes with faults were played again: B"),
+    ):
+        results = mt.evaluate_tasks(model, env, n_eval_episodes=2, max_episode_steps=50)
+    assert results["A"].episode_lengths == (5, 5)

@@ -230,7 +230,8 @@ def _add_distillation(
 
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
     """Scale the gradient to at most ``max_norm``, as torch's ``clip_grad_norm_``; return its norm before."""
-    norm = float(np.sqrt(np.dot(gradient, gradient)))
+    with np.errstate(over="ignore"):  # an infinite norm is the caller's to refuse
+        norm = float(np.sqrt(np.dot(gradient, gradient)))
     scale = max_norm / (norm + 1e-6)
     if scale < 1:
         gradient *= scale
