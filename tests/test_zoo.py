@@ -45,7 +45,11 @@ def zoo(*args, cwd=None):
 
 
 def zoo_process(*args, cwd=None):
-    command = [sys.executable, "-m", "sb3_multitask.zoo", *map(str, args)]
+    return python("-m", "sb3_multitask.zoo", *map(str, args), cwd=cwd)
+
+
+def python(*args, cwd=None):
+    command = [sys.executable, *args]
     return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
 
 
@@ -172,7 +176,7 @@ def test_without_the_extra_it_says_what_to_install():
         "import sys, runpy; sys.modules['rl_zoo3'] = None; sys.argv = ['zoo', 'train', '--algo', 'a2c_mt'];"
         "runpy.run_module('sb3_multitask.zoo', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    done = python("-c", code)
     assert done.returncode == 1
     assert done.stderr == 'Error: rl_zoo3 is missing: pip install "sb3-multitask[zoo]"\n'
 
@@ -192,7 +196,19 @@ def test_usage_lists_the_commands():
 def trained(tmp_path_factory):
     """Folder with two short runs of a2c_mt; the first was killed, the second went on from its newest checkpoint."""
     cwd = tmp_path_factory.mktemp("zoo")
-    train = ["train", "--algo", "a2c_mt", "--env", SET, "-conf", CONFIGS / "a2c_mt.yml", "-params", "n_envs:1"]
+    train = [
+        "train",
+        "--algo",
+        "a2c_mt",
+        "--env",
+        SET,
+        "-conf",
+        CONFIGS / "a2c_mt.yml",
+        "-params",
+        "n_envs:1",
+        "--seed",
+        3,
+    ]
     command = [sys.executable, "-m", "sb3_multitask.zoo", *map(str, train), "-n", "100000000", "--save-freq", "6000"]
     killed = subprocess.Popen([*command, "--eval-freq", "-1"], cwd=cwd, env=environment(), stdout=subprocess.DEVNULL)
     first = cwd / "logs" / "a2c_mt" / f"{NAME}_1"
@@ -204,7 +220,7 @@ def trained(tmp_path_factory):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     newest = first / (min(first.glob("rl_model_vec*.pkl")).stem.replace("vecnormalize_", "") + ".zip")
-    flags = ["-n", 12_000, "--seed", 3, "--eval-freq", 6000, "--eval-episodes", 2, "--n-eval-envs", 2, "--progress"]
+    flags = ["-n", 12_000, "--eval-freq", 6000, "--eval-episodes", 2, "--n-eval-envs", 2, "--progress"]
     output = zoo(*train, *flags, "-i", newest, "--tensorboard-log", "tb", "-f", "logs", cwd=cwd)
     return cwd, output
 
@@ -253,10 +269,13 @@ def test_continued_training_keeps_the_statistics(trained):
 def test_enjoy_runs_every_task_with_the_models_statistics(trained, which):
     cwd, _ = trained
     folder = cwd / "logs" / "a2c_mt" / f"{NAME}_2"
-    output = zoo("enjoy", "--algo", "a2c_mt", "--env", SET, "-f", "logs", "--no-render", "--seed", 4, *which, cwd=cwd)
-    shown = {task: float(value) for task, value in re.findall(r"Task (\w+): return (-?[\d.]+) in 1000 steps", output)}
+    short = {"max_episode_steps": 20}  # longer, and rounding of the nets in batches of other sizes shows
+    common = ["--algo", "a2c_mt", "--env", SET, "-f", "logs", "--no-render", "--seed", 4, *which]
+    output = zoo("enjoy", *common, "--env-kwargs", "max_episode_steps:20", cwd=cwd)
+    shown = {task: float(value) for task, value in re.findall(r"Task (\w+): return (-?[\d.]+) in 20 steps", output)}
     model = mt.A2CMultiTask.load(folder / ("best_model.zip" if which else f"{NAME}.zip"))
-    env = mt.make_multitask_vec_env(SET, 1, seed=4, training=False)
+    tasks = [mt.Task(task.name, task.env_id, short) for task in mt.TASK_SETS["HalfCheetahBody6"]]
+    env = mt.make_multitask_vec_env(tasks, 1, seed=4, training=False)
     results = mt.evaluate_tasks(model, env, n_eval_episodes=1)
     assert shown == {task: pytest.approx(result.mean_reward, abs=0.06) for task, result in results.items()}
 
@@ -320,21 +339,47 @@ def test_other_algorithms_train_go_on_and_are_enjoyed(algo, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_tuning_with_two_workers(algo, tmp_path):
-    common = ["train", "--algo", algo, "--env", SET, "-params", "n_envs:1", "--env-kwargs", "max_episode_steps:20"]
-    study = ["--optimize", "--n-trials", 1, "--storage", "logs/study.log", "--study-name", "s", "--no-optim-plots"]
-    flags = ["-n", 120, "--n-evaluations", 2, "--eval-episodes", 1, "--score", "worst", "--n-startup-trials", 2]
-    for _ in range(2):
-        output = zoo(*common, *study, *flags, cwd=tmp_path)
-    assert "Number of finished trials:  2" in output
-    rewards = re.search(r"task_rewards: \{(.*)\}", output)
+def test_two_workers_tune_in_one_study(tmp_path):
+    common = ["train", "--algo", "a2c_mt", "--env", SET, "-params", "n_envs:1", "--env-kwargs", "max_episode_steps:20"]
+    study = ["--storage", "logs/study.log", "--study-name", "s"]
+    flags = ["--optimize", "--n-trials", "2", "-n", "120", "--n-evaluations", "2", "--eval-episodes", "1"]
+    command = [sys.executable, "-m", "sb3_multitask.zoo", *common, *study, *flags, "--score", "worst"]
+    workers = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [worker.communicate() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    output = next(out for out, _ in outputs if "Number of finished trials:  4" in out)
+    rewards = re.search(r"task_rewards: \{(.*)\}", output)[1]
     value = float(re.search(r"Value:  (\S+)", output)[1])
-    assert value == pytest.approx(min(float(pair.split(": ")[1]) for pair in rewards[1].split(", ")))
-    assert len(list((tmp_path / "logs" / algo).glob("report_*.csv"))) == 1
-    best = ["--storage", "logs/study.log", "--study-name", "s", "--trial-id", 0, "-n", 12, "--eval-freq", -1]
-    zoo(*common, *best, cwd=tmp_path)
-    assert (tmp_path / "logs" / algo / f"{NAME}_1" / f"{NAME}.zip").exists()
+    assert value == pytest.approx(min(float(pair.split(": ")[1]) for pair in rewards.split(", ")))
+    assert not (tmp_path / "logs" / "a2c_mt" / f"{NAME}_1").exists()  # a search leaves no run
+    zoo(*common, *study, "--trial-id", 0, "-n", 12, "--eval-freq", -1, cwd=tmp_path)
+    saved = yaml.safe_load((tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME / "config.yml").read_text())
+    assert saved["policy_kwargs"].keys() >= {"log_std_mode", "log_std_init"}  # the config's and the trial's
+
+
+@pytest.mark.slow
+def test_searches_give_hyperparameters_that_configs_can_hold(tmp_path):
+    code = """
+import optuna, yaml
+from sb3_multitask.zoo.search import CONVERTERS, SAMPLERS
+from sb3_multitask.zoo.settings import check_hyperparameters, constructor_arguments
+for algo, sample in SAMPLERS.items():
+    study = optuna.create_study()
+    for _ in range(20):
+        trial = study.ask()
+        sampled = sample(trial, 6, 4, {})
+        assert sampled == CONVERTERS[algo](trial.params), algo
+        assert yaml.safe_load(yaml.safe_dump(sampled)) == sampled
+        check_hyperparameters({"n_timesteps": 1, **sampled}, algo)
+        constructor_arguments(sampled)
+"""
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -364,16 +409,22 @@ enjoy([*common, "-f", "logs", "--no-render", "-n", "5"])
 after = [dict(vars(m)) for m in modules], dict(rl_zoo3.ALGOS), dict(search.HYPERPARAMS_SAMPLER), list(sys.argv)
 assert before == after
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
+    done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "enjoy", "record_video", "plot_train", "all_plots", "plot_from_file"])
-def test_every_command_has_help(command):
-    output = zoo(command, "--help")
-    assert "usage" in output
-    assert ("--score" in output) == (command == "train")
-    assert ("--save-figure" in output) == ("plot" in command)
+def test_every_command_has_help(tmp_path):
+    code = """
+import contextlib, io, sys
+from sb3_multitask.zoo.__main__ import COMMANDS, main
+for command in COMMANDS:
+    sys.argv = ["zoo", command, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    assert "usage:" in out.getvalue(), command
+    assert ("--score" in out.getvalue()) == (command == "train")
+    assert ("--save-figure" in out.getvalue()) == ("plot" in command)
+"""
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
