@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agents import Agent, normalizer_state_of
 from sb3_multitask.tasks import Task
+from sb3_multitask.threads import one_thread_for_arrays
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.vec_env.faults import OnFault, is_fault
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -86,7 +87,7 @@ def evaluate_tasks(
         venv = checked_env(model, env)
     eval_env: VecEnv = venv if isinstance(model, Agent) else _normalized_like(model, venv, env)
     try:
-        with _predicting(model, deterministic, seed) as predict:
+        with _predicting(model, deterministic, seed) as predict, one_thread_for_arrays():
             episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
     finally:
         if env is None:

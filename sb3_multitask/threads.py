@@ -3,7 +3,8 @@
 - **torch**: ``torch.set_num_threads(n)`` or the environment variable ``OMP_NUM_THREADS``; by default the cores.
 - **Physics** (``backend="batch"``): the same number, unless ``n_threads`` says otherwise, and never more than the CPUs
   of this process. Results do not depend on it.
-- **Arrays** while ``A2CMultiTask.learn`` runs the fast engine: one thread each for numpy's BLAS and for torch.
+- **Arrays** while ``A2CMultiTask.learn`` runs the fast engine, and in evaluations: one thread each for numpy's BLAS and
+  for torch.
 
 So runs side by side, one per core, need one setting, ``OMP_NUM_THREADS=1`` or ``torch.set_num_threads(1)``. With the
 torch engine another number of threads rounds differently, and training is chaotic: note it (a run's ``run.json`` does).
@@ -49,7 +50,7 @@ def one_thread_for_arrays() -> Iterator[None]:
     without this, the same training takes half as long again.
     """
     n_torch = th.get_num_threads()
-    token = _asked_for.set(n_torch)
+    token = _asked_for.set(_asked_for.get() or n_torch)  # the outermost knows what was asked for
     with threadpool_limits(limits=1, user_api="blas"):
         th.set_num_threads(1)
         try:

@@ -1,6 +1,6 @@
 import pytest
 import torch as th
-from conftest import drift_tasks
+from conftest import DriftEnv, drift_tasks
 from stable_baselines3.common.callbacks import BaseCallback
 from threadpoolctl import threadpool_info
 
@@ -56,4 +56,21 @@ def test_threads_are_put_back_after_an_error():
 
     with pytest.raises(KeyboardInterrupt):
         fail()
+    assert th.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_evaluations_keep_arrays_on_one_thread_and_physics_on_what_was_asked_for():
+    threads = []
+
+    class Watching(DriftEnv):
+        def step(self, action):
+            threads.append((th.get_num_threads(), physics_threads(None, 100)))
+            return super().step(action)
+
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", [mt.Task("watched", Watching)], device="cpu")
+    mt.evaluate_tasks(model, n_eval_episodes=1)
+    with one_thread_for_arrays():  # as within a training
+        mt.evaluate_tasks(model, n_eval_episodes=1)
+    assert set(threads) == {(1, physics_threads(None, 100))}
     assert th.get_num_threads() == 2
