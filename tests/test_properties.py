@@ -9,9 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sb3_multitask as mt
+from sb3_multitask.checkpoint.format import CheckpointError, list_checkpoints, read_checkpoint, save_step
 from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config, make_config
+from sb3_multitask.experiments.monitor_files import read_monitor_files
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.scheduler import steps_so_far
 from sb3_multitask.tasks import resolve_tasks
 from sb3_multitask.vec_env.statistics import TaskMoments
 
@@ -19,6 +23,14 @@ settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("ours")
 NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name.strip() and name.isprintable())
 RETURNS = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def outcome(kind, call):
+    """What a call returns and no text, or None and the text of an error of one kind; any other is raised."""
+    try:
+        return call(), ""
+    except kind as e:
+        return None, str(e)
 
 
 # Task sets
@@ -111,6 +123,84 @@ def test_results_are_read_as_they_were_written(tmp_path, episodes):
     results = {task: TaskResult.of(rows) for task, rows in episodes.items()}
     folder.write_results(before=results)
     assert folder.read_results() == {"before": results}
+
+
+SAVED = '{"before": {"A": {"mean_reward": 1.0, "std_reward": 0.0, "episode_rewards": [1.0], "episode_lengths": [3]}}}'
+
+
+@st.composite
+def damaged(draw, content: bytes = SAVED.encode()):
+    """A file of which a part was lost or replaced by something else."""
+    start, stop = sorted(draw(st.tuples(*[st.integers(0, len(content))] * 2)))
+    return content[:start] + draw(st.binary(max_size=8)) + content[stop:]
+
+
+@given(st.one_of(damaged(), st.binary(max_size=100)))
+def test_damaged_results_are_one_error_that_names_the_file(tmp_path, content):
+    folder = RunFolder(tmp_path)
+    folder.results.write_bytes(content)
+    results, error = outcome(ValueError, folder.read_results)
+    if error:
+        assert str(folder.results) in error
+    else:
+        assert all(isinstance(result, TaskResult) for by_task in results.values() for result in by_task.values())
+
+
+MONITOR = b'#{"t_start": 0.0, "env_id": "X"}\nr,l,t,task\n1.5,7,0.1,A\n-1234.5,10,0.25,A\n2.0,3,0.5,A\n'
+
+
+@given(damaged(MONITOR))
+@pytest.mark.filterwarnings("ignore:.*torn row")
+def test_damaged_monitor_files_and_logs_are_read_as_far_as_they_are_whole(tmp_path, content):
+    (tmp_path / "0.monitor.csv").write_bytes(content)
+    (episodes,) = read_monitor_files(tmp_path)
+    assert len(episodes) <= len(content.splitlines())
+    assert all(np.isfinite(episode.total_reward) and episode.length > 0 for episode in episodes)
+    (tmp_path / "progress.csv").write_bytes(content.replace(b"r,l", b"time/total_timesteps,l"))
+    assert steps_so_far(tmp_path) >= 0
+
+
+@given(st.data())
+def test_a_damaged_checkpoint_is_refused_or_as_it_was(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    state = {"numbers": np.arange(3.0), "word": "a"}
+    save_step(folder, 1, state, keep=1)
+    (checkpoint,) = list_checkpoints(folder)
+    file = checkpoint / data.draw(st.sampled_from(sorted(path.name for path in checkpoint.iterdir())))
+    content = file.read_bytes()
+    changed = data.draw(damaged(content))
+    file.write_bytes(changed)
+    if changed == content:
+        np.testing.assert_equal(read_checkpoint(checkpoint), state)
+    else:
+        with pytest.raises(CheckpointError, match=checkpoint.name):
+            read_checkpoint(checkpoint)
+
+
+# Configs
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-10, 10**7), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(TrainConfig.model_fields)), VALUES, max_size=4))
+def test_whatever_values_a_config_is_given_it_is_valid_or_one_clear_error(values):
+    config, error = outcome(ConfigError, lambda: make_config(TrainConfig, values))
+    if error:
+        assert any(name in error for name in values)
+    else:
+        assert isinstance(config, TrainConfig)
+
+
+@given(st.text(max_size=60))
+def test_whatever_text_a_config_file_holds_it_is_read_or_one_clear_error(tmp_path, text):
+    path = tmp_path / "config.yml"
+    path.write_text(text, encoding="utf-8")
+    config, error = outcome(ConfigError, lambda: load_config(TrainConfig, path))
+    assert str(path) in error if error else isinstance(config, TrainConfig)
 
 
 # Statistics of reports
