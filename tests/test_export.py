@@ -188,6 +188,13 @@ def test_the_command_takes_zips_and_agents_and_runs_nothing_of_them(tmp_path, mo
             CliRunner().invoke(cli.app, ["export", *arguments], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("command", ["export", "card"])
+def test_help_has_an_example(command):
+    result = CliRunner().invoke(cli.app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"sb3-multitask {command} runs/" in result.output
+
+
 @pytest.mark.slow
 def test_the_example_needs_neither_torch_nor_this_package(tmp_path):
     path = tmp_path / "cheetah.onnx"
