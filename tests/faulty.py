@@ -8,10 +8,20 @@ import time
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from conftest import DriftEnv, drift_tasks
 
 import sb3_multitask as mt
 
+KINDS = {
+    "nan_obs": "a NaN observation",
+    "inf_obs": "an infinite observation",
+    "absurd_obs": r"an absurd \(beyond 1e\+15\) observation",
+    "nan_reward": "a NaN reward",
+    "inf_reward": "an infinite reward",
+    "absurd_reward": r"an absurd \(beyond 1e\+15\) reward",
+    "nan_last_obs": "a NaN last observation",
+}
 BAD = {"nan": np.nan, "inf": -np.inf, "absurd": 2e15}
 
 
@@ -105,3 +115,7 @@ def breakable(**kwargs):
 def simulations(backend, on_fault):
     tasks = BODIES if backend == "batch" else [mt.Task(name, breakable) for name in BODIES]
     return mt.MultiTaskVecEnv(tasks, 2, seed=0, backend=backend, on_fault=on_fault)
+
+
+def is_finite(model):
+    return all(th.isfinite(parameter).all() for parameter in model.policy.parameters())

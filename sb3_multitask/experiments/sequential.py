@@ -45,10 +45,11 @@ def train_in_turn(
     tasks = config.resolved_tasks()
     per_task = config.n_timesteps // len(tasks)
     env = _env_of(config, folder, 0)
-    model = make_algorithm(config, env, verbose)
-    model.set_logger(make_logger(folder.progress, ["stdout"] if verbose else [], 0))
-    results = {"before": _evaluate(model, tasks, config)}
+    logger = make_logger(folder.progress, ["stdout"] if verbose else [], 0)
     try:
+        model = make_algorithm(config, env, verbose)
+        model.set_logger(logger)
+        results = {"before": _evaluate(model, tasks, config)}
         for i, task in enumerate(tasks):
             if i:
                 env = _next_env(model, config, folder, i)
@@ -64,7 +65,7 @@ def train_in_turn(
         save_model(model, folder)
         save_agent(replace(agent_of(model), tasks=None), folder.agents / "final")
     finally:
-        model.logger.close()
+        logger.close()
         env.close()
     return {"algorithm": type(model).__name__}
 

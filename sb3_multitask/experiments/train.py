@@ -124,12 +124,13 @@ def _train(
         monitor_dir=folder.monitor,
         on_fault=config.on_fault,
     )
-    eval_envs: list[VecEnv] = [
-        MultiTaskVecEnv(
-            tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000, on_fault=config.on_fault
-        )
-    ]
+    eval_envs: list[VecEnv] = []
     try:
+        eval_envs.append(
+            MultiTaskVecEnv(
+                tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000, on_fault=config.on_fault
+            )
+        )
         model = make_algorithm(config, env, verbose)
         if isinstance(model, A2CMultiTask):
             _begin_with(model, config)
@@ -170,9 +171,9 @@ def _train(
         engine = model.last_engine if isinstance(model, A2CMultiTask) else None
         return {"engine": engine, "backend": venv.backend, "physics_threads": venv.n_threads}
     finally:
-        env.close()
-        for eval_env in eval_envs:
-            eval_env.close()
+        with ExitStack() as stack:  # all of them, also if one raises
+            for an_env in (*eval_envs, env):
+                stack.callback(an_env.close)
 
 
 def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:

@@ -63,6 +63,7 @@ class SimulationGroup:
         self.generators: list[np.random.Generator | None] = [None] * n_sims
         # live, strided views of the state rows: copied before they are handed out
         self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self._warnings = self.batch.warning[:, FIRST_PHYSICS : LAST_PHYSICS + 1, 1]  # live, too
         self._ids = np.arange(n_sims, dtype=np.int32)
         self._bound = {name: self.batch.bind(name) for name in self.adapter.fields if name != _CONTACT_FORCES}
         # what Gymnasium would read now: the batch's own are those of its last call, whatever it was for
@@ -167,10 +168,9 @@ class SimulationGroup:
 
     def _failed(self, own: slice) -> dict[int, str]:
         """Simulations of ``own`` that failed in their last step: MuJoCo says so in a counter, which a reset clears."""
-        counts = self.batch.warning[own, FIRST_PHYSICS : LAST_PHYSICS + 1, 1]
-        if not counts.any():
+        if not np.count_nonzero(self._warnings):
             return {}
-        found = {row: describe_physics(row_counts) for row, row_counts in enumerate(counts)}
+        found = {row: describe_physics(counts) for row, counts in enumerate(self._warnings[own])}
         return {row: what for row, what in found.items() if what is not None}
 
 

@@ -187,14 +187,14 @@ class MultiTaskVecEnv(VecEnv):
 
     def _find_faults(self, transitions: Transitions) -> dict[int, str]:
         """Rows of a step that must not be learned from, and why."""
-        faults = {**bad_rows("reward", transitions.rewards), **bad_rows("observation", transitions.obs)}
-        if transitions.dones.any():
-            for i in transitions.dones.nonzero()[0].tolist():
-                last = np.asarray(transitions.infos[i]["terminal_observation"])[None]
-                faults.update((i, what) for what in bad_rows("last observation", last).values())
-        if not faults and not transitions.faults and not self._bad_actions:
-            return {}
-        return {**faults, **transitions.faults, **self._bad_actions}
+        faults = bad_rows("reward", transitions.rewards)
+        faults.update(bad_rows("observation", transitions.obs))
+        for i in transitions.dones.nonzero()[0].tolist():
+            last = np.asarray(transitions.infos[i]["terminal_observation"])[None]
+            faults.update((i, what) for what in bad_rows("last observation", last).values())
+        faults.update(transitions.faults)
+        faults.update(self._bad_actions)
+        return faults
 
     def _stop(self, rows: slice, faults: Mapping[int, str], step: int | None = None) -> Never:
         i = min(faults)

@@ -26,7 +26,7 @@ DONE, MISSING, RAISED = "done", "missing", "raised"
 def work(remote: Connection, task: CloudpickleWrapper, render_mode: str | None) -> None:
     """Answer commands, which are names of methods of :class:`Worker` with arguments, until "close"."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one works for
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     worker = Worker(task.var, render_mode)
     while True:
         try:
@@ -49,12 +49,17 @@ def work(remote: Connection, task: CloudpickleWrapper, render_mode: str | None) 
     worker.close()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that it works for has died, even while the environment hangs."""
+def end_with_parent() -> None:
+    """From now on end this process when the one that it works for has died, even while the environment hangs."""
     parent = mp.parent_process()
-    if parent is not None:
+
+    def watch() -> None:
+        assert parent is not None
         parent.join()
         os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 class Worker:

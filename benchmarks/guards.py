@@ -1,0 +1,75 @@
+"""What the guards against bad numbers and failed simulations cost: training with them beside training without.
+
+    python benchmarks/guards.py
+
+Two models that train alike, six tasks x 4 envs, in one process, in turn and in changing order. For the one "without",
+the functions that look for faults are replaced here, in this process: the product has no such switch. Run it on a quiet
+machine, alone. The budget is 2% of throughput.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from scipy.stats import bootstrap
+
+import sb3_multitask as mt
+from sb3_multitask.vec_env import multitask_vec_env
+from sb3_multitask.vec_env.batch_group import SimulationGroup
+
+RESULTS = Path(__file__).parents[1] / "results" / "throughput" / "guards.json"
+
+
+@contextmanager
+def without_guards() -> Iterator[None]:
+    """Nobody looks at actions, observations, rewards and MuJoCo's counters."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(multitask_vec_env, "bad_rows", lambda _kind, _values: {}))
+        stack.enter_context(patch.object(mt.MultiTaskVecEnv, "_find_faults", lambda _self, _transitions: {}))
+        stack.enter_context(patch.object(SimulationGroup, "_failed", lambda _self, _own: {}))
+        yield
+
+
+def make(n_warm_up: int) -> mt.A2CMultiTask:
+    env = mt.make_multitask_vec_env("HalfCheetahBody6", n_envs_per_task=4, seed=0)
+    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu").learn(n_warm_up)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=48_000, help="env-steps of one timing")
+    parser.add_argument("--repeats", type=int, default=40, help="pairs of timings")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    models = {"with": make(args.steps), "without": make(args.steps)}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for repeat in range(args.repeats):
+        for name in sorted(models, reverse=bool(repeat % 2)):
+            with without_guards() if name == "without" else nullcontext():
+                start = time.perf_counter()
+                models[name].learn(args.steps)
+                seconds[name].append(time.perf_counter() - start)
+    ratios = np.array(seconds["without"]) / np.array(seconds["with"])  # of throughputs: with over without
+    interval = bootstrap((ratios,), np.median, rng=np.random.default_rng(0)).confidence_interval
+    results = {
+        "tasks": "HalfCheetahBody6",
+        "n_envs_per_task": 4,
+        "n_steps": args.steps,
+        "throughput_with_over_without": float(np.median(ratios)),
+        "interval_95": [float(interval.low), float(interval.high)],
+        "ratios": ratios.round(4).tolist(),
+        "steps_per_second": {name: round(args.steps / float(np.median(times))) for name, times in seconds.items()},
+    }
+    args.output.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"throughput with over without: {np.median(ratios):.4f} [{interval.low:.4f}, {interval.high:.4f}]")
+
+
+if __name__ == "__main__":
+    main()
