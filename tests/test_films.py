@@ -94,6 +94,7 @@ def test_scenes_that_cannot_be_are_refused(agent, kwargs, message):
         Scene(agent, (), 1)
 
 
+@pytest.mark.slow
 def test_another_process_films_the_same(agent):
     """Without MuJoCo no renderer is needed; the tasks are functions of this file."""
     scene = Scene(agent, agent.tasks, 4)
