@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
-import cloudpickle
 import numpy as np
 import torch as th
 from stable_baselines3 import A2C
@@ -32,7 +31,6 @@ from sb3_multitask.distillation import (
     targets_of_batch,
 )
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
-from sb3_multitask.files import replacing
 from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import (
     A2CLoss,
@@ -43,7 +41,9 @@ from sb3_multitask.losses import (
     gaussian_kl,
     mean_per_task,
 )
+from sb3_multitask.model_files import can_be_pickled, whole_zip
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.quarantined_rows import only_rows, rows_without_faults
 from sb3_multitask.task_logging import log_distillation, log_std, log_update, make_room_for_tasks, refuse_update
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
@@ -197,13 +197,13 @@ class A2CMultiTask(A2C):
         self._update_learning_rate(self.policy.optimizer)
         coef = self._coefficients()
         targets = None if self.teachers is None else targets_of_batch(self)
-        keep = self._rows_to_learn_from(self.rollout_buffer.episode_starts)
+        keep = self._rows_to_learn_from()
         if keep is not None and not keep.any():
             return
         kept = None if keep is None else th.from_numpy(keep.T.reshape(-1)[next_permutation(keep.size)])
         for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
             if kept is not None:
-                rollout_data, targets = _without(rollout_data, targets, kept)  # noqa: PLW2901 (the only one)
+                rollout_data, targets = only_rows(rollout_data, targets, kept)  # noqa: PLW2901 (the only one)
             values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
             advantages = rollout_data.advantages
@@ -270,7 +270,7 @@ class A2CMultiTask(A2C):
         assert self._fast is not None
         update_learning_rate(self.policy.optimizer, self.lr_schedule(self._current_progress_remaining))
         task = getattr(self.env, "active_task", None)
-        rows = self._fast.update(self._coefficients(), self._rows_to_learn_from(self.rollout_buffer.episode_starts))
+        rows = self._fast.update(self._coefficients(), self._rows_to_learn_from())
         if rows is None:
             return
         self._unlogged.pop(task, None)  # the latest update comes last
@@ -394,21 +394,10 @@ class A2CMultiTask(A2C):
         """Remember which rows of the rollout's step were quarantined: they are left out of the update."""
         self.faulty += [(step, i) for i in ended if is_fault(infos[i])]
 
-    def _rows_to_learn_from(self, episode_starts: np.ndarray) -> np.ndarray | None:
-        """Which rows of the rollout an update is made of, (n_steps, n_envs); None for all.
-
-        A fault takes with it the steps before it of the same episode, whose returns would have gone on through it.
-
-        :param episode_starts: (n_steps, n_envs)
-        """
-        if not self.faulty:
-            return None
-        keep = np.ones(episode_starts.shape[:2], dtype=bool)
-        for step, i in self.faulty:
-            starts = episode_starts[: step + 1, i].nonzero()[0]
-            keep[(starts[-1] if len(starts) else 0) : step + 1, i] = False
-        self.faulty = []
-        return keep
+    def _rows_to_learn_from(self) -> np.ndarray | None:
+        """Which rows of the rollout the update is made of, (n_steps, n_envs); None for all. Asked once per rollout."""
+        faulty, self.faulty = self.faulty, []
+        return rows_without_faults(faulty, self.rollout_buffer.episode_starts)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         if self._fast is None and dones is not None and dones.any():
@@ -532,34 +521,13 @@ class A2CMultiTask(A2C):
         """
         self.normalizer_state = self.get_normalizer_state()
         exclude = [] if exclude is None else list(exclude)
-        try:
-            cloudpickle.dumps(self.tasks)
-        except Exception:  # pickling runs the factories' code, which may raise anything
+        if not can_be_pickled(self.tasks):
             exclude.append("tasks")
         if isinstance(path, io.IOBase):
             super().save(path, exclude, include)
             return
-        path = pathlib.Path(path)
-        path = path if path.suffix else path.with_name(f"{path.name}.zip")
-        with replacing(path) as beside, beside.open("wb") as file:
-            try:
-                super().save(file, exclude, include)
-            except OSError:
-                raise
-            except Exception as e:
-                raise TypeError(self._what_cannot_be_stored(path, e)) from e
-
-    def _what_cannot_be_stored(self, path: pathlib.Path, error: Exception) -> str:
-        """Say which attribute made saving fail."""
-        for name in set(self.__dict__) - set(self._excluded_save_params()):
-            try:
-                cloudpickle.dumps(getattr(self, name))
-            except Exception as e:  # pickling runs other people's code
-                return (
-                    f"The model's attribute {name!r} cannot be stored ({e}). Delete it, or leave it out: "
-                    f"model.save({str(path)!r}, exclude=[{name!r}]). What stood at {path} before is unchanged."
-                )
-        return f"The model cannot be stored in {path} ({error}); what stood there before is unchanged."
+        with whole_zip(path, self.__dict__.keys() - set(self._excluded_save_params()), self) as file:
+            super().save(file, exclude, include)
 
     @classmethod
     def load(
@@ -601,11 +569,3 @@ class A2CMultiTask(A2C):
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
-
-
-def _without(data: Any, targets: tuple[th.Tensor, th.Tensor] | None, rows: th.Tensor) -> tuple[Any, Any]:
-    """A batch's samples, and the teachers' targets for them, of the rows (n_rows,) that are kept only."""
-    observations = {name: value[rows] for name, value in data.observations.items()}
-    others = {name: getattr(data, name)[rows] for name in data._fields if name != "observations"}
-    kept = data._replace(observations=observations, **others)
-    return kept, None if targets is None else tuple(target[rows] for target in targets)

@@ -1,0 +1,56 @@
+"""Zips of models that are whole or not there, and errors that say what cannot be stored."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
+from typing import Any
+
+import cloudpickle
+
+from sb3_multitask.files import replacing
+
+
+@contextmanager
+def whole_zip(path: str | pathlib.Path, attributes: Iterable[str], model: Any) -> Iterator[BufferedIOBase]:
+    """A file to save a model into, which takes its place only when it is whole.
+
+    :param path: ``.zip`` is added where there is no ending
+    :param attributes: names of what is stored of the model, to say which of them cannot be
+    :raises SaveError: if it cannot be written; an earlier file is unchanged
+    :raises TypeError: if an attribute cannot be stored; names it
+    """
+    path = pathlib.Path(path)
+    path = path if path.suffix else path.with_name(f"{path.name}.zip")
+    with replacing(path) as beside, beside.open("wb") as file:
+        try:
+            yield file
+        except OSError:
+            raise
+        except Exception as e:
+            raise TypeError(_what_cannot_be_stored(path, attributes, model, e)) from e
+
+
+def can_be_pickled(value: object) -> bool:
+    return _why_not_pickled(value) is None
+
+
+def _why_not_pickled(value: object) -> Exception | None:
+    try:
+        cloudpickle.dumps(value)
+    except Exception as e:  # pickling runs other people's code, which may raise anything
+        return e
+    return None
+
+
+def _what_cannot_be_stored(path: pathlib.Path, attributes: Iterable[str], model: Any, error: Exception) -> str:
+    for name in attributes:
+        why_not = _why_not_pickled(getattr(model, name))
+        if why_not is not None:
+            return (
+                f"The model's attribute {name!r} cannot be stored ({why_not}). Delete it, or leave it out: "
+                f"model.save({str(path)!r}, exclude=[{name!r}]). What stood at {path} before is unchanged."
+            )
+    return f"The model cannot be stored in {path} ({error}); what stood there before is unchanged."
