@@ -37,7 +37,7 @@ def export_onnx(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     """Write the deterministic policy and its normaliser as an ONNX file, for onnxruntime and other runtimes.
 
     Input ``obs`` (batch, obs_dim) float32, raw, and ``task`` (batch,) int64; output ``action`` (batch, action_dim)
-    float32. The file's metadata name the tasks, the sizes and this package's version: see :func:`metadata_of`.
+    float32. The file's metadata name the tasks, the sizes and this package's version: see ``metadata_of``.
 
     :param agent: an agent, or a model whose policy becomes one
     :param path: ending in ``.onnx``
