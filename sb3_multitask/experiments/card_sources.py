@@ -30,8 +30,8 @@ class CardSource(NamedTuple):
     """A finished training, as far as its card tells it.
 
     ``results`` are by moment (``before``, ``after``) and task; ``env_ids`` is what the agent was evaluated on,
-    ``tasks`` what it learned; ``config`` is YAML; ``draw_curves`` writes a picture of the training returns, if there are any;
-    ``training`` is Markdown that says how it was trained.
+    ``tasks`` what it learned; ``config`` is YAML; ``draw_curves`` writes a picture of the training returns, if there
+    are any; ``training`` is Markdown that says how it was trained.
     """
 
     algorithm: str
