@@ -1,7 +1,5 @@
 """What rl_zoo3 left, read as our own runs are: agents, exports and model cards."""
 
-import warnings
-
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
@@ -26,17 +24,16 @@ def make_folder(path, algo="a2c_mt", normalize=True):
     """What the zoo leaves of a short training, and the model in it."""
     tasks = [mt.Task(task.name, task.env_id, SHORT) for task in mt.TASK_SETS["HalfCheetahBody6"]]
     env = mt.make_multitask_vec_env(tasks, 1, seed=0, normalize=normalize, monitor_dir=path)
-    model = ALGORITHMS[algo](
-        mt.MultiTaskActorCriticPolicy, env, n_steps=10, seed=0, device="cpu", policy_kwargs=dict(SMALL)
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "You have specified a mini-batch size")
-        model.learn(60)
+    kwargs = {"n_steps": 10, "seed": 0, "device": "cpu", "policy_kwargs": dict(SMALL)}
+    kwargs |= {} if algo == "a2c_mt" else {"batch_size": 60}
+    model = ALGORITHMS[algo](mt.MultiTaskActorCriticPolicy, env, **kwargs)
+    model.learn(60)
     model.save(path / f"{NAME}.zip")
     settings = path / NAME
     settings.mkdir()
     if normalize:
         env.save(settings / "vecnormalize.pkl")
+    env.close()
     arguments = {"algo": algo, "env": SET, "env_kwargs": SHORT, "eval_env_kwargs": None, "seed": 3, "trained_agent": ""}
     YAML().dump({"n_timesteps": 60, "n_envs": 1, "normalize": normalize}, settings / "config.yml")
     YAML().dump(arguments, settings / "args.yml")
