@@ -37,10 +37,11 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
     """
     agent = agent if isinstance(agent, Agent) else agent_of(agent)
     path = Path(path)
-    arrays = {f"policy/{name}": np.ascontiguousarray(array) for name, array in agent.weights.items()}
+    arrays = {f"policy/{name}": array for name, array in agent.weights.items()}
     if agent.statistics is not None:
         arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
-    content = safetensors.numpy.save(arrays)
+    # safetensors writes the memory that an array begins in, whatever its strides
+    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
         beside.write_bytes(content)
     statistics = agent.statistics
