@@ -16,6 +16,7 @@ from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.files import replacing, write_json
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.tasks import Task
+from sb3_multitask.zoo.folder import ZooFolder
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
@@ -36,10 +37,11 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
     """
     agent = agent if isinstance(agent, Agent) else agent_of(agent)
     path = Path(path)
-    arrays = {f"policy/{name}": np.ascontiguousarray(array) for name, array in agent.weights.items()}
+    arrays = {f"policy/{name}": array for name, array in agent.weights.items()}
     if agent.statistics is not None:
         arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
-    content = safetensors.numpy.save(arrays)
+    # safetensors writes the memory that an array begins in, whatever its strides
+    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
         beside.write_bytes(content)
     statistics = agent.statistics
@@ -64,35 +66,48 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
 def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
-    :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, or of SB3's A2C
-        or PPO; a run's folder, whose agent at the end it is; or a folder that ``sb3-multitask card`` made
-    :param normalizer: for a zip of SB3: the file of ``VecNormalize.save`` that belongs to it
+    :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, of SB3's A2C
+        or PPO, or of sb3-contrib's TRPO; a run's folder, ours or rl_zoo3's, whose agent at the end it is; or a folder
+        that ``sb3-multitask card`` made
+    :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     path = _file_in(Path(path))
     try:
+        if (training := ZooFolder.at(path)) is not None:
+            return _agent_of_zoo(training, normalizer)
         if path.suffix == ".zip":
             return _agent_of_zip(read_sb3_zip(path), normalizer)
         return _read_agent(path)
     except UnreadableFileError:
         raise
-    except ValueError as e:
+    except (ValueError, FileNotFoundError) as e:
         raise UnreadableFileError(f"{path}: {e}") from e
 
 
 def _file_in(path: Path) -> Path:
-    """The agent's files, without their ending, or its zip."""
-    if path.is_dir():
+    """The agent's files, without their ending, or its zip; rl_zoo3's folder as it is."""
+    if path.is_dir() and ZooFolder.at(path) is None:
         stems = (path / "agents" / "final", path / SHARED_NAME)
         return next((stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()), path / "model.zip")
     return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
 
 
-def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None) -> Agent:
+def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
+    """The last model of a training with rl_zoo3, with the statistics beside it if its own file has none."""
+    policy = read_sb3_zip(training.model)
+    if normalizer is None and policy.statistics is None:
+        normalizer = training.statistics
+    return _agent_of_zip(policy, normalizer, training.tasks)
+
+
+def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None, tasks: tuple[Task, ...] | None = None) -> Agent:
     statistics = policy.statistics
     if normalizer is not None:
         statistics = read_vec_normalize(normalizer)
-    names = policy.task_names or ("task",)
+    names = policy.task_names or (statistics and statistics.task_names)
+    names = names or (tuple(task.name for task in tasks) if tasks else ("task",))
+    steps = {} if policy.num_timesteps is None else {"num_timesteps": policy.num_timesteps}
     low, high = policy.action_bounds
     return Agent(
         policy.weights,
@@ -102,7 +117,8 @@ def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None) -> Agent:
         low,
         high,
         policy.log_std_bounds,
-        {"algorithm": policy.algorithm},
+        {"algorithm": policy.algorithm, **steps},
+        tasks,
     )
 
 

@@ -121,6 +121,8 @@ def test_other_folders_and_unfinished_runs_are_refused(run, tmp_path):
             card.write_card(run.path, output, clips=False)
     with pytest.raises(FileNotFoundError, match="no run's folder"):
         card.write_card(tmp_path, tmp_path / "card", clips=False)
+    with pytest.raises(ValueError, match="`n_eval_episodes` is for folders of rl_zoo3"):
+        card.write_card(run.path, tmp_path / "card", clips=False, n_eval_episodes=3)
     status = run.run.read_text()
     try:
         run.write_status("interrupted")

@@ -144,7 +144,7 @@ def test_flipped_bits_of_the_weights_are_noticed(tmp_path, saved):
 
 def test_other_algorithms_and_files_are_refused(tmp_path, saved):
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save(tmp_path / "sac")
-    with pytest.raises(UnreadableFileError, match="another algorithm than A2C, PPO or A2CMultiTask"):
+    with pytest.raises(UnreadableFileError, match="another algorithm than A2C, PPO, TRPO or A2CMultiTask"):
         read_sb3_zip(tmp_path / "sac.zip")
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "discrete")
     with pytest.raises(UnreadableFileError, match="no Gaussian policy for continuous actions"):

@@ -7,16 +7,15 @@ of its own.
 import argparse
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from conftest import drift_tasks
+from programs import ended, killed_at_its_first_checkpoint, output_of
 from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
@@ -39,18 +38,19 @@ GOOD = {"n_timesteps": 1000, "policy": "MultiTaskMlpPolicy"}
 
 def zoo(*args, cwd=None):
     """Run a command; its output. Fails if it does."""
-    done = zoo_process(*args, cwd=cwd)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return output_of(zoo_command(*args), cwd, environment())
 
 
 def zoo_process(*args, cwd=None):
-    return python("-m", "sb3_multitask.zoo", *map(str, args), cwd=cwd)
+    return ended(zoo_command(*args), cwd, environment())
+
+
+def zoo_command(*args):
+    return [sys.executable, "-m", "sb3_multitask.zoo", *args]
 
 
 def python(*args, cwd=None):
-    command = [sys.executable, *args]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+    return ended([sys.executable, *args], cwd, environment())
 
 
 def environment():
@@ -209,17 +209,9 @@ def trained(tmp_path_factory):
         "--seed",
         3,
     ]
-    command = [sys.executable, "-m", "sb3_multitask.zoo", *map(str, train), "-n", "100000000", "--save-freq", "6000"]
-    killed = subprocess.Popen([*command, "--eval-freq", "-1"], cwd=cwd, env=environment(), stdout=subprocess.DEVNULL)
+    endless = zoo_command(*train, "-n", 10**8, "--save-freq", 6000, "--eval-freq", -1)
     first = cwd / "logs" / "a2c_mt" / f"{NAME}_1"
-    until = time.monotonic() + 120
-    while not list(first.glob("rl_model_vecnormalize_*.pkl")):
-        assert killed.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    newest = first / (min(first.glob("rl_model_vec*.pkl")).stem.replace("vecnormalize_", "") + ".zip")
+    newest = killed_at_its_first_checkpoint(endless, cwd, environment(), first)
     flags = ["-n", 12_000, "--eval-freq", 6000, "--eval-episodes", 2, "--n-eval-envs", 2, "--progress"]
     output = zoo(*train, *flags, "-i", newest, "--tensorboard-log", "tb", "-f", "logs", cwd=cwd)
     return cwd, output

@@ -11,19 +11,24 @@ from rich.markup import escape
 from sb3_multitask.cli.output import console
 
 EXAMPLES = (
-    "[bold]Example[/bold]\n\nsb3-multitask card runs/main --output cheetahs\n\n"
+    "[bold]Examples[/bold]\n\nsb3-multitask card runs/main --output cheetahs\n\n"
+    "sb3-multitask card logs/a2c_mt/MultiTask-HalfCheetahBody6-v0_1 --output cheetahs\n\n"
     "hf upload <user>/cheetahs cheetahs  (of huggingface_hub)"
 )
 
 
 def card(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, of this package or of rl_zoo3.")],
     output: Annotated[Path | None, typer.Option(help="Folder to make; default: <run>/card.")] = None,
     clips: Annotated[bool, typer.Option(help="Film the agent on its tasks.")] = True,
+    n_eval_episodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="For rl_zoo3's folders, which hold no returns: episodes per task; default: 20."),
+    ] = None,
 ) -> None:
     """Make a folder with a run's agent and its model card, ready for a model hub."""
     from sb3_multitask.experiments.card import write_card
 
     output = output or run / "card"
-    write_card(run, output, clips)
+    write_card(run, output, clips, n_eval_episodes)
     console.print(f"Model card: [bold]{escape(str(output / 'README.md'))}[/bold]", soft_wrap=True)

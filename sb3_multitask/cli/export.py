@@ -28,7 +28,10 @@ class ExportFormat(StrEnum):
 
 def export(
     source: Annotated[
-        Path | None, typer.Argument(help="A run's folder, a zip of A2CMultiTask, A2C or PPO, or an agent's file.")
+        Path | None,
+        typer.Argument(
+            help="A run's folder (rl_zoo3's too), a zip of A2CMultiTask, A2C, PPO or TRPO, or an agent's file."
+        ),
     ] = None,
     pretrained: PretrainedOption = None,
     file_format: Annotated[

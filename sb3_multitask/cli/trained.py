@@ -31,12 +31,13 @@ def source_of(model: str | None, pretrained: str | None) -> str | None:
 def load_trained(source: str) -> Any:
     """What can be evaluated: a pretrained agent, an agent's files, or a model."""
     from sb3_multitask import A2CMultiTask, load_agent, load_pretrained
+    from sb3_multitask.zoo.folder import ZooFolder
 
     if source.startswith(_PRETRAINED):
         return load_pretrained(source.removeprefix(_PRETRAINED))
     path = Path(source)
-    # of another algorithm, whose model does not know its tasks; or of `sb3-multitask card`, which has no model
-    if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists():
+    # of another algorithm, whose model does not know its tasks; of `sb3-multitask card`, which has no model; of rl_zoo3
+    if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists() or ZooFolder.at(path) is not None:
         return load_agent(path)
     path = path / "model.zip" if path.is_dir() else path
     if not path.exists():

@@ -10,110 +10,77 @@ import io
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ruamel.yaml import YAML
 
-from sb3_multitask.agent_files import SHARED_NAME, load_agent, save_agent
-from sb3_multitask.agents import Agent
-from sb3_multitask.evaluation import TaskResult
-from sb3_multitask.experiments.algorithms import ALGORITHMS
-from sb3_multitask.experiments.config import TrainConfig, load_config
+from sb3_multitask.agent_files import SHARED_NAME, save_agent
+from sb3_multitask.experiments.card_sources import CardSource, read_source
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.tables import Table
-from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.files import replacing, write_text
+from sb3_multitask.files import write_text
 from sb3_multitask.films import NoRendererError
 
-_CLIPS = "clips"
+_CLIPS, _CURVES = "clips", "learning_curves.png"
 
 
-class _Run(NamedTuple):
-    """What a finished run leaves, as far as the card tells it."""
-
-    folder: RunFolder
-    config: TrainConfig
-    status: Mapping[str, Any]
-    results: Mapping[str, Mapping[str, TaskResult]]
-    agent: Agent
-
-    @property
-    def algorithm(self) -> str:
-        return ALGORITHMS[self.config.algo].__name__
-
-    @property
-    def env_ids(self) -> dict[str, str]:
-        """Id of the environment of everything that the agent was evaluated on."""
-        return {task.name: str(task.env_id) for task in self.config.resolved_tasks()} | self.config.also_on
-
-
-def write_card(run: str | Path, output: str | Path, clips: bool = True) -> None:
+def write_card(run: str | Path, output: str | Path, clips: bool = True, n_eval_episodes: int | None = None) -> None:
     """Make a folder with a run's agent, config, learning curves, clips and model card; ``load_agent`` reads it back.
 
-    :param run: folder of a finished run, of any algorithm
+    :param run: folder of a finished run, of any algorithm; or one that rl_zoo3 left, whose last model is evaluated
     :param output: a new or empty folder, or that of an earlier card, which is replaced
     :param clips: film the agent on its tasks, where something can render
+    :param n_eval_episodes: episodes **per task** for a folder of rl_zoo3, which holds no returns; ``None``: 20
     :raises FileNotFoundError: if ``run`` is no run's folder
     :raises FileExistsError: if ``output`` holds something else than a card
-    :raises ValueError: if the run is not finished
+    :raises ValueError: if the run is not finished, or has returns of its own where ``n_eval_episodes`` is given
     :raises SaveError: if a file cannot be written
     """
-    told, output = _read(RunFolder.existing(run)), Path(output)
+    output = Path(output)
+    _check_room(output)
+    told = read_source(Path(run), n_eval_episodes)
     _make_room(output)
     save_agent(told.agent, output / SHARED_NAME)
-    has_curves = told.folder.curves.exists()
-    for file in (told.folder.config, *([told.folder.curves] if has_curves else [])):
-        with replacing(output / file.name) as beside:
-            shutil.copyfile(file, beside)
+    write_text(output / "config.yml", told.config)
+    if told.draw_curves is not None:
+        told.draw_curves(output / _CURVES)
     films = _film(told, output) if clips else None
     parts = [
         _front_matter(told),
         _introduction(told),
         _returns(told),
-        f"## Training returns\n\n![Training returns]({told.folder.curves.name})\n" if has_curves else "",
+        f"## Training returns\n\n![Training returns]({_CURVES})\n" if told.draw_curves is not None else "",
         _films(films, output),
         _usage(told),
-        _training(told),
+        f"## Training\n\n{told.training}",
     ]
     write_text(output / "README.md", "\n".join(part for part in parts if part))
 
 
-def _film(run: _Run, output: Path) -> dict[str, Path]:
+def _film(run: CardSource, output: Path) -> dict[str, Path]:
     """Clips of the run's tasks; none where nothing can render."""
     try:
-        return render_clips(output / SHARED_NAME, run.config.resolved_tasks(), output / _CLIPS)
+        return render_clips(output / SHARED_NAME, run.tasks, output / _CLIPS)
     except NoRendererError:
         return {}
 
 
-def _read(folder: RunFolder) -> _Run:
-    status, results = folder.read_status(), folder.read_results()
-    if status.get("status") != "finished" or "after" not in results:
-        raise ValueError(
-            f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card tells the returns "
-            f"after training. Go on with: sb3-multitask train --resume {folder.path}"
-        )
-    config, agent = load_config(TrainConfig, folder.config), load_agent(folder.path)
-    facts = {"returns": {task: round(result.mean_reward, 1) for task, result in results["after"].items()}}
-    tasks = config.resolved_tasks() if agent.task_names == config.task_names else None  # a head for all of them
-    return _Run(folder, config, status, results, replace(agent, facts={**agent.facts, **facts}, tasks=tasks))
+def _check_room(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_card(output))):
+        raise FileExistsError(f"{output} holds something else than a model card; choose another folder with --output")
 
 
 def _make_room(output: Path) -> None:
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_card(output))):
-        raise FileExistsError(f"{output} holds something else than a model card; choose another folder with --output")
     shutil.rmtree(output / _CLIPS, ignore_errors=True)
-    (output / "learning_curves.png").unlink(missing_ok=True)
+    (output / _CURVES).unlink(missing_ok=True)
 
 
 def _is_card(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (f"{SHARED_NAME}.json", "README.md"))
 
 
-def _front_matter(run: _Run) -> str:
+def _front_matter(run: CardSource) -> str:
     """What hubs index, between two lines of dashes."""
     tags = ["reinforcement-learning", "deep-reinforcement-learning", "multi-task", "stable-baselines3", "sb3-multitask"]
     kind = "reinforcement-learning"
@@ -144,21 +111,18 @@ def _front_matter(run: _Run) -> str:
     return f"---\n{text.getvalue()}---\n"
 
 
-def _introduction(run: _Run) -> str:
-    config = run.config
-    tasks = config.tasks if isinstance(config.tasks, str) else f"{len(config.task_names)} tasks"
-    heads = "one head that learned the tasks in turn" if config.sequential else "one head per task"
+def _introduction(run: CardSource) -> str:
     return (
-        f"# {run.algorithm} on {tasks}\n\n"
-        f"One agent for {', '.join(config.task_names)} ({heads}), trained with **sb3-multitask**, the multi-task "
-        "extension of [Stable-Baselines3](https://stable-baselines3.readthedocs.io). "
+        f"# {run.algorithm} on {run.tasks_name}\n\n"
+        f"One agent for {', '.join(task.name for task in run.tasks)} ({run.heads}), trained with **sb3-multitask**, "
+        "the multi-task extension of [Stable-Baselines3](https://stable-baselines3.readthedocs.io). "
         f"`{SHARED_NAME}.safetensors` and `{SHARED_NAME}.json` hold the policy with its normaliser: it takes raw "
         "observations. Nothing in them is executed when they are read.\n"
     )
 
 
-def _returns(run: _Run) -> str:
-    untrained, steps = run.results.get("before", {}), run.agent.facts["num_timesteps"]
+def _returns(run: CardSource) -> str:
+    untrained, steps = run.results.get("before", {}), run.agent.facts.get("num_timesteps")
     rows = [
         (
             task,
@@ -166,8 +130,8 @@ def _returns(run: _Run) -> str:
             f"{result.mean_reward:.1f} ± {result.std_reward:.1f}",
             f"{untrained[task].mean_reward:.1f}" if task in untrained else "-",
             str(len(result.episode_rewards)),
-            str(run.config.seed),
-            f"{steps:,}",
+            str(run.seed),
+            "-" if steps is None else f"{steps:,}",
         )
         for task, result in run.results["after"].items()
     ]
@@ -191,7 +155,7 @@ def _films(films: Mapping[str, Path] | None, output: Path) -> str:
     return Table("clips", "Clips", note, list(paths), [cells]).markdown()
 
 
-def _usage(run: _Run) -> str:
+def _usage(run: CardSource) -> str:
     """Code that runs as it stands in the folder."""
     task, env_id = next(iter(run.env_ids.items()))
     evaluation = (
@@ -209,16 +173,4 @@ def _usage(run: _Run) -> str:
         f'action, _ = agent.predict({{"obs": obs, "task": agent.head_of({json.dumps(task)})}}, deterministic=True)\n'
         f"{evaluation}```\n\n"
         "From the shell, in this folder: `sb3-multitask export . --output agent.onnx` writes it for other runtimes.\n"
-    )
-
-
-def _training(run: _Run) -> str:
-    versions = {**run.status.get("versions", {}), "python": run.status.get("python", "unknown")}
-    revision = run.status.get("revision")
-    listed = "\n".join(f"- {name} {version}" for name, version in versions.items())
-    return (
-        "## Training\n\n"
-        "```sh\nsb3-multitask train --config config.yml\n```\n\n"
-        f"The run itself was started by `{run.status.get('command', 'unknown')}`, with\n\n{listed}\n"
-        f"{f'- revision {revision} of the code' + chr(10) if revision else ''}"
     )

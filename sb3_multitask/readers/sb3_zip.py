@@ -29,7 +29,7 @@ _HEAD = re.compile(r"action_net\.layers\.(\d+)\.weight")
 class SavedPolicy:
     """An actor-critic's policy as a file holds it.
 
-    :param algorithm: "A2C", "PPO" or "A2CMultiTask"
+    :param algorithm: "A2C", "PPO", "TRPO" or "A2CMultiTask"
     :param weights: the policy's state dict, float arrays, all finite
     :param activation: name of the activation function, such as "Tanh"
     :param obs_dim: size of an observation
@@ -38,6 +38,7 @@ class SavedPolicy:
     :param statistics: of a multi-task policy that normalises its observations
     :param action_bounds: lowest and highest actions, each (action_dim,)
     :param log_std_bounds: (low, high, init) of a log-std that is an output of the heads
+    :param num_timesteps: environment steps of its training, if the file says so
     """
 
     algorithm: str
@@ -49,10 +50,11 @@ class SavedPolicy:
     statistics: ObsStatistics | None
     action_bounds: tuple[np.ndarray, np.ndarray]
     log_std_bounds: tuple[float, float, float] | None
+    num_timesteps: int | None = None
 
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:
-    """Read the policy's weights from a zip of SB3's A2C or PPO, or of ``A2CMultiTask``.
+    """Read the policy's weights from a zip of SB3's A2C or PPO, of sb3-contrib's TRPO, or of ``A2CMultiTask``.
 
     Nothing in the file is executed: weights are read with torch's ``weights_only``, everything else as inert data.
     ``A2CMultiTask.load``, in contrast, unpickles, and so trusts the file.
@@ -81,7 +83,7 @@ def _read(path: Path) -> SavedPolicy:
     if data.get("use_sde"):
         raise UnreadableFileError("its exploration depends on the state (use_sde), which is not supported")
     weights = _read_tensors(members["policy.pth"])
-    log_std_bounds = _log_std_bounds(data.get("policy_kwargs")) if algorithm == "A2CMultiTask" else None
+    log_std_bounds = _log_std_bounds(data.get("policy_kwargs"))
     obs_dim, action_dim = _dimensions(weights, is_state_dependent=log_std_bounds is not None)
     for name, size in (("observation_space", obs_dim), ("action_space", action_dim)):
         space = data.get(name)
@@ -91,6 +93,7 @@ def _read(path: Path) -> SavedPolicy:
         if shape is not None and shape != [size]:
             raise UnreadableFileError(f"its {name} has the shape {shape}, its weights are for [{size}]")
     bounds = _action_bounds(data["action_space"], action_dim)
+    n_steps = data.get("num_timesteps")
     names = data.get("task_names") if algorithm == "A2CMultiTask" else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UnreadableFileError(f"its task names are no list of names (but {names!r:.100})")
@@ -105,6 +108,7 @@ def _read(path: Path) -> SavedPolicy:
         statistics,
         bounds,
         log_std_bounds,
+        n_steps if type(n_steps) is int else None,
     )
 
 
@@ -186,11 +190,12 @@ def _is_weight(tensor: th.Tensor) -> bool:
 
 def _algorithm(data: dict[str, Any]) -> str:
     """Which algorithm's file it is, by the settings in it: their classes are pickled."""
-    is_on_policy = {"n_steps", "gae_lambda", "normalize_advantage"} <= set(data) and "cg_max_steps" not in data
-    for setting, algorithm in {"task_schedule": "A2CMultiTask", "clip_range": "PPO", "n_steps": "A2C"}.items():
+    is_on_policy = {"n_steps", "gae_lambda", "normalize_advantage"} <= set(data)
+    of = {"task_schedule": "A2CMultiTask", "clip_range": "PPO", "cg_max_steps": "TRPO", "n_steps": "A2C"}
+    for setting, algorithm in of.items():
         if is_on_policy and setting in data:
             return algorithm
-    raise UnreadableFileError("is the model of another algorithm than A2C, PPO or A2CMultiTask")
+    raise UnreadableFileError("is the model of another algorithm than A2C, PPO, TRPO or A2CMultiTask")
 
 
 def _log_std_bounds(policy_kwargs: Any) -> tuple[float, float, float] | None:

@@ -27,7 +27,7 @@ from sb3_multitask.files import write_text
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.vec_env.faults import WorkerError
-from sb3_multitask.zoo.playing import statistics_beside
+from sb3_multitask.zoo.folder import statistics_beside
 from sb3_multitask.zoo.search import Sampler, TrialCallback, Values
 from sb3_multitask.zoo.settings import (
     check_hyperparameters,

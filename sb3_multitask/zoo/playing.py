@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.readers import ObsStatistics, read_vec_normalize
 from sb3_multitask.tasks import resolve_tasks, task_set
+from sb3_multitask.zoo.folder import statistics_beside
 
 _MAX_EPISODE_STEPS = 1000  # where an id does not say
 
@@ -29,23 +29,6 @@ def steps_of_a_tour(env_id: str, env_kwargs: Mapping[str, Any]) -> int:
         longest = [int(env_kwargs["max_episode_steps"])] * len(tasks)
     names = [task.name for task in tasks]
     return longest[names.index(env_kwargs["task"])] if env_kwargs.get("task") in names else sum(longest)
-
-
-def statistics_beside(model_path: str | Path, env_name: str) -> Path | None:
-    """The file of the normaliser that goes with a model of a zoo folder; None if there is none.
-
-    Those of the moment: of the best model, of a checkpoint; else the folder's ``vecnormalize.pkl``.
-
-    :param env_name: the id with dashes, which is the name of the folder's sub-folder
-    """
-    path = Path(model_path)
-    folder = path.parent / env_name
-    candidates = [
-        folder / f"{path.stem}_vecnormalize.pkl",
-        path.with_name(path.stem.replace("rl_model_", "rl_model_vecnormalize_") + ".pkl"),
-        folder / "vecnormalize.pkl",
-    ]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 class PlayVecEnv(VecEnvWrapper):

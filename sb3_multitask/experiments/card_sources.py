@@ -1,0 +1,161 @@
+"""What a model card tells, from the folder of one of our runs or from one that rl_zoo3 left."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from ruamel.yaml import YAML
+
+from sb3_multitask.agent_files import load_agent
+from sb3_multitask.agents import Agent
+from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.experiments.algorithms import ALGORITHMS
+from sb3_multitask.experiments.config import TrainConfig, load_config
+from sb3_multitask.experiments.plot import plot_runs, read_run
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.files import replacing
+from sb3_multitask.tasks import Task
+from sb3_multitask.zoo.folder import ZooFolder
+
+_N_EVAL_EPISODES = 20
+
+
+class CardSource(NamedTuple):
+    """A finished training, as far as its card tells it.
+
+    ``results`` are by moment (``before``, ``after``) and task; ``env_ids`` is what the agent was evaluated on,
+    ``tasks`` what it learned; ``config`` is YAML; ``draw_curves`` writes a picture of the training returns, if there
+    are any; ``training`` is Markdown that says how it was trained.
+    """
+
+    algorithm: str
+    agent: Agent
+    tasks: tuple[Task, ...]
+    tasks_name: str
+    heads: str
+    env_ids: Mapping[str, str]
+    seed: int | str
+    results: Mapping[str, Mapping[str, TaskResult]]
+    config: str
+    draw_curves: Callable[[Path], object] | None
+    training: str
+
+
+def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
+    """What a folder has to tell; an agent without stored returns is evaluated.
+
+    :param folder: of a run of ours or of rl_zoo3's
+    :param n_eval_episodes: episodes per task of that evaluation; ``None``: 20
+    :raises FileNotFoundError: if it is neither
+    :raises ValueError: if the run is not finished, cannot be read, or has returns of its own and
+        ``n_eval_episodes`` is given
+    """
+    training = ZooFolder.at(folder)
+    if training is not None:
+        return _of_zoo(training, _N_EVAL_EPISODES if n_eval_episodes is None else n_eval_episodes)
+    run = RunFolder.existing(folder)
+    if n_eval_episodes is not None:
+        raise ValueError(
+            f"`n_eval_episodes` is for folders of rl_zoo3: the card of {folder} tells the returns that the run holds "
+            f"(got {n_eval_episodes})"
+        )
+    return _of_run(run)
+
+
+def _of_run(folder: RunFolder) -> CardSource:
+    status, results = folder.read_status(), folder.read_results()
+    if status.get("status") != "finished" or "after" not in results:
+        raise ValueError(
+            f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card tells the returns "
+            f"after training. Go on with: sb3-multitask train --resume {folder.path}"
+        )
+    config, agent = load_config(TrainConfig, folder.config), load_agent(folder.path)
+    tasks = config.resolved_tasks()
+    has_heads = agent.task_names == config.task_names  # else one head for all of them
+    return CardSource(
+        algorithm=ALGORITHMS[config.algo].__name__,
+        agent=_with_returns(replace(agent, tasks=tasks if has_heads else None), results["after"]),
+        tasks=tasks,
+        tasks_name=config.tasks if isinstance(config.tasks, str) else f"{len(tasks)} tasks",
+        heads="one head that learned the tasks in turn" if config.sequential else "one head per task",
+        env_ids=_env_ids(tasks) | config.also_on,
+        seed=config.seed,
+        results=results,
+        config=folder.config.read_text(encoding="utf-8"),
+        draw_curves=partial(_copy, folder.curves) if folder.curves.exists() else None,
+        training=_training_of_run(folder),
+    )
+
+
+def _training_of_run(folder: RunFolder) -> str:
+    status = folder.read_status()
+    versions = {**status.get("versions", {}), "python": status.get("python", "unknown")}
+    revision = status.get("revision")
+    listed = "\n".join(f"- {name} {version}" for name, version in versions.items())
+    return (
+        "```sh\nsb3-multitask train --config config.yml\n```\n\n"
+        f"The run itself was started by `{status.get('command', 'unknown')}`, with\n\n{listed}\n"
+        f"{f'- revision {revision} of the code' + chr(10) if revision else ''}"
+    )
+
+
+def _of_zoo(training: ZooFolder, n_eval_episodes: int) -> CardSource:
+    agent, tasks, text = load_agent(training.path), training.tasks, io.StringIO()
+    results = evaluate_tasks(agent, n_eval_episodes=n_eval_episodes)
+    YAML().dump(training.hyperparameters, text)  # plain values, whatever tags the file had
+    return CardSource(
+        algorithm=str(agent.facts["algorithm"]),
+        agent=_with_returns(agent, results),
+        tasks=tasks,
+        tasks_name=training.env_id,
+        heads="one head per task",
+        env_ids=_env_ids(tasks),
+        seed=training.arguments.get("seed", "-"),
+        results={"after": results},
+        config=text.getvalue(),
+        draw_curves=_curves_of_zoo(training),
+        training=_training_of_zoo(training),
+    )
+
+
+def _curves_of_zoo(training: ZooFolder) -> Callable[[Path], object] | None:
+    try:
+        read_run(training.path, "training")
+    except FileNotFoundError:  # no episode ended
+        return None
+    return partial(_plot, training.path)
+
+
+def _training_of_zoo(training: ZooFolder) -> str:
+    began_with = training.arguments.get("trained_agent")
+    went_on = f"It went on from `{began_with}`; the steps above are those since.\n\n" if began_with else ""
+    return (
+        "With [RL Baselines3 Zoo](https://rl-baselines3-zoo.readthedocs.io), by\n\n"
+        f"```sh\n{training.command}\n```\n\n{went_on}"
+        "`config.yml` holds the hyper-parameters. The returns are of the last model, evaluated when this card was "
+        "made.\n"
+    )
+
+
+def _with_returns(agent: Agent, results: Mapping[str, TaskResult]) -> Agent:
+    returns = {task: round(result.mean_reward, 1) for task, result in results.items()}
+    return replace(agent, facts={**agent.facts, "returns": returns})
+
+
+def _env_ids(tasks: tuple[Task, ...]) -> dict[str, str]:
+    return {task.name: str(task.env_id) for task in tasks}
+
+
+def _copy(picture: Path, output: Path) -> None:
+    with replacing(output) as beside:
+        shutil.copyfile(picture, beside)
+
+
+def _plot(folder: Path, output: Path) -> None:
+    plot_runs([folder], output, "training")
