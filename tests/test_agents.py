@@ -1,5 +1,6 @@
 """Agents: a policy with its normaliser, in files that nothing executes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -229,6 +230,15 @@ def test_hostile_descriptions_are_refused(saved, change):
     path.write_text("[" * 200_000)
     with pytest.raises(UnreadableFileError):
         mt.load_agent(saved)
+
+
+def test_statistics_that_are_views_are_saved_as_they_are(tmp_path, saved):
+    agent = mt.load_agent(saved)
+    wide = np.random.default_rng(0).uniform(1, 2, (2, 3, 4))
+    views = dataclasses.replace(agent.statistics, mean=wide[0, :, :-1], var=wide[1, :, :-1])
+    mt.save_agent(dataclasses.replace(agent, statistics=views), tmp_path / "views")
+    read = mt.load_agent(tmp_path / "views").statistics
+    np.testing.assert_array_equal([read.mean, read.var], wide[:, :, :-1])
 
 
 def test_tuples_in_a_tasks_arguments_are_kept_as_lists(tmp_path):

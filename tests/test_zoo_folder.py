@@ -97,6 +97,7 @@ def test_observations_that_are_not_normalised_need_no_statistics(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_export_and_evaluate_take_the_folder(tmp_path):
     make_folder(tmp_path)
     export = ["export", str(tmp_path), "--format", "torch", "--output", str(tmp_path / "agent.pt2")]
