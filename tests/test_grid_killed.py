@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sb3_multitask.checkpoint.format import list_checkpoints
-from sb3_multitask.experiments import scheduler
+from sb3_multitask.experiments import local_engine, scheduler
 from sb3_multitask.experiments.grid import load_grid
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import run_grid, steps_so_far
@@ -210,6 +210,26 @@ def test_a_run_that_cannot_be_started_does_not_stop_the_others(grid_file, quick)
     assert outcome.failed["a/second/seed_1"] == "log.txt may not be written to"
     assert "Cannot write" in outcome.failed["a/first/seed_0"] or "exists" in outcome.failed["a/first/seed_0"]
     assert outcome.left_out == ["a/second/seed_0"]
+
+
+def test_a_run_that_another_process_finished_is_finished(grid_file, quick):
+    def launch(run):
+        finished(run)
+        return Ended("exit code 2")  # the folder was in use
+
+    assert run_grid(load_grid(grid_file), launch, 2, console()).is_complete
+
+
+def test_a_run_that_does_not_end_when_it_is_told_to_is_killed(monkeypatch):
+    monkeypatch.setattr(local_engine, "_PATIENCE", ((0.5, signal.SIGTERM), (0.5, signal.SIGKILL)))
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    job = object.__new__(local_engine.LocalJob)
+    job._process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    job._process.stdout.readline()
+    job.stop()
+    job.wait()
+    assert job.poll() == "exit code -9"
+    job._process.stdout.close()
 
 
 def test_a_rerun_takes_what_is_missing_only(grid_file, quick):

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 from sb3_multitask.experiments.grid import GridRun
 from sb3_multitask.experiments.run_folder import RunFolder
 
+_PATIENCE = ((120, signal.SIGTERM), (30, signal.SIGKILL))
+"""Seconds that a run has to write a checkpoint and end, and the signal after them; a second SIGTERM ends it at once."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -36,4 +39,10 @@ class LocalJob:
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> None:
+        """Return when it has ended; one that hangs is made to."""
+        for seconds, next_signal in _PATIENCE:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+                return
+            self._process.send_signal(next_signal)
         self._process.wait()

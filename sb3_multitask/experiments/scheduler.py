@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sb3_multitask.checkpoint.format import list_checkpoints
 from sb3_multitask.experiments.grid import GridRun, prepare
-from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.run_folder import FolderInUseError, RunFolder
 from sb3_multitask.experiments.signals import stopping_on_signals
 
 _POLL_SECONDS = 0.5
@@ -132,14 +132,14 @@ class _Scheduler:
             del self.jobs[key]
             folder = RunFolder(by_key[key].folder)
             status = folder.read_status()
-            if not failure and status.get("status") == "finished":
+            if status.get("status") == "finished":  # by this job, or by another process that had the folder
                 self.finished.add(key)
             elif folder.is_locked():
                 time.sleep(_POLL_SECONDS)  # another process has it, perhaps one that outlived its grid: ask again
             else:
                 reason = str(status.get("reason") or failure or "ended without a word")
                 if status.get("status") == "running":  # killed, before it could say anything
-                    with suppress(OSError):
+                    with suppress(OSError, FolderInUseError), folder.locked():
                         folder.write_death(reason)
                 self.failed[key] = f"{reason} (see {folder.log})"
 
