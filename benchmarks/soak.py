@@ -217,7 +217,7 @@ def draw(root: Path, results: dict[str, Any], path: Path) -> None:
         axis.plot(steps / 1e6, megabytes, ".", markersize=2, color=color, label=name)
     for steps in results["kills"]:
         axis.axvline(steps / 1e6, color="tab:orange", linewidth=0.5, alpha=0.6)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.3 * max(variant["megabytes_at_most"] for variant in results["memory"].values()))
     axis.set_xlabel("million steps (lines: killed and started again)")
     axis.set_ylabel("resident memory (MiB)")
     axis.legend(markerscale=4)
