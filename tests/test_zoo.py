@@ -83,13 +83,15 @@ def test_the_configs_make_their_algorithms(algo):
     assert isinstance(model.policy, mt.MultiTaskActorCriticPolicy)
 
 
-def test_a2c_mt_takes_the_tuned_settings():
-    tuned = load_config(TrainConfig, CONFIGS / "tuned.yml")
-    values = read_hyperparameters(CONFIGS / "a2c_mt.yml", SET)
-    renamed = {"n_envs_per_task": "n_envs"}
-    fields = tuned.model_fields_set - {"distill_loss", "student_rollout_prob"}  # no teachers
-    assert {name: values[renamed.get(name, name)] for name in fields} == {name: getattr(tuned, name) for name in fields}
-    assert (values["n_timesteps"], values["normalize"]) == (6_000_000, True)
+@pytest.mark.parametrize(("zoo_file", "run_file"), [("a2c_mt", "tuned"), ("ppo_mt", "ppo"), ("trpo_mt", "trpo")])
+def test_the_zoos_settings_are_those_of_a_run(zoo_file, run_file):
+    config = load_config(TrainConfig, CONFIGS / f"{run_file}.yml")
+    values = read_hyperparameters(CONFIGS / f"{zoo_file}.yml", SET)
+    fields = config.model_fields_set - {"algo", "algo_kwargs", "distill_loss", "student_rollout_prob"}  # no teachers
+    settings = {name: getattr(config, name) for name in fields} | config.algo_kwargs
+    settings["n_envs"] = settings.pop("n_envs_per_task")
+    of_the_set = {"n_timesteps": 6_000_000, "normalize": True, "policy": "MultiTaskMlpPolicy"}
+    assert values == settings | of_the_set
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def sample_a2c_mt(
         "ent_coef": trial.suggest_float("ent_coef", 1e-8, 3e-3, log=True),
         "vf_coef": trial.suggest_float("vf_coef", 0.25, 1.0),
         "max_grad_norm": trial.suggest_float("max_grad_norm", 0.3, 2.0, log=True),
-        "log_std_init": trial.suggest_float("log_std_init", -1.0, 0.0),
+        "log_std_init": trial.suggest_float("log_std_init", -2.5, 0.0),
         "net": trial.suggest_categorical("net", list(A2C_NETS)),
     }
     hyperparams = convert_a2c_mt(sampled)
