@@ -357,6 +357,16 @@ def test_two_workers_tune_in_one_study(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_best_model_of_a_trial_has_its_statistics(tmp_path):
+    common = ["train", "--algo", "ppo_mt", "--env", SET, "--env-kwargs", "max_episode_steps:5", "-params", "n_envs:1"]
+    search = ["--optimize", "--n-trials", 1, "-n", 60, "--n-evaluations", 1, "--eval-episodes", 1]
+    zoo(*common, *search, "--optimization-log-path", "trials", cwd=tmp_path)
+    best = tmp_path / "trials" / "trial_0" / "best_model.zip"
+    assert mt.load_agent(best, best.with_name(NAME) / "best_model_vecnormalize.pkl").n_tasks == 6
+    zoo(*common, "n_steps:10", "batch_size:60", "-n", 60, "--eval-freq", -1, "-i", best, cwd=tmp_path)
+
+
+@pytest.mark.slow
 def test_searches_give_hyperparameters_that_configs_can_hold(tmp_path):
     code = """
 import optuna, yaml
