@@ -7,6 +7,7 @@ of its own.
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.zoo.folder import ZooFolder
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,
     StorePlainDict,
@@ -363,7 +365,10 @@ def test_the_best_model_of_a_trial_has_its_statistics(tmp_path):
     zoo(*common, *search, "--optimization-log-path", "trials", cwd=tmp_path)
     best = tmp_path / "trials" / "trial_0" / "best_model.zip"
     assert mt.load_agent(best, best.with_name(NAME) / "best_model_vecnormalize.pkl").n_tasks == 6
-    zoo(*common, "n_steps:10", "batch_size:60", "-n", 60, "--eval-freq", -1, "-i", best, cwd=tmp_path)
+    kwargs = "policy_kwargs:{log_std_mode: per_task}"
+    zoo(*common, "n_steps:10", "batch_size:60", kwargs, "-n", 60, "--eval-freq", -1, "-i", best, cwd=tmp_path)
+    command = ZooFolder.at(tmp_path / "logs" / "ppo_mt" / f"{NAME}_1").command
+    assert {kwargs, "--seed"} < set(shlex.split(command))  # for a card: one argument, and the seed that was drawn
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """What rl_zoo3 left, read as our own runs are: agents, exports and model cards."""
 
+import re
+import shlex
+
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
@@ -16,6 +19,7 @@ from sb3_multitask.zoo.folder import ZooFolder
 
 SET = "MultiTask/HalfCheetahBody6-v0"
 NAME = SET.replace("/", "-")
+FLAGS = ["train", "--env", SET, "-n", "60", "-params", "policy_kwargs:{log_std_mode: state_dependent}"]
 SHORT = {"max_episode_steps": 5}
 SMALL = {"net_arch": {"pi": [4], "vf": [4]}, "log_std_mode": "state_dependent"}
 ALGORITHMS = {"a2c_mt": mt.A2CMultiTask, "ppo_mt": PPO, "trpo_mt": TRPO}
@@ -47,7 +51,7 @@ def make_folder(path, algo="a2c_mt", normalize=True, which=LAST):
     arguments = {"algo": algo, "env": SET, "env_kwargs": SHORT, "eval_env_kwargs": None, "seed": 3, "trained_agent": ""}
     YAML().dump({"n_timesteps": 60, "n_envs": 1, "normalize": normalize}, settings / "config.yml")
     YAML().dump(arguments, settings / "args.yml")
-    (settings / "command.txt").write_text(f"/a/b/python -m sb3_multitask.zoo train --algo {algo} --env {SET} -n 60")
+    (settings / "command.txt").write_text(f"/a/b/python -m sb3_multitask.zoo {shlex.join(FLAGS)} --algo {algo}")
     return model
 
 
@@ -89,7 +93,9 @@ def test_the_card_tells_an_evaluation_and_how_it_was_trained(trained):
     assert {result.episode_lengths for result in results.values()} == {(5, 5)}
     assert entry["name"] == type(model).__name__
     assert text.count("| - | 2 | 3 | 60 |") == 6  # untrained, episodes, seed, steps
-    assert f"\npython -m sb3_multitask.zoo train --algo {ZooFolder.at(folder).arguments['algo']} --env {SET} " in text
+    (command,) = re.findall(r"```sh\n(.*)\n```", text)  # as a shell takes it apart, with the seed that was drawn
+    algo = ["--algo", ZooFolder.at(folder).arguments["algo"]]
+    assert shlex.split(command) == ["python", "-m", "sb3_multitask.zoo", *FLAGS, *algo, "--seed", "3"]
     assert "/a/b" not in text
     assert "sb3-multitask train" not in text
     write_card(folder, folder / "card", clips=False, n_eval_episodes=1)  # a card is replaced, and is no training

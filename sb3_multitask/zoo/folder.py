@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +95,15 @@ class ZooFolder:
 
     @property
     def command(self) -> str:
-        """What was started, without the folders that the interpreter lies in."""
+        """What was started, as a shell takes it: the interpreter without its folder, and the seed if it was drawn."""
         try:
-            program, *flags = (self.path / self.env_name / "command.txt").read_text(encoding="utf-8").split()
+            program, *flags = shlex.split((self.path / self.env_name / "command.txt").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return "unknown"
-        return " ".join([Path(program).name, *flags])
+        seed = self.arguments.get("seed")
+        if seed is not None and ("--seed", str(seed)) not in pairwise(flags):
+            flags += ["--seed", str(seed)]
+        return shlex.join([Path(program).name, *flags])
 
     @property
     def env_id(self) -> str:

@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -188,7 +189,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         folder = Path(self.params_path)
         write_text(folder / "config.yml", yaml.safe_dump(dict(saved_hyperparams)))
         write_text(folder / "args.yml", yaml.safe_dump({**vars(self.args), "score": self.score}))
-        write_text(folder / "command.txt", " ".join(sys.orig_argv))
+        write_text(folder / "command.txt", shlex.join(sys.orig_argv))
         print(f"Log path: {self.save_path}")  # noqa: T201
 
     # Tuning
