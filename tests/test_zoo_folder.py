@@ -16,6 +16,7 @@ from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.card import write_card
 from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.zoo.folder import ZooFolder
+from sb3_multitask.zoo.settings import read_hyperparameters
 
 SET = "MultiTask/HalfCheetahBody6-v0"
 NAME = SET.replace("/", "-")
@@ -98,6 +99,8 @@ def test_the_card_tells_an_evaluation_and_how_it_was_trained(trained):
     assert shlex.split(command) == ["python", "-m", "sb3_multitask.zoo", *FLAGS, *algo, "--seed", "3"]
     assert "/a/b" not in text
     assert "sb3-multitask train" not in text
+    config = read_hyperparameters(folder / "card" / "config.yml", SET)  # as -conf takes it
+    assert config == ZooFolder.at(folder).hyperparameters
     write_card(folder, folder / "card", clips=False, n_eval_episodes=1)  # a card is replaced, and is no training
     assert mt.load_agent(folder).digest == agent.digest
 

@@ -108,7 +108,7 @@ def _training_of_run(folder: RunFolder) -> str:
 def _of_zoo(training: ZooFolder, n_eval_episodes: int) -> CardSource:
     agent, tasks, text = load_agent(training.chosen or training.path), training.tasks, io.StringIO()
     results = evaluate_tasks(agent, n_eval_episodes=n_eval_episodes)
-    YAML().dump(training.hyperparameters, text)  # plain values, whatever tags the file had
+    YAML().dump({training.env_id: training.hyperparameters}, text)  # plain values, whatever tags the file had
     return CardSource(
         algorithm=str(agent.facts["algorithm"]),
         agent=_with_returns(agent, results),
@@ -139,7 +139,8 @@ def _training_of_zoo(training: ZooFolder) -> str:
     return (
         "With [RL Baselines3 Zoo](https://rl-baselines3-zoo.readthedocs.io), by\n\n"
         f"```sh\n{training.command}\n```\n\n{went_on}"
-        f"`config.yml` holds the hyper-parameters. The returns are of {which}, evaluated when this card was made.\n"
+        f"`config.yml` holds the hyper-parameters, for `-conf`. The returns are of {which}, evaluated when this "
+        "card was made.\n"
     )
 
 
