@@ -69,7 +69,8 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, of SB3's A2C
         or PPO, or of sb3-contrib's TRPO; a run's folder, ours or rl_zoo3's, whose agent at the end it is; or a folder
         that ``sb3-multitask card`` made
-    :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it
+    :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it;
+        a zip in a folder that ``python -m sb3_multitask.zoo`` left has it beside it
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     path = _file_in(Path(path))
@@ -94,7 +95,7 @@ def _file_in(path: Path) -> Path:
 
 
 def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
-    """The last model of a training with rl_zoo3, with the statistics beside it if its own file has none."""
+    """A model of a training with rl_zoo3, with the statistics beside it if its own file has none."""
     policy = read_sb3_zip(training.model)
     if normalizer is None and policy.statistics is None:
         normalizer = training.statistics
@@ -106,12 +107,17 @@ def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None, tasks: tup
     if normalizer is not None:
         statistics = read_vec_normalize(normalizer)
     names = policy.task_names or (statistics and statistics.task_names)
-    names = names or (tuple(task.name for task in tasks) if tasks else ("task",))
+    names = names or (tuple(task.name for task in tasks) if tasks else None)
+    if names is None and policy.n_heads > 1:
+        raise ValueError(
+            f"it does not name the tasks of its {policy.n_heads} heads: they are in the folder of its training, and in "
+            "the file of its normaliser (`normalizer`)"
+        )
     steps = {} if policy.num_timesteps is None else {"num_timesteps": policy.num_timesteps}
     low, high = policy.action_bounds
     return Agent(
         policy.weights,
-        names,
+        names or ("task",),
         statistics,
         policy.activation,
         low,

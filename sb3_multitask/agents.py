@@ -27,6 +27,7 @@ _ACTIVATIONS: dict[str, Any] = {
     "Tanh": np.tanh,
     "ReLU": lambda x: np.maximum(x, 0),
     "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "LeakyReLU": lambda x: np.where(x > 0, x, 0.01 * x),
 }
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -39,7 +40,7 @@ class Agent:
         critic's, which is kept and not used
     :param task_names: in the order of the heads; a single-task policy has one
     :param statistics: how observations are normalised; ``None``: they are not
-    :param activation: "Tanh", "ReLU" or "ELU"
+    :param activation: "Tanh", "ReLU", "ELU" or "LeakyReLU"
     :param action_low: (action_dim,), to which actions are clipped
     :param action_high: (action_dim,)
     :param log_std_bounds: (low, high, init) of a state-dependent log-std, see ``MultiTaskActorCriticPolicy``

@@ -11,6 +11,7 @@ import sb3_multitask as mt
 from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.pretrained import PRETRAINED
 from sb3_multitask.readers import UnreadableFileError
+from sb3_multitask.zoo.settings import ACTIVATIONS
 
 
 def trained(**kwargs):
@@ -42,6 +43,7 @@ def raw_observations(n=7):
         {"policy_kwargs": {"log_std_mode": "shared"}},
         {"policy_kwargs": {"log_std_mode": "state_dependent", "log_std_init": -1.0}},
         {"policy_kwargs": {"net_arch": {"pi": [], "vf": []}, "head_arch": {"pi": [5, 4], "vf": []}}},
+        *({"policy_kwargs": {"activation_fn": activation}} for activation in ACTIVATIONS.values()),
     ],
 )
 def test_an_agent_acts_on_raw_observations_as_its_model_on_normalised_ones(tmp_path, kwargs):

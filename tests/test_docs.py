@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from ruamel.yaml import YAML
 
@@ -59,6 +60,19 @@ def test_the_page_on_run_folders_has_every_file():
     assert len(files) >= 10
     page = (DOCS / "experiments.md").read_text(encoding="utf-8")
     assert [file for file in files if f"`{file}" not in page] == []
+
+
+def test_folders_of_the_zoo_are_called_as_it_calls_them():
+    """By the id with dashes and a number, in pages and in the help of commands."""
+    names = {env_id.replace("/", "-") for env_id in gym.registry}
+    sources = [*DOCS.rglob("*.md"), *(ROOT / "sb3_multitask").rglob("*.py")]
+    folders = [
+        (source.name, name)
+        for source in sources
+        for name in re.findall(r"\blogs/\w+/([\w-]+)_\d+\b", source.read_text(encoding="utf-8"))
+    ]
+    assert len(folders) >= 4
+    assert [(page, name) for page, name in folders if name not in names] == []
 
 
 def test_the_citation_is_of_this_version():

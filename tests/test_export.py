@@ -83,6 +83,7 @@ CASES = {
     "shared": {"log_std_mode": "shared", "activation_fn": th.nn.ReLU},
     "state_dependent": {"log_std_mode": "state_dependent", "log_std_init": -1.0, "activation_fn": th.nn.ELU},
     "deep_heads": {"net_arch": {"pi": [], "vf": []}, "head_arch": {"pi": [5, 4], "vf": []}},
+    "leaky_relu": {"activation_fn": th.nn.LeakyReLU},
     "raw": {"normalize": False},
     "one_task": {"tasks": drift_tasks(1, high=0.5)},
 }

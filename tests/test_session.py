@@ -53,6 +53,7 @@ class Installation:
         self.run(sys.executable, "-m", "venv", self.venv)
         pip = (*("-m", "pip", "install", "-q"), *("--no-cache-dir", "--disable-pip-version-check"))
         self.python(*pip, "-c", self.copy / "constraints.txt", f"{self.copy}[zoo,export]")
+        shutil.rmtree(self.copy)
 
     def run(self, *command) -> str:
         return output_of(command, self.cwd, self.environment)
@@ -68,7 +69,7 @@ class Installation:
 
     @property
     def train(self) -> list:
-        return ["train", *OF_THE_SET, "-conf", self.copy / "zoo_configs" / "a2c_mt.yml", "-params", "n_envs:1"]
+        return ["train", *OF_THE_SET, "-conf", "zoo_configs/a2c_mt.yml", "-params", "n_envs:1"]  # the installed one
 
 
 @pytest.fixture
@@ -119,7 +120,8 @@ def look(installation, folder):
 def tune(installation):
     short = ["-n", 120, "--env-kwargs", "max_episode_steps:20", "--n-evaluations", 2, "--eval-episodes", 1]
     study = ["--storage", "logs/study.log", "--study-name", "s"]
-    output = installation.zoo(*installation.train, *short, *study, "--optimize", "--n-trials", 2)
+    by_default = ["train", *OF_THE_SET, "-params", "n_envs:1"]
+    output = installation.zoo(*by_default, *short, *study, "--optimize", "--n-trials", 2)
     assert "Number of finished trials:  2" in output
     assert (installation.cwd / "logs" / "study.log").stat().st_size > 0
 

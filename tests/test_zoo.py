@@ -7,6 +7,7 @@ of its own.
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.zoo.folder import ZooFolder
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,
     StorePlainDict,
@@ -354,6 +356,19 @@ def test_two_workers_tune_in_one_study(tmp_path):
     zoo(*common, *study, "--trial-id", 0, "-n", 12, "--eval-freq", -1, cwd=tmp_path)
     saved = yaml.safe_load((tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME / "config.yml").read_text())
     assert saved["policy_kwargs"].keys() >= {"log_std_mode", "log_std_init"}  # the config's and the trial's
+
+
+@pytest.mark.slow
+def test_the_best_model_of_a_trial_has_its_statistics(tmp_path):
+    common = ["train", "--algo", "ppo_mt", "--env", SET, "--env-kwargs", "max_episode_steps:5", "-params", "n_envs:1"]
+    search = ["--optimize", "--n-trials", 1, "-n", 60, "--n-evaluations", 1, "--eval-episodes", 1]
+    zoo(*common, *search, "--optimization-log-path", "trials", cwd=tmp_path)
+    best = tmp_path / "trials" / "trial_0" / "best_model.zip"
+    assert mt.load_agent(best, best.with_name(NAME) / "best_model_vecnormalize.pkl").n_tasks == 6
+    kwargs = "policy_kwargs:{log_std_mode: per_task}"
+    zoo(*common, "n_steps:10", "batch_size:60", kwargs, "-n", 60, "--eval-freq", -1, "-i", best, cwd=tmp_path)
+    command = ZooFolder.at(tmp_path / "logs" / "ppo_mt" / f"{NAME}_1").command
+    assert {kwargs, "--seed"} < set(shlex.split(command))  # for a card: one argument, and the seed that was drawn
 
 
 @pytest.mark.slow

@@ -18,8 +18,12 @@ EXAMPLES = (
 
 
 def card(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, of this package or of rl_zoo3.")],
-    output: Annotated[Path | None, typer.Option(help="Folder to make; default: <run>/card.")] = None,
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, of this package or of rl_zoo3, or a model in the latter.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to make; default: <run>/card, or <model>_card beside a model.")
+    ] = None,
     clips: Annotated[bool, typer.Option(help="Film the agent on its tasks.")] = True,
     n_eval_episodes: Annotated[
         int | None,
@@ -29,6 +33,6 @@ def card(
     """Make a folder with a run's agent and its model card, ready for a model hub."""
     from sb3_multitask.experiments.card import write_card
 
-    output = output or run / "card"
+    output = output or (run.with_name(f"{run.stem}_card") if run.suffix == ".zip" else run / "card")
     write_card(run, output, clips, n_eval_episodes)
     console.print(f"Model card: [bold]{escape(str(output / 'README.md'))}[/bold]", soft_wrap=True)

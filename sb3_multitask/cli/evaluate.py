@@ -33,6 +33,7 @@ def evaluate(
     """Return of a trained agent on each of its tasks."""
     from sb3_multitask.evaluation import evaluate_tasks
     from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
+    from sb3_multitask.experiments.shipped import find_config
 
     model = source_of(model, pretrained)
     settings = {"model": model, "n_eval_episodes": n_eval_episodes, "seed": seed, "deterministic": deterministic}
@@ -41,7 +42,9 @@ def evaluate(
         raise ValueError(
             "Give a run's folder or a model.zip, --pretrained NAME, or --config FILE.yml with the key `model`"
         )
-    chosen = load_config(EvaluateConfig, config, settings) if config else make_config(EvaluateConfig, settings)
+    chosen = (
+        load_config(EvaluateConfig, find_config(config), settings) if config else make_config(EvaluateConfig, settings)
+    )
     results = evaluate_tasks(
         load_trained(chosen.model),
         n_eval_episodes=chosen.n_eval_episodes,

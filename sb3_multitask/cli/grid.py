@@ -29,7 +29,10 @@ class GridEngine(StrEnum):
 
 
 def grid(
-    config: Annotated[Path, typer.Argument(help="YAML file of the grid (see zoo_configs/paper_grid.yml).")],
+    config: Annotated[
+        Path,
+        typer.Argument(help="YAML file of the grid, such as zoo_configs/paper_grid.yml, which comes with the package."),
+    ],
     folder: Annotated[Path | None, typer.Option(help="Where the run folders go; default: what the file says.")] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time; default: one per core, or as many as the cluster takes.")
@@ -49,9 +52,10 @@ def grid(
     """Run a grid of experiments; started again after a kill, it goes on with what is missing."""
     from sb3_multitask.experiments.grid import load_grid, select, statuses
     from sb3_multitask.experiments.scheduler import run_grid
+    from sb3_multitask.experiments.shipped import find_config
     from sb3_multitask.threads import n_cpus
 
-    runs = select(load_grid(config, folder), only or [])
+    runs = select(load_grid(find_config(config), folder), only or [])
     if dry_run:
         table = Table(title=escape(str(config)))
         for column in ("run", "steps", "status", "needs"):

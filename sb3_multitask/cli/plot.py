@@ -15,7 +15,7 @@ EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
     "sb3-multitask plot runs/main\n\n"
     "sb3-multitask plot runs/HalfCheetahBody6_1 runs/HalfCheetahBody6_2 --output curves.svg\n\n"
-    "sb3-multitask plot logs/a2c_mt/HalfCheetahBody6_1 --show evaluations"
+    "sb3-multitask plot logs/a2c_mt/MultiTask-HalfCheetahBody6-v0_1 --show evaluations"
 )
 
 

@@ -20,7 +20,10 @@ EXAMPLES = (
 
 
 def train(
-    config: Annotated[Path | None, typer.Option(help="YAML file with the run's settings (see zoo_configs/).")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with the run's settings; zoo_configs/<name>.yml comes with the package."),
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="A task set, or ids separated by commas.")] = None,
     n_timesteps: Annotated[int | None, typer.Option(help="Environment steps over all tasks.")] = None,
     n_envs_per_task: Annotated[int | None, typer.Option(help="Copies of each task.")] = None,
@@ -42,6 +45,7 @@ def train(
     """Train one agent on several tasks; everything about the run goes into its folder."""
     from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
     from sb3_multitask.experiments.run_folder import RunFolder
+    from sb3_multitask.experiments.shipped import find_config
     from sb3_multitask.experiments.train import train_run
 
     overrides = {
@@ -60,7 +64,9 @@ def train(
         run_config = load_config(TrainConfig, folder.config)
     else:
         run_config = (
-            load_config(TrainConfig, config, overrides) if config is not None else make_config(TrainConfig, overrides)
+            load_config(TrainConfig, find_config(config), overrides)
+            if config is not None
+            else make_config(TrainConfig, overrides)
         )
         folder = RunFolder.create(run_dir, run_config.name, overwrite)
     console.print(f"Run folder: [bold]{escape(str(folder.path))}[/bold]")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 ModelArgument: TypeAlias = Annotated[
-    str | None, typer.Argument(help="A run's folder, a model.zip of A2CMultiTask, or an agent's .safetensors.")
+    str | None,
+    typer.Argument(help="A run's folder, a model.zip of A2CMultiTask, a zip in rl_zoo3's, or an agent's .safetensors."),
 ]
 PretrainedOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
@@ -29,13 +30,30 @@ def source_of(model: str | None, pretrained: str | None) -> str | None:
 
 
 def load_trained(source: str) -> Any:
-    """What can be evaluated: a pretrained agent, an agent's files, or a model."""
-    from sb3_multitask import A2CMultiTask, load_agent, load_pretrained
-    from sb3_multitask.zoo.folder import ZooFolder
+    """What can be evaluated: a pretrained agent, an agent's files, or a model.
+
+    :raises ValueError: if it does not know its tasks
+    """
+    from sb3_multitask import load_pretrained
+    from sb3_multitask.evaluation import tasks_of
 
     if source.startswith(_PRETRAINED):
         return load_pretrained(source.removeprefix(_PRETRAINED))
-    path = Path(source)
+    trained = _load(Path(source))
+    try:
+        tasks_of(trained)
+    except ValueError as e:
+        raise ValueError(
+            f"{source} does not say which environments its tasks are; give the folder of its training, or the model "
+            "inside that folder"
+        ) from e
+    return trained
+
+
+def _load(path: Path) -> Any:
+    from sb3_multitask import A2CMultiTask, load_agent
+    from sb3_multitask.zoo.folder import ZooFolder
+
     # of another algorithm, whose model does not know its tasks; of `sb3-multitask card`, which has no model; of rl_zoo3
     if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists() or ZooFolder.at(path) is not None:
         return load_agent(path)

@@ -28,7 +28,8 @@ _CLIPS, _CURVES = "clips", "learning_curves.png"
 def write_card(run: str | Path, output: str | Path, clips: bool = True, n_eval_episodes: int | None = None) -> None:
     """Make a folder with a run's agent, config, learning curves, clips and model card; ``load_agent`` reads it back.
 
-    :param run: folder of a finished run, of any algorithm; or one that rl_zoo3 left, whose last model is evaluated
+    :param run: folder of a finished run, of any algorithm; or one that rl_zoo3 left, whose last model is evaluated, or
+        another model in it
     :param output: a new or empty folder, or that of an earlier card, which is replaced
     :param clips: film the agent on its tasks, where something can render
     :param n_eval_episodes: episodes **per task** for a folder of rl_zoo3, which holds no returns; ``None``: 20

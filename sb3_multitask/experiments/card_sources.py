@@ -50,7 +50,7 @@ class CardSource(NamedTuple):
 def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
     """What a folder has to tell; an agent without stored returns is evaluated.
 
-    :param folder: of a run of ours or of rl_zoo3's
+    :param folder: of a run of ours or of rl_zoo3's, or a model in the latter
     :param n_eval_episodes: episodes per task of that evaluation; ``None``: 20
     :raises FileNotFoundError: if it is neither
     :raises ValueError: if the run is not finished, cannot be read, or has returns of its own and
@@ -106,9 +106,9 @@ def _training_of_run(folder: RunFolder) -> str:
 
 
 def _of_zoo(training: ZooFolder, n_eval_episodes: int) -> CardSource:
-    agent, tasks, text = load_agent(training.path), training.tasks, io.StringIO()
+    agent, tasks, text = load_agent(training.chosen or training.path), training.tasks, io.StringIO()
     results = evaluate_tasks(agent, n_eval_episodes=n_eval_episodes)
-    YAML().dump(training.hyperparameters, text)  # plain values, whatever tags the file had
+    YAML().dump({training.env_id: training.hyperparameters}, text)  # plain values, whatever tags the file had
     return CardSource(
         algorithm=str(agent.facts["algorithm"]),
         agent=_with_returns(agent, results),
@@ -135,11 +135,12 @@ def _curves_of_zoo(training: ZooFolder) -> Callable[[Path], object] | None:
 def _training_of_zoo(training: ZooFolder) -> str:
     began_with = training.arguments.get("trained_agent")
     went_on = f"It went on from `{began_with}`; the steps above are those since.\n\n" if began_with else ""
+    which = "the last model" if training.chosen is None else f"`{training.chosen.name}`"
     return (
         "With [RL Baselines3 Zoo](https://rl-baselines3-zoo.readthedocs.io), by\n\n"
         f"```sh\n{training.command}\n```\n\n{went_on}"
-        "`config.yml` holds the hyper-parameters. The returns are of the last model, evaluated when this card was "
-        "made.\n"
+        f"`config.yml` holds the hyper-parameters, for `-conf`. The returns are of {which}, evaluated when this "
+        "card was made.\n"
     )
 
 

@@ -52,6 +52,11 @@ class SavedPolicy:
     log_std_bounds: tuple[float, float, float] | None
     num_timesteps: int | None = None
 
+    @property
+    def n_heads(self) -> int:
+        """Heads of a multi-task policy; 1 of any other."""
+        return next((len(array) for name, array in self.weights.items() if _HEAD.fullmatch(name)), 1)
+
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:
     """Read the policy's weights from a zip of SB3's A2C or PPO, of sb3-contrib's TRPO, or of ``A2CMultiTask``.

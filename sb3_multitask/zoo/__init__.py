@@ -1,8 +1,8 @@
 """RL Baselines3 Zoo with multi-task agents: ``python -m sb3_multitask.zoo train|enjoy|record_video|...``.
 
 The zoo's own programs run, with our algorithms registered and with an experiment manager that makes our VecEnv,
-normaliser and evaluation; nothing of the zoo is copied or changed for good. Needs the extra: ``pip install
-"sb3-multitask[zoo]"``. See ``docs/zoo.md``.
+normaliser and evaluation; nothing of the zoo is copied or changed for good. Needs the extra ``zoo``. See
+``docs/zoo.md``.
 
 - ``__main__``: the commands, and what they put in the place of the zoo's parts while they run
 - ``settings``: what stands in a config and on the command line, read without executing it

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +21,44 @@ class ZooFolder:
 
     :param path: the folder
     :param env_name: the environment's id with ``-`` for ``/``; names the last model and the folder of settings
+    :param chosen: a model in it, such as the best or a checkpoint; ``None``: the last
     """
 
     path: Path
     env_name: str
+    chosen: Path | None = None
 
     @classmethod
     def at(cls, path: str | Path) -> ZooFolder | None:
-        """The training in a folder; None if rl_zoo3 left none there."""
+        """The training in a folder, or the one that left a zip there; None if rl_zoo3 left none.
+
+        None as well for a zip beside settings that are not its own or need a loader that executes them: it can still
+        be read by itself.
+        """
+        from sb3_multitask.experiments.config import ConfigError
+
         path = Path(path)
-        settings = sorted(path.glob("*/args.yml"))
-        return cls(path, settings[0].parent.name) if settings else None
+        chosen = path if path.suffix == ".zip" and not path.is_dir() else None
+        settings = sorted((path.parent if chosen else path).glob("*/args.yml"))
+        if not settings:
+            return None
+        training = cls(settings[0].parents[1], settings[0].parent.name, chosen)
+        if chosen is None:
+            return training
+        try:
+            arguments, _ = training.arguments, training.hyperparameters
+        except ConfigError:
+            return None
+        return training if _dashed(str(arguments.get("env"))) == training.env_name else None
 
     @property
     def model(self) -> Path:
-        """The last model.
+        """The chosen model, or the last.
 
         :raises FileNotFoundError: if the training did not end; names the models that are there
         """
-        model = self.path / f"{self.env_name}.zip"
-        if model.is_file():
+        model = self.chosen or self.path / f"{self.env_name}.zip"
+        if self.chosen is not None or model.is_file():
             return model
         others = ", ".join(path.name for path in sorted(self.path.glob("*.zip"))) or "none"
         raise FileNotFoundError(
@@ -48,11 +68,17 @@ class ZooFolder:
 
     @property
     def statistics(self) -> Path | None:
-        """The file of the last model's normaliser; None if its observations are not normalised."""
-        normalize = self.hyperparameters.get("normalize")
-        if isinstance(normalize, dict) and normalize.get("norm_obs") is False:
+        """The file of the model's normaliser; None if its observations are not normalised.
+
+        :raises FileNotFoundError: if they are, and it is missing
+        """
+        normalize = self.hyperparameters.get("normalize", False)
+        if normalize is False or (isinstance(normalize, dict) and normalize.get("norm_obs") is False):
             return None
-        return statistics_beside(self.path / f"{self.env_name}.zip", self.env_name)
+        path = statistics_beside(self.model, self.env_name)
+        if path is None:
+            raise FileNotFoundError(f"The statistics of the normaliser of {self.model} are missing (vecnormalize.pkl)")
+        return path
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
@@ -69,12 +95,15 @@ class ZooFolder:
 
     @property
     def command(self) -> str:
-        """What was started, without the folders that the interpreter lies in."""
+        """What was started, as a shell takes it: the interpreter without its folder, and the seed if it was drawn."""
         try:
-            program, *flags = (self.path / self.env_name / "command.txt").read_text(encoding="utf-8").split()
+            program, *flags = shlex.split((self.path / self.env_name / "command.txt").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return "unknown"
-        return " ".join([Path(program).name, *flags])
+        seed = self.arguments.get("seed")
+        if seed is not None and ("--seed", str(seed)) not in pairwise(flags):
+            flags += ["--seed", str(seed)]
+        return shlex.join([Path(program).name, *flags])
 
     @property
     def env_id(self) -> str:

@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -188,7 +189,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         folder = Path(self.params_path)
         write_text(folder / "config.yml", yaml.safe_dump(dict(saved_hyperparams)))
         write_text(folder / "args.yml", yaml.safe_dump({**vars(self.args), "score": self.score}))
-        write_text(folder / "command.txt", " ".join(sys.orig_argv))
+        write_text(folder / "command.txt", shlex.join(sys.orig_argv))
         print(f"Log path: {self.save_path}")  # noqa: T201
 
     # Tuning
@@ -211,6 +212,9 @@ class MultiTaskExperimentManager(ExperimentManager):
 
     def _trial_callback(self, eval_env: VecEnv, trial: optuna.Trial, **kwargs: Any) -> TrialCallback:
         kwargs["eval_freq"] = max(self.n_timesteps // self.n_evaluations, 1)  # the zoo's counts calls
+        if self.normalize and kwargs["best_model_save_path"] is not None:
+            folder = Path(kwargs["best_model_save_path"]) / self.env_name  # where -i looks for them
+            kwargs["callback_on_new_best"] = _SaveStatistics(folder)
         return TrialCallback(eval_env, trial, self.score, **kwargs)
 
     def objective(self, trial: optuna.Trial) -> float:
@@ -237,6 +241,7 @@ class _SaveStatistics(BaseCallback):
     def _on_step(self) -> bool:
         normalizer = self.model.get_vec_normalize_env()
         assert normalizer is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("vecnormalize.pkl", "best_model_vecnormalize.pkl"):
             normalizer.save(os.fspath(self.folder / name))
         return True

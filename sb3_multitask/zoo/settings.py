@@ -18,6 +18,7 @@ from torch import nn
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.experiments.config import ConfigError, as_schedule, load_values
+from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
@@ -42,20 +43,14 @@ _CALLBACKS_FROM = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.callbacks.", "
 
 
 def default_config(algo: str) -> Path:
-    """The config of an algorithm in ``zoo_configs/`` beside the package, where a checkout has it.
-
-    :raises ConfigError: if the package was installed without it
-    """
-    path = Path(__file__).parents[2] / "zoo_configs" / f"{algo}.yml"
-    if not path.is_file():
-        raise ConfigError(f"Give a config with -conf: this installation has no zoo_configs/{algo}.yml")
-    return path
+    """The config of an algorithm that comes with the package."""
+    return shipped_config(f"{algo}.yml")
 
 
 def read_hyperparameters(path: str | Path, env_id: str) -> dict[str, Any]:
     """The hyper-parameters for an environment in a zoo config: those of its id, or of ``default``.
 
-    :param path: a YAML file, environment id -> hyper-parameters
+    :param path: a YAML file, environment id -> hyper-parameters; ``zoo_configs/<name>`` comes with the package
     :raises ConfigError: if it is no YAML file, cannot be read, or has neither
     """
     if Path(path).suffix not in (".yml", ".yaml"):
@@ -63,7 +58,7 @@ def read_hyperparameters(path: str | Path, env_id: str) -> dict[str, Any]:
             f"-conf must be a YAML file, .yml or .yaml (got {str(path)!r}): Python files and modules, which rl_zoo3 "
             "also takes, would be executed"
         )
-    configs = load_values(path)
+    configs = load_values(find_config(path))
     if env_id not in configs and "default" not in configs:
         raise ConfigError(
             f"{path} has no hyper-parameters for {env_id!r}.{did_you_mean(env_id, configs)} "

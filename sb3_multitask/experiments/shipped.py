@@ -1,0 +1,35 @@
+"""The configs that come with the package: ``zoo_configs/`` of a checkout, ``sb3_multitask.zoo_configs`` in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sb3_multitask.experiments.config import ConfigError
+from sb3_multitask.tasks import did_you_mean
+
+NAME = "zoo_configs"
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = (_PACKAGE.parent / NAME, _PACKAGE / NAME)
+
+
+def shipped_config(name: str) -> Path:
+    """A config by the name of its file; a checkout's own before those of an installed package.
+
+    :raises ConfigError: if there is none of this name
+    """
+    for folder in _FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    known = sorted({path.name for folder in _FOLDERS for path in folder.glob("*.yml")})
+    raise ConfigError(
+        f"No config {name!r} comes with the package.{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}"
+    )
+
+
+def find_config(path: str | Path) -> Path:
+    """The file of a config as a user names it: ``zoo_configs/<name>`` is a shipped one where there is no such file.
+
+    :raises ConfigError: if there is neither
+    """
+    path = Path(path)
+    return path if path.exists() or path.parent != Path(NAME) else shipped_config(path.name)
