@@ -297,6 +297,20 @@ def test_record_video_goes_through_the_tasks(trained, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("MUJOCO_GL") is None and sys.platform != "linux", reason="needs a renderer")
+def test_episodes_are_shown_as_they_were_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))
+    values = read_hyperparameters(CONFIGS / "a2c_mt.yml", SET) | {"env_kwargs": {"max_episode_steps": 3}}
+    (tmp_path / "short.yml").write_text(yaml.safe_dump({"default": values}))
+    common = ["--algo", "a2c_mt", "--env", "MultiTask/Pusher2-v0"]
+    zoo("train", *common, "-conf", "short.yml", "-n", 40, "--eval-freq", -1, cwd=tmp_path)
+    tour = [("Pusher", "3"), ("MovingGoal", "3")]
+    for command in (["enjoy", "--no-render"], ["record_video", "-n", 6]):
+        output = zoo(*command, *common, "-f", "logs", cwd=tmp_path)
+        assert re.findall(r"Task (\w+): return \S+ in (\d+) steps", output) == tour, command
+
+
+@pytest.mark.slow
 def test_the_zoos_plots_read_the_folders(trained):
     cwd, _ = trained
     zoo("plot_train", "-a", "a2c_mt", "-e", SET, "-f", "logs", "-w", 2, "--save-figure", "train.png", cwd=cwd)

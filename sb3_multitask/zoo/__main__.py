@@ -68,12 +68,15 @@ def train(argv: Sequence[str]) -> None:
 
 def enjoy(argv: Sequence[str]) -> None:
     """rl_zoo3.enjoy, by default for an episode of every task."""
-    from sb3_multitask.zoo.playing import steps_of_a_tour
+    from sb3_multitask.zoo.playing import steps_of_a_tour, trained_folder
     from sb3_multitask.zoo.settings import ALGORITHMS
 
     seen = _look_at(argv)
-    if seen.algo in ALGORITHMS and seen.env in gym.registry and seen.n_timesteps is None:
-        argv = [*argv, "-n", str(steps_of_a_tour(seen.env, seen.env_kwargs))]  # the zoo's 1000 are the first task's
+    if seen.algo in ALGORITHMS and seen.env in gym.registry:
+        folder = trained_folder(seen.folder, seen.algo, seen.env, seen.exp_id)
+        if folder is not None:
+            steps = steps_of_a_tour(seen.env, {**folder.env_kwargs, **seen.env_kwargs})
+            argv = ["-n", str(steps), *argv]  # the zoo's 1000 are the first task's; a later -n counts
     module = import_module("rl_zoo3.enjoy")
     with _stage("enjoy", argv):
         module.enjoy()
@@ -143,7 +146,7 @@ def _stage(command: str, argv: Sequence[str]) -> Iterator[None]:
             yield
             return
         check_env_id(seen.env, list(gym.registry))
-        stage = Stage(is_quiet=seen.verbose == 0)
+        stage = Stage(seen.env_kwargs, is_quiet=seen.verbose == 0)
         ours: dict[str, Any] = {
             "StoreDict": StorePlainDict,
             "create_test_env": stage.create_test_env,
@@ -178,7 +181,8 @@ def _look_at(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--verbose", type=int, default=1)
-    parser.add_argument("-n", "--n-timesteps")
+    parser.add_argument("-f", "--folder", default="rl-trained-agents")
+    parser.add_argument("--exp-id", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StorePlainDict, default={})
     return parser.parse_known_args(argv)[0]
 
