@@ -322,6 +322,16 @@ def test_the_zoos_plots_read_the_folders(trained):
 
 
 @pytest.mark.slow
+def test_all_plots_go_to_the_end_of_a_training(tmp_path):
+    folder = tmp_path / "logs" / "a2c_mt" / f"{NAME}_1"
+    folder.mkdir(parents=True)
+    np.savez(folder / "evaluations.npz", timesteps=[10**6, 6 * 10**6], results=[[10.0] * 6, [500.0] * 6])
+    plots = ["all_plots", "-a", "a2c_mt", "-e", SET, "-f", "logs", "--no-display"]
+    assert f"{NAME}|500 +/- 0" in zoo(*plots, cwd=tmp_path)
+    assert f"{NAME}|10 +/- 0" in zoo(*plots, "-max", 2 * 10**6, cwd=tmp_path)
+
+
+@pytest.mark.slow
 def test_plot_train_reads_our_run_folders(tmp_path):
     monitor = mt.make_multitask_vec_env(
         drift_tasks(2), 1, seed=0, monitor_dir=tmp_path / "runs" / "Drift_1" / "monitor"

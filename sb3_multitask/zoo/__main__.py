@@ -98,6 +98,8 @@ def plot(command: str, argv: Sequence[str]) -> None:
     own.add_argument("--save-figure", type=Path, metavar="FILE", help="save what would be shown, such as curves.png")
     options, argv = own.parse_known_args(argv)
     argv = [EnvironmentName(value) if value in gym.registry else value for value in argv]  # folders have no slash
+    if command == "all_plots":
+        argv = ["-max", str(sys.maxsize), *argv]  # the zoo's stop at 2M steps; a later -max counts
     module = import_module(f"rl_zoo3.plots.{command}")
     with _command_line(command, argv, own), saved_figures(options.save_figure):
         if command == "plot_train":
