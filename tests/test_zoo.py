@@ -345,6 +345,14 @@ def test_plot_train_reads_our_run_folders(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_the_flags_leave_open(tmp_path):
+    zoo("train", "--algo", "a2c_mt", "--env", SET, "-n", 120, "--eval-episodes", 3, cwd=tmp_path)
+    settings = tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME
+    flags = yaml.safe_load((settings / "args.yml").read_text())
+    assert (flags["eval_freq"], flags["n_eval_envs"]) == (25_000 * 6, 3)  # six tasks, three episodes of each at once
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["ppo_mt", "trpo_mt"])
 def test_other_algorithms_train_go_on_and_are_enjoyed(algo, tmp_path):
     common = ["train", "--algo", algo, "--env", SET, "-params", "n_steps:64", "n_envs:1", "batch_size:64"]

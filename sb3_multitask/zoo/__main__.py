@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import gymnasium as gym
 
-from sb3_multitask.tasks import did_you_mean
+from sb3_multitask.tasks import did_you_mean, resolve_tasks
 
 USAGE = """usage: python -m sb3_multitask.zoo COMMAND ...
 
@@ -56,14 +56,23 @@ def train(argv: Sequence[str]) -> None:
     options, argv = own.parse_known_args(argv)
     seen = _look_at(argv)
     zoo_train = import_module("rl_zoo3.train")
+    if seen.algo in ALGORITHMS:
+        check_env_id(seen.env, list(gym.registry))
+        argv = [*_evaluation_defaults(seen), *argv]
     with _registered(), _command_line("train", argv, own):
         if seen.algo not in ALGORITHMS:
             zoo_train.train()
             return
-        check_env_id(seen.env, list(gym.registry))
         manager = partial(MultiTaskExperimentManager, score=options.score)
         with patch.multiple(zoo_train, ExperimentManager=manager, StoreDict=StorePlainDict):
             zoo_train.train()
+
+
+def _evaluation_defaults(seen: argparse.Namespace) -> list[str]:
+    """Evaluations as rare, for every task, as the zoo's of one environment, with all episodes side by side."""
+    n_tasks = len(resolve_tasks(seen.env))
+    copies = 1 if seen.vec_env == "subproc" else max(seen.eval_episodes, 1)  # a process each would be too many
+    return ["--eval-freq", str(25_000 * n_tasks), "--n-eval-envs", str(copies)]  # later ones of the user's count
 
 
 def enjoy(argv: Sequence[str]) -> None:
@@ -186,6 +195,8 @@ def _look_at(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-f", "--folder", default="rl-trained-agents")
     parser.add_argument("--exp-id", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StorePlainDict, default={})
+    parser.add_argument("--eval-episodes", type=int, default=5)
+    parser.add_argument("--vec-env", default="dummy")
     return parser.parse_known_args(argv)[0]
 
 
