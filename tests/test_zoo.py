@@ -423,6 +423,19 @@ def test_a_single_task(tmp_path):
 
 
 @pytest.mark.slow
+def test_ids_of_other_packages(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium as gym, sb3_multitask\n"
+        "big = gym.spec('HalfCheetahBigLeg-v0')\n"
+        "gym.register('Mine-v0', big.entry_point, max_episode_steps=5, kwargs=big.kwargs)\n"
+    )
+    common = ["--algo", "a2c_mt", "--env", "Mine-v0", "--gym-packages", "mine"]
+    zoo("train", *common, "-n", 100, "--eval-freq", -1, cwd=tmp_path)
+    output = zoo("enjoy", *common, "-f", "logs", "--no-render", cwd=tmp_path)
+    assert re.findall(r"Task (\S+): return \S+ in (\d+) steps", output) == [("Mine-v0", "5")]
+
+
+@pytest.mark.slow
 def test_the_zoo_is_as_it_was_afterwards(tmp_path):
     code = """
 import sys, runpy, rl_zoo3.train, rl_zoo3.enjoy, rl_zoo3.exp_manager, rl_zoo3.utils, rl_zoo3.hyperparams_opt as search

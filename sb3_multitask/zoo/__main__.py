@@ -185,7 +185,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _look_at(argv: Sequence[str]) -> argparse.Namespace:
-    """What must be known of a command line before the zoo parses it; the defaults are the zoo's."""
+    """What must be known of a command line before the zoo parses it; the defaults are the zoo's.
+
+    ``--gym-packages`` are imported: the environment's id may be one of theirs.
+    """
     from sb3_multitask.zoo.settings import StorePlainDict
 
     parser = _parser()
@@ -197,7 +200,11 @@ def _look_at(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--env-kwargs", nargs="+", action=StorePlainDict, default={})
     parser.add_argument("--eval-episodes", type=int, default=5)
     parser.add_argument("--vec-env", default="dummy")
-    return parser.parse_known_args(argv)[0]
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    seen = parser.parse_known_args(argv)[0]
+    for package in seen.gym_packages:
+        import_module(package)
+    return seen
 
 
 def main() -> None:
