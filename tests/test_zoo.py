@@ -27,6 +27,7 @@ from sb3_multitask.zoo.settings import (
     check_hyperparameters,
     constructor_arguments,
     default_config,
+    merged,
     read_hyperparameters,
 )
 
@@ -128,6 +129,19 @@ def test_schedules_fall_to_zero():
     arguments = constructor_arguments({**GOOD, "learning_rate": "lin_8e-4", "clip_range": 0.2})
     assert [arguments["learning_rate"](left) for left in (1.0, 0.5, 0.0)] == [8e-4, 4e-4, 0.0]
     assert arguments["clip_range"] == 0.2
+
+
+def test_flags_and_trials_replace_single_arguments_of_the_policy():
+    config = {"n_steps": 5, "gamma": 0.98, "policy_kwargs": {"log_std_init": -2.0, "activation_fn": "tanh"}}
+    assert merged(config, {"n_steps": 8, "policy_kwargs": {"log_std_init": 0.0}}) == {
+        "n_steps": 8,
+        "gamma": 0.98,
+        "policy_kwargs": {"log_std_init": 0.0, "activation_fn": "tanh"},
+    }
+    assert merged(config, {}) == config
+    assert merged({}, config) == config
+    for none in ("dict()", None):
+        assert merged(config, {"policy_kwargs": none})["policy_kwargs"] == none  # to be refused by its value, or none
 
 
 def test_configs_are_not_executed(tmp_path):
@@ -346,8 +360,12 @@ def test_plot_train_reads_our_run_folders(tmp_path):
 
 @pytest.mark.slow
 def test_what_the_flags_leave_open(tmp_path):
-    zoo("train", "--algo", "a2c_mt", "--env", SET, "-n", 120, "--eval-episodes", 3, cwd=tmp_path)
+    common = ["--algo", "a2c_mt", "--env", SET, "-n", 120]
+    zoo("train", *common, "--eval-episodes", 3, "-params", "policy_kwargs:{log_std_mode: shared}", cwd=tmp_path)
     settings = tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME
+    tuned = read_hyperparameters(CONFIGS / "a2c_mt.yml", SET)["policy_kwargs"]
+    saved = yaml.safe_load((settings / "config.yml").read_text())["policy_kwargs"]
+    assert saved == {**tuned, "log_std_mode": "shared"}
     flags = yaml.safe_load((settings / "args.yml").read_text())
     assert (flags["eval_freq"], flags["n_eval_envs"]) == (25_000 * 6, 3)  # six tasks, three episodes of each at once
 

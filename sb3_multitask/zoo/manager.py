@@ -33,6 +33,7 @@ from sb3_multitask.zoo.settings import (
     check_hyperparameters,
     constructor_arguments,
     default_config,
+    merged,
     read_hyperparameters,
 )
 
@@ -78,7 +79,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         values = read_hyperparameters(self.config, self.env_name.gym_id)
         if self.storage and self.study_name and self.trial_id is not None:
             values = merged(values, self.load_trial(self.storage, self.study_name, self.trial_id))
-        values |= self.custom_hyperparams or {}
+        values = merged(values, self.custom_hyperparams or {})
         if "env_kwargs" in values and self.env_kwargs:
             values["env_kwargs"] = self.env_kwargs
         check_hyperparameters(values, self.algo)
@@ -240,9 +241,3 @@ class _SaveStatistics(BaseCallback):
         for name in ("vecnormalize.pkl", "best_model_vecnormalize.pkl"):
             normalizer.save(os.fspath(self.folder / name))
         return True
-
-
-def merged(values: Values, sampled: Values) -> Values:
-    """``sampled`` over ``values``, ``policy_kwargs`` by their keys."""
-    policy_kwargs = {**(values.get("policy_kwargs") or {}), **(sampled.get("policy_kwargs") or {})}
-    return {**values, **sampled, "policy_kwargs": policy_kwargs}

@@ -75,6 +75,15 @@ def read_hyperparameters(path: str | Path, env_id: str) -> dict[str, Any]:
     return values
 
 
+def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """``others`` over ``values``, ``policy_kwargs`` by their keys."""
+    both = {**values, **others}
+    old, new = values.get("policy_kwargs"), others.get("policy_kwargs")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        both["policy_kwargs"] = {**old, **new}
+    return both
+
+
 def check_hyperparameters(values: Mapping[str, Any], algo: str) -> None:
     """Raise unless all hyper-parameters are known, and those that are plain values here are.
 
