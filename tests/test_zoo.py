@@ -106,6 +106,9 @@ def test_the_zoos_settings_are_those_of_a_run(zoo_file, run_file):
         ({"policy": "os.system"}, "`policy` of a2c_mt must be MultiTaskMlpPolicy"),
         ({"callback": "os.system"}, "`callback` must be a callback of stable_baselines3"),
         ({"callback": [{"sb3_multitask.os.system": {"command": "true"}}]}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.common.callbacks.os"}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.common.callbacks.NoCallback"}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.PPO"}, "`callback` must be a callback of"),
         ({"n_timesteps": None, "learning_rate": "fast"}, "`learning_rate` must be a number, or lin_"),
         ({"policy_kwargs": {"activation_fn": "nn.ReLU"}}, "`activation_fn` must be one of tanh, relu"),
     ],
@@ -117,6 +120,18 @@ def test_bad_hyperparameters_are_refused(values, message):
 
     with pytest.raises(ConfigError, match=message):
         read()
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "sb3_multitask.MultiTaskTensorBoardCallback",
+        {"stable_baselines3.common.callbacks.LogEveryNTimesteps": {"n_steps": 1000}},
+        ["stable_baselines3.common.callbacks.StopTrainingOnRewardThreshold"],
+    ],
+)
+def test_callbacks_of_known_packages_are_taken(callback):
+    check_hyperparameters({**GOOD, "callback": callback}, "a2c_mt")
 
 
 def test_algorithms_have_their_own_hyperparameters():

@@ -6,6 +6,7 @@ import argparse
 import ast
 import inspect
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
@@ -122,11 +124,22 @@ def _check_callbacks(callbacks: Any) -> None:
     entries = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
     for entry in entries:
         name = next(iter(entry)) if isinstance(entry, dict) and entry else entry
-        if not isinstance(name, str) or not name.startswith(_CALLBACKS_FROM) or not name.endswith("Callback"):
+        if not (isinstance(name, str) and name.startswith(_CALLBACKS_FROM) and _is_callback(name)):
             raise ConfigError(
-                f"`callback` must be a callback of {', '.join(prefix.rstrip('.') for prefix in _CALLBACKS_FROM)} "
-                f"(got {entry!r}): a config must not name other code to run"
+                f"`callback` must be a callback of {', '.join(prefix.rstrip('.') for prefix in _CALLBACKS_FROM)}, with "
+                f"its module, such as stable_baselines3.common.callbacks.LogEveryNTimesteps (got {entry!r}): a config "
+                "must not name other code to run"
             )
+
+
+def _is_callback(name: str) -> bool:
+    """Whether a module of a known package has a callback of this name; imports the module."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, BaseCallback)
 
 
 def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
