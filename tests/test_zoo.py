@@ -451,8 +451,18 @@ def test_what_the_zoo_can_do_alone_is_left_to_it(tmp_path):
 def test_a_single_task(tmp_path):
     common = ["--algo", "a2c_mt", "--env", "HalfCheetahBigLeg-v0"]
     zoo("train", *common, "-n", 100, "--eval-freq", -1, "--vec-env", "subproc", cwd=tmp_path)
-    output = zoo("enjoy", *common, "-f", "logs", "--no-render", cwd=tmp_path)
+    output = zoo("enjoy", *common, "--no-render", cwd=tmp_path)  # in `logs`, where train leaves it
     assert "Task HalfCheetahBigLeg-v0: return" in output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no variable that says so")
+def test_enjoy_without_a_screen_says_what_can_be_done(tmp_path, monkeypatch):
+    for screen in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(screen, raising=False)
+    done = zoo_process("enjoy", "--algo", "a2c_mt", "--env", SET, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch("Error: There is no screen .*--no-render .*record_video .*--output film.mp4.*\n", done.stderr)
 
 
 @pytest.mark.slow

@@ -39,6 +39,9 @@ EXTRA = (
 )
 """What the extra [zoo] installs, by the names of modules."""
 
+_HELP = {"-h", "--help"}
+_LOGS = "logs"
+
 
 def train(argv: Sequence[str]) -> None:
     """rl_zoo3.train, with our manager for our algorithms."""
@@ -77,11 +80,17 @@ def _evaluation_defaults(seen: argparse.Namespace) -> list[str]:
 
 def enjoy(argv: Sequence[str]) -> None:
     """rl_zoo3.enjoy, by default for an episode of every task."""
+    from sb3_multitask.films.window import has_display
     from sb3_multitask.zoo.playing import steps_of_a_tour, trained_folder
     from sb3_multitask.zoo.settings import ALGORITHMS
 
     seen = _look_at(argv)
-    if seen.algo in ALGORITHMS and seen.env in gym.registry:
+    if seen.algo in ALGORITHMS and seen.env in gym.registry and not _HELP & set(argv):
+        if not seen.no_render and not has_display():  # GLFW would end the interpreter
+            raise ValueError(
+                "There is no screen to show it on (DISPLAY is not set): --no-render only says returns, record_video "
+                "and `sb3-multitask enjoy FOLDER --output film.mp4` make films"
+            )
         folder = trained_folder(seen.folder, seen.algo, seen.env, seen.exp_id)
         if folder is not None:
             steps = steps_of_a_tour(seen.env, {**folder.env_kwargs, **seen.env_kwargs})
@@ -152,6 +161,8 @@ def _stage(command: str, argv: Sequence[str]) -> Iterator[None]:
     from sb3_multitask.zoo.settings import ALGORITHMS, StorePlainDict, check_env_id
 
     seen = _look_at(argv)
+    if seen.algo in ALGORITHMS:
+        argv = ["-f", _LOGS, *argv]
     with _registered(), _command_line(command, argv):
         if seen.algo not in ALGORITHMS:
             yield
@@ -174,7 +185,7 @@ def _stage(command: str, argv: Sequence[str]) -> Iterator[None]:
 @contextmanager
 def _command_line(command: str, argv: Sequence[str], own: argparse.ArgumentParser | None = None) -> Iterator[None]:
     """``argv`` as the arguments that the zoo's program parses; its help begins with our options."""
-    if own is not None and {"-h", "--help"} & set(argv):
+    if own is not None and _HELP & set(argv):
         print(own.format_help().replace("options:", "options of sb3_multitask.zoo:"))  # noqa: T201
     with patch.object(sys, "argv", [f"sb3_multitask.zoo {command}", *argv]):
         yield
@@ -195,7 +206,8 @@ def _look_at(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--verbose", type=int, default=1)
-    parser.add_argument("-f", "--folder", default="rl-trained-agents")
+    parser.add_argument("-f", "--folder", default=_LOGS)  # of training, too; the zoo's agents to download are not ours
+    parser.add_argument("--no-render", action="store_true")
     parser.add_argument("--exp-id", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StorePlainDict, default={})
     parser.add_argument("--eval-episodes", type=int, default=5)
