@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import yaml
 from conftest import drift_tasks
+from matplotlib import pyplot as plt
 from programs import ended, killed_at_its_first_checkpoint, output_of
 from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.zoo.figures import saved_figures
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,
     StorePlainDict,
@@ -220,6 +222,17 @@ def test_usage_lists_the_commands():
     assert "Did you mean 'train'" in done.stderr
 
 
+def test_an_empty_figure_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="Nothing to draw in 'Nope'"), saved_figures(tmp_path / "n.png"):
+        plt.figure("Nope").gca().set_title("Nope")
+    assert not (tmp_path / "n.png").exists()
+    plt.plot([1, 2], [3, 4])
+    with saved_figures(tmp_path / "n.png"):
+        pass
+    assert (tmp_path / "n.png").exists()
+    plt.close("all")
+
+
 # The commands, on the real tasks
 
 
@@ -348,6 +361,8 @@ def test_the_zoos_plots_read_the_folders(trained):
     assert f"{NAME}|{last.mean():.0f} +/- 0" in table
     for name in ("train.png", "all.png"):
         assert (cwd / name).read_bytes().startswith(b"\x89PNG")
+    done = zoo_process("plot_train", "-a", "a2c_mt", "-e", "Nope-v0", "-f", "logs", "--save-figure", "n.png", cwd=cwd)
+    assert "Error: Nothing to draw in 'Training Episodic Reward'" in done.stderr
 
 
 @pytest.mark.slow
@@ -416,6 +431,15 @@ def test_two_workers_tune_in_one_study(tmp_path):
     value = float(re.search(r"Value:  (\S+)", output)[1])
     assert value == pytest.approx(min(float(pair.split(": ")[1]) for pair in rewards.split(", ")))
     assert not (tmp_path / "logs" / "a2c_mt" / f"{NAME}_1").exists()  # a search leaves no run
+    for flags, message in [
+        (study, "--trial-id must be the number of a trial of the study 's' in logs/study.log, from 0 on (got 4)"),
+        (
+            [*study[:-1], "t"],
+            "--storage, --study-name: there is no study 't' in logs/study.log, or it is not of a2c_mt",
+        ),
+        ([], "--trial-id needs --storage and --study-name, which say where the trial is"),
+    ]:
+        assert zoo_process(*common, *flags, "--trial-id", 4, cwd=tmp_path).stderr.endswith(f"Error: {message}\n")
     zoo(*common, *study, "--trial-id", 0, "-n", 12, "--eval-freq", -1, cwd=tmp_path)
     saved = yaml.safe_load((tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME / "config.yml").read_text())
     assert saved["policy_kwargs"].keys() >= {"log_std_mode", "log_std_init"}  # the config's and the trial's
@@ -450,9 +474,24 @@ def test_what_the_zoo_can_do_alone_is_left_to_it(tmp_path):
 @pytest.mark.slow
 def test_a_single_task(tmp_path):
     common = ["--algo", "a2c_mt", "--env", "HalfCheetahBigLeg-v0"]
-    zoo("train", *common, "-n", 100, "--eval-freq", -1, "--vec-env", "subproc", cwd=tmp_path)
+    trained = zoo("train", *common, "-n", 100, "--eval-freq", -1, "--vec-env", "subproc", cwd=tmp_path)
+    assert "1 tasks x 4 environments, backend 'subproc'" in trained
     output = zoo("enjoy", *common, "--no-render", cwd=tmp_path)  # in `logs`, where train leaves it
     assert "Task HalfCheetahBigLeg-v0: return" in output
+
+
+@pytest.mark.slow
+def test_what_cannot_be_done_is_one_message(tmp_path):
+    (tmp_path / "wandb.py").write_text("raise ImportError('broken')")  # as if it were missing
+    for command, message in [
+        (["enjoy", "--no-render", "--norm-reward"], "--norm-reward is not for several tasks"),
+        (["train", "--track"], "please install W&B via `pip install wandb`"),
+        (["train", "--gym-packages", "no_such_package"], "No module named 'no_such_package'"),
+    ]:
+        done = zoo_process(*command, "--algo", "a2c_mt", "--env", SET, cwd=tmp_path)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -86,6 +86,8 @@ def enjoy(argv: Sequence[str]) -> None:
 
     seen = _look_at(argv)
     if seen.algo in ALGORITHMS and seen.env in gym.registry and not _HELP & set(argv):
+        if seen.norm_reward:
+            raise ValueError("--norm-reward is not for several tasks: returns are told as the tasks give them")
         if not seen.no_render and not has_display():  # GLFW would end the interpreter
             raise ValueError(
                 "There is no screen to show it on (DISPLAY is not set): --no-render only says returns, record_video "
@@ -208,6 +210,7 @@ def _look_at(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--verbose", type=int, default=1)
     parser.add_argument("-f", "--folder", default=_LOGS)  # of training, too; the zoo's agents to download are not ours
     parser.add_argument("--no-render", action="store_true")
+    parser.add_argument("--norm-reward", action="store_true")
     parser.add_argument("--exp-id", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StorePlainDict, default={})
     parser.add_argument("--eval-episodes", type=int, default=5)
@@ -229,9 +232,9 @@ def main() -> None:
         sys.exit(f"Error: unknown command {command!r}.{did_you_mean(command, COMMANDS)} Known: {', '.join(COMMANDS)}")
     try:
         COMMANDS[command](argv)
-    except ModuleNotFoundError as e:
+    except ImportError as e:
         if e.name is None or e.name.partition(".")[0] not in EXTRA:
-            raise
+            sys.exit(f"Error: {e}")
         sys.exit(f'Error: {e.name} is missing: pip install "sb3-multitask[zoo]"')
     except (ValueError, TypeError, OSError, RuntimeError, AssertionError) as e:
         sys.exit(f"Error: {e}")

@@ -77,8 +77,8 @@ class MultiTaskExperimentManager(ExperimentManager):
         """Hyper-parameters for the environment, and a copy to be saved: a trial's and the flags' replace the file's."""
         print(f"Loading hyperparameters from: {self.config}")  # noqa: T201 (as the zoo does)
         values = read_hyperparameters(self.config, self.env_name.gym_id)
-        if self.storage and self.study_name and self.trial_id is not None:
-            values = merged(values, self.load_trial(self.storage, self.study_name, self.trial_id))
+        if self.trial_id is not None:
+            values = merged(values, self._trial(self.trial_id))
         values = merged(values, self.custom_hyperparams or {})
         if "env_kwargs" in values and self.env_kwargs:
             values["env_kwargs"] = self.env_kwargs
@@ -87,6 +87,20 @@ class MultiTaskExperimentManager(ExperimentManager):
         if self.verbose > 0:
             pprint(values)  # noqa: T203
         return values, copy.deepcopy(values)
+
+    def _trial(self, number: int) -> Values:
+        """The hyper-parameters of a trial of the study in the storage."""
+        if not (self.storage and self.study_name):
+            raise ConfigError("--trial-id needs --storage and --study-name, which say where the trial is")
+        where = f"the study {self.study_name!r} in {self.storage}"
+        try:
+            if number >= 0:
+                return dict(self.load_trial(self.storage, self.study_name, number))
+        except KeyError as e:
+            raise ConfigError(f"--storage, --study-name: there is no {where[4:]}, or it is not of {self.algo}") from e
+        except IndexError:
+            pass
+        raise ConfigError(f"--trial-id must be the number of a trial of {where}, from 0 on (got {number})")
 
     def _preprocess_hyperparams(self, hyperparams: Values) -> Any:
         if self._eval_env_kwargs_args is None:  # the zoo would leave those of a config out
