@@ -446,6 +446,20 @@ def test_two_workers_tune_in_one_study(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_search_prunes_what_breaks_down_and_ends_on_a_mistake(tmp_path):
+    search = ["--env", SET, "--optimize", "--n-trials", 2, "-n", 120, "--n-evaluations", 1, "--eval-episodes", 1]
+    log_std = "policy_kwargs:{log_std_init: .nan}"  # which the zoo's spaces leave as it is
+    done = zoo_process("train", "--algo", "ppo_mt", *search, "-params", log_std, cwd=tmp_path)
+    assert "are not finite" in done.stdout
+    assert ["Trial 0 pruned" in done.stderr, "Trial 1 pruned" in done.stderr] == [True, True]
+    mistake = "callback:sb3_multitask.MultiTaskTensorBoardCallback"  # a search does not log to TensorBoard
+    done = zoo_process("train", "--algo", "a2c_mt", *search, "-params", mistake, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "\nError: MultiTaskTensorBoardCallback needs a model that logs to TensorBoard" in done.stderr
+    assert "Trial 1" not in done.stderr
+
+
+@pytest.mark.slow
 def test_searches_give_hyperparameters_that_configs_can_hold(tmp_path):
     code = """
 import optuna, yaml

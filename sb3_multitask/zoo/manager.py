@@ -26,7 +26,7 @@ from sb3_multitask.experiments.config import ConfigError
 from sb3_multitask.files import write_text
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
-from sb3_multitask.vec_env.faults import WorkerError
+from sb3_multitask.vec_env.faults import TaskFault
 from sb3_multitask.zoo.folder import statistics_beside
 from sb3_multitask.zoo.search import Sampler, TrialCallback, Values
 from sb3_multitask.zoo.settings import (
@@ -231,15 +231,26 @@ class MultiTaskExperimentManager(ExperimentManager):
     def objective(self, trial: optuna.Trial) -> float:
         """A trial's final score; hyper-parameters with which training breaks down are pruned.
 
+        Other errors are the settings', would prune every trial, and end the study.
+
         :raises TrialPruned: then, or if Optuna said so
         """
         try:
             return float(super().objective(trial))
-        except WorkerError:
+        except optuna.TrialPruned as e:  # by Optuna, or by the zoo for any ValueError and AssertionError
+            if isinstance(e.__cause__, Exception) and not _is_breakdown(e.__cause__):
+                raise e.__cause__ from None
             raise
-        except RuntimeError as e:  # a loss, an action or an observation that is not finite
+        except RuntimeError as e:
+            if not _is_breakdown(e):
+                raise
             print(e)  # noqa: T201 (as the zoo does)
             raise optuna.TrialPruned from e
+
+
+def _is_breakdown(error: Exception) -> bool:
+    """Whether training came to numbers that are not finite: a task's, or a loss and actions, ours and torch's words."""
+    return isinstance(error, TaskFault) or any(words in str(error) for words in ("not finite", "found invalid values"))
 
 
 class _SaveStatistics(BaseCallback):
