@@ -495,6 +495,24 @@ def test_a_single_task(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("algo", ["a2c_mt", "ppo_mt"])
+def test_what_cannot_go_on_leaves_no_folder(algo, tmp_path):
+    common = ["train", "--algo", algo, "-n", 8, "--eval-freq", -1]
+    short, body = ["-params", "n_envs:1", "n_steps:8"], "HalfCheetahBigLeg-v0"
+    zoo(*common, "--env", body, *short, "normalize:false", cwd=tmp_path)
+    logs = tmp_path / "logs" / algo
+    trained = ["-i", logs / f"{body}_1" / f"{body}.zip"]
+    for env_id, flags, message in [
+        (body, short, "if it was trained on raw observations, go on with -params normalize:false\n"),
+        ("Hopper-v5", [*short, "normalize:false"], ""),  # other tasks, or other spaces
+    ]:
+        done = zoo_process(*common, "--env", env_id, *flags, *trained, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.endswith(message)
+    assert [folder.name for folder in logs.iterdir()] == [f"{body}_1"]
+
+
+@pytest.mark.slow
 def test_what_cannot_be_done_is_one_message(tmp_path):
     (tmp_path / "wandb.py").write_text("raise ImportError('broken')")  # as if it were missing
     for command, message in [

@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,9 @@ import yaml
 from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ProgressBarCallback
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
@@ -65,11 +68,21 @@ class MultiTaskExperimentManager(ExperimentManager):
         self.config = kwargs.get("config") or str(default_config(algo))
         self._gamma = 0.99
         self._n_rows = 1  # of the model's VecEnv
+        self._is_my_folder = False
         if self.n_jobs != 1:
             raise ConfigError(
                 f"--n-jobs must be 1 (got {self.n_jobs}): its threads would share torch's settings. For several "
                 "workers start the command several times with the same --storage and --study-name."
             )
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, Values] | None:
+        """The zoo's; if it fails, no folder is left, which a later ``enjoy`` would take for the latest run."""
+        try:
+            return super().setup_experiment()
+        except BaseException:
+            if self._is_my_folder and not (Path(self.params_path) / "args.yml").exists():
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            raise
 
     # Hyper-parameters: plain values, read and checked by settings
 
@@ -153,8 +166,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         normalized = MultiTaskVecNormalize(env, **kwargs)
         if self.continue_training and self.algo != "a2c_mt":  # whose file holds its statistics
             path = statistics_beside(self.trained_agent, self.env_name)
-            if path is None:
-                raise ConfigError(f"No statistics of the normaliser beside {self.trained_agent} (vecnormalize.pkl)")
+            assert path is not None  # see _preprocess_normalization
             saved = MultiTaskVecNormalize.load(str(path), env)
             normalized.set_statistics(saved.get_statistics())
         return normalized
@@ -163,7 +175,22 @@ class MultiTaskExperimentManager(ExperimentManager):
         normalize = hyperparams.pop("normalize", False)
         self.normalize_kwargs = dict(normalize) if isinstance(normalize, dict) else {}
         self.normalize = normalize is not False
+        if self.continue_training and self.normalize != self._has_statistics():
+            raise ConfigError(
+                f"-i {self.trained_agent} was trained on normalised observations: go on with -params normalize:true"
+                if not self.normalize
+                else f"-i {self.trained_agent} has no statistics of a normaliser, "
+                f"{'in it' if self.algo == 'a2c_mt' else 'as vecnormalize.pkl beside it'}: if it was trained on raw "
+                "observations, go on with -params normalize:false"
+            )
         return hyperparams
+
+    def _has_statistics(self) -> bool:
+        """Whether the agent to go on with has a normaliser's statistics."""
+        if self.algo == "a2c_mt":  # whose file holds them
+            saved, _, _ = load_from_zip_file(self.trained_agent, device="cpu")
+            return (saved or {}).get("normalizer_state") is not None
+        return statistics_beside(self.trained_agent, self.env_name) is not None
 
     # Callbacks
 
@@ -196,6 +223,7 @@ class MultiTaskExperimentManager(ExperimentManager):
     def create_log_folder(self) -> None:
         """The run's folder; none for a search, which leaves no model (the zoo's ``enjoy`` would take it for a run)."""
         if not self.optimize_hyperparameters:
+            self._is_my_folder = not Path(self.save_path).exists()
             super().create_log_folder()  # type: ignore[no-untyped-call]
 
     def _save_config(self, saved_hyperparams: Values) -> None:
