@@ -82,6 +82,27 @@ def test_arguments_reach_every_task():
         assert info["reward_ctrl"] == pytest.approx(-0.5 * 6)
 
 
+@pytest.mark.parametrize(("asked", "steps"), [({}, 100), ({"max_episode_steps": 120}, 120)])
+def test_the_episodes_length_is_the_sets_or_what_was_asked_for(asked, steps):
+    env = gym.make(set_id("Pusher2"), **asked)
+    for _ in range(2):
+        env.reset()
+        cuts = [env.step(np.zeros(7, np.float32))[3] for _ in range(steps)]
+        assert cuts == [False] * (steps - 1) + [True]
+
+
+@pytest.mark.parametrize("name", mt.TASK_SETS)
+def test_the_tasks_of_a_set_have_the_limit_of_its_id(name):
+    limits = {gym.spec(task.env_id).max_episode_steps for task in mt.TASK_SETS[name]}
+    assert limits == {gym.spec(set_id(name)).max_episode_steps}
+
+
+def test_without_gymnasiums_limit_the_tasks_keep_theirs():
+    env = mt.TaskSetEnv("Pusher2")
+    env.reset()
+    assert [env.step(np.zeros(7, np.float32))[3] for _ in range(100)] == [False] * 99 + [True]
+
+
 def test_bad_tasks_are_refused():
     with pytest.raises(ValueError, match=r"`task` must be one of SmallFoot.*Did you mean 'SmallLeg'"):
         gym.make(set_id("HalfCheetahBody6"), task="SmalLeg")

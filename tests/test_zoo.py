@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import yaml
 from conftest import drift_tasks
+from matplotlib import pyplot as plt
 from programs import ended, killed_at_its_first_checkpoint, output_of
 from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.zoo.figures import saved_figures
 from sb3_multitask.zoo.folder import ZooFolder
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,
@@ -29,6 +31,7 @@ from sb3_multitask.zoo.settings import (
     check_hyperparameters,
     constructor_arguments,
     default_config,
+    merged,
     read_hyperparameters,
 )
 
@@ -107,6 +110,9 @@ def test_the_zoos_settings_are_those_of_a_run(zoo_file, run_file):
         ({"policy": "os.system"}, "`policy` of a2c_mt must be MultiTaskMlpPolicy"),
         ({"callback": "os.system"}, "`callback` must be a callback of stable_baselines3"),
         ({"callback": [{"sb3_multitask.os.system": {"command": "true"}}]}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.common.callbacks.os"}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.common.callbacks.NoCallback"}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.PPO"}, "`callback` must be a callback of"),
         ({"n_timesteps": None, "learning_rate": "fast"}, "`learning_rate` must be a number, or lin_"),
         ({"policy_kwargs": {"activation_fn": "nn.ReLU"}}, "`activation_fn` must be one of tanh, relu"),
     ],
@@ -120,6 +126,18 @@ def test_bad_hyperparameters_are_refused(values, message):
         read()
 
 
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "sb3_multitask.MultiTaskTensorBoardCallback",
+        {"stable_baselines3.common.callbacks.LogEveryNTimesteps": {"n_steps": 1000}},
+        ["stable_baselines3.common.callbacks.StopTrainingOnRewardThreshold"],
+    ],
+)
+def test_callbacks_of_known_packages_are_taken(callback):
+    check_hyperparameters({**GOOD, "callback": callback}, "a2c_mt")
+
+
 def test_algorithms_have_their_own_hyperparameters():
     check_hyperparameters({**GOOD, "clip_range": 0.2, "batch_size": 64}, "ppo_mt")
     with pytest.raises(ConfigError, match="Unknown hyper-parameter of trpo_mt: 'clip_range'"):
@@ -130,6 +148,19 @@ def test_schedules_fall_to_zero():
     arguments = constructor_arguments({**GOOD, "learning_rate": "lin_8e-4", "clip_range": 0.2})
     assert [arguments["learning_rate"](left) for left in (1.0, 0.5, 0.0)] == [8e-4, 4e-4, 0.0]
     assert arguments["clip_range"] == 0.2
+
+
+def test_flags_and_trials_replace_single_arguments_of_the_policy():
+    config = {"n_steps": 5, "gamma": 0.98, "policy_kwargs": {"log_std_init": -2.0, "activation_fn": "tanh"}}
+    assert merged(config, {"n_steps": 8, "policy_kwargs": {"log_std_init": 0.0}}) == {
+        "n_steps": 8,
+        "gamma": 0.98,
+        "policy_kwargs": {"log_std_init": 0.0, "activation_fn": "tanh"},
+    }
+    assert merged(config, {}) == config
+    assert merged({}, config) == config
+    for none in ("dict()", None):
+        assert merged(config, {"policy_kwargs": none})["policy_kwargs"] == none  # to be refused by its value, or none
 
 
 def test_configs_are_not_executed(tmp_path):
@@ -193,6 +224,17 @@ def test_usage_lists_the_commands():
     assert "Did you mean 'train'" in done.stderr
 
 
+def test_an_empty_figure_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="Nothing to draw in 'Nope'"), saved_figures(tmp_path / "n.png"):
+        plt.figure("Nope").gca().set_title("Nope")
+    assert not (tmp_path / "n.png").exists()
+    plt.plot([1, 2], [3, 4])
+    with saved_figures(tmp_path / "n.png"):
+        pass
+    assert (tmp_path / "n.png").exists()
+    plt.close("all")
+
+
 # The commands, on the real tasks
 
 
@@ -217,7 +259,8 @@ def trained(tmp_path_factory):
     first = cwd / "logs" / "a2c_mt" / f"{NAME}_1"
     newest = killed_at_its_first_checkpoint(endless, cwd, environment(), first)
     flags = ["-n", 12_000, "--eval-freq", 6000, "--eval-episodes", 2, "--n-eval-envs", 2, "--progress"]
-    output = zoo(*train, *flags, "-i", newest, "--tensorboard-log", "tb", "-f", "logs", cwd=cwd)
+    callback = ["-params", "n_envs:1", "callback:sb3_multitask.MultiTaskTensorBoardCallback"]
+    output = zoo(*train, *callback, *flags, "-i", newest, "--tensorboard-log", "tb", "-f", "logs", cwd=cwd)
     return cwd, output
 
 
@@ -239,7 +282,8 @@ def test_train_leaves_the_zoos_layout(trained):
     assert "6 tasks x 1 environments, backend 'batch'" in output
     assert "Loading pretrained agent" in output
     assert "100%" in output
-    assert len(list((cwd / "tb" / NAME).iterdir())) == 1
+    (events,) = (cwd / "tb" / NAME).rglob("events.out*")
+    assert b"custom_scalars" in events.read_bytes()
 
 
 @pytest.mark.slow
@@ -299,6 +343,20 @@ def test_record_video_goes_through_the_tasks(trained, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("MUJOCO_GL") is None and sys.platform != "linux", reason="needs a renderer")
+def test_episodes_are_shown_as_they_were_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))
+    values = read_hyperparameters(CONFIGS / "a2c_mt.yml", SET) | {"env_kwargs": {"max_episode_steps": 3}}
+    (tmp_path / "short.yml").write_text(yaml.safe_dump({"default": values}))
+    common = ["--algo", "a2c_mt", "--env", "MultiTask/Pusher2-v0"]
+    zoo("train", *common, "-conf", "short.yml", "-n", 40, "--eval-freq", -1, cwd=tmp_path)
+    tour = [("Pusher", "3"), ("MovingGoal", "3")]
+    for command in (["enjoy", "--no-render"], ["record_video", "-n", 6]):
+        output = zoo(*command, *common, "-f", "logs", cwd=tmp_path)
+        assert re.findall(r"Task (\w+): return \S+ in (\d+) steps", output) == tour, command
+
+
+@pytest.mark.slow
 def test_the_zoos_plots_read_the_folders(trained):
     cwd, _ = trained
     zoo("plot_train", "-a", "a2c_mt", "-e", SET, "-f", "logs", "-w", 2, "--save-figure", "train.png", cwd=cwd)
@@ -307,6 +365,18 @@ def test_the_zoos_plots_read_the_folders(trained):
     assert f"{NAME}|{last.mean():.0f} +/- 0" in table
     for name in ("train.png", "all.png"):
         assert (cwd / name).read_bytes().startswith(b"\x89PNG")
+    done = zoo_process("plot_train", "-a", "a2c_mt", "-e", "Nope-v0", "-f", "logs", "--save-figure", "n.png", cwd=cwd)
+    assert "Error: Nothing to draw in 'Training Episodic Reward'" in done.stderr
+
+
+@pytest.mark.slow
+def test_all_plots_go_to_the_end_of_a_training(tmp_path):
+    folder = tmp_path / "logs" / "a2c_mt" / f"{NAME}_1"
+    folder.mkdir(parents=True)
+    np.savez(folder / "evaluations.npz", timesteps=[10**6, 6 * 10**6], results=[[10.0] * 6, [500.0] * 6])
+    plots = ["all_plots", "-a", "a2c_mt", "-e", SET, "-f", "logs", "--no-display"]
+    assert f"{NAME}|500 +/- 0" in zoo(*plots, cwd=tmp_path)
+    assert f"{NAME}|10 +/- 0" in zoo(*plots, "-max", 2 * 10**6, cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -320,6 +390,18 @@ def test_plot_train_reads_our_run_folders(tmp_path):
     monitor.close()
     zoo("plot_train", "-a", ".", "-e", "Drift", "-f", "runs", "-w", 1, "--save-figure", "x/train.png", cwd=tmp_path)
     assert (tmp_path / "x" / "train.png").exists()
+
+
+@pytest.mark.slow
+def test_what_the_flags_leave_open(tmp_path):
+    common = ["--algo", "a2c_mt", "--env", SET, "-n", 120]
+    zoo("train", *common, "--eval-episodes", 3, "-params", "policy_kwargs:{log_std_mode: shared}", cwd=tmp_path)
+    settings = tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME
+    tuned = read_hyperparameters(CONFIGS / "a2c_mt.yml", SET)["policy_kwargs"]
+    saved = yaml.safe_load((settings / "config.yml").read_text())["policy_kwargs"]
+    assert saved == {**tuned, "log_std_mode": "shared"}
+    flags = yaml.safe_load((settings / "args.yml").read_text())
+    assert (flags["eval_freq"], flags["n_eval_envs"]) == (25_000 * 6, 3)  # six tasks, three episodes of each at once
 
 
 @pytest.mark.slow
@@ -353,6 +435,15 @@ def test_two_workers_tune_in_one_study(tmp_path):
     value = float(re.search(r"Value:  (\S+)", output)[1])
     assert value == pytest.approx(min(float(pair.split(": ")[1]) for pair in rewards.split(", ")))
     assert not (tmp_path / "logs" / "a2c_mt" / f"{NAME}_1").exists()  # a search leaves no run
+    for flags, message in [
+        (study, "--trial-id must be the number of a trial of the study 's' in logs/study.log, from 0 on (got 4)"),
+        (
+            [*study[:-1], "t"],
+            "--storage, --study-name: there is no study 't' in logs/study.log, or it is not of a2c_mt",
+        ),
+        ([], "--trial-id needs --storage and --study-name, which say where the trial is"),
+    ]:
+        assert zoo_process(*common, *flags, "--trial-id", 4, cwd=tmp_path).stderr.endswith(f"Error: {message}\n")
     zoo(*common, *study, "--trial-id", 0, "-n", 12, "--eval-freq", -1, cwd=tmp_path)
     saved = yaml.safe_load((tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME / "config.yml").read_text())
     assert saved["policy_kwargs"].keys() >= {"log_std_mode", "log_std_init"}  # the config's and the trial's
@@ -369,6 +460,20 @@ def test_the_best_model_of_a_trial_has_its_statistics(tmp_path):
     zoo(*common, "n_steps:10", "batch_size:60", kwargs, "-n", 60, "--eval-freq", -1, "-i", best, cwd=tmp_path)
     command = ZooFolder.at(tmp_path / "logs" / "ppo_mt" / f"{NAME}_1").command
     assert {kwargs, "--seed"} < set(shlex.split(command))  # for a card: one argument, and the seed that was drawn
+
+
+@pytest.mark.slow
+def test_a_search_prunes_what_breaks_down_and_ends_on_a_mistake(tmp_path):
+    search = ["--env", SET, "--optimize", "--n-trials", 2, "-n", 120, "--n-evaluations", 1, "--eval-episodes", 1]
+    log_std = "policy_kwargs:{log_std_init: .nan}"  # which the zoo's spaces leave as it is
+    done = zoo_process("train", "--algo", "ppo_mt", *search, "-params", log_std, cwd=tmp_path)
+    assert "are not finite" in done.stdout
+    assert ["Trial 0 pruned" in done.stderr, "Trial 1 pruned" in done.stderr] == [True, True]
+    mistake = "callback:sb3_multitask.MultiTaskTensorBoardCallback"  # a search does not log to TensorBoard
+    done = zoo_process("train", "--algo", "a2c_mt", *search, "-params", mistake, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "\nError: MultiTaskTensorBoardCallback needs a model that logs to TensorBoard" in done.stderr
+    assert "Trial 1" not in done.stderr
 
 
 @pytest.mark.slow
@@ -400,9 +505,65 @@ def test_what_the_zoo_can_do_alone_is_left_to_it(tmp_path):
 @pytest.mark.slow
 def test_a_single_task(tmp_path):
     common = ["--algo", "a2c_mt", "--env", "HalfCheetahBigLeg-v0"]
-    zoo("train", *common, "-n", 100, "--eval-freq", -1, "--vec-env", "subproc", cwd=tmp_path)
-    output = zoo("enjoy", *common, "-f", "logs", "--no-render", cwd=tmp_path)
+    trained = zoo("train", *common, "-n", 100, "--eval-freq", -1, "--vec-env", "subproc", cwd=tmp_path)
+    assert "1 tasks x 4 environments, backend 'subproc'" in trained
+    output = zoo("enjoy", *common, "--no-render", cwd=tmp_path)  # in `logs`, where train leaves it
     assert "Task HalfCheetahBigLeg-v0: return" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["a2c_mt", "ppo_mt"])
+def test_what_cannot_go_on_leaves_no_folder(algo, tmp_path):
+    common = ["train", "--algo", algo, "-n", 8, "--eval-freq", -1]
+    short, body = ["-params", "n_envs:1", "n_steps:8"], "HalfCheetahBigLeg-v0"
+    zoo(*common, "--env", body, *short, "normalize:false", cwd=tmp_path)
+    logs = tmp_path / "logs" / algo
+    trained = ["-i", logs / f"{body}_1" / f"{body}.zip"]
+    for env_id, flags, message in [
+        (body, short, "if it was trained on raw observations, go on with -params normalize:false\n"),
+        ("Hopper-v5", [*short, "normalize:false"], ""),  # other tasks, or other spaces
+    ]:
+        done = zoo_process(*common, "--env", env_id, *flags, *trained, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.endswith(message)
+    assert [folder.name for folder in logs.iterdir()] == [f"{body}_1"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_done_is_one_message(tmp_path):
+    (tmp_path / "wandb.py").write_text("raise ImportError('broken')")  # as if it were missing
+    for command, message in [
+        (["enjoy", "--no-render", "--norm-reward"], "--norm-reward is not for several tasks"),
+        (["train", "--track"], "please install W&B via `pip install wandb`"),
+        (["train", "--gym-packages", "no_such_package"], "No module named 'no_such_package'"),
+    ]:
+        done = zoo_process(*command, "--algo", "a2c_mt", "--env", SET, cwd=tmp_path)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no variable that says so")
+def test_enjoy_without_a_screen_says_what_can_be_done(tmp_path, monkeypatch):
+    for screen in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(screen, raising=False)
+    done = zoo_process("enjoy", "--algo", "a2c_mt", "--env", SET, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch("Error: There is no screen .*--no-render .*record_video .*--output film.mp4.*\n", done.stderr)
+
+
+@pytest.mark.slow
+def test_ids_of_other_packages(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium as gym, sb3_multitask\n"
+        "big = gym.spec('HalfCheetahBigLeg-v0')\n"
+        "gym.register('Mine-v0', big.entry_point, max_episode_steps=5, kwargs=big.kwargs)\n"
+    )
+    common = ["--algo", "a2c_mt", "--env", "Mine-v0", "--gym-packages", "mine"]
+    zoo("train", *common, "-n", 100, "--eval-freq", -1, cwd=tmp_path)
+    output = zoo("enjoy", *common, "-f", "logs", "--no-render", cwd=tmp_path)
+    assert re.findall(r"Task (\S+): return \S+ in (\d+) steps", output) == [("Mine-v0", "5")]
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
     :param tasks: a set's name, an id, or a list of ids and tasks
     :param task: stay on the task of this name; its id in the observation remains that in the set
     :param render_mode: as in ``gymnasium.make``
+    :param time_limits: whether episodes end at the limits of the tasks' ids; ``gymnasium.make`` leaves them out, and
+        puts its own ``max_episode_steps`` around the tour
     :param env_kwargs: go to every task's environment, such as ``ctrl_cost_weight=0.5``
     :raises ValueError: on an unknown task, or tasks whose observation shapes or actions differ
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
@@ -33,7 +35,12 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # type: ignore[misc]
 
     def __init__(
-        self, tasks: TasksLike, task: str | None = None, render_mode: str | None = None, **env_kwargs: Any
+        self,
+        tasks: TasksLike,
+        task: str | None = None,
+        render_mode: str | None = None,
+        time_limits: bool = True,
+        **env_kwargs: Any,
     ) -> None:
         self.tasks = resolve_tasks(tasks)
         self.task_names = tuple(one.name for one in self.tasks)
@@ -42,6 +49,8 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
             raise ValueError(f"`task` must be one of {', '.join(self.task_names)} (got {task!r}).{hint}")
         self.render_mode = render_mode
         self._env_kwargs = env_kwargs if render_mode is None else {**env_kwargs, "render_mode": render_mode}
+        if not time_limits:
+            self._env_kwargs = {**self._env_kwargs, "max_episode_steps": -1}  # in gymnasium.make's terms
         self._tour = range(len(self.tasks)) if task is None else [self.task_names.index(task)]
         self._envs = {i: self._make(self.tasks[i]) for i in self._tour}
         box, self.action_space = common_spaces((self.tasks[i], env.env) for i, env in self._envs.items())

@@ -116,10 +116,11 @@ def register_envs() -> None:
                     reward_threshold=variant.reward_threshold,
                     kwargs=variant.kwargs,
                 )
-    for name in TASK_SETS:
+    for name, tasks in TASK_SETS.items():
         if set_id(name) not in gym.registry:
             gym.register(
                 id=set_id(name),
                 entry_point="sb3_multitask.envs.task_set_env:TaskSetEnv",
-                kwargs={"tasks": name},
+                max_episode_steps=gym.spec(str(tasks[0].env_id)).max_episode_steps,  # all have the same
+                kwargs={"tasks": name, "time_limits": False},
             )

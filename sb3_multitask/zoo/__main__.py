@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import gymnasium as gym
 
-from sb3_multitask.tasks import did_you_mean
+from sb3_multitask.tasks import did_you_mean, resolve_tasks
 
 USAGE = """usage: python -m sb3_multitask.zoo COMMAND ...
 
@@ -39,6 +39,9 @@ EXTRA = (
 )
 """What the extra [zoo] installs, by the names of modules."""
 
+_HELP = {"-h", "--help"}
+_LOGS = "logs"
+
 
 def train(argv: Sequence[str]) -> None:
     """rl_zoo3.train, with our manager for our algorithms."""
@@ -56,24 +59,44 @@ def train(argv: Sequence[str]) -> None:
     options, argv = own.parse_known_args(argv)
     seen = _look_at(argv)
     zoo_train = import_module("rl_zoo3.train")
+    if seen.algo in ALGORITHMS:
+        check_env_id(seen.env, list(gym.registry))
+        argv = [*_evaluation_defaults(seen), *argv]
     with _registered(), _command_line("train", argv, own):
         if seen.algo not in ALGORITHMS:
             zoo_train.train()
             return
-        check_env_id(seen.env, list(gym.registry))
         manager = partial(MultiTaskExperimentManager, score=options.score)
         with patch.multiple(zoo_train, ExperimentManager=manager, StoreDict=StorePlainDict):
             zoo_train.train()
 
 
+def _evaluation_defaults(seen: argparse.Namespace) -> list[str]:
+    """Evaluations as rare, for every task, as the zoo's of one environment, with all episodes side by side."""
+    n_tasks = len(resolve_tasks(seen.env))
+    copies = 1 if seen.vec_env == "subproc" else max(seen.eval_episodes, 1)  # a process each would be too many
+    return ["--eval-freq", str(25_000 * n_tasks), "--n-eval-envs", str(copies)]  # later ones of the user's count
+
+
 def enjoy(argv: Sequence[str]) -> None:
     """rl_zoo3.enjoy, by default for an episode of every task."""
-    from sb3_multitask.zoo.playing import steps_of_a_tour
+    from sb3_multitask.films.window import has_display
+    from sb3_multitask.zoo.playing import steps_of_a_tour, trained_folder
     from sb3_multitask.zoo.settings import ALGORITHMS
 
     seen = _look_at(argv)
-    if seen.algo in ALGORITHMS and seen.env in gym.registry and seen.n_timesteps is None:
-        argv = [*argv, "-n", str(steps_of_a_tour(seen.env, seen.env_kwargs))]  # the zoo's 1000 are the first task's
+    if seen.algo in ALGORITHMS and seen.env in gym.registry and not _HELP & set(argv):
+        if seen.norm_reward:
+            raise ValueError("--norm-reward is not for several tasks: returns are told as the tasks give them")
+        if not seen.no_render and not has_display():  # GLFW would end the interpreter
+            raise ValueError(
+                "There is no screen to show it on (DISPLAY is not set): --no-render only says returns, record_video "
+                "and `sb3-multitask enjoy FOLDER --output film.mp4` make films"
+            )
+        folder = trained_folder(seen.folder, seen.algo, seen.env, seen.exp_id)
+        if folder is not None:
+            steps = steps_of_a_tour(seen.env, {**folder.env_kwargs, **seen.env_kwargs})
+            argv = ["-n", str(steps), *argv]  # the zoo's 1000 are the first task's; a later -n counts
     module = import_module("rl_zoo3.enjoy")
     with _stage("enjoy", argv):
         module.enjoy()
@@ -95,6 +118,8 @@ def plot(command: str, argv: Sequence[str]) -> None:
     own.add_argument("--save-figure", type=Path, metavar="FILE", help="save what would be shown, such as curves.png")
     options, argv = own.parse_known_args(argv)
     argv = [EnvironmentName(value) if value in gym.registry else value for value in argv]  # folders have no slash
+    if command == "all_plots":
+        argv = ["-max", str(sys.maxsize), *argv]  # the zoo's stop at 2M steps; a later -max counts
     module = import_module(f"rl_zoo3.plots.{command}")
     with _command_line(command, argv, own), saved_figures(options.save_figure):
         if command == "plot_train":
@@ -138,12 +163,14 @@ def _stage(command: str, argv: Sequence[str]) -> Iterator[None]:
     from sb3_multitask.zoo.settings import ALGORITHMS, StorePlainDict, check_env_id
 
     seen = _look_at(argv)
+    if seen.algo in ALGORITHMS:
+        argv = ["-f", _LOGS, *argv]
     with _registered(), _command_line(command, argv):
         if seen.algo not in ALGORITHMS:
             yield
             return
         check_env_id(seen.env, list(gym.registry))
-        stage = Stage(is_quiet=seen.verbose == 0)
+        stage = Stage(seen.env_kwargs, is_quiet=seen.verbose == 0)
         ours: dict[str, Any] = {
             "StoreDict": StorePlainDict,
             "create_test_env": stage.create_test_env,
@@ -160,7 +187,7 @@ def _stage(command: str, argv: Sequence[str]) -> Iterator[None]:
 @contextmanager
 def _command_line(command: str, argv: Sequence[str], own: argparse.ArgumentParser | None = None) -> Iterator[None]:
     """``argv`` as the arguments that the zoo's program parses; its help begins with our options."""
-    if own is not None and {"-h", "--help"} & set(argv):
+    if own is not None and _HELP & set(argv):
         print(own.format_help().replace("options:", "options of sb3_multitask.zoo:"))  # noqa: T201
     with patch.object(sys, "argv", [f"sb3_multitask.zoo {command}", *argv]):
         yield
@@ -171,16 +198,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _look_at(argv: Sequence[str]) -> argparse.Namespace:
-    """What must be known of a command line before the zoo parses it; the defaults are the zoo's."""
+    """What must be known of a command line before the zoo parses it; the defaults are the zoo's.
+
+    ``--gym-packages`` are imported: the environment's id may be one of theirs.
+    """
     from sb3_multitask.zoo.settings import StorePlainDict
 
     parser = _parser()
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--verbose", type=int, default=1)
-    parser.add_argument("-n", "--n-timesteps")
+    parser.add_argument("-f", "--folder", default=_LOGS)  # of training, too; the zoo's agents to download are not ours
+    parser.add_argument("--no-render", action="store_true")
+    parser.add_argument("--norm-reward", action="store_true")
+    parser.add_argument("--exp-id", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StorePlainDict, default={})
-    return parser.parse_known_args(argv)[0]
+    parser.add_argument("--eval-episodes", type=int, default=5)
+    parser.add_argument("--vec-env", default="dummy")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    seen = parser.parse_known_args(argv)[0]
+    for package in seen.gym_packages:
+        import_module(package)
+    return seen
 
 
 def main() -> None:
@@ -193,9 +232,9 @@ def main() -> None:
         sys.exit(f"Error: unknown command {command!r}.{did_you_mean(command, COMMANDS)} Known: {', '.join(COMMANDS)}")
     try:
         COMMANDS[command](argv)
-    except ModuleNotFoundError as e:
+    except ImportError as e:
         if e.name is None or e.name.partition(".")[0] not in EXTRA:
-            raise
+            sys.exit(f"Error: {e}")
         sys.exit(f'Error: {e.name} is missing: pip install "sb3-multitask[zoo]"')
     except (ValueError, TypeError, OSError, RuntimeError, AssertionError) as e:
         sys.exit(f"Error: {e}")

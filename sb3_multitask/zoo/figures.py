@@ -26,6 +26,7 @@ def saved_figures(path: Path | None) -> Iterator[None]:
     """Save what is drawn inside instead of showing it; several figures become ``<name>_1.png``, ...
 
     :param path: where; ``None``: show
+    :raises ValueError: if there is nothing in a figure
     """
     if path is None:
         yield
@@ -33,6 +34,13 @@ def saved_figures(path: Path | None) -> Iterator[None]:
     with patch.object(plt, "show"):
         yield
     numbers = plt.get_fignums()
+    empty = [number for number in numbers if not any(axes.has_data() for axes in plt.figure(number).axes)]
+    if empty:
+        titles = ", ".join(repr(plt.figure(number).get_label()) for number in empty)
+        raise ValueError(
+            f"Nothing to draw in {titles}: -f, -a and -e find no run, or none that is long enough (plot_train needs "
+            "the episodes of -w, 100 by default, all_plots two evaluations)"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     for i, number in enumerate(numbers, start=1):
         place = path if len(numbers) == 1 else path.with_stem(f"{path.stem}_{i}")

@@ -122,12 +122,21 @@ class ZooFolder:
 
         :raises ValueError: if they are not known
         """
+        kwargs = self.env_kwargs
+        return tuple(Task(task.name, task.env_id, {**task.env_kwargs, **kwargs}) for task in resolve_tasks(self.env_id))
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """The arguments of the environments that the agent was evaluated on: the config's, or those of the flags.
+
+        :raises ValueError: if they are not known
+        """
         kwargs = self.arguments.get("eval_env_kwargs")
         if kwargs is None:
             kwargs = self.hyperparameters.get("env_kwargs") or self.arguments.get("env_kwargs") or {}
         if not isinstance(kwargs, Mapping):
             raise ValueError(f"{self.path}: the arguments of the environments must be a mapping (got {kwargs!r})")
-        return tuple(Task(task.name, task.env_id, {**task.env_kwargs, **kwargs}) for task in resolve_tasks(self.env_id))
+        return dict(kwargs)
 
     def _values(self, name: str) -> dict[str, Any]:
         from sb3_multitask.experiments.config import ConfigError, load_values  # which import the algorithms

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import os
 import shlex
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,9 @@ import yaml
 from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ProgressBarCallback
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
@@ -27,13 +30,14 @@ from sb3_multitask.experiments.config import ConfigError
 from sb3_multitask.files import write_text
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
-from sb3_multitask.vec_env.faults import WorkerError
+from sb3_multitask.vec_env.faults import TaskFault
 from sb3_multitask.zoo.folder import statistics_beside
 from sb3_multitask.zoo.search import Sampler, TrialCallback, Values
 from sb3_multitask.zoo.settings import (
     check_hyperparameters,
     constructor_arguments,
     default_config,
+    merged,
     read_hyperparameters,
 )
 
@@ -65,11 +69,21 @@ class MultiTaskExperimentManager(ExperimentManager):
         self.config = kwargs.get("config") or str(default_config(algo))
         self._gamma = 0.99
         self._n_rows = 1  # of the model's VecEnv
+        self._is_my_folder = False
         if self.n_jobs != 1:
             raise ConfigError(
                 f"--n-jobs must be 1 (got {self.n_jobs}): its threads would share torch's settings. For several "
                 "workers start the command several times with the same --storage and --study-name."
             )
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, Values] | None:
+        """The zoo's; if it fails, no folder is left, which a later ``enjoy`` would take for the latest run."""
+        try:
+            return super().setup_experiment()
+        except BaseException:
+            if self._is_my_folder and not (Path(self.params_path) / "args.yml").exists():
+                shutil.rmtree(self.save_path, ignore_errors=True)
+            raise
 
     # Hyper-parameters: plain values, read and checked by settings
 
@@ -77,9 +91,9 @@ class MultiTaskExperimentManager(ExperimentManager):
         """Hyper-parameters for the environment, and a copy to be saved: a trial's and the flags' replace the file's."""
         print(f"Loading hyperparameters from: {self.config}")  # noqa: T201 (as the zoo does)
         values = read_hyperparameters(self.config, self.env_name.gym_id)
-        if self.storage and self.study_name and self.trial_id is not None:
-            values = merged(values, self.load_trial(self.storage, self.study_name, self.trial_id))
-        values |= self.custom_hyperparams or {}
+        if self.trial_id is not None:
+            values = merged(values, self._trial(self.trial_id))
+        values = merged(values, self.custom_hyperparams or {})
         if "env_kwargs" in values and self.env_kwargs:
             values["env_kwargs"] = self.env_kwargs
         check_hyperparameters(values, self.algo)
@@ -87,6 +101,20 @@ class MultiTaskExperimentManager(ExperimentManager):
         if self.verbose > 0:
             pprint(values)  # noqa: T203
         return values, copy.deepcopy(values)
+
+    def _trial(self, number: int) -> Values:
+        """The hyper-parameters of a trial of the study in the storage."""
+        if not (self.storage and self.study_name):
+            raise ConfigError("--trial-id needs --storage and --study-name, which say where the trial is")
+        where = f"the study {self.study_name!r} in {self.storage}"
+        try:
+            if number >= 0:
+                return dict(self.load_trial(self.storage, self.study_name, number))
+        except KeyError as e:
+            raise ConfigError(f"--storage, --study-name: there is no {where[4:]}, or it is not of {self.algo}") from e
+        except IndexError:
+            pass
+        raise ConfigError(f"--trial-id must be the number of a trial of {where}, from 0 on (got {number})")
 
     def _preprocess_hyperparams(self, hyperparams: Values) -> Any:
         if self._eval_env_kwargs_args is None:  # the zoo would leave those of a config out
@@ -139,8 +167,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         normalized = MultiTaskVecNormalize(env, **kwargs)
         if self.continue_training and self.algo != "a2c_mt":  # whose file holds its statistics
             path = statistics_beside(self.trained_agent, self.env_name)
-            if path is None:
-                raise ConfigError(f"No statistics of the normaliser beside {self.trained_agent} (vecnormalize.pkl)")
+            assert path is not None  # see _preprocess_normalization
             saved = MultiTaskVecNormalize.load(str(path), env)
             normalized.set_statistics(saved.get_statistics())
         return normalized
@@ -149,7 +176,22 @@ class MultiTaskExperimentManager(ExperimentManager):
         normalize = hyperparams.pop("normalize", False)
         self.normalize_kwargs = dict(normalize) if isinstance(normalize, dict) else {}
         self.normalize = normalize is not False
+        if self.continue_training and self.normalize != self._has_statistics():
+            raise ConfigError(
+                f"-i {self.trained_agent} was trained on normalised observations: go on with -params normalize:true"
+                if not self.normalize
+                else f"-i {self.trained_agent} has no statistics of a normaliser, "
+                f"{'in it' if self.algo == 'a2c_mt' else 'as vecnormalize.pkl beside it'}: if it was trained on raw "
+                "observations, go on with -params normalize:false"
+            )
         return hyperparams
+
+    def _has_statistics(self) -> bool:
+        """Whether the agent to go on with has a normaliser's statistics."""
+        if self.algo == "a2c_mt":  # whose file holds them
+            saved, _, _ = load_from_zip_file(self.trained_agent, device="cpu")
+            return (saved or {}).get("normalizer_state") is not None
+        return statistics_beside(self.trained_agent, self.env_name) is not None
 
     # Callbacks
 
@@ -182,6 +224,7 @@ class MultiTaskExperimentManager(ExperimentManager):
     def create_log_folder(self) -> None:
         """The run's folder; none for a search, which leaves no model (the zoo's ``enjoy`` would take it for a run)."""
         if not self.optimize_hyperparameters:
+            self._is_my_folder = not Path(self.save_path).exists()
             super().create_log_folder()  # type: ignore[no-untyped-call]
 
     def _save_config(self, saved_hyperparams: Values) -> None:
@@ -220,15 +263,26 @@ class MultiTaskExperimentManager(ExperimentManager):
     def objective(self, trial: optuna.Trial) -> float:
         """A trial's final score; hyper-parameters with which training breaks down are pruned.
 
+        Other errors are the settings', would prune every trial, and end the study.
+
         :raises TrialPruned: then, or if Optuna said so
         """
         try:
             return float(super().objective(trial))
-        except WorkerError:
+        except optuna.TrialPruned as e:  # by Optuna, or by the zoo for any ValueError and AssertionError
+            if isinstance(e.__cause__, Exception) and not _is_breakdown(e.__cause__):
+                raise e.__cause__ from None
             raise
-        except RuntimeError as e:  # a loss, an action or an observation that is not finite
+        except RuntimeError as e:
+            if not _is_breakdown(e):
+                raise
             print(e)  # noqa: T201 (as the zoo does)
             raise optuna.TrialPruned from e
+
+
+def _is_breakdown(error: Exception) -> bool:
+    """Whether training came to numbers that are not finite: a task's, or a loss and actions, ours and torch's words."""
+    return isinstance(error, TaskFault) or any(words in str(error) for words in ("not finite", "found invalid values"))
 
 
 class _SaveStatistics(BaseCallback):
@@ -245,9 +299,3 @@ class _SaveStatistics(BaseCallback):
         for name in ("vecnormalize.pkl", "best_model_vecnormalize.pkl"):
             normalizer.save(os.fspath(self.folder / name))
         return True
-
-
-def merged(values: Values, sampled: Values) -> Values:
-    """``sampled`` over ``values``, ``policy_kwargs`` by their keys."""
-    policy_kwargs = {**(values.get("policy_kwargs") or {}), **(sampled.get("policy_kwargs") or {})}
-    return {**values, **sampled, "policy_kwargs": policy_kwargs}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from rl_zoo3.utils import create_test_env, get_model_path
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import create_test_env, get_latest_run_id, get_model_path
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -16,19 +19,26 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.readers import ObsStatistics, read_vec_normalize
 from sb3_multitask.tasks import resolve_tasks, task_set
-from sb3_multitask.zoo.folder import statistics_beside
+from sb3_multitask.zoo.folder import ZooFolder, statistics_beside
 
 _MAX_EPISODE_STEPS = 1000  # where an id does not say
 
 
+def trained_folder(logs: str, algo: str, env_id: str, exp_id: int) -> ZooFolder | None:
+    """The folder that the zoo would take for a training; None if there is none.
+
+    :param exp_id: its number; 0: the latest, below 0: no folder of its own
+    """
+    env_name = EnvironmentName(env_id)
+    number = exp_id or get_latest_run_id(os.path.join(logs, algo), env_name)
+    path = Path(logs, algo, f"{env_name}_{number}") if number > 0 else Path(logs, algo)
+    return ZooFolder(path, env_name) if (path / env_name / "args.yml").is_file() else None
+
+
 def steps_of_a_tour(env_id: str, env_kwargs: Mapping[str, Any]) -> int:
     """How many steps one episode of each task takes at most, or of the one task in ``env_kwargs``."""
-    tasks = resolve_tasks(env_id)
-    longest = [gym.spec(str(task.env_id)).max_episode_steps or _MAX_EPISODE_STEPS for task in tasks]
-    if "max_episode_steps" in env_kwargs:
-        longest = [int(env_kwargs["max_episode_steps"])] * len(tasks)
-    names = [task.name for task in tasks]
-    return longest[names.index(env_kwargs["task"])] if env_kwargs.get("task") in names else sum(longest)
+    longest = env_kwargs.get("max_episode_steps") or gym.spec(env_id).max_episode_steps or _MAX_EPISODE_STEPS
+    return int(longest) * (1 if "task" in env_kwargs else len(resolve_tasks(env_id)))
 
 
 class PlayVecEnv(VecEnvWrapper):
@@ -78,10 +88,12 @@ class PlayVecEnv(VecEnvWrapper):
 class Stage:
     """The zoo's functions for playing, with several tasks.
 
+    :param env_kwargs: of the command line, on top of those that the agent was evaluated with
     :param is_quiet: print nothing but what the zoo prints
     """
 
-    def __init__(self, is_quiet: bool = False) -> None:
+    def __init__(self, env_kwargs: Mapping[str, Any], is_quiet: bool = False) -> None:
+        self.env_kwargs = env_kwargs
         self.is_quiet = is_quiet
         self.model_path = ""
         self.env_name = ""
@@ -100,14 +112,19 @@ class Stage:
         *,
         stats_path: str | None = None,  # noqa: ARG002 (they are the model's, see `statistics_beside`)
         hyperparams: dict[str, Any] | None = None,
+        env_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> PlayVecEnv:
         """The zoo's, of one environment for all tasks, or of a single task's.
 
-        :raises ValueError: if the statistics are missing
+        :param env_kwargs: the zoo's reading of the folder, which differs between its programs: only how to render
+        :raises ValueError: if the statistics are missing, or the arguments of the environments are not known
         """
         wrapper = {} if task_set(env_id) else {"sb3_multitask.TaskEnv": {"task": env_id, "tasks": [env_id]}}
-        env = create_test_env(env_id, hyperparams={"env_wrapper": wrapper or None}, **kwargs)
+        rendering = {name: value for name, value in (env_kwargs or {}).items() if name == "render_mode"}
+        folder = ZooFolder(Path(self.model_path).parent, self.env_name)
+        shown = {**folder.env_kwargs, **self.env_kwargs, **rendering}
+        env = create_test_env(env_id, hyperparams={"env_wrapper": wrapper or None}, env_kwargs=shown, **kwargs)
         return PlayVecEnv(env, self._statistics(hyperparams or {}), self.is_quiet)
 
     def _statistics(self, hyperparams: Mapping[str, Any]) -> ObsStatistics | None:

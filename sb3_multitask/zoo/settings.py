@@ -6,6 +6,7 @@ import argparse
 import ast
 import inspect
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
@@ -70,6 +72,15 @@ def read_hyperparameters(path: str | Path, env_id: str) -> dict[str, Any]:
     return values
 
 
+def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """``others`` over ``values``, ``policy_kwargs`` by their keys."""
+    both = {**values, **others}
+    old, new = values.get("policy_kwargs"), others.get("policy_kwargs")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        both["policy_kwargs"] = {**old, **new}
+    return both
+
+
 def check_hyperparameters(values: Mapping[str, Any], algo: str) -> None:
     """Raise unless all hyper-parameters are known, and those that are plain values here are.
 
@@ -108,11 +119,22 @@ def _check_callbacks(callbacks: Any) -> None:
     entries = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
     for entry in entries:
         name = next(iter(entry)) if isinstance(entry, dict) and entry else entry
-        if not isinstance(name, str) or not name.startswith(_CALLBACKS_FROM) or not name.endswith("Callback"):
+        if not (isinstance(name, str) and name.startswith(_CALLBACKS_FROM) and _is_callback(name)):
             raise ConfigError(
-                f"`callback` must be a callback of {', '.join(prefix.rstrip('.') for prefix in _CALLBACKS_FROM)} "
-                f"(got {entry!r}): a config must not name other code to run"
+                f"`callback` must be a callback of {', '.join(prefix.rstrip('.') for prefix in _CALLBACKS_FROM)}, with "
+                f"its module, such as stable_baselines3.common.callbacks.LogEveryNTimesteps (got {entry!r}): a config "
+                "must not name other code to run"
             )
+
+
+def _is_callback(name: str) -> bool:
+    """Whether a module of a known package has a callback of this name; imports the module."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, BaseCallback)
 
 
 def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
