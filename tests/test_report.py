@@ -15,7 +15,13 @@ from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import continual, statistics, write_report
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import read_runs
-from sb3_multitask.experiments.report.comparisons import _first_frames, ablation, frames_to_reach, gains
+from sb3_multitask.experiments.report.comparisons import (
+    _first_frames,
+    ablation,
+    frames_to_reach,
+    gains,
+    presets_compared,
+)
 from sb3_multitask.experiments.report.paper import BODIES
 from sb3_multitask.experiments.report.statistics import difference
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -194,6 +200,20 @@ def test_gains_over_the_untrained_agent(tmp_path):
     assert [row[:2] for row in rows] == [["group", "a"], ["group", "b"], ["single", "a"]]
     assert rows[0][2:] == ["0 [0, 0]", "6 [5, 6]", "6 [5, 6]", "yes", "2"]
     assert rows[2][-2:] == ["no", "1"]
+
+
+def test_the_same_run_in_two_presets(tmp_path):
+    """5 and 6 against 2, 3 and 4 of the common seeds 0 and 1; a run that one preset has alone is not compared."""
+    for seed in (0, 1):
+        write_run(tmp_path, "a", "group", seed, {"x": "Hopper-v5"}, 5)
+    for seed in (0, 1, 2):
+        write_run(tmp_path, "b", "group", seed, {"x": "Hopper-v5"}, 2)
+    write_run(tmp_path, "b", "alone", 0, {"x": "Hopper-v5"}, 5)
+    table = presets_compared(read_runs(tmp_path)[0])
+    assert [row[:2] for row in table.rows] == [["group", "a over b"]]
+    assert table.rows[0][2:] == ["6 [5, 6]", "2 [2, 3]", "3 [2, 4]", "1.00 [1.00, 1.00]", "2"]
+    write_report(tmp_path, tmp_path / "report", with_clips=False)
+    assert "| group | a over b |" in (tmp_path / "report/presets.md").read_text()
 
 
 def test_what_a_run_was_is_read_from_its_folder(runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -83,6 +84,30 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
         f"Returns over the six bodies at 1M frames a head, beside the preset {base!r} with the same seeds: difference "
         "of the means, and the probability that a seed with the change beats one without (95% bootstrap intervals).",
         ["change", "mean", "median task", "worst task", "without", "difference", "probability of improvement", "seeds"],
+        rows,
+    )
+
+
+def presets_compared(runs: Sequence[Run]) -> Table | None:
+    """Every two presets that have the same run, same seeds; None if there are none."""
+    rows = []
+    for name in dict.fromkeys(run.name for run in runs):
+        for first, second in combinations(dict.fromkeys(run.preset for run in runs if run.name == name), 2):
+            ours, theirs = select(runs, first, name), select(runs, second, name)
+            seeds = {run.seed for run in ours} & {run.seed for run in theirs}
+            tasks = ours[0].config.task_names
+            a, b = (returns([run for run in side if run.seed in seeds], "after", tasks) for side in (ours, theirs))
+            better = _probability(statistics.probability_of_improvement(a, b))
+            cells = [str(statistics.mean(a)), str(statistics.mean(b)), str(statistics.difference(a, b)), better]
+            rows.append([name, f"{first} over {second}", *cells, str(len(seeds))])
+    if not rows:
+        return None
+    return Table(
+        "presets",
+        "The same run in two presets",
+        "Returns over all tasks at the end of training: difference of the means, and the probability that a seed of "
+        "the first beats a seed of the second on a task (95% bootstrap intervals).",
+        ["run", "", "the first", "the second", "difference", "probability of improvement", "seeds"],
         rows,
     )
 

@@ -58,6 +58,8 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
     presets = list(dict.fromkeys(run.preset for run in runs))
     output.mkdir(parents=True, exist_ok=True)
     tables, figures = [all_runs(runs)], []
+    if (compared := comparisons.presets_compared(runs)) is not None:
+        tables.append(compared)
     for preset in presets:
         tables += paper_tables(runs, preset) + sequential_tables(runs, preset)
         figures += draw_paper_figures(runs, preset, output)
