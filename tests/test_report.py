@@ -214,6 +214,8 @@ def test_the_same_run_in_two_presets(tmp_path):
     assert table.rows[0][2:] == ["6 [5, 6]", "2 [2, 3]", "3 [2, 4]", "1.00 [1.00, 1.00]", "2"]
     write_report(tmp_path, tmp_path / "report", with_clips=False)
     assert "| group | a over b |" in (tmp_path / "report/presets.md").read_text()
+    assert [path.name for path in sorted((tmp_path / "report").glob("*.svg"))] == ["presets_group.svg"]
+    assert all(text in (tmp_path / "report/report.html").read_text() for text in ("a: mean of 2", "b: mean of 3"))
 
 
 def test_what_a_run_was_is_read_from_its_folder(runs):

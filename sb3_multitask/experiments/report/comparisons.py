@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from sb3_multitask.experiments.report import statistics
-from sb3_multitask.experiments.report.collect import Run, returns, select
+from sb3_multitask.experiments.report.collect import Run, returns, select, shared_runs
 from sb3_multitask.experiments.report.paper import BODIES, METHODS, by_common_seed, method_returns
 from sb3_multitask.experiments.report.statistics import Estimate
 from sb3_multitask.experiments.report.tables import Table
@@ -91,8 +91,8 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
 def presets_compared(runs: Sequence[Run]) -> Table | None:
     """Every two presets that have the same run, same seeds; None if there are none."""
     rows = []
-    for name in dict.fromkeys(run.name for run in runs):
-        for first, second in combinations(dict.fromkeys(run.preset for run in runs if run.name == name), 2):
+    for name, presets in shared_runs(runs).items():
+        for first, second in combinations(presets, 2):
             ours, theirs = select(runs, first, name), select(runs, second, name)
             seeds = {run.seed for run in ours} & {run.seed for run in theirs}
             tasks = ours[0].config.task_names

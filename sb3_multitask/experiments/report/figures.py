@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sb3_multitask.experiments.report import statistics
-from sb3_multitask.experiments.report.collect import Run, select
+from sb3_multitask.experiments.report.collect import Run, select, shared_runs
 from sb3_multitask.experiments.report.paper import BODIES, FINETUNING, METHODS
 from sb3_multitask.files import replacing
 
@@ -39,33 +39,63 @@ def draw_paper_figures(runs: Sequence[Run], preset: str, folder: Path) -> list[P
     ]
 
 
+def draw_presets(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """For every run that two presets or more have, a panel a task and a colour a preset; as above."""
+    drawn = []
+    for name, presets in shared_runs(runs).items():
+        sides = {preset: select(runs, preset, name) for preset in presets}
+        tasks = sides[presets[0]][0].config.task_names
+        curves = {preset: [run.curves() for run in side] for preset, side in sides.items()}
+        if not any(seed for side in curves.values() for seed in side):
+            continue
+        n_columns = min(3, len(tasks))
+        n_rows = -(-len(tasks) // n_columns)
+        figure = Figure(figsize=(3.4 * n_columns, 2.6 * n_rows), layout="constrained")
+        axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat
+        for axis, task in zip(axes, tasks, strict=False):
+            for number, (preset, side) in enumerate(curves.items()):
+                _draw(axis, [seed[task] for seed in side if task in seed], f"C{number}", f"{preset}: ")
+            axis.set_title(task, fontsize=9)
+            axis.grid(alpha=0.3)
+        for axis in list(axes)[len(tasks) :]:
+            axis.set_visible(False)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+        drawn.append(_save(figure, folder / f"presets_{name}.svg", "task"))
+    return drawn
+
+
 def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
     """Draw panels side by side with one scale, as SVG and as PNG."""
     figure = Figure(figsize=(3.2 * len(panels), 2.8), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, runs, task) in zip(axes, panels, strict=True):
-        _draw(axis, [run.curves()[task] for run in runs if task in run.curves()])
+        _draw(axis, [run.curves()[task] for run in runs if task in run.curves()], "C0")
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("return, 5 deterministic episodes", fontsize=8)
-    figure.supxlabel("million steps of this body", fontsize=8)
+        if runs:
+            axis.legend(fontsize=7)
+    return _save(figure, path, "body")
+
+
+def _save(figure: Figure, path: Path, of_what: str) -> Path:
+    figure.supylabel("return, deterministic episodes", fontsize=8)
+    figure.supxlabel(f"million steps of this {of_what}", fontsize=8)
     for suffix in (".svg", ".png"):
         with replacing(path.with_suffix(suffix)) as beside:
             figure.savefig(beside, dpi=110)
     return path
 
 
-def _draw(axis: Any, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+def _draw(axis: Any, curves: Sequence[tuple[np.ndarray, np.ndarray]], color: str, whose: str = "") -> None:
     for steps, values in curves:
-        axis.plot(steps / 1e6, values, color="tab:blue", alpha=0.3, lw=0.8)
+        axis.plot(steps / 1e6, values, color=color, alpha=0.3, lw=0.8)
     if not curves:
         axis.text(0.5, 0.5, "no runs", ha="center", transform=axis.transAxes)
         return
     n = min(len(steps) for steps, _ in curves)
     steps, values = curves[0][0][:n] / 1e6, np.array([values[:n] for _, values in curves])
-    axis.plot(steps, values.mean(axis=0), color="tab:blue", lw=1.8, label=f"mean of {len(curves)} seeds")
+    axis.plot(steps, values.mean(axis=0), color=color, lw=1.8, label=f"{whose}mean of {len(curves)} seeds")
     if len(curves) > 1:
         intervals = [statistics.mean(values[:, [i]]) for i in range(n)]
         low, high = [e.low for e in intervals], [e.high for e in intervals]
-        axis.fill_between(steps, low, high, color="tab:blue", alpha=0.2, label="95% interval")
-    axis.legend(fontsize=7)
+        axis.fill_between(steps, low, high, color=color, alpha=0.2, label=f"{whose}95% interval")

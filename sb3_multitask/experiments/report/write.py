@@ -14,7 +14,7 @@ import numpy as np
 from sb3_multitask.experiments.report import comparisons, paper, statistics
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
-from sb3_multitask.experiments.report.figures import draw_paper_figures
+from sb3_multitask.experiments.report.figures import draw_paper_figures, draw_presets
 from sb3_multitask.experiments.report.sequential import sequential_tables
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -63,6 +63,7 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
     for preset in presets:
         tables += paper_tables(runs, preset) + sequential_tables(runs, preset)
         figures += draw_paper_figures(runs, preset, output)
+    figures = figures or draw_presets(runs, output)  # of other grids than the paper's
     for table in tables:
         table.write(output)
     for run in runs:
