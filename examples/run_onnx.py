@@ -3,8 +3,8 @@
     sb3-multitask export --pretrained HalfCheetahBody6-vanilla --output cheetah.onnx
     python examples/run_onnx.py cheetah.onnx --task SmallFoot
 
-Needs onnxruntime, numpy and gymnasium. The environment here is Gymnasium's own HalfCheetah; those that the agent was
-trained on are registered by ``import sb3_multitask``.
+Needs onnxruntime, numpy and gymnasium. The environment is Gymnasium's own HalfCheetah, so that nothing else is needed.
+The body that the agent was trained on, with sb3_multitask installed: ``--env sb3_multitask:HalfCheetahSmallFoot-v0``.
 """
 
 import argparse
@@ -20,7 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", help="file of `sb3-multitask export --format onnx`")
     parser.add_argument("--task", help="whose head acts; default: the first")
-    parser.add_argument("--env", default="HalfCheetah-v5", help="Gymnasium id (default: %(default)s)")
+    parser.add_argument(
+        "--env", default="HalfCheetah-v5", help="Gymnasium id, also <module>:<id> (default: %(default)s)"
+    )
     parser.add_argument("--episodes", type=int, default=3, help="default: %(default)s")
     args = parser.parse_args()
 
@@ -31,9 +33,13 @@ def main() -> None:
         parser.error(f"no task {args.task!r}; there are: {', '.join(task_names)}")
     task = np.array([task_names.index(args.task) if args.task else 0])  # (batch,) int64
 
-    env = gym.make(args.env)
+    try:
+        env = gym.make(args.env)
+    except (gym.error.Error, ModuleNotFoundError) as e:
+        parser.error(f"--env {args.env}: {e}")
     if env.observation_space.shape != (int(facts["obs_dim"]),):
         parser.error(f"{args.env} has observations {env.observation_space.shape}, the policy ({facts['obs_dim']},)")
+    print(f"{args.env}, with the head of {task_names[task.item()]}")
     for episode in range(args.episodes):
         obs, _ = env.reset(seed=episode)
         total, done = 0.0, False

@@ -135,6 +135,10 @@ def _read_agent(path: Path) -> Agent:
             if file.stat().st_size > _MAX_BYTES:
                 raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
         content, text = arrays_path.read_bytes(), json_path.read_bytes()
+    except FileNotFoundError as e:
+        raise UnreadableFileError(
+            f"{e.filename} does not exist; give a run's folder, a model.zip or an agent's .safetensors"
+        ) from None
     except OSError as e:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:

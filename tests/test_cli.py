@@ -70,6 +70,12 @@ def test_train_leaves_a_run_folder_and_nothing_else(trained):
     assert (folder / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_training_in_which_no_episode_ends_draws_nothing(tmp_path):
+    done = run("train", "--tasks", "Swimmer-v5", "--n-timesteps", 40, "--set", "n_eval_episodes=1", cwd=tmp_path)
+    assert "No episode ended; Model: " in done.stdout
+    assert not (tmp_path / "runs" / "Swimmer-v5_1" / "learning_curves.png").exists()
+
+
 def test_train_shows_progress_and_returns_before_and_after(trained):
     _, done = trained
     assert re.search(r"HalfCheetahBigFoot-v0\s+│\s+-?\d+\.\d ± \d+\.\d\s+│\s+-?\d+\.\d ±", done.stdout)

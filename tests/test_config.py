@@ -44,6 +44,7 @@ def test_overrides_win(tmp_path):
             "seed: 1\nlearning_rat: 0.1\n",
             r"run.yml:2: unknown key 'learning_rat'. Did you mean 'learning_rate'",
         ),
+        ("default:\n  policy: MultiTaskMlpPolicy\n", "run.yml:1: 'default' .* rl_zoo3's format"),
         ("seed: 1\n\nn_steps: 0\n", r"run.yml:3: `n_steps`: .*greater than or equal to 1 \(got 0\)"),
         ("seed: 1\nseed: 2\n", "duplicate key"),
         ("tasks: HalfCheetahBody5\n", "run.yml:1: `tasks`: Unknown task set.*HalfCheetahBody6"),

@@ -22,6 +22,7 @@ from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.zoo.__main__ import _evaluation_defaults
 from sb3_multitask.zoo.figures import saved_figures
 from sb3_multitask.zoo.folder import ZooFolder
 from sb3_multitask.zoo.settings import (
@@ -394,14 +395,22 @@ def test_plot_train_reads_our_run_folders(tmp_path):
 
 @pytest.mark.slow
 def test_what_the_flags_leave_open(tmp_path):
-    common = ["--algo", "a2c_mt", "--env", SET, "-n", 120]
+    common = ["--algo", "a2c_mt", "--env", SET, "-n", 120, "--env-kwargs", "max_episode_steps:10"]
     zoo("train", *common, "--eval-episodes", 3, "-params", "policy_kwargs:{log_std_mode: shared}", cwd=tmp_path)
     settings = tmp_path / "logs" / "a2c_mt" / f"{NAME}_1" / NAME
     tuned = read_hyperparameters(CONFIGS / "a2c_mt.yml", SET)["policy_kwargs"]
     saved = yaml.safe_load((settings / "config.yml").read_text())["policy_kwargs"]
     assert saved == {**tuned, "log_std_mode": "shared"}
     flags = yaml.safe_load((settings / "args.yml").read_text())
-    assert (flags["eval_freq"], flags["n_eval_envs"]) == (25_000 * 6, 3)  # six tasks, three episodes of each at once
+    assert (flags["eval_freq"], flags["n_eval_envs"]) == (120, 3)  # at the end; three episodes of each task at once
+    assert (settings.parent / "best_model.zip").exists()
+
+
+def test_evaluations_are_as_rare_for_every_task_as_the_zoos_and_one_at_least():
+    flags = argparse.Namespace(env=SET, eval_episodes=5, vec_env="dummy", n_timesteps=-1)
+    assert _evaluation_defaults(flags) == ["--eval-freq", "150000", "--n-eval-envs", "5"]
+    flags.n_timesteps, flags.vec_env = 60_000, "subproc"
+    assert _evaluation_defaults(flags) == ["--eval-freq", "60000", "--n-eval-envs", "1"]
 
 
 @pytest.mark.slow
@@ -500,6 +509,9 @@ for algo, sample in SAMPLERS.items():
 def test_what_the_zoo_can_do_alone_is_left_to_it(tmp_path):
     zoo("train", "--algo", "a2c", "--env", "HalfCheetahBigLeg-v0", "-n", 50, "--eval-freq", -1, cwd=tmp_path)
     assert (tmp_path / "logs" / "a2c" / "HalfCheetahBigLeg-v0_1" / "HalfCheetahBigLeg-v0.zip").exists()
+    done = zoo_process("train", "--algo", "a2c", "--env", SET, "-n", 50, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("One agent for all tasks of a set: --algo a2c_mt\n")
 
 
 @pytest.mark.slow
@@ -526,6 +538,8 @@ def test_what_cannot_go_on_leaves_no_folder(algo, tmp_path):
         done = zoo_process(*common, "--env", env_id, *flags, *trained, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr.endswith(message)
+    done = zoo_process(*common, "--env", body, *short, "-i", logs / f"{body}_1" / "best_model.zip", cwd=tmp_path)
+    assert done.stderr.endswith(f"best_model.zip does not exist; models there: {body}.zip\n")
     assert [folder.name for folder in logs.iterdir()] == [f"{body}_1"]
 
 

@@ -79,7 +79,8 @@ def train(
         )
         raise typer.Exit(exit_code(e)) from None
     console.print(results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
-    curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; " if folder.curves.exists() else ""
+    has_curves = folder.curves.exists()
+    curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; " if has_curves else "No episode ended; "
     console.print(f"{curves}Model: [bold]{escape(str(folder.model))}[/bold]", soft_wrap=True)
 
 

@@ -238,6 +238,11 @@ def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lamb
     for key in values:
         if key not in kind.model_fields:
             known = kind.model_fields
+            if isinstance(values[key], Mapping) and "policy" in values[key]:
+                raise ConfigError(
+                    f"{where(key)}: {key!r} with a policy below it is rl_zoo3's format, for "
+                    "`python -m sb3_multitask.zoo train -conf`. Configs of `sb3-multitask train` have no such level."
+                )
             raise ConfigError(
                 f"{where(key)}: unknown key {key!r}.{did_you_mean(str(key), known)} Known keys: {', '.join(known)}"
             )

@@ -69,12 +69,15 @@ def train_run(
                 facts = train_in_turn(config, folder, progress_bar, verbose, announce)
             else:
                 facts = _train(config, folder, stop, progress_bar, verbose, announce)
-                draw_learning_curves(
-                    {folder.path.name: RunCurves(read_training_returns(folder.monitor))},
-                    config.task_names,
-                    folder.curves,
-                    f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.algo})",
-                )
+                if training := read_training_returns(
+                    folder.monitor
+                ):  # without an episode that ended, there is no curve
+                    draw_learning_curves(
+                        {folder.path.name: RunCurves(training)},
+                        config.task_names,
+                        folder.curves,
+                        f"One agent, {len(config.task_names)} tasks (seed {config.seed}, {config.algo})",
+                    )
         except KeyboardInterrupt as e:
             reason = str(e) or "KeyboardInterrupt"
             with suppress(SaveError):

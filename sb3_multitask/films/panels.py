@@ -38,7 +38,7 @@ def _panel(shot: Shot, name: str, size: tuple[int, int]) -> Image.Image:
     for number, line in enumerate(lines):
         text = _cut(line, font, size[0] - 2 * _MARGIN)
         position = (_MARGIN, _MARGIN + number * (_FONT_SIZE + 4))
-        draw.text(position, text, font=font, fill="white", stroke_width=2, stroke_fill="black")
+        draw.text(position, text, font=font, fill="white", stroke_width=1, stroke_fill="black")
     return panel
 
 

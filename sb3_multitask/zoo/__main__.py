@@ -61,10 +61,18 @@ def train(argv: Sequence[str]) -> None:
     zoo_train = import_module("rl_zoo3.train")
     if seen.algo in ALGORITHMS:
         check_env_id(seen.env, list(gym.registry))
+        if seen.trained_agent and not Path(seen.trained_agent).is_file():
+            beside = sorted(path.name for path in Path(seen.trained_agent).parent.glob("*.zip"))
+            raise ValueError(f"-i {seen.trained_agent} does not exist; models there: {', '.join(beside) or 'none'}")
         argv = [*_evaluation_defaults(seen), *argv]
     with _registered(), _command_line("train", argv, own):
         if seen.algo not in ALGORITHMS:
-            zoo_train.train()
+            try:
+                zoo_train.train()
+            except ValueError as e:
+                if seen.env.startswith("MultiTask/") and f"{seen.algo}_mt" in ALGORITHMS:
+                    raise ValueError(f"{e}. One agent for all tasks of a set: --algo {seen.algo}_mt") from e
+                raise
             return
         manager = partial(MultiTaskExperimentManager, score=options.score)
         with patch.multiple(zoo_train, ExperimentManager=manager, StoreDict=StorePlainDict):
@@ -72,10 +80,12 @@ def train(argv: Sequence[str]) -> None:
 
 
 def _evaluation_defaults(seen: argparse.Namespace) -> list[str]:
-    """Evaluations as rare, for every task, as the zoo's of one environment, with all episodes side by side."""
-    n_tasks = len(resolve_tasks(seen.env))
+    """Evaluations as rare, for every task, as the zoo's of one environment, with all episodes side by side; but one."""
+    eval_freq = 25_000 * len(resolve_tasks(seen.env))
+    if seen.n_timesteps > 0:
+        eval_freq = min(eval_freq, seen.n_timesteps)
     copies = 1 if seen.vec_env == "subproc" else max(seen.eval_episodes, 1)  # a process each would be too many
-    return ["--eval-freq", str(25_000 * n_tasks), "--n-eval-envs", str(copies)]  # later ones of the user's count
+    return ["--eval-freq", str(eval_freq), "--n-eval-envs", str(copies)]  # later ones of the user's count
 
 
 def enjoy(argv: Sequence[str]) -> None:
@@ -213,6 +223,8 @@ def _look_at(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--norm-reward", action="store_true")
     parser.add_argument("--exp-id", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StorePlainDict, default={})
+    parser.add_argument("-i", "--trained-agent", default="")
+    parser.add_argument("-n", "--n-timesteps", type=int, default=-1)
     parser.add_argument("--eval-episodes", type=int, default=5)
     parser.add_argument("--vec-env", default="dummy")
     parser.add_argument("--gym-packages", nargs="+", default=[])

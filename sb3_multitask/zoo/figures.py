@@ -39,7 +39,7 @@ def saved_figures(path: Path | None) -> Iterator[None]:
         titles = ", ".join(repr(plt.figure(number).get_label()) for number in empty)
         raise ValueError(
             f"Nothing to draw in {titles}: -f, -a and -e find no run, or none that is long enough (plot_train needs "
-            "the episodes of -w, 100 by default, all_plots two evaluations)"
+            "as many episodes as -w says, 100 by default: try -w 20; all_plots needs two evaluations)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     for i, number in enumerate(numbers, start=1):
