@@ -29,7 +29,7 @@ RUNS = {
 @pytest.fixture(scope="module", params=RUNS)
 def run(request, tmp_path_factory):
     """A finished run of two tasks, and its config."""
-    settings = {"tasks": TASKS, "n_envs_per_task": 1, "seed": 7, "n_timesteps": 40, "eval_freq": 0}
+    settings = {"tasks": TASKS, "n_envs_per_task": 1, "seed": 7, "n_timesteps": 400, "eval_freq": 0}
     config = make_config(TrainConfig, {**settings, "n_eval_episodes": 2, **RUNS[request.param]})
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / request.param, "run")
     with warnings.catch_warnings():
@@ -67,7 +67,7 @@ def test_a_card_has_the_runs_agent_config_and_returns(run, tmp_path):
         )
         row = next(line for line in text.splitlines() if line.startswith(f"| {task.replace('|', chr(92) + '|')} |"))
         assert f"{result.mean_reward:.1f} ± {result.std_reward:.1f} |" in row
-        assert row.endswith("| 2 | 7 | 40 |")
+        assert row.endswith("| 2 | 7 | 400 |")
     assert run.read_status()["versions"]["torch"] in text
 
 
