@@ -48,8 +48,8 @@ def make(n_warm_up: int) -> mt.A2CMultiTask:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=48_000, help="env-steps of one timing")
-    parser.add_argument("--repeats", type=int, default=20, help="pairs of pairs of timings")
+    parser.add_argument("--steps", type=int, default=24_000, help="env-steps of one timing")
+    parser.add_argument("--repeats", type=int, default=60, help="pairs of pairs of timings")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     models = [make(args.steps), make(args.steps)]

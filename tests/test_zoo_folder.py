@@ -175,3 +175,12 @@ def test_unknown_environments_are_refused(tmp_path):
     (tmp_path / f"{NAME}.zip").rename(tmp_path / "Nothing-v0.zip")
     with pytest.raises(UnreadableFileError, match="no environment is registered that is called Nothing-v0"):
         mt.load_agent(tmp_path)
+
+
+def test_arguments_of_the_normaliser_that_are_none_normalise(tmp_path):
+    settings = tmp_path / NAME
+    settings.mkdir()
+    (settings / "vecnormalize.pkl").touch()
+    for normalize, path in (("{}", settings / "vecnormalize.pkl"), ("{norm_obs: false}", None), ("false", None)):
+        (settings / "config.yml").write_text(f"normalize: {normalize}\n")
+        assert ZooFolder(tmp_path, NAME, tmp_path / LAST).statistics == path

@@ -79,8 +79,9 @@ def train(
         )
         raise typer.Exit(exit_code(e)) from None
     console.print(results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
-    has_curves = folder.curves.exists()
-    curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; " if has_curves else "No episode ended; "
+    curves = "" if run_config.sequential else "No episode ended, so there are no learning curves; "
+    if folder.curves.exists():
+        curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; "
     console.print(f"{curves}Model: [bold]{escape(str(folder.model))}[/bold]", soft_wrap=True)
 
 

@@ -12,6 +12,8 @@ from gymnasium import spaces
 from sb3_multitask.tasks import Task, task_set
 
 TaskObs = dict[str, Any]
+StepReturn = tuple[TaskObs, np.ndarray, np.ndarray, list[dict[str, Any]]]
+"""What `step_wait` of a VecEnv of tasks gives."""
 
 
 def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:

@@ -9,11 +9,11 @@ from sb3_multitask.tasks import did_you_mean
 
 NAME = "zoo_configs"
 _PACKAGE = Path(__file__).parents[1]
-_FOLDERS = (_PACKAGE.parent / NAME, _PACKAGE / NAME)
+_FOLDERS = (_PACKAGE / NAME, _PACKAGE.parent / NAME)  # a checkout has the second alone
 
 
 def shipped_config(name: str) -> Path:
-    """A config by the name of its file; a checkout's own before those of an installed package.
+    """A config by the name of its file.
 
     :raises ConfigError: if there is none of this name
     """

@@ -69,9 +69,8 @@ def train_run(
                 facts = train_in_turn(config, folder, progress_bar, verbose, announce)
             else:
                 facts = _train(config, folder, stop, progress_bar, verbose, announce)
-                if training := read_training_returns(
-                    folder.monitor
-                ):  # without an episode that ended, there is no curve
+                training = read_training_returns(folder.monitor)
+                if training:  # else no episode has ended
                     draw_learning_curves(
                         {folder.path.name: RunCurves(training)},
                         config.task_names,

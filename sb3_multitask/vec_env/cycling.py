@@ -10,8 +10,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from sb3_multitask.envs.task_env import TaskObs
-from sb3_multitask.vec_env.multitask_vec_env import StepReturn
+from sb3_multitask.envs.task_env import StepReturn, TaskObs
 
 
 class TaskCyclingVecEnv(VecEnv):

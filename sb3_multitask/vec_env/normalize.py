@@ -12,11 +12,10 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
-from sb3_multitask.envs.task_env import TaskObs
+from sb3_multitask.envs.task_env import StepReturn, TaskObs
 from sb3_multitask.files import replacing
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import is_fault
-from sb3_multitask.vec_env.multitask_vec_env import StepReturn
 from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd, Tasks
 
 

@@ -80,7 +80,7 @@ def train(argv: Sequence[str]) -> None:
 
 
 def _evaluation_defaults(seen: argparse.Namespace) -> list[str]:
-    """Evaluations as rare, for every task, as the zoo's of one environment, with all episodes side by side; but one."""
+    """Evaluations as rare, for every task, as the zoo's of one environment, and one at least; episodes side by side."""
     eval_freq = 25_000 * len(resolve_tasks(seen.env))
     if seen.n_timesteps > 0:
         eval_freq = min(eval_freq, seen.n_timesteps)

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.readers import ObsStatistics, read_vec_normalize
 from sb3_multitask.tasks import resolve_tasks, task_set
-from sb3_multitask.zoo.folder import ZooFolder, statistics_beside
+from sb3_multitask.zoo.folder import ZooFolder
 
 _MAX_EPISODE_STEPS = 1000  # where an id does not say
 
@@ -110,31 +110,25 @@ class Stage:
         self,
         env_id: str,
         *,
-        stats_path: str | None = None,  # noqa: ARG002 (they are the model's, see `statistics_beside`)
-        hyperparams: dict[str, Any] | None = None,
+        stats_path: str | None = None,  # noqa: ARG002 (they are the model's, see `ZooFolder`)
+        hyperparams: dict[str, Any] | None = None,  # noqa: ARG002 (the folder's, see `ZooFolder`)
         env_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> PlayVecEnv:
         """The zoo's, of one environment for all tasks, or of a single task's.
 
         :param env_kwargs: the zoo's reading of the folder, which differs between its programs: only how to render
-        :raises ValueError: if the statistics are missing, or the arguments of the environments are not known
+        :raises FileNotFoundError: if the statistics are missing
+        :raises ValueError: if the arguments of the environments are not known
         """
         wrapper = {} if task_set(env_id) else {"sb3_multitask.TaskEnv": {"task": env_id, "tasks": [env_id]}}
         rendering = {name: value for name, value in (env_kwargs or {}).items() if name == "render_mode"}
-        folder = ZooFolder(Path(self.model_path).parent, self.env_name)
+        model = Path(self.model_path)
+        folder = ZooFolder(model.parent, self.env_name, model)
         shown = {**folder.env_kwargs, **self.env_kwargs, **rendering}
         env = create_test_env(env_id, hyperparams={"env_wrapper": wrapper or None}, env_kwargs=shown, **kwargs)
-        return PlayVecEnv(env, self._statistics(hyperparams or {}), self.is_quiet)
-
-    def _statistics(self, hyperparams: Mapping[str, Any]) -> ObsStatistics | None:
-        normalize = hyperparams.get("normalize")
-        if not normalize or (isinstance(normalize, dict) and normalize.get("norm_obs") is False):
-            return None
-        path = statistics_beside(self.model_path, self.env_name)
-        if path is None:
-            raise ValueError(f"The statistics of the normaliser of {self.model_path} are missing (vecnormalize.pkl)")
-        return read_vec_normalize(path)
+        path = folder.statistics
+        return PlayVecEnv(env, None if path is None else read_vec_normalize(path), self.is_quiet)
 
 
 @dataclass(frozen=True)

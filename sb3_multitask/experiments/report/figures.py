@@ -40,7 +40,7 @@ def draw_paper_figures(runs: Sequence[Run], preset: str, folder: Path) -> list[P
 
 
 def draw_presets(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """For every run that two presets or more have, a panel a task and a colour a preset; as above."""
+    """For every run that two presets or more have, its curves: a panel a task, a colour a preset; the SVG files."""
     drawn = []
     for name, presets in shared_runs(runs).items():
         sides = {preset: select(runs, preset, name) for preset in presets}
