@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt
@@ -64,7 +65,13 @@ def test_other_algorithms_learn_several_tasks_at_once(tmp_path, algo):
     env = mt.MultiTaskVecNormalize.load(str(folder.vec_normalize), env)
     if algo == "ppo":
         assert PPO.load(folder.model, env=env, device="cpu").num_timesteps == 3000
-    assert (folder.path / "evaluations.npz").exists()
+    evaluations = np.load(folder.path / "evaluations.npz")
+    best = mt.load_agent(folder.agents / "best")
+    assert best.facts["num_timesteps"] == evaluations["timesteps"][np.argmax(evaluations["results"].mean(axis=1))]
+    policy = {"ppo": PPO, "trpo": TRPO}[algo].load(folder.path / "best_model.zip", device="cpu").policy
+    assert np.array_equal(best.weights["log_std"], policy.log_std.detach().numpy())
+    same_moment = best.facts["num_timesteps"] == agent.facts["num_timesteps"]
+    assert np.array_equal(best.statistics.mean, agent.statistics.mean) == same_moment
 
 
 @pytest.mark.parametrize(

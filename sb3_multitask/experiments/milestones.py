@@ -1,9 +1,10 @@
-"""Full evaluations at reported budgets, with the agents as they were then."""
+"""The agents that a run keeps on its way: at reported budgets, with full evaluations, and the best."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -77,3 +78,18 @@ class MilestoneCallback(BaseCallback):
             results[str(budget)] = evaluate_fully(self.model, self.n_episodes, self.also_on)
             self.folder.write_results(**results)
             self.n_done += 1
+
+
+class BestAgentCallback(BaseCallback):
+    """Keeps the agent of ``best_model.zip``, with the statistics it had then, whatever the algorithm.
+
+    :param path: of the agent's files, without an ending
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def _on_step(self) -> bool:
+        save_agent(agent_of(self.model), self.path)
+        return True

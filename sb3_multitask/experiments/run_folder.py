@@ -8,7 +8,7 @@
 ``monitor/``           SB3's monitor files, one per sub-environment
 ``progress.csv``       SB3's log
 ``evaluations.npz``    evaluations while training: SB3's arrays and per-task ones
-``agents/``            the agents at reported budgets (:mod:`sb3_multitask.agents`)
+``agents/``            the agents at reported budgets, the best and the last (:mod:`sb3_multitask.agents`)
 ``results.json``       returns per task before and after training, every episode
 ``best_model.zip``     the best model by the config's score
 ``model.zip``          the model at the end

@@ -21,7 +21,7 @@ from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
-from sb3_multitask.experiments.milestones import MilestoneCallback, evaluate_fully, other_env
+from sb3_multitask.experiments.milestones import BestAgentCallback, MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
@@ -196,6 +196,7 @@ def _evaluations(
         callbacks += [
             MultiTaskEvalCallback(
                 eval_env,
+                None if name else BestAgentCallback(folder.agents / "best"),
                 n_eval_episodes=config.eval_episodes,
                 eval_freq=config.eval_freq,
                 log_path=folder.path / f"on_{name}" if name else folder.path,
