@@ -373,9 +373,9 @@ def test_hopper_may_lean_further_on_stairs():
 
 
 def test_a_map_by_hand():
-    """A wall across the left half at 2 m, one behind, and the corridor's sides beyond the map."""
-    walls, halves = np.array([[2.0, 1.5], [-3.0, 0.0], [10.0, 3.5]]), np.array([[0.25, 2.0], [0.25, 2.0], [20.0, 0.25]])
-    (readings,) = maze_readings(np.array([[0.0, 0.0]]), walls, halves)
+    """A wall across the left half at 2 m, one behind, and the corridor's sides beyond the map, 3.25 m away."""
+    walls, halves = np.array([[2.0, 1.5], [-3.0, 0.0]]), np.array([[0.25, 2.0], [0.25, 2.0]])
+    (readings,) = maze_readings(np.array([[0.0, 0.0]]), walls, halves, 3.25)
     assert readings.reshape(5, 2).tolist() == [
         [0, 1],
         [0, 1],
@@ -383,8 +383,21 @@ def test_a_map_by_hand():
         [0, 0],
         [0, 0],
     ]  # 2 to 0 m left; covers -0.5 to 3.5
-    (nearer_the_side,) = maze_readings(np.array([[0.0, 1.5]]), walls, halves)
-    assert nearer_the_side.reshape(5, 2)[0].tolist() == [1, 1]  # 3.5 m: the side
+    (nearer,) = maze_readings(np.array([[0.5, 0.0]]), walls, halves, 3.25)
+    assert nearer.reshape(5, 2)[0].tolist() == [1, 1]  # from 1.25 to 1.75 m away, and the cells meet at 1.5 m
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_what_lies_behind_the_corridors_side_is_a_wall(side):
+    nothing = np.empty((0, 2))
+    xy = np.stack((np.zeros(326), side * np.linspace(0, 3.25, 326)), axis=1)
+    maps = maze_readings(xy, nothing, nothing, 3.25).reshape(-1, 5, 2)[:, ::side]
+    assert (maps[:, :, 0] == maps[:, :, 1]).all()
+    n_rows = maps[:, :, 0].sum(axis=1)
+    assert n_rows[0] == 0
+    assert n_rows[-1] == 3  # its own cell, half of which lies behind the side, and two more
+    assert (np.diff(n_rows) >= 0).all()  # once seen, it stays as the robot comes nearer
+    assert (np.diff(maps[:, :, 0], axis=1) <= 0).all()  # and there is nothing beyond it
 
 
 def test_the_maze_is_open_on_alternate_sides():
@@ -478,6 +491,23 @@ def test_the_ball_can_be_struck_and_meets_the_goals_back():
         assert model.geom_contype[ball] & model.geom_conaffinity[other]
 
 
+def test_the_goal_stays_where_it_is_until_the_ball_meets_its_back():
+    env = make("StrikerMovingStart-v0")
+    action = np.zeros(7, dtype=np.float32)
+    goal = env.data.qpos[9:16].copy()
+    for _ in range(50):
+        env.step(action)
+    np.testing.assert_allclose(env.data.qpos[9:16], goal, atol=1e-9)
+    qpos, qvel = env.data.qpos.copy(), np.zeros(env.model.nv)
+    to_goal = goal[:2] - np.array([qpos[8], qpos[7]])
+    qpos[8], qpos[7] = goal[:2] - 0.15 * to_goal / np.linalg.norm(to_goal)
+    qvel[8], qvel[7] = 2 * to_goal / np.linalg.norm(to_goal)
+    env.set_state(qpos, qvel)
+    for _ in range(10):
+        env.step(action)
+    assert np.linalg.norm(env.data.body("object").xpos[:2] - goal[:2]) < 0.1  # it did not roll on
+
+
 # Task sets and sampled bodies
 
 
@@ -546,13 +576,24 @@ def test_gymnasiums_environments_resume_exactly_too(env_id):
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
 
 
-def test_frictionless_walls_do_not_hold():
-    """MuJoCo takes the larger dimension of two geoms' contacts, unless one has priority: Ant's is 3."""
-    for env_id in ("AntMaze-v0", "HopperSimpleWall-v0"):
-        model = make(env_id).model
-        walls = model.geom_group == GROUP
-        assert (model.geom_condim[walls] == 1).all()
-        assert (model.geom_priority[walls] > model.geom_priority[~walls].max()).all()
+@pytest.mark.parametrize(
+    ("env_id", "condim"),
+    [
+        ("HopperSimpleWall-v0", 1),
+        ("HumanoidWall-v0", 1),
+        ("HumanoidStandupAndRunWall-v0", 1),
+        ("HopperStairs-v0", 3),
+        ("Walker2dWall-v0", 3),
+        ("HalfCheetahWall-v0", 3),
+        ("AntMaze-v0", 3),  # its walls say 1; MuJoCo takes the larger of the two geoms', and Ant's is 3
+    ],
+)
+def test_obstacles_have_the_friction_of_2017(env_id, condim):
+    model = make(env_id).model
+    walls = model.geom_group == GROUP
+    robot = ~walls & (model.geom_bodyid != 0)
+    assert set(np.maximum.outer(model.geom_condim[walls], model.geom_condim[robot]).ravel()) == {condim}
+    assert not model.geom_priority.any()
 
 
 def far_wall(**kwargs):

@@ -183,7 +183,7 @@ def _striker(spec: mujoco.MjSpec) -> None:
         actuator.ctrlrange = [-3.0, 3.0]
     for tip in ("tip_arml", "tip_armr"):
         spec.delete(spec.geom(tip))
-    touchable = {"contype": 1, "conaffinity": 1, "friction": [0.0, 0.0, 0.0]}
+    touchable = {"contype": 3, "conaffinity": 1, "friction": [0.0, 0.0, 0.0]}
     paddle = {"type": mujoco.mjtGeom.mjGEOM_BOX, "pos": [0.017, 0, 0], "size": [0.003, 0.12, 0.05]}
     spec.body("tips_arm").add_geom(name="paddle", density=300, condim=1, margin=0.002, **paddle, **touchable)
     for prongs in spec.body("r_wrist_roll_link").geoms[1:]:
@@ -193,7 +193,7 @@ def _striker(spec: mujoco.MjSpec) -> None:
     ball = spec.worldbody.add_body(name="object", pos=[0, 0, -0.27])
     ball.add_geom(
         type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.05, 0, 0], density=300, condim=1, margin=0.002,
-        contype=1, conaffinity=0, friction=[0.0, 0.0, 0.0],
+        contype=3, conaffinity=0, friction=[0.0, 0.0, 0.0],
     )  # fmt: skip
     for name, axis in (("obj_slidey", [0, 1, 0]), ("obj_slidex", [1, 0, 0])):
         ball.add_joint(
@@ -208,7 +208,7 @@ def _striker(spec: mujoco.MjSpec) -> None:
     for angle in (-math.pi / 4, 0, math.pi / 4):
         goal.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.032, 0.001, 0.04], density=300, condim=1, margin=0.002,
-            contype=0, conaffinity=1, friction=[0.0, 0.0, 0.0],
+            contype=0, conaffinity=2, friction=[0.0, 0.0, 0.0],  # ball and paddle; the table would kick it off
             pos=[-0.075 * math.sin(angle), 0.075 * math.cos(angle), 0.04],
             quat=[math.cos(angle / 2), 0, 0, math.sin(angle / 2)],
         )  # fmt: skip

@@ -25,31 +25,32 @@ class Obstacle:
     :param name: of its body
     :param position: of its centre, (x, y, z) in m
     :param half_size: half of its edges, (x, y, z) in m, as MuJoCo gives the sizes of boxes
-    :param frictionless: contacts push, and do not hold
+    :param condim: MuJoCo's dimension of its contacts, 1 without friction and 3 with, unless the robot's geom has a larger
+        one; ``None``: as the robot's model has it by default
     :param rgba: colour
     """
 
     name: str
     position: tuple[float, float, float]
     half_size: tuple[float, float, float]
-    frictionless: bool = False
+    condim: int | None = None
     rgba: tuple[float, float, float, float] = (1.0, 0.0, 1.0, 1.0)
 
     def add_to(self, spec: mujoco.MjSpec) -> None:
         """Add it to a model that is not yet compiled."""
         body = spec.worldbody.add_body(name=self.name, pos=self.position, mocap=True)
-        body.add_geom(
+        geom = body.add_geom(
             name=self.name,
             type=mujoco.mjtGeom.mjGEOM_BOX,
             size=self.half_size,
             mass=0.0,
             contype=1,
             conaffinity=1,
-            condim=1 if self.frictionless else 3,
-            priority=1 if self.frictionless else 0,  # else the larger condim of the two geoms counts
             group=GROUP,
             rgba=self.rgba,
         )
+        if self.condim is not None:
+            geom.condim = self.condim
 
 
 class WithObstacles(WithReadings):

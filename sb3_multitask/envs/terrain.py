@@ -23,21 +23,22 @@ def strip_readings(x: np.ndarray, centres: np.ndarray, half_lengths: np.ndarray,
     return np.asarray((away <= half_lengths).sum(axis=2), dtype=np.float64)
 
 
-def maze_readings(xy: np.ndarray, centres: np.ndarray, half_sizes: np.ndarray) -> np.ndarray:
+def maze_readings(xy: np.ndarray, centres: np.ndarray, half_sizes: np.ndarray, half_width: float) -> np.ndarray:
     """Which cells of a map, 2 m ahead and 5 m across, hold a wall: (n_rows, 10), across by across.
 
-    A cell is 1 m wide; its centre is 1 or 2 m ahead and 2, 1, 0, -1 or -2 m to the left. It reads 1 if a wall covers
-    that place across, and is not more than half a cell away along x.
+    A cell is a square of 1 m; its centre is 1 or 2 m ahead and 2, 1, 0, -1 or -2 m to the left. It reads 1 if a wall
+    reaches into it, or if a part of it lies outside of the corridor.
 
     :param xy: of the torso in m, (n_rows, 2)
-    :param centres: of the walls, (n_walls, 2)
+    :param centres: of the walls across, (n_walls, 2)
     :param half_sizes: (n_walls, 2)
+    :param half_width: of the corridor around y = 0, in m
     """
     left, ahead = np.repeat(np.arange(2.0, -3.0, -1.0), 2), np.tile([1.0, 2.0], 5)
     cells = xy[:, None, :] + np.stack((ahead, left), axis=1)
     away = np.abs(cells[:, :, None, :] - centres)
-    reach = np.maximum(half_sizes, [0.5, 0.0])
-    return np.asarray((away <= reach).all(axis=3).any(axis=2), dtype=np.float64)
+    walled = (away < half_sizes + 0.5).all(axis=3).any(axis=2)
+    return np.asarray(walled | (np.abs(cells[:, :, 1]) + 0.5 > half_width), dtype=np.float64)
 
 
 class WithSimpleWalls(WithObstacles):
@@ -48,7 +49,7 @@ class WithSimpleWalls(WithObstacles):
     """
 
     obstacles = tuple(
-        Obstacle(f"wall {i}", (2.8 + 5 * i, 0.0, 0.06), (0.25, 0.4, 0.12), frictionless=True) for i in range(2)
+        Obstacle(f"wall {i}", (2.8 + 5 * i, 0.0, 0.06), (0.25, 0.4, 0.12), condim=1) for i in range(2)
     )
 
     def draw_obstacles(self, generator: np.random.Generator) -> np.ndarray:
@@ -75,7 +76,7 @@ class WithStairs(WithObstacles):
     n_readings = 6
     highest_reading = 1.5
     obstacles = tuple(
-        Obstacle(f"level {i}", (3.0, 0.0, 0.075 + 0.15 * i), (2.25 - 0.75 * i, 0.4, 0.15)) for i in range(3)
+        Obstacle(f"level {i}", (3.0, 0.0, 0.075 + 0.15 * i), (2.25 - 0.75 * i, 0.4, 0.15), condim=3) for i in range(3)
     )
 
     def readings(self) -> np.ndarray:
@@ -96,11 +97,11 @@ class WithMaze(WithObstacles):
 
     obstacles = (
         *(
-            Obstacle(f"wall {i}", (2.8 + 5 * i, 1.5 * (-1) ** i, 2.5), (0.25, 2.0, 5.0), frictionless=True)
+            Obstacle(f"wall {i}", (2.8 + 5 * i, 1.5 * (-1) ** i, 2.5), (0.25, 2.0, 5.0), condim=1)
             for i in range(5)
         ),
         *(
-            Obstacle(f"side {i}", (10.0, 3.5 * (-1) ** i, 0.375), (20.0, 0.25, 0.75), frictionless=True)
+            Obstacle(f"side {i}", (10.0, 3.5 * (-1) ** i, 0.375), (20.0, 0.25, 0.75), condim=1)
             for i in range(2)
         ),
     )
@@ -111,6 +112,7 @@ class WithMaze(WithObstacles):
 
     def read(self, torso: np.ndarray, _obstacles: np.ndarray) -> np.ndarray:
         """Readings of many: ``torso`` (n_rows, 3)."""
-        centres = np.array([wall.position[:2] for wall in self.obstacles])
-        half_sizes = np.array([wall.half_size[:2] for wall in self.obstacles])
-        return maze_readings(torso[:, :2], centres, half_sizes)
+        *walls, side, _ = self.obstacles
+        centres = np.array([wall.position[:2] for wall in walls])
+        half_sizes = np.array([wall.half_size[:2] for wall in walls])
+        return maze_readings(torso[:, :2], centres, half_sizes, side.position[1] - side.half_size[1])
