@@ -41,14 +41,20 @@ class Task:
         if not isinstance(self.env_kwargs, Mapping):
             raise TypeError(f"`env_kwargs` of task {self.name!r} must be a mapping (got {self.env_kwargs!r})")
 
-    def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
-        """Make the environment; ``kwargs`` (such as ``render_mode``) come on top of ``env_kwargs``.
+    def make(self, render_mode: str | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
+        """Make the environment; ``kwargs`` come on top of ``env_kwargs``.
 
+        MuJoCo writes nothing to the terminal or to ``MUJOCO_LOG.TXT`` meanwhile.
+
+        :param render_mode: Gymnasium's; ``None``: what ``env_kwargs`` says
         :raises RuntimeError: if making it fails; the message names the task
         """
-        kwargs = {**self.env_kwargs, **kwargs}
+        from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings  # envs import tasks
+
+        kwargs = {**self.env_kwargs, **({} if render_mode is None else {"render_mode": render_mode}), **kwargs}
         try:
-            env = self.env_id(**kwargs) if callable(self.env_id) else gym.make(self.env_id, **kwargs)
+            with mujoco_messages_as_warnings():
+                env = self.env_id(**kwargs) if callable(self.env_id) else gym.make(self.env_id, **kwargs)
         except Exception as e:
             raise RuntimeError(f"Task {self.name!r}: making its environment failed: {e}") from e
         if not isinstance(env, gym.Env):

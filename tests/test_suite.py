@@ -538,8 +538,14 @@ def test_sampled_bodies_are_reproducible_and_of_any_size():
     ("kwargs", "message"),
     [
         ({"robot": "HalfCheeta"}, "Did you mean 'HalfCheetah'"),
-        ({"n": 0}, "`n` must be at least 1"),
+        ({"n": 0}, "`n` must be an integer from 1 on"),
+        ({"n": 2.5}, "`n` must be an integer from 1 on"),
+        ({"n": True}, "`n` must be an integer from 1 on"),
+        ({"seed": None}, "`seed` must be an integer from 0 on"),
+        ({"seed": -1}, "`seed` must be an integer from 0 on"),
+        ({"scale": 1.0}, "`scale` must be"),
         ({"scale": (1.2, 0.8)}, "`scale` must be"),
+        ({"scale": (0.8, "1.2")}, "`scale` must be"),
         ({"scale": (0.0, 0.8)}, "`scale` must be"),
     ],
 )
@@ -638,9 +644,34 @@ def test_striker_takes_any_frame_skip():
         ({"scales": {"Foot": "big"}}, ValueError, "`scale` must be a positive, finite number"),
         ({"scales": {"Foot": True}}, ValueError, "`scale` must be a positive, finite number"),
         ({"gravity": "low"}, ValueError, "`gravity` must be a finite number"),
+        ({"gravity": np.float32("nan")}, ValueError, "`gravity` must be a finite number"),
         ({"morphology": "Foot"}, TypeError, "`morphology` must be a Morphology"),
     ],
 )
 def test_bad_bodies_are_refused(kwargs, error, message):
     with pytest.raises(error, match=message):
         gym.make("MultiTask/HopperBody-v0", **kwargs)
+
+
+def test_ant_has_no_named_parts():
+    with pytest.raises(ValueError, match="Ant has no parts"):
+        gym.make("MultiTask/AntBody-v0", scales={"Leg": 1.1})
+
+
+@pytest.mark.parametrize("geoms", ["foot", (), (1,), ["foot"]])
+def test_geoms_are_a_tuple_of_names(geoms):
+    with pytest.raises(ValueError, match="`geoms` must be a non-empty tuple of geom names"):
+        mt.Morphology(geoms, 1.1)
+
+
+def test_numpys_numbers_are_numbers():
+    env = gym.make("MultiTask/HopperBody-v0", scales={"Foot": np.float64(1.25)}, gravity=np.float32(-5)).unwrapped
+    assert (env.model.geom("foot_geom").size[0], env.model.opt.gravity[2]) == (0.075, -5)
+
+
+def test_making_a_task_says_nothing_and_leaves_nothing(tmp_path, monkeypatch, capfd):
+    """MuJoCo calls an attribute of half_cheetah.xml deprecated, on the terminal and in a file."""
+    monkeypatch.chdir(tmp_path)
+    mt.Task("a", "HalfCheetah-v5").make().close()
+    assert capfd.readouterr() == ("", "")
+    assert not any(tmp_path.iterdir())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import mujoco
+
+from sb3_multitask.envs.number_checks import is_finite
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Gravity:
     z: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.z, bool) or not isinstance(self.z, int | float) or not math.isfinite(self.z):
+        if not is_finite(self.z):
             raise ValueError(f"`gravity` must be a finite number in m/s^2, such as -9.81 (got {self.z!r})")
 
     def apply(self, spec: mujoco.MjSpec) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import mujoco
 
+from sb3_multitask.envs.number_checks import is_finite
 from sb3_multitask.tasks import did_you_mean
 
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -56,10 +56,10 @@ class Morphology:
     radius_only: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.geoms, str) or not self.geoms:
+        is_tuple = isinstance(self.geoms, tuple) and all(isinstance(name, str) for name in self.geoms)
+        if not (is_tuple and self.geoms):
             raise ValueError(f"`geoms` must be a non-empty tuple of geom names (got {self.geoms!r})")
-        is_number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
-        if not (is_number and math.isfinite(self.scale) and self.scale > 0):
+        if not (is_finite(self.scale) and self.scale > 0):
             raise ValueError(f"`scale` must be a positive, finite number (got {self.scale!r})")
 
     def apply(self, spec: mujoco.MjSpec) -> None:
@@ -87,6 +87,8 @@ def morphology_of(robot: str, part: str, scale: float) -> Morphology:
     :param part: such as "Foot"
     :raises ValueError: on an unknown robot or part; the message lists the known ones
     """
+    if robot == "Ant":
+        raise ValueError("Ant has no parts that `scales` could name; give `morphology` a Morphology of its geoms")
     for name, value, known in (("robot", robot, PARTS), ("part", part, PARTS.get(robot, {}))):
         if value not in known:
             raise ValueError(f"Unknown {name} {value!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}")

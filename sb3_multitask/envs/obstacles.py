@@ -25,8 +25,8 @@ class Obstacle:
     :param name: of its body
     :param position: of its centre, (x, y, z) in m
     :param half_size: half of its edges, (x, y, z) in m, as MuJoCo gives the sizes of boxes
-    :param condim: MuJoCo's dimension of its contacts, 1 without friction and 3 with, unless the robot's geom has a larger
-        one; ``None``: as the robot's model has it by default
+    :param condim: MuJoCo's dimension of its contacts, 1 without friction and 3 with, unless the robot's geom has a
+        larger one; ``None``: as the robot's model has it by default
     :param rgba: colour
     """
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings
 from sb3_multitask.envs.task_env import TaskEnv, TaskObs, common_spaces, task_observation_space
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean, resolve_tasks
 
@@ -61,8 +60,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         self._seeds: dict[int, int] = {}  # of tasks that have not been reset since the tour was seeded
 
     def _make(self, task: Task) -> TaskEnv:
-        with mujoco_messages_as_warnings():
-            return TaskEnv(task.make(**self._env_kwargs), task.name, self.tasks)
+        return TaskEnv(task.make(**self._env_kwargs), task.name, self.tasks)
 
     @property
     def task_id(self) -> int:

@@ -48,9 +48,7 @@ class WithSimpleWalls(WithObstacles):
     wall is there.
     """
 
-    obstacles = tuple(
-        Obstacle(f"wall {i}", (2.8 + 5 * i, 0.0, 0.06), (0.25, 0.4, 0.12), condim=1) for i in range(2)
-    )
+    obstacles = tuple(Obstacle(f"wall {i}", (2.8 + 5 * i, 0.0, 0.06), (0.25, 0.4, 0.12), condim=1) for i in range(2))
 
     def draw_obstacles(self, generator: np.random.Generator) -> np.ndarray:
         positions = super().draw_obstacles(generator)
@@ -90,20 +88,14 @@ class WithStairs(WithObstacles):
 
 
 class WithMaze(WithObstacles):
-    """Mixin: a corridor of 40 m with five walls across it, open on alternate sides, every 5 m from 2.8 m on.
+    """Mixin: a corridor 6.5 m wide with five walls across it, open on alternate sides, every 5 m from 2.8 m on.
 
     Ten readings are a map of the cells of 1 m ahead and beside the torso, see :func:`maze_readings`.
     """
 
     obstacles = (
-        *(
-            Obstacle(f"wall {i}", (2.8 + 5 * i, 1.5 * (-1) ** i, 2.5), (0.25, 2.0, 5.0), condim=1)
-            for i in range(5)
-        ),
-        *(
-            Obstacle(f"side {i}", (10.0, 3.5 * (-1) ** i, 0.375), (20.0, 0.25, 0.75), condim=1)
-            for i in range(2)
-        ),
+        *(Obstacle(f"wall {i}", (2.8 + 5 * i, 1.5 * (-1) ** i, 2.5), (0.25, 2.0, 5.0), condim=1) for i in range(5)),
+        *(Obstacle(f"side {i}", (10.0, 3.5 * (-1) ** i, 0.375), (20.0, 0.25, 0.75), condim=1) for i in range(2)),
     )
 
     def readings(self) -> np.ndarray:

@@ -101,7 +101,7 @@ OTHERS: dict[str, Variant] = {
         Variant("Striker-v0", "Striker", "arm", _class("Striker", "")),
     )
 }
-"""What is registered beside: bodies to be given by ``scales``, ``morphology`` and ``gravity``; and Striker itself."""
+"""What is registered beside: bodies to be given by ``scales`` (not Ant's), ``morphology`` and ``gravity``; Striker."""
 
 
 def register_envs() -> None:

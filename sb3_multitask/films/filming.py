@@ -21,7 +21,6 @@ import gymnasium as gym
 
 from sb3_multitask.films.playing import Scene, Shot
 from sb3_multitask.tasks import Task
-from sb3_multitask.vec_env.backends import make_quietly
 
 _RENDERERS = ("egl", "osmesa", "glfw")
 _PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
@@ -82,7 +81,7 @@ def real_time_fps(tasks: Sequence[Task]) -> float:
     """
     rates = []
     for task in tasks:
-        env = make_quietly(task)
+        env = task.make()
         modes = env.metadata.get("render_modes") or []
         rates.append(float(env.metadata.get("render_fps") or _RATE_WITHOUT_ONE))
         env.close()

@@ -13,7 +13,6 @@ from gymnasium.envs.mujoco import MujocoEnv
 from sb3_multitask.agents import Agent
 from sb3_multitask.envs.task_env import TaskEnv
 from sb3_multitask.tasks import Task
-from sb3_multitask.vec_env.backends import make_quietly
 
 _CAMERA = "track"
 _SHADOW_SIZE = 1024  # pixels; most of the time of a renderer without a GPU goes into MuJoCo's 4096
@@ -115,7 +114,7 @@ def _rendering_env(task: Task, size: tuple[int, int]) -> gym.Env[np.ndarray, np.
 
     Gymnasium takes a camera that stands still, unless the task names one; the robots run out of its sight.
     """
-    env = make_quietly(task, "rgb_array")
+    env = task.make("rgb_array")
     mujoco_env: Any = env.unwrapped
     if isinstance(mujoco_env, MujocoEnv):
         renderer = mujoco_env.mujoco_renderer

@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 import gymnasium as gym
 import numpy as np
 
-from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact, wrappers_of
 from sb3_multitask.vec_env.faults import physics_fault
@@ -85,19 +84,13 @@ class Backend(Protocol):
         """Release everything."""
 
 
-def make_quietly(task: Task, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Make a task's environment without MuJoCo writing to the terminal or to ``MUJOCO_LOG.TXT``."""
-    with mujoco_messages_as_warnings():
-        return task.make(**({} if render_mode is None else {"render_mode": render_mode}))
-
-
 class DummyBackend:
     """All sub-environments one after the other in this process, like SB3's ``DummyVecEnv``."""
 
     n_threads = 1
 
     def __init__(self, tasks: Sequence[Task], n_envs_per_task: int, render_mode: str | None) -> None:
-        self.envs = [make_quietly(task, render_mode) for task in tasks for _ in range(n_envs_per_task)]
+        self.envs = [task.make(render_mode) for task in tasks for _ in range(n_envs_per_task)]
         self.names = [task.name for task in tasks for _ in range(n_envs_per_task)]
         seen: set[int] = set()
         for name, env in zip(self.names, self.envs, strict=True):

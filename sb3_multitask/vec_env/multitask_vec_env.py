@@ -23,7 +23,6 @@ from sb3_multitask.vec_env.backends import (
     BackendName,
     DummyBackend,
     Transitions,
-    make_quietly,
 )
 from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
@@ -324,7 +323,7 @@ def _make_prototypes(tasks: Sequence[Task], n_envs_per_task: int) -> list[Protot
         for task in tasks:
             prototypes.append((task, []))
             for _ in range(n_envs_per_task if callable(task.env_id) else 1):
-                prototypes[-1][1].append(make_quietly(task))
+                prototypes[-1][1].append(task.make())
                 check_spaces(task, prototypes[-1][1][-1])
     except Exception:
         _close(prototypes)

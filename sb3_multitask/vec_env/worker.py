@@ -16,7 +16,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_multitask.tasks import Task
-from sb3_multitask.vec_env.backends import Info, make_quietly, reset_env, step_and_reset
+from sb3_multitask.vec_env.backends import Info, reset_env, step_and_reset
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact, wrappers_of
 
 DONE, MISSING, RAISED = "done", "missing", "raised"
@@ -74,7 +74,7 @@ class Worker:
         self.env: gym.Env[Any, Any] | None = None
 
     def make(self) -> None:
-        self.env = make_quietly(self.task, self.render_mode)
+        self.env = self.task.make(self.render_mode)
 
     @property
     def _made(self) -> gym.Env[Any, Any]:
