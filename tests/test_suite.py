@@ -532,9 +532,11 @@ def test_a_strike_is_remembered():
     action = np.zeros(7, dtype=np.float32)
     _, reward, *_, info = env.step(action)
     hand, ball, goal = (env.data.body(name).xpos.copy() for name in ("tips_arm", "object", "goal"))
-    assert info["reward_near"] == pytest.approx(-np.linalg.norm(ball - hand))
-    assert info["reward_dist"] == pytest.approx(-np.linalg.norm(ball - goal))
-    assert reward == pytest.approx(3 * info["reward_dist"] + 0.5 * info["reward_near"])
+    assert info["reward_near"] == pytest.approx(-0.5 * np.linalg.norm(ball - hand))
+    assert info["reward_dist"] == pytest.approx(-3 * np.linalg.norm(ball - goal))
+    assert reward == pytest.approx(info["reward_dist"] + info["reward_near"])
+    *_, costly = env.step(action + 2)
+    assert costly["reward_ctrl"] == pytest.approx(-0.1 * 7 * 4)
     qpos = env.data.qpos.copy()
     qpos[7:9] = hand[1], hand[0]  # the ball under the hand
     env.set_state(qpos, np.zeros_like(env.init_qvel))
@@ -546,7 +548,8 @@ def test_a_strike_is_remembered():
     qpos[7:9] = 5.0, 5.0
     env.set_state(qpos, np.zeros_like(env.init_qvel))
     *_, info = env.step(action)
-    assert info["reward_near"] == pytest.approx(-np.linalg.norm(env.data.body("object").xpos - struck_at), abs=0.02)
+    away = np.linalg.norm(env.data.body("object").xpos - struck_at)
+    assert info["reward_near"] == pytest.approx(-0.5 * away, abs=0.01)
     assert info["reward_dist"] >= nearest
 
 

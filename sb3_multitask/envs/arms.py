@@ -93,10 +93,9 @@ class StrikerEnv(MujocoEnv, utils.EzPickle):
     **Observation** ``Box(-inf, inf, (23,), float64)``: angles (rad) and velocities (rad/s) of the seven joints, and the
     positions (m) of the hand, the ball and the goal.
 
-    **Reward**, terms in ``info``: 3 times ``reward_dist``, the negative of the smallest distance (m) between ball and
-    goal so far; 0.1 times ``reward_ctrl``, the negative of the sum of the squared actions; and half of
-    ``reward_near``, the negative of the distance of the ball from the hand, or, once they have been within 0.1 m, from
-    where the hand was when they last were.
+    **Reward** ``reward_dist + reward_ctrl + reward_near``, all in ``info``: -3 times the smallest distance (m) between
+    ball and goal so far; -0.1 times the sum of the squared actions; and -0.5 times the distance (m) of the ball from
+    the hand, or, once they have been within 0.1 m, from where the hand was when they last were.
 
     **Reset**: ball at (0.5, -0.175) m, goal 0.15 to 0.7 m by 0.1 to 1 m, at least 0.17 m apart; the goal faces the
     ball; joint velocities uniform in ±0.1 rad/s.
@@ -131,12 +130,11 @@ class StrikerEnv(MujocoEnv, utils.EzPickle):
         if to_hand < self.strike_distance:
             self._strike_position = hand.copy()
         near = to_hand if self._strike_position is None else np.linalg.norm(ball - self._strike_position)
-        dist, ctrl = -self._nearest, -float(np.square(action).sum())
-        reward = 3 * dist + 0.1 * ctrl + 0.5 * -near
+        dist, ctrl, near = -3 * self._nearest, -0.1 * float(np.square(action).sum()), -0.5 * near
         if self.render_mode == "human":
             self.render()
-        terms = {"reward_dist": dist, "reward_ctrl": ctrl, "reward_near": -near}
-        return self._get_obs(), float(reward), False, False, terms
+        terms = {"reward_dist": dist, "reward_ctrl": ctrl, "reward_near": near}
+        return self._get_obs(), float(dist + ctrl + near), False, False, terms
 
     def draw_state(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities that an episode begins with."""

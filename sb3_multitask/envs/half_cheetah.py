@@ -23,7 +23,7 @@ class HalfCheetahBodyEnv(EditedModel, HalfCheetahEnv):
     ===== ======================================================= ========
     index quantity                                                unit
     ===== ======================================================= ========
-    0     height of the torso                                     m
+    0     height of the torso over its start                      m
     1     pitch of the torso                                      rad
     2-7   joint angles: back thigh, shin, foot, then front        rad
     8     forward velocity of the torso                           m/s

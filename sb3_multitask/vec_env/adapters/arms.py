@@ -93,10 +93,10 @@ class StrikerAdapter(_ArmAdapter):
         self.strike_position[rows][strikes] = hand[strikes]
         self.has_struck[rows] |= strikes
         near = np.where(self.has_struck[rows], _norm(ball - self.strike_position[rows]), to_hand)
-        dist, ctrl = -self.nearest[rows], -np.add.reduce(np.square(actions), axis=1).astype(np.float64)
-        rewards = 3 * dist + 0.1 * ctrl + 0.5 * -near
-        terms = {"reward_dist": dist, "reward_ctrl": ctrl, "reward_near": -near}
-        return Outcome(rewards, self.never[rows], lambda: terms)
+        dist, near = -3 * self.nearest[rows], -0.5 * near
+        ctrl = -0.1 * np.add.reduce(np.square(actions), axis=1).astype(np.float64)
+        terms = {"reward_dist": dist, "reward_ctrl": ctrl, "reward_near": near}
+        return Outcome(dist + ctrl + near, self.never[rows], lambda: terms)
 
     def draw_reset(self, row: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         self.nearest[row], self.has_struck[row], self.strike_position[row] = np.inf, False, 0
