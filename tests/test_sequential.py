@@ -6,6 +6,7 @@ from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt
+from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config, make_config
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -72,6 +73,8 @@ def test_other_algorithms_learn_several_tasks_at_once(tmp_path, algo):
     assert np.array_equal(best.weights["log_std"], policy.log_std.detach().numpy())
     same_moment = best.facts["num_timesteps"] == agent.facts["num_timesteps"]
     assert np.array_equal(best.statistics.mean, agent.statistics.mean) == same_moment
+    for name, of_the_run in {"model.zip": agent, "best_model.zip": best}.items():  # SB3's files alone know no tasks
+        assert load_trained(str(folder.path / name)).digest == of_the_run.digest
 
 
 @pytest.mark.parametrize(

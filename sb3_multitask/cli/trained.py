@@ -15,6 +15,8 @@ PretrainedOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
 ]
 _PRETRAINED = "pretrained:"
+_AGENTS = {"model.zip": "final", "best_model.zip": "best"}
+"""A run's models, and which of its agents they are."""
 
 
 def source_of(model: str | None, pretrained: str | None) -> str | None:
@@ -57,6 +59,9 @@ def _load(path: Path) -> Any:
     # of another algorithm, whose model does not know its tasks; of `sb3-multitask card`, which has no model; of rl_zoo3
     if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists() or ZooFolder.at(path) is not None:
         return load_agent(path)
+    agent = path.parent / "agents" / f"{_AGENTS.get(path.name)}.safetensors"
+    if path.with_name("vecnormalize.pkl").exists() and agent.exists():
+        return load_agent(agent)
     path = path / "model.zip" if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a run's folder, a model.zip or an agent's .safetensors")
