@@ -302,6 +302,7 @@ def finish(process):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_survives_signals_and_kills(tmp_path):
     folder = tmp_path / "run"
     process = start(tmp_path, *ARGS, *SETTINGS, "--run-dir", "run")
