@@ -16,14 +16,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
+from sb3_multitask.envs.number_checks import is_integer
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, check_spaces, common_spaces, task_observation_space
 from sb3_multitask.tasks import Task, TasksLike, resolve_tasks
-from sb3_multitask.vec_env.backends import (
-    Backend,
-    BackendName,
-    DummyBackend,
-    Transitions,
-)
+from sb3_multitask.vec_env.backends import Backend, BackendName, DummyBackend, Transitions
 from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
 from sb3_multitask.vec_env.faults import MAX_IN_A_ROW, Fault, OnFault, TaskFault, bad_rows
@@ -306,7 +302,7 @@ class MultiTaskVecEnv(VecEnv):
 
 
 def _checked_count(n_envs_per_task: int) -> int:
-    if isinstance(n_envs_per_task, bool) or not isinstance(n_envs_per_task, int | np.integer):
+    if not is_integer(n_envs_per_task):
         raise TypeError(f"`n_envs_per_task` must be an integer (got {n_envs_per_task!r})")
     if n_envs_per_task < 1:
         raise ValueError(f"`n_envs_per_task` must be at least 1 (got {n_envs_per_task})")
