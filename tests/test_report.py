@@ -16,14 +16,18 @@ from sb3_multitask.experiments.report import continual, statistics, write_report
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.report.comparisons import (
-    _first_frames,
     ablation,
-    frames_to_reach,
+    comparisons,
+    control,
+    control_compared,
     gains,
     presets_compared,
+    students,
 )
-from sb3_multitask.experiments.report.paper import BODIES
-from sb3_multitask.experiments.report.statistics import difference
+from sb3_multitask.experiments.report.methods import BODIES, Method
+from sb3_multitask.experiments.report.paper import table_1, table_2
+from sb3_multitask.experiments.report.reaching import _first_frames, frames_to_reach
+from sb3_multitask.experiments.report.statistics import difference, paired_difference
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.films import NoRendererError, find_renderer
 from sb3_multitask.readers import UnreadableFileError
@@ -46,6 +50,14 @@ def test_the_interval_of_a_mean_is_that_of_resampled_seeds():
     assert (estimate.value, estimate.low, estimate.high) == (4, 0, 8)
     constant = statistics.mean(np.full((3, 2), 7.0))
     assert (constant.low, constant.high) == (7, 7)
+
+
+def test_seeds_that_belong_together_are_compared_seed_by_seed():
+    """Seeds differ by 1000, the two sides of each seed by 5 exactly."""
+    scores = np.array([[0.0], [1000.0], [3000.0]])
+    assert str(paired_difference(scores + 5, scores)) == "5 [5, 5]"
+    apart = difference(scores + 5, scores)
+    assert (apart.value, apart.low < -1000) == (5, True)
 
 
 def test_tasks_are_resampled_by_themselves():
@@ -96,7 +108,7 @@ def test_forgetting_and_transfer_by_hand():
 # From folders
 
 
-def write_run(root, preset, name, seed, tasks, level, moments=("before", "after"), also_on=None, **settings):
+def write_run(root, preset, name, seed, tasks, level, moments=("before", "after"), also_on=None, points=4, **settings):
     """A finished run whose returns are ``level`` plus the seed."""
     folder = RunFolder(root / preset / name / f"seed_{seed}")
     folder.path.mkdir(parents=True)
@@ -108,8 +120,8 @@ def write_run(root, preset, name, seed, tasks, level, moments=("before", "after"
     folder.write_status("finished")
     for sub, own in (("", config.task_names), *((f"on_{task}", (task,)) for task in config.also_on)):
         (folder.path / sub).mkdir(exist_ok=True)
-        curve = np.linspace(0, level + seed, 4)[:, None, None] * np.ones((1, len(own), 2))
-        steps = np.arange(1, 5) * 1000 * len(own)
+        curve = np.linspace(0, level + seed, points)[:, None, None] * np.ones((1, len(own), 2))
+        steps = np.linspace(4000 / points, 4000, points) * len(own)
         np.savez(folder.path / sub / "evaluations.npz", timesteps=steps, task_results=curve, task_names=np.array(own))
 
 
@@ -119,13 +131,15 @@ def runs(tmp_path):
     for seed in (0, 1):
         for body in BODIES:
             moments = ("before", "3000000", "after")
-            write_run(root, "p", f"scratch_{body}", seed, {body: f"HalfCheetah{body}-v0"}, 1000, moments)
+            tasks = {body: f"HalfCheetah{body}-v0"}
+            write_run(root, "p", f"scratch_{body}", seed, tasks, 1000, moments, n_timesteps=5_000_000)
         for method, level in (("vanilla", 1500), ("distillation", 900)):
-            write_run(root, "p", method, seed, "HalfCheetahBody6", level)
+            write_run(root, "p", method, seed, "HalfCheetahBody6", level, n_timesteps=6_000_000)
         for source, target in (("SmallFoot", "SmallLeg"), ("SmallLeg", "SmallFoot")):
             tasks, other = {target: f"HalfCheetah{target}-v0"}, {source: f"HalfCheetah{source}-v0"}
             moments = ("before", "1000000", "after")
-            write_run(root, "p", f"finetune_{source}_to_{target}", seed, tasks, 700, moments, also_on=other)
+            name, budget = f"finetune_{source}_to_{target}", {"n_timesteps": 5_000_000}
+            write_run(root, "p", name, seed, tasks, 700, moments, also_on=other, **budget)
     RunFolder(root / "p/vanilla/seed_2").path.mkdir(parents=True)
     return root
 
@@ -139,9 +153,9 @@ def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     assert f"| {' | '.join(cells)} |" in table_2
     assert "| mean of the six |" in table_2
     table_1 = (output / "table_1_p.csv").read_text()
-    assert '"700 [700, 701]",1501 ± 30' in table_1
+    assert '5M,SmallFoot,"700 [700, 701]",2,1501 ± 30' in table_1
     transfer = (output / "transfer_p.md").read_text()
-    assert "| SmallFoot to SmallLeg | forgetting of SmallFoot | -700 [-701, -700] |" in transfer
+    assert "| SmallFoot to SmallLeg | forgetting of SmallFoot | -700 [-701, -700] | 2 |" in transfer
     comparisons = (output / "comparisons_p.md").read_text()
     assert "| vanilla over scratch | 500 [" in comparisons
     assert "1.00 [1.00, 1.00]" in comparisons
@@ -151,6 +165,7 @@ def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     assert data["curves"]["BigFoot"]["returns"][-1] == 1501
     assert data["ran_with"]["versions"]["mujoco"]
     page = (output / "report.html").read_text()
+    assert "1 runs are not finished, and not in here: p/vanilla/seed_2: waiting." in page
     for number in range(2, 9):
         assert (output / f"figure_{number}_p.svg").exists()
         assert (output / f"figure_{number}_p.png").read_bytes().startswith(b"\x89PNG")
@@ -161,16 +176,61 @@ def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     )
 
 
+def test_titles_say_the_budgets_that_ran(tmp_path, runs):
+    """One run's other budget shows; the paper's number stands beside its own budget only."""
+    found, _ = read_runs(runs)
+    ours = ["scratch 3M", "paper", "distillation 1M", "paper", "vanilla 1M", "paper"]
+    assert table_2(found, "p").header[1:] == ours
+    assert table_2(found, "p").rows[-1] == ["seeds", "2", "", "2", "", "2", ""]
+    assert "over 20 deterministic episodes" in table_2(found, "p").note
+    write_run(runs, "p", "scratch_BigFoot", 2, {"BigFoot": "HalfCheetahBigFoot-v0"}, 9, n_timesteps=2_000_000)
+    write_run(runs, "p", "scratch_SmallLeg", 2, {"SmallLeg": "HalfCheetahSmallLeg-v0"}, 9, n_timesteps=2_000_000)
+    found, _ = read_runs(runs)
+    assert table_2(found, "p").header[1] == "scratch 2M or 3M"
+    scratch = {row[2]: row for row in table_1(found, "p").rows if row[0].startswith("scratch")}
+    assert scratch["SmallFoot"][1:] == ["5M", "SmallFoot", "1000 [1000, 1001]", "2", "1583 ± 30"]
+    assert scratch["SmallLeg"][1:3] + scratch["SmallLeg"][4:] == ["2M or 5M", "SmallLeg", "3", ""]
+
+
+def test_methods_are_compared_on_the_seeds_that_both_have(tmp_path, runs):
+    """Scratch gets a third seed of 9000 on every body, which vanilla and the students do not have."""
+    before = comparisons(read_runs(runs)[0], "p").rows
+    for body in BODIES:
+        tasks = {body: f"HalfCheetah{body}-v0"}
+        write_run(runs, "p", f"scratch_{body}", 2, tasks, 9000, ("before", "3000000", "after"), n_timesteps=5_000_000)
+    found, _ = read_runs(runs)
+    assert comparisons(found, "p").rows == before
+    assert before[1][:2] == ["distillation over scratch", "-100 [-100, -100]"]  # seed by seed
+    assert [row[-1] for row in before] == ["2", "2", "2"]
+    rows = students(found, "p").rows
+    assert rows == [["0", "1000", "900", "90%"], ["1", "1001", "901", "90%"], ["mean", "1000", "900", "90%"]]
+    assert students(found, "nobody").rows == []
+
+
 def test_frames_until_a_level(tmp_path, runs):
     """Curves rise linearly over 4000 frames of a body: to 1000 + seed, 900 + seed, 1500 + seed."""
     found, _ = read_runs(runs)
     rows = {row[0]: row for row in frames_to_reach(found, "p", level=950).rows}
-    assert rows["scratch"][1:4] == ["1.00", "1.00", "0.00M"]
-    assert rows["distillation"][1:4] == ["0.00", "", "never"]
-    frames = _first_frames(found, "p", "vanilla", 950)
-    assert frames.shape == (2, 6)
-    assert (frames == 3000).all()  # 1000 of 1500 is the first of the four evaluations at 950 or above
+    assert rows["scratch"][1:4] == ["1.00", "1.00", "0.004M"]
+    assert rows["distillation"][1:4] == ["0.00", "", "(0 of 12)"]
+    frames = _first_frames(found, Method("p", "vanilla"), 950, 1000)
+    assert sorted(frames) == [0, 1]
+    assert all((of_seed == 3000).all() for of_seed in frames.values())  # the third is the first at 950 or above
     assert frames_to_reach(found, "nobody").rows[0][-1] == "0"
+
+
+def test_who_is_looked_at_more_often_is_not_sooner(tmp_path):
+    """Two seeds, one to 2000 and one never to 1000: reached by half. Eight evaluations count as four."""
+    for seed, level in enumerate((2000, 400)):
+        write_run(tmp_path, "p", "distillation", seed, "HalfCheetahBody6", level, points=4)
+        write_run(tmp_path, "p", "vanilla", seed, "HalfCheetahBody6", level, points=8)
+    found, _ = read_runs(tmp_path)
+    _, distilled, vanilla = frames_to_reach(found, "p").rows
+    assert distilled[1:4] == ["0.50", "", "(6 of 12)"]
+    assert distilled[4].startswith("SmallFoot (1 of 2); BigFoot (1 of 2)")
+    each = _first_frames(found, Method("p", "vanilla"), 1000, 1000)
+    assert set(each[0]) == {3000}  # at 2500 a look that the other method does not have
+    assert vanilla[1:4] == distilled[1:4]
 
 
 def test_an_ablation_stands_beside_its_preset(tmp_path, runs):
@@ -189,6 +249,41 @@ def test_an_ablation_stands_beside_its_preset(tmp_path, runs):
     assert better.startswith("0.00")
     write_report(runs, tmp_path / "report", with_clips=False)
     assert "| vanilla: 1 env | 500 [" in (tmp_path / "report/ablation_ablation.md").read_text()
+    assert "<figure id='ablation_ablation'>" in (tmp_path / "report/report.html").read_text()
+
+
+def test_students_in_an_ablation_are_compared_seed_by_seed(tmp_path):
+    for seed in (0, 1000):
+        write_run(tmp_path, "tuned", "distillation", seed, "HalfCheetahBody6", 1500)
+        write_run(tmp_path, "ablation", "distillation_mse", seed, "HalfCheetahBody6", 1400)
+        write_run(tmp_path, "ablation", "vanilla_alone", seed, "HalfCheetahBody6", 1400)
+    rows = {row[0]: row for row in ablation(read_runs(tmp_path)[0], "ablation", "tuned").rows}
+    assert rows["distillation: mse"][5] == "-100 [-100, -100]"
+    assert rows["vanilla: alone"][4:6] == ["-", "-"]  # nothing to stand beside
+
+
+def test_a_control_separates_settings_from_sharing(tmp_path, runs):
+    """Scratch 1000, single tasks with the control's settings 1300, vanilla 1500; each plus its seed."""
+    (runs / "p").rename(runs / "tuned")
+    for body in BODIES:
+        for seed in (0, 1, 2):
+            tasks = {body: f"HalfCheetah{body}-v0"}
+            write_run(runs, "control", f"alone_{body}", seed, tasks, 1300, n_timesteps=3_000_000)
+    found, _ = read_runs(runs)
+    table = control(found, "control", "tuned")
+    assert table.header == ["body", "scratch 3M (tuned)", "alone 3M (control)", "vanilla 1M (tuned)"]
+    assert table.rows[0] == ["SmallFoot", "1000 [1000, 1001]", "1301 [1300, 1302]", "1500 [1500, 1501]"]
+    assert table.rows[-1] == ["seeds", "2", "3", "2"]
+    rows = {row[0]: row for row in control_compared(found, "control", "tuned").rows}
+    assert rows["alone over scratch"][1].startswith("300 [")
+    assert rows["vanilla over alone"][1].startswith("200 [")
+    assert [row[-1] for row in rows.values()] == ["2", "2", "2"]
+    write_report(runs, tmp_path / "report", with_clips=False)
+    page = (tmp_path / "report/report.html").read_text()
+    assert "<figure id='control_control'>" in page
+    assert (
+        "What the settings of &#x27;control&#x27; explain" in page or "What the settings of 'control' explain" in page
+    )
 
 
 def test_gains_over_the_untrained_agent(tmp_path):

@@ -1,88 +1,117 @@
-"""Which method is better, which is sooner, and what one change does."""
+"""Which method is better, and what one change does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.report.collect import Run, returns, select, shared_runs
-from sb3_multitask.experiments.report.paper import BODIES, METHODS, by_common_seed, method_returns
+from sb3_multitask.experiments.report.methods import BODIES, Method, stacked
+from sb3_multitask.experiments.report.paper import method_rows, ours
 from sb3_multitask.experiments.report.statistics import Estimate
 from sb3_multitask.experiments.report.tables import Table
 
+_COMPARED = ("", "difference of means", "probability of improvement", "seeds")
+_DIFFERENCES = (
+    "Difference of the means over the six bodies, and the probability that a seed of the first beats a seed of the "
+    "second on a body (1/2: no difference), with 95% bootstrap intervals, which cover less often with three seeds."
+)
+_PAIRED = (
+    "Students share teachers, seed by seed, with what they stand beside: their differences are taken seed by seed."
+)
+
 
 def comparisons(runs: Sequence[Run], preset: str) -> Table:
-    """Differences of means and probabilities of improvement between the methods."""
-    scores = {method: method_returns(runs, preset, method) for method in METHODS}
-    rows = []
-    for first, second in (("vanilla", "scratch"), ("distillation", "scratch"), ("vanilla", "distillation")):
-        a, b = scores[first], scores[second]
-        better = statistics.probability_of_improvement(a, b)
-        n = min(len(a), len(b))
-        rows.append([f"{first} over {second}", str(statistics.difference(a, b)), _probability(better), str(n)])
+    """Differences of means and probabilities of improvement between the methods, on the seeds that both have."""
+    pairs = (("vanilla", "scratch"), ("distillation", "scratch"), ("vanilla", "distillation"))
     return Table(
         f"comparisons_{preset}",
         f"Which method is better ({preset})",
-        "Difference of the means over the six bodies, and the probability that a seed of the first beats a seed of the "
-        "second on a body (1/2: no difference), with 95% bootstrap intervals.",
-        ["", "difference of means", "probability of improvement", "seeds"],
-        rows,
+        f"{_DIFFERENCES} {_PAIRED}",
+        _COMPARED,
+        [_compare(runs, Method(preset, first), Method(preset, second)) for first, second in pairs],
     )
 
 
-def frames_to_reach(runs: Sequence[Run], preset: str, level: float = 1000) -> Table:
-    """How many frames of a body a method needs until an evaluation while training reaches ``level``."""
-    rows = []
-    for method in METHODS:
-        frames = _first_frames(runs, preset, method, level)
-        within = [f"{np.mean(frames <= budget):.2f}" if frames.size else "-" for budget in (1e6, 3e6)]
-        if method != "scratch":
-            within[1] = ""  # these end at 1M
-        medians = np.median(frames, axis=0) if frames.size else []
-        each = "; ".join(f"{body} {_frames(m)}" for body, m in zip(BODIES, medians, strict=False))
-        rows.append([method, *within, _frames(np.median(frames)) if frames.size else "-", each, str(len(frames))])
+def students(runs: Sequence[Run], preset: str) -> Table:
+    """How much of their teachers' return the distilled students keep, seed by seed."""
+    scores = {name: Method(preset, name).returns(runs) for name in ("scratch", "distillation")}
+    seeds = sorted(set.intersection(*map(set, scores.values())))
+    means = {seed: (scores["scratch"][seed].mean(), scores["distillation"][seed].mean()) for seed in seeds}
+    sides = [(str(seed), pair) for seed, pair in means.items()]
+    if seeds:
+        sides.append(("mean", tuple(np.mean(list(means.values()), axis=0))))
     return Table(
-        f"reaching_{preset}",
-        f"Frames until a return of {level:.0f} ({preset})",
-        f"At evaluations of 5 deterministic episodes: the share of (seed, body) whose curve reaches {level:.0f} within "
-        "1M and 3M frames of that body; the median of the first such frame, and of each body. A distilled student's "
-        "frames are its own; its teachers had 3M each before.",
-        ["method", "within 1M", "within 3M", "median frames", "each body", "seeds"],
-        rows,
+        f"students_{preset}",
+        f"Students beside their teachers ({preset})",
+        "Mean return over the six bodies.",
+        ["seed", "teachers", "student", "share"],
+        [[label, f"{t:.0f}", f"{s:.0f}", f"{s / t:.0%}" if t > 0 else "-"] for label, (t, s) in sides],
     )
+
+
+def control(runs: Sequence[Run], preset: str, base: str) -> Table:
+    """Single tasks with other settings (``alone_<body>``) beside the base preset's single tasks and its vanilla."""
+    methods = [Method(base, "scratch"), Method(preset, "alone"), Method(base, "vanilla")]
+    titles = [f"{method.title(runs)} ({method.preset})" for method in methods]
+    return Table(
+        f"control_{preset}",
+        f"Single tasks with the settings of {preset!r}",
+        f"{ours(runs, preset)} Frames are per body. Each column has the seeds that its last row counts.",
+        ["body", *titles],
+        method_rows(runs, methods),
+    )
+
+
+def control_compared(runs: Sequence[Run], preset: str, base: str) -> Table:
+    """What the settings give a single task, and what is left to sharing: differences, on the seeds that both have."""
+    scratch, alone, vanilla = Method(base, "scratch"), Method(preset, "alone"), Method(base, "vanilla")
+    return Table(
+        f"comparisons_{preset}",
+        f"What the settings of {preset!r} explain",
+        _DIFFERENCES,
+        _COMPARED,
+        [_compare(runs, *pair) for pair in ((vanilla, scratch), (alone, scratch), (vanilla, alone))],
+    )
+
+
+def changes(runs: Sequence[Run], preset: str, base: str) -> Iterator[tuple[str, str, list[Run], list[Run]]]:
+    """Every run ``<method>_<change>`` of a preset: method, change, its runs, and the base's of that method, same seeds.
+
+    All its runs if the base has none.
+    """
+    for name in dict.fromkeys(run.name for run in runs if run.preset == preset):
+        method, _, change = name.partition("_")
+        changed, original = select(runs, preset, name), select(runs, base, method)
+        if original:
+            changed, original = _of_same_seeds(changed, original)
+        yield method, change.replace("_", " "), changed, original
 
 
 def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
     """Every run ``<method>_<change>`` of a preset beside the method of the base preset, same seeds."""
     rows = []
-    for name in dict.fromkeys(run.name for run in runs if run.preset == preset):
-        method, _, change = name.partition("_")
-        changed, original = select(runs, preset, name), select(runs, base, method)
-        seeds = {run.seed for run in changed} & {run.seed for run in original}
-        if original:
-            changed = [run for run in changed if run.seed in seeds]
-        original = [run for run in original if run.seed in seeds]
+    for method, change, changed, original in changes(runs, preset, base):
         a, b = returns(changed, "after", BODIES), returns(original, "after", BODIES)
+        apart = statistics.paired_difference if method == "distillation" and original else statistics.difference
         rows.append(
             [
-                f"{method}: {change.replace('_', ' ')}",
+                f"{method}: {change}",
                 str(statistics.mean(a)),
                 str(statistics.median_task(a)),
                 str(statistics.worst_task(a)),
                 str(statistics.mean(b)),
-                str(statistics.difference(a, b)),
-                _probability(statistics.probability_of_improvement(a, b)),
-                str(min(len(a), len(b))),
+                *_cells(apart(a, b), a, b, min(len(a), len(b))),
             ]
         )
     return Table(
         f"ablation_{preset}",
         f"One change at a time ({preset})",
-        f"Returns over the six bodies at 1M frames a head, beside the preset {base!r} with the same seeds: difference "
-        "of the means, and the probability that a seed with the change beats one without (95% bootstrap intervals).",
+        f"Returns over the six bodies at the end, beside the preset {base!r} with the same seeds. {_DIFFERENCES} "
+        f"{_PAIRED} No correction is made for the number of rows.",
         ["change", "mean", "median task", "worst task", "without", "difference", "probability of improvement", "seeds"],
         rows,
     )
@@ -93,13 +122,15 @@ def presets_compared(runs: Sequence[Run]) -> Table | None:
     rows = []
     for name, presets in shared_runs(runs).items():
         for first, second in combinations(presets, 2):
-            ours, theirs = select(runs, first, name), select(runs, second, name)
-            seeds = {run.seed for run in ours} & {run.seed for run in theirs}
-            tasks = ours[0].config.task_names
-            a, b = (returns([run for run in side if run.seed in seeds], "after", tasks) for side in (ours, theirs))
-            better = _probability(statistics.probability_of_improvement(a, b))
-            cells = [str(statistics.mean(a)), str(statistics.mean(b)), str(statistics.difference(a, b)), better]
-            rows.append([name, f"{first} over {second}", *cells, str(len(seeds))])
+            sides = _of_same_seeds(select(runs, first, name), select(runs, second, name))
+            tasks = select(runs, first, name)[0].config.task_names
+            a, b = (returns(side, "after", tasks) for side in sides)
+            cells = [
+                str(statistics.mean(a)),
+                str(statistics.mean(b)),
+                *_cells(statistics.difference(a, b), a, b, len(a)),
+            ]
+            rows.append([name, f"{first} over {second}", *cells])
     if not rows:
         return None
     return Table(
@@ -133,18 +164,23 @@ def gains(runs: Sequence[Run], preset: str) -> Table:
     )
 
 
-def _first_frames(runs: Sequence[Run], preset: str, method: str, level: float) -> np.ndarray:
-    """Frames of a body at its first evaluation at ``level`` or above, infinite if there is none: (n_seeds, 6)."""
-    columns = []
-    for body in BODIES:
-        found = select(runs, preset, f"scratch_{body}" if method == "scratch" else method)
-        curves = {run.seed: run.curves()[body] for run in found if body in run.curves()}
-        columns.append({s: float(np.min(x[y >= level], initial=np.inf)) for s, (x, y) in curves.items()})
-    return by_common_seed(columns)
+def _compare(runs: Sequence[Run], first: Method, second: Method) -> list[str]:
+    ours, theirs = first.returns(runs), second.returns(runs)
+    seeds = sorted(set(ours) & set(theirs))
+    a, b = stacked(ours, seeds), stacked(theirs, seeds)
+    taught = first.name == "distillation" and second.name == "scratch"
+    change = statistics.paired_difference(a, b) if taught else statistics.difference(a, b)
+    return [f"{first.name} over {second.name}", *_cells(change, a, b, len(seeds))]
 
 
-def _frames(frames: float) -> str:
-    return f"{frames / 1e6:.2f}M" if np.isfinite(frames) else "never"
+def _cells(change: Estimate, a: np.ndarray, b: np.ndarray, n_seeds: int) -> list[str]:
+    return [str(change), _probability(statistics.probability_of_improvement(a, b)), str(n_seeds)]
+
+
+def _of_same_seeds(first: Sequence[Run], second: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    seeds = {run.seed for run in first} & {run.seed for run in second}
+    mine, others = ([run for run in side if run.seed in seeds] for side in (first, second))
+    return mine, others
 
 
 def _probability(estimate: Estimate) -> str:

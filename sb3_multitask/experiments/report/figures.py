@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.report.collect import Run, select, shared_runs
-from sb3_multitask.experiments.report.paper import BODIES, FINETUNING, METHODS
+from sb3_multitask.experiments.report.comparisons import changes
+from sb3_multitask.experiments.report.methods import BODIES, METHODS, Method
+from sb3_multitask.experiments.report.paper import FINETUNING
 from sb3_multitask.files import replacing
 
 Panel = tuple[str, Sequence[Run], str]
 """Title, runs (one a seed), and the task whose curve is drawn."""
+Curve: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Steps and returns, each (n_evaluations,)."""
+Sides: TypeAlias = Mapping[str, Sequence[Curve]]
+"""Label -> curves, one a seed."""
 
 
 def draw_paper_figures(runs: Sequence[Run], preset: str, folder: Path) -> list[Path]:
@@ -28,9 +34,8 @@ def draw_paper_figures(runs: Sequence[Run], preset: str, folder: Path) -> list[P
         ]
     }
     for number, body in enumerate(BODIES, start=3):
-        names = {method: f"scratch_{body}" if method == "scratch" else method for method in METHODS}
         figures[f"figure_{number}_{preset}"] = [
-            (f"{body}, {method}", select(runs, preset, name), body) for method, name in names.items()
+            (f"{body}, {name}", Method(preset, name).of_body(runs, body), body) for name in METHODS
         ]
     return [
         draw_panels(panels, folder / f"{name}.svg")
@@ -43,25 +48,54 @@ def draw_presets(runs: Sequence[Run], folder: Path) -> list[Path]:
     """For every run that two presets or more have, its curves: a panel a task, a colour a preset; the SVG files."""
     drawn = []
     for name, presets in shared_runs(runs).items():
-        sides = {preset: select(runs, preset, name) for preset in presets}
-        tasks = sides[presets[0]][0].config.task_names
-        curves = {preset: [run.curves() for run in side] for preset, side in sides.items()}
-        if not any(seed for side in curves.values() for seed in side):
-            continue
-        n_columns = min(3, len(tasks))
-        n_rows = -(-len(tasks) // n_columns)
-        figure = Figure(figsize=(3.4 * n_columns, 2.6 * n_rows), layout="constrained")
-        axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat
-        for axis, task in zip(axes, tasks, strict=False):
-            for number, (preset, side) in enumerate(curves.items()):
-                _draw(axis, [seed[task] for seed in side if task in seed], f"C{number}", f"{preset}: ")
-            axis.set_title(task, fontsize=9)
-            axis.grid(alpha=0.3)
-        for axis in list(axes)[len(tasks) :]:
-            axis.set_visible(False)
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
-        drawn.append(_save(figure, folder / f"presets_{name}.svg", "task"))
+        sides = {preset: _curves(select(runs, preset, name)) for preset in presets}
+        tasks = select(runs, presets[0], name)[0].config.task_names
+        panels = {
+            task: {preset: [seed[task] for seed in side if task in seed] for preset, side in sides.items()}
+            for task in tasks
+        }
+        drawn += draw_sides(panels, folder / f"presets_{name}.svg", "task")
     return drawn
+
+
+def draw_control(runs: Sequence[Run], preset: str, base: str, folder: Path) -> list[Path]:
+    """Single tasks with a preset's settings, with the base preset's, and the base's vanilla: a panel a body."""
+    methods = [Method(base, "scratch"), Method(preset, "alone"), Method(base, "vanilla")]
+    panels = {
+        body: {method.name: [c[body] for c in _curves(method.of_body(runs, body)) if body in c] for method in methods}
+        for body in BODIES
+    }
+    return draw_sides(panels, folder / f"control_{preset}.svg", "body")
+
+
+def draw_changes(runs: Sequence[Run], preset: str, base: str, folder: Path) -> list[Path]:
+    """Every run ``<method>_<change>`` beside the base's method, same seeds: a panel a change, mean of the bodies."""
+    panels: dict[str, Sides] = {}
+    for method, change, changed, original in changes(runs, preset, base):
+        panels[f"{method}: {change}"] = {
+            label: [_mean_curve(curves) for curves in _curves(side) if set(BODIES) <= set(curves)]
+            for label, side in ((base, original), ("changed", changed))
+        }
+    return draw_sides(panels, folder / f"ablation_{preset}.svg", "body, mean of the six")
+
+
+def draw_sides(panels: Mapping[str, Sides], path: Path, of_what: str) -> list[Path]:
+    """Panels in rows of three, each with the curves of several sides; the SVG file, or none without a curve."""
+    if not any(curves for sides in panels.values() for curves in sides.values()):
+        return []
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure = Figure(figsize=(3.4 * n_columns, 2.6 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat
+    for axis, (title, sides) in zip(axes, panels.items(), strict=False):
+        for number, (label, curves) in enumerate(sides.items()):
+            _draw(axis, curves, f"C{number}", f"{label}: ")
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in list(axes)[len(panels) :]:
+        axis.set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    return [_save(figure, path, of_what)]
 
 
 def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
@@ -75,6 +109,16 @@ def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
         if runs:
             axis.legend(fontsize=7)
     return _save(figure, path, "body")
+
+
+def _curves(runs: Sequence[Run]) -> list[dict[str, Curve]]:
+    return [run.curves() for run in runs]
+
+
+def _mean_curve(curves: Mapping[str, Curve]) -> Curve:
+    """Steps of a body, and the mean over the bodies, which are evaluated at the same time."""
+    steps, returns = zip(*(curves[body] for body in BODIES), strict=True)
+    return np.mean(steps, axis=0), np.mean(returns, axis=0)
 
 
 def _save(figure: Figure, path: Path, of_what: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,77 +11,72 @@ import numpy as np
 
 from sb3_multitask.experiments.report import continual, statistics
 from sb3_multitask.experiments.report.collect import Run, returns, select
+from sb3_multitask.experiments.report.methods import BODIES, METHODS, Method, budgets, or_of, stacked
+from sb3_multitask.experiments.report.statistics import Estimate
 from sb3_multitask.experiments.report.tables import Table
-from sb3_multitask.tasks import TASK_SETS
 
-BODIES = tuple(task.name for task in TASK_SETS["HalfCheetahBody6"])
-FINETUNING = (("SmallFoot", "SmallLeg"), ("SmallLeg", "SmallFoot"))
-METHODS = ("scratch", "distillation", "vanilla")
+_E1_E2 = ("SmallFoot", "SmallLeg")
+FINETUNING = (_E1_E2, _E1_E2[::-1])
 _NUMBERS = json.loads(Path(__file__).with_name("paper_numbers.json").read_text(encoding="utf-8"))
-_OURS = "Ours: mean over seeds of the mean over 20 deterministic episodes, with the 95% bootstrap interval over seeds."
-
-
-def method_returns(runs: Sequence[Run], preset: str, method: str) -> np.ndarray:
-    """Returns at the paper's budget of Table 2, (n_seeds, 6): scratch at 3M a task, the others at 1M a head."""
-    if method != "scratch":
-        return returns(select(runs, preset, method), "after", BODIES)
-    columns = []
-    for body in BODIES:
-        single = select(runs, preset, f"scratch_{body}")
-        moments = ["3000000" if "3000000" in run.results else "after" for run in single]
-        columns.append({run.seed: run.results[m][body].mean_reward for run, m in zip(single, moments, strict=True)})
-    return by_common_seed(columns)
-
-
-def by_common_seed(columns: Sequence[Mapping[int, float]]) -> np.ndarray:
-    """Numbers of each body by seed -> (n_seeds, n_bodies) of the seeds that all bodies have."""
-    seeds = sorted(set.intersection(*(set(column) for column in columns)))
-    return np.array([[column[seed] for column in columns] for seed in seeds]).reshape(len(seeds), len(columns))
 
 
 def table_1(runs: Sequence[Run], preset: str) -> Table:
     """Scratch and fine-tuning on E1 (SmallFoot) and E2 (SmallLeg)."""
     rows = []
-    for body in ("SmallFoot", "SmallLeg"):
-        ours = statistics.mean(returns(select(runs, preset, f"scratch_{body}"), "after", [body]))
-        rows.append([f"scratch {body}", "5M", body, str(ours), _paper("table1", f"scratch_{body}", "5000000", body)])
+
+    def add(label: str, name: str, moment: str, body: str) -> None:
+        trained = select(runs, preset, name)
+        frames = budgets((run, moment) for run in trained)
+        cells = _cells(statistics.mean(returns(trained, moment, [body])))
+        rows.append([label, or_of(frames), body, *cells, _published_1(name, frames, body)])
+
+    for body in _E1_E2:
+        add(f"scratch {body}", f"scratch_{body}", "after", body)
     for source, target in FINETUNING:
-        name = f"finetune_{source}_to_{target}"
-        tuned = select(runs, preset, name)
-        for moment, budget in (("before", "0"), ("1000000", "1000000"), ("after", "5000000")):
-            for body in ("SmallFoot", "SmallLeg"):
-                ours = statistics.mean(returns(tuned, moment, [body]))
-                paper = _paper("table1", name, budget, body)
-                rows.append([f"{source} to {target}", f"{int(budget) // 1_000_000}M", body, str(ours), paper])
+        for moment in ("before", "1000000", "after"):
+            for body in _E1_E2:
+                add(f"{source} to {target}", f"finetune_{source}_to_{target}", moment, body)
     return Table(
         f"table_1_{preset}",
         f"Table 1: fine-tuning ({preset})",
-        f"{_OURS} 0M is the source's model on both bodies before fine-tuning. The paper: one seed.",
-        ["training", "steps", "evaluated on", "ours", "paper"],
+        f"{ours(runs, preset)} 0M is the source's model on both bodies before fine-tuning. The one head's statistics "
+        "of observations are the source's, which fine-tuning goes on averaging. The paper: one seed.",
+        ["training", "steps", "evaluated on", "ours", "seeds", "paper"],
         rows,
     )
 
 
 def table_2(runs: Sequence[Run], preset: str) -> Table:
     """Scratch 3M, distillation 1M a head, vanilla 1M a head."""
-    scores = {method: method_returns(runs, preset, method) for method in METHODS}
+    methods = [Method(preset, name) for name in METHODS]
     rows = []
-    for i, body in enumerate(BODIES):
-        cells = [str(statistics.mean(scores[method][:, [i]])) for method in METHODS]
-        rows.append([body, *_beside(cells, [_paper("table2", body, method) for method in METHODS])])
-    paper = {method: [_NUMBERS["table2"][body][method][0] for body in BODIES] for method in METHODS}
-    for label, statistic, of_paper in (
-        ("mean of the six", statistics.mean, np.mean),
-        ("interquartile mean", statistics.interquartile_mean, None),
-        ("median task", statistics.median_task, np.median),
-        ("worst task", statistics.worst_task, np.min),
-    ):
-        cells = [str(statistic(scores[method])) for method in METHODS]
-        papers = [f"{of_paper(paper[method]):.0f}" if of_paper else "" for method in METHODS]
-        rows.append([label, *_beside(cells, papers)])
-    header = ["body", *_beside(["scratch 3M", "distillation 1M", "vanilla 1M"], ["paper"] * 3)]
-    note = f"{_OURS} Frames are per body. The paper: one seed, mean ± standard deviation over 20 episodes."
+    for label, *cells in method_rows(runs, methods):
+        published = [_published_2(label, method.name) for method in methods]
+        rows.append([label, *(cell for pair in zip(cells, published, strict=True) for cell in pair)])
+    header = ["body", *(title for method in methods for title in (method.title(runs), "paper"))]
+    note = (
+        f"{ours(runs, preset)} Frames are per body. The paper: scratch at 3M, the others at 1M, one seed, mean ± "
+        "standard deviation over 20 episodes."
+    )
     return Table(f"table_2_{preset}", f"Table 2: multi-task ({preset})", note, header, rows)
+
+
+def method_rows(runs: Sequence[Run], methods: Sequence[Method]) -> list[list[str]]:
+    """A row a body, the summaries over the bodies, and the number of seeds; a column a method."""
+    scores = [stacked(method.returns(runs)) for method in methods]
+    rows = [[body, *(str(statistics.mean(s[:, [i]])) for s in scores)] for i, body in enumerate(BODIES)]
+    rows += [[label, *(str(statistic(s)) for s in scores)] for label, (statistic, _) in _SUMMARIES.items()]
+    return [*rows, ["seeds", *(str(len(s)) for s in scores)]]
+
+
+def ours(runs: Sequence[Run], preset: str) -> str:
+    """What a number of this preset is, in a sentence."""
+    episodes = sorted({run.config.n_eval_episodes for run in runs if run.preset == preset})
+    count = " or ".join(map(str, episodes))
+    return (
+        f"Ours: mean over seeds of the mean over {count} deterministic episodes, with the 95% bootstrap interval over "
+        "seeds (with three seeds a single body's is their range, and covers three times in four)."
+    )
 
 
 def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
@@ -92,12 +87,14 @@ def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
         scratch = {run.seed: run for run in select(runs, preset, f"scratch_{target}")}
         phases = [returns(tuned, moment, [source, target]) for moment in ("before", "after")]
         matrix = np.stack(phases, axis=1)  # (n_seeds, n_phases, n_tasks)
+        sources = select(runs, preset, f"scratch_{source}")
+        first, second = (or_of(budgets((run, "after") for run in phase)) for phase in (sources, tuned))
         untrained = returns([scratch[run.seed] for run in tuned if run.seed in scratch], "before", [target])
         measures = {
-            f"after phase 1 ({source} 5M), on {source}": matrix[:, 0, [0]],
-            f"after phase 1 ({source} 5M), on {target}": matrix[:, 0, [1]],
-            f"after phase 2 ({target} 5M), on {source}": matrix[:, 1, [0]],
-            f"after phase 2 ({target} 5M), on {target}": matrix[:, 1, [1]],
+            f"after phase 1 ({source} {first}), on {source}": matrix[:, 0, [0]],
+            f"after phase 1 ({source} {first}), on {target}": matrix[:, 0, [1]],
+            f"after phase 2 ({target} {second}), on {source}": matrix[:, 1, [0]],
+            f"after phase 2 ({target} {second}), on {target}": matrix[:, 1, [1]],
             f"forgetting of {source}": continual.forgetting(matrix)[:, [0]],
             f"backward transfer to {source}": continual.backward_transfer(matrix),
         }
@@ -109,7 +106,7 @@ def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
                 ),
                 f"forward transfer to {target}, area": np.reshape(areas, (-1, 1)),
             }
-        rows += [[f"{source} to {target}", name, str(statistics.mean(v))] for name, v in measures.items()]
+        rows += [[f"{source} to {target}", name, *_cells(statistics.mean(v))] for name, v in measures.items()]
     return Table(
         f"transfer_{preset}",
         f"Forgetting and transfer ({preset})",
@@ -119,7 +116,7 @@ def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
         "area as in Continual World, mean of the learning curve less that of scratch over as many steps, not "
         "normalised, since returns have no upper bound. A head and statistics per body would forget nothing by "
         "construction; here one head is trained on.",
-        ["direction", "measure", "ours"],
+        ["direction", "measure", "ours", "seeds"],
         rows,
     )
 
@@ -128,12 +125,32 @@ def _curve(run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
     return run.curves().get(task, (np.empty(0), np.empty(0)))
 
 
-def _paper(*keys: str) -> str:
-    found: Any = _NUMBERS
-    for key in keys:
-        found = found.get(key, {})
-    return f"{found[0]:.0f} ± {found[1]:.0f}" if found else ""
+def _cells(estimate: Estimate) -> list[str]:
+    return [str(estimate), str(estimate.n_seeds)]
 
 
-def _beside(ours: Sequence[str], papers: Sequence[str]) -> list[str]:
-    return [cell for pair in zip(ours, papers, strict=True) for cell in pair]
+def _published_1(training: str, frames: Sequence[int], body: str) -> str:
+    """The paper's number for a row of Table 1, where it has this budget."""
+    found = _NUMBERS["table1"].get(training, {}).get("".join(map(str, frames)), {}).get(body)
+    return _mean_and_std(found) if found else ""
+
+
+def _published_2(label: str, method: str) -> str:
+    """The paper's number for a row of Table 2."""
+    table = _NUMBERS["table2"]
+    if label in BODIES:
+        return _mean_and_std(table[label][method])
+    _, of_paper = _SUMMARIES.get(label, (None, None))
+    return f"{of_paper([table[body][method][0] for body in BODIES]):.0f}" if of_paper else ""
+
+
+def _mean_and_std(numbers: Sequence[float]) -> str:
+    return f"{numbers[0]:.0f} ± {numbers[1]:.0f}"
+
+
+_SUMMARIES: dict[str, tuple[Callable[[np.ndarray], Estimate], Callable[[Sequence[float]], Any] | None]] = {
+    "mean of the six": (statistics.mean, np.mean),
+    "interquartile mean": (statistics.interquartile_mean, None),
+    "median task": (statistics.median_task, np.median),
+    "worst task": (statistics.worst_task, np.min),
+}

@@ -1,4 +1,8 @@
-"""Statistics over seeds and tasks, with stratified bootstrap intervals (Agarwal et al. 2021)."""
+"""Statistics over seeds and tasks, with stratified bootstrap intervals (Agarwal et al. 2021).
+
+Percentile intervals are too short with few seeds: of one task's mean they cover 95 times in 100 only nominally. With
+normal returns it is 75 times with three seeds and 84 with five; of the mean of six tasks 85 and 91 times.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +84,15 @@ def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
         return means[:n_tasks].mean(axis=0) - means[n_tasks:].mean(axis=0)
 
     return bootstrap([*a.T, *b.T], statistic, min(len(a), len(b)))
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray) -> Estimate:
+    """Mean of ``a`` less ``b``, row by row: for seeds that belong together, as a student's and its teachers'.
+
+    :param a: (n_seeds, n_tasks)
+    :param b: the same seeds in the same order
+    """
+    return mean(a - b)
 
 
 def _estimate(scores: np.ndarray, statistic: Statistic) -> Estimate:

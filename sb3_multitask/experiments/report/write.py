@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_multitask.experiments.report import comparisons, paper, statistics
+from sb3_multitask.experiments.report import comparisons, paper, reaching, statistics
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
-from sb3_multitask.experiments.report.figures import draw_paper_figures, draw_presets
+from sb3_multitask.experiments.report.figures import draw_changes, draw_control, draw_paper_figures, draw_presets
 from sb3_multitask.experiments.report.sequential import sequential_tables
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -33,8 +33,8 @@ _PROVENANCE = (
     "wall_seconds",
     "cpu_seconds",
 )
-ABLATION_OF = "tuned"
-"""The preset that the paper's grid changes one setting of."""
+BASE = "tuned"
+"""The preset that the ablation and the control of the paper's grid stand beside."""
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
@@ -63,6 +63,10 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
     for preset in presets:
         tables += paper_tables(runs, preset) + sequential_tables(runs, preset)
         figures += draw_paper_figures(runs, preset, output)
+        if _is_ablation(runs, preset):
+            figures += draw_changes(runs, preset, BASE, output)
+        if _is_control(runs, preset):
+            figures += draw_control(runs, preset, BASE, output)
     figures = figures or draw_presets(runs, output)  # of other grids than the paper's
     for table in tables:
         table.write(output)
@@ -81,12 +85,23 @@ def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
         tables += [paper.table_1(runs, preset), paper.transfer_matrix(runs, preset)]
     if names & {"vanilla", "distillation"}:
         tables += [paper.table_2(runs, preset), comparisons.comparisons(runs, preset)]
-        tables.append(comparisons.frames_to_reach(runs, preset))
-    if "vanilla" not in names and any(name.startswith("vanilla_") for name in names):
-        tables.append(comparisons.ablation(runs, preset, ABLATION_OF))
+        tables += [comparisons.students(runs, preset), reaching.frames_to_reach(runs, preset)]
+    if _is_ablation(runs, preset):
+        tables.append(comparisons.ablation(runs, preset, BASE))
+    if _is_control(runs, preset):
+        tables += [comparisons.control(runs, preset, BASE), comparisons.control_compared(runs, preset, BASE)]
     if not tables and not any(run.config.sequential for run in runs if run.preset == preset):
         tables.append(comparisons.gains(runs, preset))
     return tables
+
+
+def _is_ablation(runs: Sequence[Run], preset: str) -> bool:
+    names = {run.name for run in runs if run.preset == preset}
+    return "vanilla" not in names and any(name.startswith("vanilla_") for name in names)
+
+
+def _is_control(runs: Sequence[Run], preset: str) -> bool:
+    return any(run.name.startswith("alone_") for run in runs if run.preset == preset)
 
 
 def all_runs(runs: Sequence[Run]) -> Table:
@@ -158,7 +173,8 @@ def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
 
 def _page(tables: Sequence[Table], figures: Sequence[Path], clips: str, others: Sequence[str]) -> str:
     drawn = "".join(f"<figure id='{path.stem}'>{_inline_svg(path)}</figure>" for path in figures)
-    missing = f"<p>{len(others)} runs are not finished, and not in here.</p>" if others else ""
+    names = html.escape("; ".join(others))
+    missing = f"<p>{len(others)} runs are not finished, and not in here: {names}.</p>" if others else ""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>sb3-multitask report</title>"
         f"<style>{_STYLE}</style></head><body><h1>Report</h1>{missing}"

@@ -1,0 +1,78 @@
+"""The methods that the paper compares: which runs of a grid they are, at which budget, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_multitask.experiments.report.collect import Run, select
+from sb3_multitask.tasks import TASK_SETS
+
+BODIES = tuple(task.name for task in TASK_SETS["HalfCheetahBody6"])
+METHODS = ("scratch", "distillation", "vanilla")
+"""The columns of the paper's Table 2."""
+_ONE_AGENT_A_BODY = ("scratch", "alone")
+_TEACHERS = "3000000"
+"""Scratch is reported where it teaches; it may go on for Table 1."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A preset's runs of one method: one agent for the six bodies, or ``<name>_<body>`` for each."""
+
+    preset: str
+    name: str
+
+    def of_body(self, runs: Sequence[Run], body: str) -> list[Run]:
+        """The runs that learn a body, by seed."""
+        return select(runs, self.preset, f"{self.name}_{body}" if self.name in _ONE_AGENT_A_BODY else self.name)
+
+    def returns(self, runs: Sequence[Run]) -> dict[int, np.ndarray]:
+        """Seed -> the six bodies' returns, (6,), of the seeds that have them all."""
+        return by_common_seed(
+            {run.seed: run.results[_moment(run)][body].mean_reward for run in self.of_body(runs, body)}
+            for body in BODIES
+        )
+
+    def title(self, runs: Sequence[Run]) -> str:
+        """Name and frames of a body, such as "scratch 3M"."""
+        return f"{self.name} {or_of(budgets((r, _moment(r)) for body in BODIES for r in self.of_body(runs, body)))}"
+
+
+def budgets(moments: Iterable[tuple[Run, str]]) -> list[int]:
+    """Frames of a task that runs had at a moment of their results ("before", a number of steps, "after")."""
+
+    def frames(run: Run, moment: str) -> int:
+        steps = {"before": 0, "after": run.config.n_timesteps}.get(moment)
+        return (int(moment) if steps is None else steps) // len(run.config.task_names)
+
+    return sorted({frames(run, moment) for run, moment in moments})
+
+
+def or_of(frames: Iterable[int]) -> str:
+    """Such as "3M", or "1M or 3M"."""
+    return " or ".join(millions(number) for number in frames)
+
+
+def millions(frames: float) -> str:
+    """Frames in words, such as "0.05M"."""
+    return f"{frames / 1e6:.3g}M"
+
+
+def by_common_seed(columns: Iterable[Mapping[int, float]]) -> dict[int, np.ndarray]:
+    """Numbers of each body by seed -> seed -> numbers, (n_bodies,), of the seeds that all bodies have."""
+    columns = list(columns)
+    seeds = sorted(set.intersection(*(set(column) for column in columns)))
+    return {seed: np.array([column[seed] for column in columns]) for seed in seeds}
+
+
+def stacked(by_seed: Mapping[int, np.ndarray], seeds: Iterable[int] | None = None) -> np.ndarray:
+    """Rows of these seeds (default: all), (n_seeds, n_bodies)."""
+    seeds = list(by_seed if seeds is None else seeds)
+    return np.array([by_seed[seed] for seed in seeds]).reshape(len(seeds), len(BODIES))
+
+
+def _moment(run: Run) -> str:
+    return _TEACHERS if run.name.startswith("scratch_") and _TEACHERS in run.results else "after"
