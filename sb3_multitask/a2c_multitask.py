@@ -449,6 +449,8 @@ class A2CMultiTask(A2C):
         set_frozen(self.policy, self.frozen)
         if isinstance(self.teachers, Mapping):
             self.is_taught = bool(self.teachers)
+            if self.is_taught:
+                self.distillation.check_teachers_teach()
             self.teachers = self._resolve_teachers(self.teachers) if self.teachers else None
 
     def _resolve_teachers(self, teachers: Mapping[str, TeacherLike]) -> Teachers:

@@ -67,10 +67,19 @@ class DistillationSettings:
         prob = self.student_rollout_prob
         if not callable(prob) and prob > 1:
             raise ValueError(f"`student_rollout_prob` must lie between 0 and 1 (got {prob!r})")
-        if prob == 0 and self.rl_coef is not None and (callable(self.rl_coef) or self.rl_coef > 0):
+        for name, what in (("rl_coef", "RL"), ("critic_coef", "a critic")):
+            if prob == 0 and _may_be_positive(getattr(self, name)):
+                raise ValueError(
+                    f"`{name}`={getattr(self, name)!r} asks for {what} on the student's rollouts, and "
+                    f"`student_rollout_prob`=0 never makes one: raise `student_rollout_prob`, or leave out `{name}`."
+                )
+
+    def check_teachers_teach(self) -> None:
+        """Raise ValueError if no term of the loss is left for a student that has teachers."""
+        if not any(map(_may_be_positive, (self.distill_coef, self.rl_coef, self.critic_coef))):
             raise ValueError(
-                f"`rl_coef`={self.rl_coef!r} asks for RL on the student's rollouts, and `student_rollout_prob`=0 never "
-                "makes one: raise `student_rollout_prob`, or leave out `rl_coef`."
+                f"`distill_coef`={self.distill_coef!r} leaves a student with `teachers` nothing to learn from: raise "
+                "it, or give `rl_coef`."
             )
 
     def at(self, progress_remaining: float, has_teachers: bool, by_teacher: bool) -> Coefficients:
@@ -228,6 +237,10 @@ def targets_of_batch(model: A2CMultiTask) -> tuple[th.Tensor, th.Tensor]:
     return mean, log_std
 
 
+def _may_be_positive(coefficient: Coefficient | None) -> bool:
+    return coefficient is not None and (callable(coefficient) or coefficient > 0)
+
+
 def _value(coefficient: Coefficient, progress_remaining: float) -> float:
     return float(coefficient(progress_remaining)) if callable(coefficient) else float(coefficient)
 
@@ -235,13 +248,13 @@ def _value(coefficient: Coefficient, progress_remaining: float) -> float:
 def _resolve(task: str, teacher: TeacherLike) -> Agent:
     if isinstance(teacher, Agent):
         return teacher
-    if isinstance(teacher, str | Path):
-        try:
+    try:
+        if isinstance(teacher, str | Path):
             return load_agent(teacher)
-        except ValueError as e:
-            raise ValueError(f"The teacher of task {task!r} cannot be read: {e}") from e
-    if hasattr(teacher, "get_normalizer_state"):
-        return agent_of(teacher)
+        if hasattr(teacher, "get_normalizer_state"):
+            return agent_of(teacher)
+    except ValueError as e:
+        raise ValueError(f"The teacher of task {task!r} cannot be read: {e}") from e
     raise TypeError(
         f"The teacher of task {task!r} must be an agent, an A2CMultiTask, or the path of one (got {teacher!r}). For "
         "SB3's own models: load_agent(zip, normalizer=...)."

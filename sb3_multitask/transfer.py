@@ -24,7 +24,8 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
     :param model: the model that receives
     :param source: the model that gives: another one with the same nets, or ``model`` itself
     :param tasks: task of ``model`` -> task of ``source``
-    :raises ValueError: on an unknown task, or nets of other sizes; both sides are named
+    :raises ValueError: on an unknown task, on nets or normalisers that would make something else of the weights, on
+        weights that are not finite; both sides are named
     """
     pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
     if not pairs:
@@ -32,10 +33,8 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
     ours, theirs = dict(model.policy.named_parameters()), dict(source.policy.named_parameters())
     per_task = _per_task_names(model.policy)
     _check_same_nets(ours, theirs, per_task)
+    _check_same_meaning(model, source)
     receiver, giver = model.get_vec_normalize_env(), source.get_normalizer_state()
-    if (receiver is None) != (giver is None):
-        does, does_not = ("source", "model") if receiver is None else ("model", "source")
-        raise ValueError(f"The {does} normalises its observations and the {does_not} does not: make them alike")
     copies = {name: parameter.detach().clone() for name, parameter in theirs.items()}
     with th.no_grad():
         for name, parameter in ours.items():
@@ -44,8 +43,7 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
                 continue
             for target, origin in pairs:
                 parameter[target] = copies[name][origin]
-    if receiver is not None:
-        assert giver is not None
+    if receiver is not None and giver is not None:
         normalizer: Any = receiver
         for name, rms in (("obs_rms", normalizer.obs_rms["obs"]), ("ret_rms", normalizer.ret_rms)):
             for part in ("mean", "var", "count"):
@@ -94,6 +92,28 @@ def _per_task_names(policy: MultiTaskActorCriticPolicy) -> set[str]:
     """Parameters with a task axis, which comes first."""
     names = {name for name, _ in policy.named_parameters() if name.startswith(("action_net.", "value_net."))}
     return names | ({"log_std"} if policy.log_std_mode == "per_task" else set())
+
+
+def _normalizes(state: Mapping[str, Any] | None) -> bool:
+    return state is not None and bool(state["norm_obs"])
+
+
+def _check_same_meaning(model: A2CMultiTask, source: A2CMultiTask) -> None:
+    """Weights mean the same under the same activation, log-std and normalisation only."""
+    names = ["activation_fn", "log_std_mode"]
+    if model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these
+        names += ["log_std_bounds", "log_std_init"]
+    for name in names:
+        first, second = getattr(model.policy, name), getattr(source.policy, name)
+        if first != second:
+            raise ValueError(f"The model's `{name}` is {first!r}, the source's is {second!r}: make them alike")
+    normalizes, others = (_normalizes(side.get_normalizer_state()) for side in (model, source))
+    if normalizes != others:
+        does, does_not = ("model", "source") if normalizes else ("source", "model")
+        raise ValueError(f"The {does} normalises its observations and the {does_not} does not: make them alike")
+    bad = [name for name, parameter in source.policy.named_parameters() if not parameter.isfinite().all()]
+    if bad:
+        raise ValueError(f"The source has weights that are not finite: {', '.join(bad)}")
 
 
 def _check_same_nets(ours: Mapping[str, th.Tensor], theirs: Mapping[str, th.Tensor], per_task: set[str]) -> None:

@@ -196,6 +196,11 @@ def test_the_resume_of_a_distillation_is_exact(tmp_path, teacher):
         ({"distill_coef": -1}, "`distill_coef` must be at least 0"),
         ({"student_rollout_prob": 1.5}, "`student_rollout_prob` must lie between 0 and 1"),
         ({"rl_coef": 0.5, "student_rollout_prob": 0}, "`rl_coef`=0.5 asks for RL on the student's rollouts"),
+        (
+            {"critic_coef": 0.5, "student_rollout_prob": 0},
+            "`critic_coef`=0.5 asks for a critic on the student's rollouts",
+        ),
+        ({"distill_coef": 0}, "`distill_coef`=0 leaves a student with `teachers` nothing to learn from"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(teacher, settings, message):
@@ -220,6 +225,13 @@ def test_teachers_must_fit_the_tasks(teacher):
 def test_a_teacher_that_cannot_be_read_is_named(tmp_path, teacher):
     with pytest.raises(ValueError, match="The teacher of task 'B' cannot be read: .*nowhere"):
         make_model("auto", teachers={**teachers(teacher), "B": tmp_path / "nowhere"})
+
+
+def test_a_teacher_whose_statistics_are_not_finite_is_named(teacher):
+    model = make_model("auto")
+    model.get_vec_normalize_env().obs_rms["obs"].mean[1, 0] = np.nan
+    with pytest.raises(ValueError, match=r"The teacher of task 'B' cannot be read: .*not finite"):
+        make_model("auto", teachers={**teachers(teacher), "B": model})
 
 
 def test_learn_after_load_needs_the_teachers(tmp_path, teacher):

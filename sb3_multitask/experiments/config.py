@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -47,13 +48,14 @@ _ONLY_OURS = (
 _NOT_IN = {"trpo": ("ent_coef", "vf_coef", "max_grad_norm")}
 _NOT_SEQUENTIAL = (
     *("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at", "tensorboard"),
+    *("eval_freq", "score", "checkpoint_freq", "keep_checkpoints"),
 )
 
 
 class TrainConfig(BaseModel):
     """One training run. Names are rl-zoo's and SB3's where they have one; unset values keep A2C's defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     tasks: str | tuple[str, ...] | dict[str, str] = Field(
         "HalfCheetahBody6", description="A task set, an id, a list of ids, or names with their ids"
@@ -113,8 +115,8 @@ class TrainConfig(BaseModel):
     def _number_or_schedule(cls, value: float | str | None) -> float | str | None:
         if value is not None:
             number, _ = _parse_schedule(value)
-            if number < 0:
-                raise ValueError("must not be negative")
+            if not 0 <= number < math.inf:
+                raise ValueError("must be finite and not negative")
         return value
 
     @model_validator(mode="after")
@@ -127,7 +129,8 @@ class TrainConfig(BaseModel):
             if self.policy != type(self).model_fields["policy"].default or "policy" in self.algo_kwargs:
                 raise ValueError(f"algo {self.algo!r} runs with MultiTaskMlpPolicy only")
         if self.sequential:
-            bad = [name for name in _NOT_SEQUENTIAL if getattr(self, name) != type(self).model_fields[name].default]
+            fields = type(self).model_fields
+            bad = [name for name in _NOT_SEQUENTIAL if getattr(self, name) not in (fields[name].default, 0)]
             if bad:
                 raise ValueError(f"sequential training has no {', '.join(bad)}")
             if not 2 <= len(self.task_names) <= self.n_timesteps:
@@ -142,6 +145,17 @@ class TrainConfig(BaseModel):
     def _one_head_elsewhere(self) -> Self:
         if self.also_on and len(self.task_names) != 1:
             raise ValueError("also_on evaluates the head of a single task on other envs; this run has several tasks")
+        if twice := set(self.also_on) & set(self.task_names):
+            raise ValueError(f"also_on needs other names than the run's own task: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.init_tasks and self.init_from is None:
+            raise ValueError("init_tasks says what to take over from init_from, which is not given")
+        late = [budget for budget in self.report_at if not 0 < budget <= self.n_timesteps]
+        if late:
+            raise ValueError(f"report_at must lie within n_timesteps {self.n_timesteps} (got {late})")
         return self
 
     def resolved_tasks(self) -> tuple[Task, ...]:

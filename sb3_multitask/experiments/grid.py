@@ -53,12 +53,14 @@ class GridRun:
     :param config: all its settings
     :param folder: where it goes
     :param needs: keys of the runs it begins with
+    :param agents_of: those of them whose agent at a reported budget it takes, with that budget
     """
 
     key: str
     config: TrainConfig
     folder: Path
     needs: tuple[str, ...] = field(default=())
+    agents_of: tuple[tuple[str, int], ...] = field(default=())
 
 
 def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRun]:
@@ -66,23 +68,20 @@ def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRu
 
     :param path: the YAML file
     :param folder: where the run folders go; default: what the file says
-    :raises ConfigError: on a bad file, an unknown run in a reference, or runs that need each other
+    :raises ConfigError: on a bad file, a reference to a run or an agent that there will not be, runs that need each
+        other, or a seed elsewhere than in `seeds`
     """
     path = Path(path)
     grid = load_config(GridConfig, path)
     root = Path(folder or grid.folder)
     runs: dict[str, GridRun] = {}
     for preset_name, preset in grid.presets.items():
-        for name in (*preset.runs, *preset.configs):
-            _check_name(path, name, grid.runs)
+        _check_preset(path, preset_name, preset, grid.runs)
         for seed in preset.seeds:
             for name in preset.runs or grid.runs:
                 run = _make_run(path, grid, preset_name, name, seed, root)
                 runs[run.key] = run
-    for run in runs.values():
-        for key in run.needs:
-            if key not in runs:
-                raise ConfigError(f"{path}: {run.key} needs {key}, which is not among the grid's runs")
+    _check_needs(path, runs)
     try:
         order = list(TopologicalSorter({run.key: run.needs for run in runs.values()}).static_order())
     except CycleError as e:
@@ -135,6 +134,7 @@ def prepare(run: GridRun) -> RunFolder:
 def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: int, root: Path) -> GridRun:
     preset = grid.presets[preset_name]
     needs: list[str] = []
+    agents_of: list[tuple[str, int]] = []
 
     def resolve(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -145,6 +145,10 @@ def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: i
         other_preset, _, other = other.rpartition("/")
         _check_name(path, other, grid.runs)
         needs.append(f"{other_preset or preset_name}/{other}/seed_{seed}")
+        if steps:
+            if not steps.isdigit():
+                raise ConfigError(f"{path}: run {name!r}: {value!r} must end in @<steps>, a whole number")
+            agents_of.append((needs[-1], int(steps)))
         folder = root / needs[-1]
         return str(folder / "agents" / steps if steps else folder)
 
@@ -155,7 +159,30 @@ def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: i
         config = TrainConfig(**{**settings, "seed": seed})
     except ValueError as e:
         raise ConfigError(f"{path}: run {name!r} of preset {preset_name!r}: {e}") from e
-    return GridRun(key, config, root / key, tuple(dict.fromkeys(needs)))
+    return GridRun(key, config, root / key, tuple(dict.fromkeys(needs)), tuple(agents_of))
+
+
+def _check_preset(path: Path, preset_name: str, preset: Preset, known: Mapping[str, Any]) -> None:
+    for name in preset.runs:
+        _check_name(path, name, known)
+    for name in preset.configs:
+        _check_name(path, name, dict.fromkeys(preset.runs or known))
+    for where, values in ((f"preset {preset_name!r}", preset.set), *((f"run {name!r}", known[name]) for name in known)):
+        if "seed" in values:
+            raise ConfigError(f"{path}: {where} sets a seed: a run's seed comes from its preset's `seeds`")
+
+
+def _check_needs(path: Path, runs: Mapping[str, GridRun]) -> None:
+    for run in runs.values():
+        for key in run.needs:
+            if key not in runs:
+                raise ConfigError(f"{path}: {run.key} needs {key}, which is not among the grid's runs")
+        for key, steps in run.agents_of:
+            if steps not in (reported := runs[key].config.report_at):
+                raise ConfigError(
+                    f"{path}: {run.key} needs {key}'s agent at {steps} steps, which its report_at does not have: "
+                    f"{', '.join(map(str, reported)) or 'none'}"
+                )
 
 
 def _check_name(path: Path, name: str, runs: Mapping[str, Any]) -> None:

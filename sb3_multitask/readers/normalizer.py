@@ -30,6 +30,8 @@ class ObsStatistics:
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or self.mean.shape != self.var.shape:
             raise UnreadableFileError(f"its means {self.mean.shape} and variances {self.var.shape} do not fit")
+        if not np.isfinite(self.mean).all() or not np.isfinite(self.var).all():
+            raise UnreadableFileError("its means or variances are not finite")
         if not (self.var >= 0).all() or not self.epsilon > 0 or not self.clip > 0:
             raise UnreadableFileError("its variances, epsilon and clip must not be negative")
 
