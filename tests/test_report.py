@@ -233,7 +233,14 @@ def test_who_is_looked_at_more_often_is_not_sooner(tmp_path):
     assert vanilla[1:4] == distilled[1:4]
 
 
-def test_an_ablation_stands_beside_its_preset(tmp_path, runs):
+@pytest.fixture
+def no_paper_figures(monkeypatch):
+    """Another test draws them; they take seconds."""
+    monkeypatch.setattr("sb3_multitask.experiments.report.write.draw_paper_figures", lambda *_: [])
+
+
+def test_an_ablation_stands_beside_its_preset(tmp_path, no_paper_figures):
+    runs = tmp_path / "runs"
     for seed in range(3):
         write_run(runs, "tuned", "vanilla", seed, "HalfCheetahBody6", 1500)
     for seed in (0, 1):
@@ -262,7 +269,7 @@ def test_students_in_an_ablation_are_compared_seed_by_seed(tmp_path):
     assert rows["vanilla: alone"][4:6] == ["-", "-"]  # nothing to stand beside
 
 
-def test_a_control_separates_settings_from_sharing(tmp_path, runs):
+def test_a_control_separates_settings_from_sharing(tmp_path, runs, no_paper_figures):
     """Scratch 1000, single tasks with the control's settings 1300, vanilla 1500; each plus its seed."""
     (runs / "p").rename(runs / "tuned")
     for body in BODIES:

@@ -122,15 +122,16 @@ def all_runs(runs: Sequence[Run]) -> Table:
                 str(statistics.worst_task(scores)),
                 per_task,
                 _minutes(seeds),
+                _revisions(seeds),
             ]
         )
     return Table(
         "runs",
         "All runs",
         "Deterministic returns at the end of training: mean over seeds and tasks, interquartile mean, median task and "
-        "worst task, with 95% stratified bootstrap intervals; the mean over seeds of each task; and the mean CPU time "
-        "of a seed, evaluations included.",
-        ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task", "CPU minutes"],
+        "worst task, with 95% stratified bootstrap intervals; the mean over seeds of each task; the mean CPU time of a "
+        "seed, evaluations included; and the revisions of the code that ran.",
+        ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task", "CPU minutes", "code"],
         rows,
     )
 
@@ -139,6 +140,12 @@ def _minutes(runs: Sequence[Run]) -> str:
     """Mean CPU time of the runs whose folders know it."""
     seconds = [run.status["cpu_seconds"] for run in runs if "cpu_seconds" in run.status]
     return f"{np.mean(seconds) / 60:.1f}" if seconds else "-"
+
+
+def _revisions(runs: Sequence[Run]) -> str:
+    """Short revisions of the code that the runs were made with, as far as it stood under version control."""
+    found = dict.fromkeys(str(run.status["revision"]) for run in runs if run.status.get("revision"))
+    return ", ".join(f"{text[:7]}{'+' if text.endswith('-dirty') else ''}" for text in found)
 
 
 def _write_data(run: Run, path: Path) -> None:
