@@ -88,6 +88,7 @@ def test_one_seed_has_no_interval_and_none_no_value():
     assert np.isnan(one.low)
     assert str(statistics.mean(np.empty((0, 2)))) == "-"
     assert str(statistics.mean(SCORES)).startswith("14 [")
+    assert str(statistics.mean(np.array([[-0.2], [-0.4]]))) == "0 [0, 0]"
 
 
 def test_forgetting_and_transfer_by_hand():

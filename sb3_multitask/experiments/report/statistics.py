@@ -30,8 +30,8 @@ class Estimate:
         if not np.isfinite(self.value):
             return "-"
         if not np.isfinite(self.low):
-            return f"{self.value:.0f} (1 seed)"
-        return f"{self.value:.0f} [{self.low:.0f}, {self.high:.0f}]"
+            return f"{self.value:z.0f} (1 seed)"
+        return f"{self.value:z.0f} [{self.low:z.0f}, {self.high:z.0f}]"  # z: no -0
 
 
 def mean(scores: np.ndarray) -> Estimate:
