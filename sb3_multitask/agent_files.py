@@ -15,8 +15,8 @@ import safetensors.numpy
 from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.files import replacing, write_json
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
+from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import Task
-from sb3_multitask.zoo.folder import ZooFolder
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_multitask.experiments.config import (
-    ConfigError,
     EvaluateConfig,
     TrainConfig,
     dump_config,
@@ -13,6 +12,7 @@ from sb3_multitask.experiments.config import (
     make_config,
 )
 from sb3_multitask.experiments.grid import load_grid
+from sb3_multitask.yaml_files import ConfigError
 
 
 def write(tmp_path, text):

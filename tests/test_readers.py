@@ -16,8 +16,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_multitask as mt
-from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.readers import UnreadableFileError, read_sb3_zip, read_vec_normalize
+from sb3_multitask.yaml_files import ConfigError
 
 ENV_ID = "HalfCheetahSmallFoot-v0"
 

@@ -7,10 +7,11 @@ from stable_baselines3 import PPO
 
 import sb3_multitask as mt
 from sb3_multitask.cli.trained import load_trained
-from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config, make_config
+from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config, make_config
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
+from sb3_multitask.yaml_files import ConfigError
 
 SMALL = {"n_envs_per_task": 2, "n_eval_episodes": 1, "eval_episodes": 1, "eval_freq": 0}
 GROUP = {"tasks": ("Hopper-v5", "HopperBigFoot-v0", "HopperSmallLeg-v0"), "n_timesteps": 3000, **SMALL}

@@ -21,10 +21,11 @@ from programs import ended, killed_at_its_first_checkpoint, output_of
 from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
-from sb3_multitask.experiments.config import ConfigError, TrainConfig, load_config
+from sb3_multitask.experiments.config import TrainConfig, load_config
+from sb3_multitask.readers.zoo_folder import ZooFolder
+from sb3_multitask.yaml_files import ConfigError
 from sb3_multitask.zoo.__main__ import _evaluation_defaults
 from sb3_multitask.zoo.figures import saved_figures
-from sb3_multitask.zoo.folder import ZooFolder
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,
     StorePlainDict,

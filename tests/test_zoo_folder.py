@@ -15,7 +15,7 @@ from sb3_multitask import cli
 from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.card import write_card
 from sb3_multitask.readers import UnreadableFileError
-from sb3_multitask.zoo.folder import ZooFolder
+from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.zoo.settings import read_hyperparameters
 
 SET = "MultiTask/HalfCheetahBody6-v0"

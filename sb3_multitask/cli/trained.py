@@ -54,7 +54,7 @@ def load_trained(source: str) -> Any:
 
 def _load(path: Path) -> Any:
     from sb3_multitask import A2CMultiTask, load_agent
-    from sb3_multitask.zoo.folder import ZooFolder
+    from sb3_multitask.readers.zoo_folder import ZooFolder
 
     # of another algorithm, whose model does not know its tasks; of `sb3-multitask card`, which has no model; of rl_zoo3
     if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists() or ZooFolder.at(path) is not None:

@@ -20,8 +20,8 @@ from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.experiments.plot import plot_runs, read_run
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import replacing
+from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import Task
-from sb3_multitask.zoo.folder import ZooFolder
 
 _N_EVAL_EPISODES = 20
 

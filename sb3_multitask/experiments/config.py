@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
 
 from sb3_multitask.a2c_multitask import Engine
 from sb3_multitask.eval_callback import Score
@@ -23,16 +21,13 @@ from sb3_multitask.transfer import Frozen
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.schedule import TaskSchedule
+from sb3_multitask.yaml_files import ConfigError, read_yaml
 
 Schedulable: TypeAlias = float | str
 
 
 FolderName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A name that becomes a folder and cannot leave its parent."""
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message says where, what and what is accepted."""
 
 
 Algorithm: TypeAlias = Literal["a2c_mt", "ppo", "trpo"]
@@ -217,34 +212,12 @@ def load_config(kind: type[Config], path: str | Path, overrides: Mapping[str, An
     :param overrides: values that replace the file's, such as the command line's
     :raises ConfigError: unreadable file, duplicate or unknown key (with the closest one), bad value; with the line
     """
-    values, lines = _read_yaml(Path(path))
+    values, lines = read_yaml(Path(path))
     return make_config(
         kind,
         {**values, **(overrides or {})},
         where=lambda key: f"{path}:{lines[key]}" if key in lines else str(path),
     )
-
-
-def load_values(path: str | Path) -> dict[str, Any]:
-    """The plain values of a YAML file, not yet validated; nothing in it is executed.
-
-    :raises ConfigError: unreadable file or duplicate key
-    """
-    return _read_yaml(Path(path))[0]
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Values of a YAML mapping, and the line of each key."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = YAML(typ="rt").load(file)
-    except (OSError, UnicodeDecodeError, YAMLError) as e:
-        raise ConfigError(f"{path}: cannot read this config: {e}") from e
-    if content is None:
-        content = CommentedMap()
-    if not isinstance(content, CommentedMap):
-        raise ConfigError(f"{path}: a config must be a mapping `key: value` (got a {type(content).__name__})")
-    return _plain(content), {key: content.lc.key(key)[0] + 1 for key in content}
 
 
 def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lambda _key: "config") -> Config:
@@ -308,15 +281,3 @@ def as_schedule(value: float | str | None) -> Any:
         return None
     number, falls = _parse_schedule(value)
     return (lambda progress_remaining: number * progress_remaining) if falls else number
-
-
-def _plain(value: Any) -> Any:
-    """Ruamel's round-trip types as Python's own."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value

@@ -16,9 +16,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sb3_multitask.experiments.config import ConfigError, FolderName, TrainConfig, dump_config, load_config, load_values
+from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.tasks import did_you_mean
+from sb3_multitask.yaml_files import ConfigError, load_values
 
 _REFERENCE = "run:"
 

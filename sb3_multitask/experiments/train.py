@@ -19,7 +19,7 @@ from sb3_multitask.checkpoint.format import read_latest
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
-from sb3_multitask.experiments.config import ConfigError, TrainConfig, dump_config, load_config
+from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.milestones import BestAgentCallback, MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
@@ -30,6 +30,7 @@ from sb3_multitask.files import SaveError
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
+from sb3_multitask.yaml_files import ConfigError
 
 Results = Mapping[str, Mapping[str, TaskResult]]
 

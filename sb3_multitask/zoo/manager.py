@@ -26,12 +26,12 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
-from sb3_multitask.experiments.config import ConfigError
 from sb3_multitask.files import write_text
+from sb3_multitask.readers.zoo_folder import statistics_beside
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.vec_env.faults import TaskFault
-from sb3_multitask.zoo.folder import statistics_beside
+from sb3_multitask.yaml_files import ConfigError
 from sb3_multitask.zoo.search import Sampler, TrialCallback, Values
 from sb3_multitask.zoo.settings import (
     check_hyperparameters,

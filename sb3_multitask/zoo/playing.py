@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_multitask.envs.task_env import TaskObs
 from sb3_multitask.readers import ObsStatistics, read_vec_normalize
+from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import resolve_tasks, task_set
-from sb3_multitask.zoo.folder import ZooFolder
 
 _MAX_EPISODE_STEPS = 1000  # where an id does not say
 

@@ -19,11 +19,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.experiments.config import ConfigError, as_schedule, load_values
+from sb3_multitask.experiments.config import as_schedule
 from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
+from sb3_multitask.yaml_files import ConfigError, load_values
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo_mt": PPO, "trpo_mt": TRPO}
 """The zoo's name -> class: ours, and SB3's and sb3-contrib's on the same policy and VecEnv."""

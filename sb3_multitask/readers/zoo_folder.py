@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_multitask.tasks import TASK_SETS, Task, resolve_tasks, set_id
+from sb3_multitask.yaml_files import ConfigError, load_values
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,6 @@ class ZooFolder:
         None as well for a zip beside settings that are not its own or need a loader that executes them: it can still
         be read by itself.
         """
-        from sb3_multitask.experiments.config import ConfigError
-
         path = Path(path)
         chosen = path if path.suffix == ".zip" and not path.is_dir() else None
         settings = sorted((path.parent if chosen else path).glob("*/args.yml"))
@@ -139,8 +138,6 @@ class ZooFolder:
         return dict(kwargs)
 
     def _values(self, name: str) -> dict[str, Any]:
-        from sb3_multitask.experiments.config import ConfigError, load_values  # which import the algorithms
-
         try:
             return load_values(self.path / self.env_name / name)
         except ConfigError as e:
