@@ -94,7 +94,7 @@ def draw_sides(panels: Mapping[str, Sides], path: Path, of_what: str) -> list[Pa
         axis.grid(alpha=0.3)
     for axis in list(axes)[len(panels) :]:
         axis.set_visible(False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=7)
     return [_save(figure, path, of_what)]
 
 
