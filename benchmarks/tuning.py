@@ -4,7 +4,7 @@
     python benchmarks/tuning.py --table
 
 A line a run goes to ``results/tuning/vanilla.jsonl``: settings, seed, and the deterministic return of every task over
-20 episodes at half time and at the end. Reported seeds are 0 to 4; the search uses 100 and up.
+5 episodes at half time and 20 at the end. Reported seeds are 0 to 4; the search uses 100 and up.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class A2CMultiTask(A2C):
     :param distill_loss: ``"forward_kl"`` (teacher ‖ student), ``"reverse_kl"`` or ``"mse"``: ``losses.distill_loss``
     :param distill_coef: weight of the distillation loss
     :param rl_coef: weight of A2C's policy and entropy loss; ``None``: 1 without teachers, 0 with them
-    :param critic_coef: weight of the value loss; ``None``: 0 where ``rl_coef`` stays 0, else 1
+    :param critic_coef: weight of the value loss; ``None``: 0 with teachers while ``rl_coef`` stays 0, else 1
     :param student_rollout_prob: probability that a rollout's actions are the student's; the others come from the
         teacher, in the same envs, and never enter the RL loss
     :raises ValueError: on an env without tasks, an unknown schedule, engine or policy, or teachers that do not fit
@@ -493,8 +493,9 @@ class A2CMultiTask(A2C):
         :raises ValueError: if it has other tasks or another order, or normalises where the model's did not, or the
             other way round
         """
-        env = self._wrap_env(env, self.verbose)
         state = self.get_normalizer_state()
+        normalizes = state is not None or self.num_timesteps == 0
+        env = self._wrap_env(env, self.verbose, normalize={"gamma": self.gamma} if normalizes else False)
         self._check_env(env, state)
         super().set_env(scheduled(env, self.task_schedule), force_reset)  # refuses without a change
         self.normalizer_state = state
@@ -554,7 +555,8 @@ class A2CMultiTask(A2C):
             if isinstance(path, io.IOBase):
                 path.seek(0)
             saved = saved or {}
-            env = cls._wrap_env(env, normalize=saved.get("normalizer_state") is not None)
+            normalize = {"gamma": kwargs.get("gamma", saved.get("gamma"))} if saved.get("normalizer_state") else False
+            env = cls._wrap_env(env, normalize=normalize)
             check_same_tasks(saved.get("task_names"), task_names_of(env))
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 

@@ -284,6 +284,23 @@ def test_a_normalised_model_refuses_an_env_that_does_not_normalise(tmp_path):
         mt.A2CMultiTask.load(tmp_path / "model", env=mt.MultiTaskVecEnv(drift_tasks(3)))
 
 
+def test_a_vec_env_made_of_task_names_has_the_models_gamma_and_normalises_as_it_did(tmp_path):
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", HALF_CHEETAHS, gamma=0.9, device="cpu")
+    model.save(tmp_path / "model")
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=HALF_CHEETAHS, device="cpu")
+    assert loaded.get_vec_normalize_env().gamma == 0.9
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=HALF_CHEETAHS, gamma=0.8, device="cpu")
+    assert loaded.get_vec_normalize_env().gamma == 0.8
+    model.set_env(HALF_CHEETAHS)
+    assert model.get_vec_normalize_env().gamma == 0.9
+    raw = mt.A2CMultiTask(
+        "MultiTaskMlpPolicy", mt.make_multitask_vec_env(HALF_CHEETAHS, 4, normalize=False), device="cpu"
+    )
+    raw.learn(10)
+    raw.set_env(HALF_CHEETAHS)
+    assert raw.get_vec_normalize_env() is None
+
+
 def test_set_env_hands_the_statistics_over():
     model = make_model().learn(60)
     mean = model.get_vec_normalize_env().obs_rms["obs"].mean.copy()

@@ -71,6 +71,9 @@ def test_a_run_may_have_a_config_of_its_own(grid_file):
     grid_file.write_text(GRID.replace("seeds: [0, 1]}", "seeds: [0, 1], configs: {first: other.yml}}"))
     gammas = {run.key: run.config.gamma for run in load_grid(grid_file)}
     assert (gammas["a/first/seed_1"], gammas["a/student/seed_1"], gammas["b/first/seed_0"]) == (0.5, 0.99, 0.99)
+    shipped = "seeds: [0, 1], configs: {first: zoo_configs/tuned_single.yml}}"  # comes with the package
+    grid_file.write_text(GRID.replace("seeds: [0, 1]}", shipped))
+    assert {run.key: run.config.gamma for run in load_grid(grid_file)}["a/first/seed_1"] == 0.98
     grid_file.write_text(GRID.replace("seeds: [0, 1]}", "seeds: [0, 1], configs: {fist: other.yml}}"))
     with pytest.raises(ConfigError, match="unknown run 'fist'. Did you mean 'first'"):
         load_grid(grid_file)

@@ -44,7 +44,8 @@ def grid(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY", help="Only runs whose key (<preset>/<run>/seed_<n>) begins so, and what they need."
+            metavar="KEY",
+            help="Only runs whose key (<preset>/<run>/seed_<n>) begins so, and what they need; may be repeated.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their status; start nothing.")] = False,

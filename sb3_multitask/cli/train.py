@@ -36,7 +36,11 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/<tasks>_<number>.")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with an interrupted run from its newest checkpoint, to the same bits."),
+        typer.Option(
+            metavar="RUN",
+            help="Go on with an interrupted run from its newest checkpoint, to the same bits; PPO, TRPO and tasks in "
+            "turn begin anew.",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,

@@ -9,7 +9,9 @@ import typer
 
 ModelArgument: TypeAlias = Annotated[
     str | None,
-    typer.Argument(help="A run's folder, a model.zip of A2CMultiTask, a zip in rl_zoo3's, or an agent's .safetensors."),
+    typer.Argument(
+        help="A run's folder (rl_zoo3's too) or a model's zip in it, a zip of A2CMultiTask, or an agent's .safetensors."
+    ),
 ]
 PretrainedOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")

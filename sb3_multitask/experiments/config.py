@@ -82,7 +82,9 @@ class TrainConfig(BaseModel):
     distill_loss: DistillLoss = Field("forward_kl", description="KL(teacher || student), the reverse, or mse")
     distill_coef: Schedulable = Field(1.0, description="Coefficient of the distillation loss")
     rl_coef: Schedulable | None = Field(None, description="Coefficient of RL; default: 0 with teachers, else 1")
-    critic_coef: Schedulable | None = Field(None, description="Coefficient of the critic; default: follows rl_coef")
+    critic_coef: Schedulable | None = Field(
+        None, description="Coefficient of the critic; default: 0 with teachers and no RL, else 1"
+    )
     student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
     init_from: str | None = Field(None, description="model.zip (trusted: it is unpickled) or run folder to begin with")
     init_tasks: dict[str, str] = Field({}, description="With init_from: task -> the source's task; default: same names")

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.shipped import find_config, is_shipped
 from sb3_multitask.tasks import did_you_mean
 from sb3_multitask.yaml_files import ConfigError, load_values
 
@@ -29,7 +30,7 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    config: str = Field(description="YAML file of a TrainConfig, relative to the grid's file")
+    config: str = Field(description="YAML file of a TrainConfig: beside the grid's file, or zoo_configs/<name>")
     seeds: tuple[int, ...] = Field(min_length=1, description="Seeds of every run")
     runs: tuple[str, ...] = Field((), description="Only these runs of the grid; default: all")
     set: dict[str, Any] = Field({}, description="Settings on top of the config's")
@@ -153,7 +154,9 @@ def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: i
         folder = root / needs[-1]
         return str(folder / "agents" / steps if steps else folder)
 
-    base = load_values(path.parent / preset.configs.get(name, preset.config))
+    config_file = preset.configs.get(name, preset.config)
+    beside = path.parent / config_file
+    base = load_values(beside if beside.exists() or not is_shipped(config_file) else find_config(config_file))
     settings = {key: resolve(value) for key, value in {**base, **preset.set, **grid.runs[name]}.items()}
     key = f"{preset_name}/{name}/seed_{seed}"
     try:

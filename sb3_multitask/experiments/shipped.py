@@ -26,10 +26,15 @@ def shipped_config(name: str) -> Path:
     )
 
 
+def is_shipped(path: str | Path) -> bool:
+    """Whether a path has the form that names a shipped config, ``zoo_configs/<name>``."""
+    return Path(path).parent == Path(NAME)
+
+
 def find_config(path: str | Path) -> Path:
     """The file of a config as a user names it: ``zoo_configs/<name>`` is a shipped one where there is no such file.
 
     :raises ConfigError: if there is neither
     """
     path = Path(path)
-    return path if path.exists() or path.parent != Path(NAME) else shipped_config(path.name)
+    return path if path.exists() or not is_shipped(path) else shipped_config(path.name)

@@ -9,5 +9,7 @@ normaliser and evaluation; nothing of the zoo is copied or changed for good. Nee
 - ``manager``: training and tuning
 - ``search``: what is tuned, and how a trial is evaluated
 - ``playing``: the environment in which a trained agent is shown
-- ``folder``: what a training left, read without rl_zoo3
+- ``figures``: plots, saved
+
+What a training left is read without rl_zoo3, in ``sb3_multitask.readers.zoo_folder``.
 """

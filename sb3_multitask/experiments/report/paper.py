@@ -110,7 +110,7 @@ def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
     return Table(
         f"transfer_{preset}",
         f"Forgetting and transfer ({preset})",
-        "In units of return. Forgetting: the return on the first body at the end of its phase less that at the end "
+        "In units of return. Forgetting: the return on the first body after its own training, less that at the end "
         "(Continual World, Wolczyk et al. 2021; CORA, Powers et al. 2021); backward transfer is its "
         "negative. Forward transfer: zero-shot as in CORA, the source's model on the new body less the untrained one; "
         "area as in Continual World, mean of the learning curve less that of scratch over as many steps, not "
