@@ -1,6 +1,7 @@
 """Statistics against hand-worked cases; reports from run folders alone."""
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -166,7 +167,11 @@ def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     assert data["curves"]["BigFoot"]["returns"][-1] == 1501
     assert data["ran_with"]["versions"]["mujoco"]
     page = (output / "report.html").read_text()
-    assert "1 runs are not finished, and not in here: p/vanilla/seed_2: waiting." in page
+    assert "1 runs are not finished, and not in here.</summary>p/vanilla/seed_2: waiting</details>" in page
+    linked = re.findall(r"<a href='#([a-z0-9_]+)'", page)
+    assert linked[0] == "table_1_p"
+    assert linked[-2:] == ["runs", "curves"]
+    assert all(page.count(f"<section id='{name}'>") == 1 for name in linked)
     for number in range(2, 9):
         assert (output / f"figure_{number}_p.svg").exists()
         assert (output / f"figure_{number}_p.png").read_bytes().startswith(b"\x89PNG")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_multitask.files import write_text
+
+_LONG = 50
+"""Characters from which a cell may be broken into lines."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,13 @@ class Table:
         return "\n".join([*lines, *map(_line, self.rows)]) + "\n"
 
     def html(self) -> str:
-        head = "".join(f"<th>{_escaped(cell)}</th>" for cell in self.header)
-        body = "".join("<tr>" + "".join(f"<td>{_escaped(c)}</td>" for c in row) + "</tr>" for row in self.rows)
-        title, note = _escaped(self.title), _escaped(self.note)
-        return f"<h2>{title}</h2><p>{note}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        """A section with the table's name as its id; columns have the classes "words", "long" and "numbers"."""
+        kinds = [_kind([row[i] for row in self.rows]) for i in range(len(self.header))]
+        head = _row("th", self.header, kinds)
+        body = "".join(_row("td", row, kinds) for row in self.rows)
+        title, note = html.escape(self.title), html.escape(self.note)
+        table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+        return f"<section id='{self.name}'><h2>{title}</h2><p>{note}</p>{table}</section>"
 
     def write(self, folder: Path) -> None:
         """Write ``<name>.md`` and ``<name>.csv``."""
@@ -44,5 +51,12 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {joined} |"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _kind(column: Sequence[str]) -> str:
+    if any(len(cell) > _LONG for cell in column):
+        return "long"
+    return "words" if any(cell[:1].isalpha() for cell in column) else "numbers"
+
+
+def _row(tag: str, cells: Sequence[str], kinds: Sequence[str]) -> str:
+    pairs = zip(cells, kinds, strict=True)
+    return "<tr>" + "".join(f"<{tag} class={kind}>{html.escape(cell)}</{tag}>" for cell, kind in pairs) + "</tr>"

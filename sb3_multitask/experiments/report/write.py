@@ -36,10 +36,12 @@ _PROVENANCE = (
 BASE = "tuned"
 """The preset that the ablation and the control of the paper's grid stand beside."""
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1300px;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{border:1px solid #ccc;padding:.2rem .6rem;"
-    "text-align:right}td:first-child,th:first-child{text-align:left}figure{margin:1rem 0}"
+    "white-space:nowrap}.numbers{text-align:right}.words,.long{text-align:left}td.long{white-space:normal;min-width:16rem}"
+    "section{overflow-x:auto}nav{columns:3;margin:1rem 0}nav a{display:block}figure{margin:1rem 0}"
     "svg{max-width:100%;height:auto}.clip{display:inline-block;margin:.3rem;text-align:center}"
+    "figcaption{font-size:.9em;color:#555;text-align:center}"
 )
 
 
@@ -55,11 +57,10 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
     :raises FileNotFoundError: if there is no run
     """
     runs, others = read_runs(root)
-    presets = list(dict.fromkeys(run.preset for run in runs))
+    presets = sorted({run.preset for run in runs}, key=lambda preset: (preset != BASE, preset))
     output.mkdir(parents=True, exist_ok=True)
-    tables, figures = [all_runs(runs)], []
-    if (compared := comparisons.presets_compared(runs)) is not None:
-        tables.append(compared)
+    tables: list[Table] = []
+    figures: list[Path] = []
     for preset in presets:
         tables += paper_tables(runs, preset) + sequential_tables(runs, preset)
         figures += draw_paper_figures(runs, preset, output)
@@ -68,6 +69,9 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
         if _is_control(runs, preset):
             figures += draw_control(runs, preset, BASE, output)
     figures = figures or draw_presets(runs, output)  # of other grids than the paper's
+    if (compared := comparisons.presets_compared(runs)) is not None:
+        tables.append(compared)
+    tables.append(all_runs(runs))
     for table in tables:
         table.write(output)
     for run in runs:
@@ -179,13 +183,23 @@ def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
 
 
 def _page(tables: Sequence[Table], figures: Sequence[Path], clips: str, others: Sequence[str]) -> str:
-    drawn = "".join(f"<figure id='{path.stem}'>{_inline_svg(path)}</figure>" for path in figures)
+    drawn = "".join(
+        f"<figure id='{path.stem}'>{_inline_svg(path)}<figcaption>{path.stem.replace('_', ' ')}</figcaption></figure>"
+        for path in figures
+    )
     names = html.escape("; ".join(others))
-    missing = f"<p>{len(others)} runs are not finished, and not in here: {names}.</p>" if others else ""
+    missing = (
+        f"<details><summary>{len(others)} runs are not finished, and not in here.</summary>{names}</details>"
+        if others
+        else ""
+    )
+    entries = [(table.name, table.title) for table in tables] + ([("curves", "Learning curves")] if figures else [])
+    contents = "".join(f"<a href='#{name}'>{html.escape(title)}</a>" for name, title in entries)
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>sb3-multitask report</title>"
         f"<style>{_STYLE}</style></head><body><h1>Report</h1>{missing}"
-        f"{''.join(table.html() for table in tables)}{clips}<h2>Learning curves</h2>{drawn}</body></html>\n"
+        f"<nav>{contents}</nav>{''.join(table.html() for table in tables)}{clips}"
+        f"<section id='curves'><h2>Learning curves</h2>{drawn}</section></body></html>\n"
     )
 
 
