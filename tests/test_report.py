@@ -320,7 +320,10 @@ def test_the_same_run_in_two_presets(tmp_path):
     table = presets_compared(read_runs(tmp_path)[0])
     assert [row[:2] for row in table.rows] == [["group", "a over b"]]
     assert table.rows[0][2:] == ["6 [5, 6]", "2 [2, 3]", "3 [2, 4]", "1.00 [1.00, 1.00]", "2"]
-    write_report(tmp_path, tmp_path / "report", with_clips=False)
+    for name in ("report", "again"):
+        write_report(tmp_path, tmp_path / name, with_clips=False)
+    pages = [(tmp_path / name / "report.html").read_bytes() for name in ("report", "again")]
+    assert pages[0] == pages[1]  # of the same runs
     assert "| group | a over b |" in (tmp_path / "report/presets.md").read_text()
     assert [path.name for path in sorted((tmp_path / "report").glob("*.svg"))] == ["presets_group.svg"]
     assert all(text in (tmp_path / "report/report.html").read_text() for text in ("a: mean of 2", "b: mean of 3"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sb3_multitask.experiments.report import statistics
@@ -124,9 +125,10 @@ def _mean_curve(curves: Mapping[str, Curve]) -> Curve:
 def _save(figure: Figure, path: Path, of_what: str) -> Path:
     figure.supylabel("return, deterministic episodes", fontsize=8)
     figure.supxlabel(f"million steps of this {of_what}", fontsize=8)
-    for suffix in (".svg", ".png"):
-        with replacing(path.with_suffix(suffix)) as beside:
-            figure.savefig(beside, dpi=110)
+    with rc_context({"svg.hashsalt": path.stem}):  # the same runs, the same file
+        for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
+            with replacing(path.with_suffix(suffix)) as beside:
+                figure.savefig(beside, dpi=110, metadata=metadata)
     return path
 
 
