@@ -237,6 +237,9 @@ def test_who_is_looked_at_more_often_is_not_sooner(tmp_path):
     each = _first_frames(found, Method("p", "vanilla"), 1000, 1000)
     assert set(each[0]) == {3000}  # at 2500 a look that the other method does not have
     assert vanilla[1:4] == distilled[1:4]
+    assert set(_first_frames(found, Method("p", "vanilla"), 1900, 1500)[0]) == {
+        np.inf
+    }  # 2000 at 4000, after the last look
 
 
 @pytest.fixture

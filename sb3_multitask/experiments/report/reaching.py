@@ -47,7 +47,7 @@ def _first_frames(runs: Sequence[Run], method: Method, level: float, looks: floa
     """
 
     def first(steps: np.ndarray, values: np.ndarray) -> float:
-        wanted = np.arange(looks, steps[-1] + looks / 2, looks)
+        wanted = np.arange(looks, steps[-1] + looks / 100, looks)
         seen = np.unique(np.abs(steps[:, None] - wanted).argmin(axis=0))
         return float(np.min(steps[seen][values[seen] >= level], initial=np.inf))
 
