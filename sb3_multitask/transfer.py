@@ -35,6 +35,8 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
     _check_same_nets(ours, theirs, per_task)
     _check_same_meaning(model, source)
     receiver, giver = model.get_vec_normalize_env(), source.get_normalizer_state()
+    if receiver is None and model.get_normalizer_state() is not None:
+        raise ValueError("`model` has no env, whose normaliser takes over the statistics: load it with one")
     copies = {name: parameter.detach().clone() for name, parameter in theirs.items()}
     with th.no_grad():
         for name, parameter in ours.items():

@@ -95,6 +95,14 @@ def test_the_start_of_a_state_dependent_log_std_belongs_to_its_weights():
     mt.transfer(model, make(1, policy_kwargs={**kwargs, "log_std_init": -1.0}), {"A": "A"})
 
 
+def test_a_model_without_its_env_is_refused_and_changes_nothing(tmp_path):
+    make().save(tmp_path / "model")
+    model, copy = (mt.A2CMultiTask.load(tmp_path / "model", device="cpu") for _ in range(2))
+    with pytest.raises(ValueError, match="`model` has no env"):
+        mt.transfer(model, make(seed=1), {"A": "A"})
+    assert weights_equal(model, copy)
+
+
 def test_weights_that_are_not_finite_are_not_taken_over():
     model, copy, source = make(), make(), make(seed=1)
     with th.no_grad():
