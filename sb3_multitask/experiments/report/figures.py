@@ -125,7 +125,7 @@ def _mean_curve(curves: Mapping[str, Curve]) -> Curve:
 def _save(figure: Figure, path: Path, of_what: str) -> Path:
     figure.supylabel("return, deterministic episodes", fontsize=8)
     figure.supxlabel(f"million steps of this {of_what}", fontsize=8)
-    with rc_context({"svg.hashsalt": path.stem}):  # the same runs, the same file
+    with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):  # the same runs, the same file; text as text
         for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
             with replacing(path.with_suffix(suffix)) as beside:
                 figure.savefig(beside, dpi=110, metadata=metadata)
