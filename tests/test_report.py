@@ -14,6 +14,7 @@ import sb3_multitask as mt
 from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import continual, statistics, write_report
+from sb3_multitask.experiments.report.any_grid import carried_over, gains, presets_compared, taught
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.report.comparisons import (
@@ -21,10 +22,9 @@ from sb3_multitask.experiments.report.comparisons import (
     comparisons,
     control,
     control_compared,
-    gains,
-    presets_compared,
     students,
 )
+from sb3_multitask.experiments.report.figures import draw_sides
 from sb3_multitask.experiments.report.methods import BODIES, Method
 from sb3_multitask.experiments.report.paper import table_1, table_2
 from sb3_multitask.experiments.report.reaching import _first_frames, frames_to_reach
@@ -313,6 +313,55 @@ def test_gains_over_the_untrained_agent(tmp_path):
     assert rows[2][-2:] == ["no", "1"]
 
 
+def test_a_grid_of_ones_own_is_not_taken_for_the_papers(tmp_path):
+    """Runs called as the paper's, of other tasks: what they kept, forgot and took over, by hand."""
+    root = tmp_path / "runs"
+    for preset, level in (("base", 0), ("small", 5)):
+        for seed in (0, 1):
+            for task, begin in (("Foot", 100), ("Leg", 200)):
+                name, moments = f"scratch_{task}", ("before", "2000", "after")
+                write_run(root, preset, name, seed, {task: "Hopper-v5"}, begin + level, moments, n_timesteps=4000)
+            foot, leg = (root / preset / f"scratch_{task}" / f"seed_{seed}" for task in ("Foot", "Leg"))
+            write_run(
+                *(root, preset, "finetune_Foot_to_Leg", seed, {"Leg": "Hopper-v5"}, 300),
+                also_on={"Foot": "Walker2d-v5"},
+                init_from=str(foot),
+                init_tasks={"Leg": "Foot"},
+            )
+            teachers = {"Foot": str(foot / "agents/2000"), "Leg": str(leg)}
+            both = {"Foot": "Hopper-v5", "Leg": "Hopper-v5"}
+            write_run(root, preset, "distillation", seed, both, 90, teachers=teachers)
+            for name in ("vanilla", "vanilla_joint", "alone_Foot"):
+                write_run(root, preset, name, seed, both, 50)
+    write_report(root, tmp_path / "report", with_clips=False)
+    tables = {path.stem for path in (tmp_path / "report").glob("*.md")}
+    kinds = ("gains", "taught", "carried_over")
+    assert tables == {f"{kind}_{preset}" for kind in kinds for preset in ("base", "small")} | {"presets", "runs"}
+    runs = read_runs(root)[0]
+    assert [row[1:] for row in taught(runs, "base").rows] == [
+        ["Foot", "100 [100, 101]", "90 [90, 91]", "-10 [-10, -10]", "90%", "2"],
+        ["Leg", "200 [200, 201]", "90 [90, 91]", "-110 [-110, -110]", "45%", "2"],
+        ["mean", "150 [150, 151]", "90 [90, 91]", "-60 [-60, -60]", "60%", "2"],
+    ]
+    assert [row[1:] for row in carried_over(runs, "base").rows] == [
+        ["forgetting of Foot", "0 [0, 0]", "300 [300, 301]", "-300 [-301, -300]", "2"],
+        ["zero-shot transfer to Leg", "0 [0, 0]", "0 [0, 0]", "0 [0, 0]", "2"],
+        ["area transfer to Leg", "", "", "50 [50, 50]", "2"],  # two lines that end 100 apart
+    ]
+    assert len(gains(runs, "base").rows) == 3 + 4 * 2
+    assert "6 seeds" not in (tmp_path / "report/curves_vanilla.svg").read_text()
+    assert "2 seeds" in (tmp_path / "report/curves_vanilla.svg").read_text()
+
+
+def test_a_legend_has_every_side_of_every_panel(tmp_path):
+    curve = (np.array([1e6, 2e6]), np.array([0.0, 1.0]))
+    panels = {"first": {"a": [curve]}, "second": {"a": [curve] * 2, "b": [curve] * 3}}
+    (path,) = draw_sides(panels, tmp_path / "sides.svg", "steps")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
+    assert {"first (1 seed)", "second (2 or 3 seeds)", "a: mean over seeds", "b: mean over seeds"} <= set(texts)
+    assert {"1M", "2M", "steps"} <= set(texts)
+
+
 def test_the_same_run_in_two_presets(tmp_path):
     """5 and 6 against 2, 3 and 4 of the common seeds 0 and 1; a run that one preset has alone is not compared."""
     for seed in (0, 1):
@@ -328,8 +377,14 @@ def test_the_same_run_in_two_presets(tmp_path):
     pages = [(tmp_path / name / "report.html").read_bytes() for name in ("report", "again")]
     assert pages[0] == pages[1]  # of the same runs
     assert "| group | a over b |" in (tmp_path / "report/presets.md").read_text()
-    assert [path.name for path in sorted((tmp_path / "report").glob("*.svg"))] == ["presets_group.svg"]
-    assert all(text in (tmp_path / "report/report.html").read_text() for text in ("a: mean of 2", "b: mean of 3"))
+    assert [path.name for path in sorted((tmp_path / "report").glob("*.svg"))] == [
+        "curves_alone.svg",
+        "curves_group.svg",
+    ]
+    assert all(
+        text in (tmp_path / "report/report.html").read_text()
+        for text in ("a: mean over seeds", "b: mean over seeds", "x (2 or 3 seeds)")
+    )
 
 
 def test_what_a_run_was_is_read_from_its_folder(runs):
@@ -405,6 +460,6 @@ def test_a_group_learned_in_turn_stands_beside_hendersons(tmp_path):
         "| Earth | 220 [220, 221] | 1868 ± 252 | 320 [320, 321] | 2410 ± 137 | 520 [520, 521] | 1744 ± 100 |" in table
     )
     assert "| forgetting, mean over all but the last | -250 [" in table  # own: 100 to 400 with 0 to 30; last: 500
-    assert "| backward transfer | 250 [" in table
+    assert "| backward transfer, mean over all but the last | 250 [" in table
     forward = (110 + 220 + 330 + 440) / 4 + 0.5
     assert f"| forward transfer, zero-shot | {forward:.0f} [" in table or f"| {forward - 0.5:.0f} [" in table

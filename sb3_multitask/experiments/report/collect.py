@@ -66,11 +66,10 @@ def select(runs: Sequence[Run], preset: str, name: str) -> list[Run]:
     return sorted((run for run in runs if (run.preset, run.name) == (preset, name)), key=lambda run: run.seed)
 
 
-def shared_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Runs that two presets or more have -> these presets."""
+def presets_of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Name of a run -> the presets that have it."""
     names = dict.fromkeys(run.name for run in runs)
-    presets = {name: list(dict.fromkeys(run.preset for run in runs if run.name == name)) for name in names}
-    return {name: having for name, having in presets.items() if len(having) > 1}
+    return {name: list(dict.fromkeys(run.preset for run in runs if run.name == name)) for name in names}
 
 
 def returns(runs: Sequence[Run], moment: str, tasks: Sequence[str]) -> np.ndarray:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 import numpy as np
 
 from sb3_multitask.experiments.report import statistics
-from sb3_multitask.experiments.report.collect import Run, returns, select, shared_runs
+from sb3_multitask.experiments.report.collect import Run, returns, select
 from sb3_multitask.experiments.report.methods import BODIES, Method, stacked
 from sb3_multitask.experiments.report.paper import method_rows, ours
 from sb3_multitask.experiments.report.statistics import Estimate
@@ -17,7 +16,8 @@ from sb3_multitask.experiments.report.tables import Table
 _COMPARED = ("", "difference of means", "probability of improvement", "seeds")
 _DIFFERENCES = (
     "Difference of the means over the six bodies, and the probability that a seed of the first beats a seed of the "
-    "second on a body (1/2: no difference), with 95% bootstrap intervals, which cover less often with three seeds."
+    "second on a body (1/2: no difference), with 95% bootstrap intervals. "
+    f"{statistics.FEW_SEEDS}"
 )
 _PAIRED = (
     "Students share teachers, seed by seed, with what they stand beside: their differences are taken seed by seed."
@@ -87,7 +87,7 @@ def changes(runs: Sequence[Run], preset: str, base: str) -> Iterator[tuple[str, 
         method, _, change = name.partition("_")
         changed, original = select(runs, preset, name), select(runs, base, method)
         if original:
-            changed, original = _of_same_seeds(changed, original)
+            changed, original = of_same_seeds(changed, original)
         yield method, change.replace("_", " "), changed, original
 
 
@@ -104,7 +104,7 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
                 str(statistics.median_task(a)),
                 str(statistics.worst_task(a)),
                 str(statistics.mean(b)),
-                *_cells(apart(a, b), a, b, min(len(a), len(b))),
+                *estimates(apart(a, b), a, b, min(len(a), len(b))),
             ]
         )
     return Table(
@@ -117,67 +117,22 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
     )
 
 
-def presets_compared(runs: Sequence[Run]) -> Table | None:
-    """Every two presets that have the same run, same seeds; None if there are none."""
-    rows = []
-    for name, presets in shared_runs(runs).items():
-        for first, second in combinations(presets, 2):
-            sides = _of_same_seeds(select(runs, first, name), select(runs, second, name))
-            tasks = select(runs, first, name)[0].config.task_names
-            a, b = (returns(side, "after", tasks) for side in sides)
-            cells = [
-                str(statistics.mean(a)),
-                str(statistics.mean(b)),
-                *_cells(statistics.difference(a, b), a, b, len(a)),
-            ]
-            rows.append([name, f"{first} over {second}", *cells])
-    if not rows:
-        return None
-    return Table(
-        "presets",
-        "The same run in two presets",
-        "Returns over all tasks at the end of training: difference of the means, and the probability that a seed of "
-        "the first beats a seed of the second on a task (95% bootstrap intervals).",
-        ["run", "", "the first", "the second", "difference", "probability of improvement", "seeds"],
-        rows,
-    )
-
-
-def gains(runs: Sequence[Run], preset: str) -> Table:
-    """Every task of every run of a preset, before and after training."""
-    rows = []
-    for name in dict.fromkeys(run.name for run in runs if run.preset == preset):
-        seeds = select(runs, preset, name)
-        tasks = seeds[0].config.task_names
-        before, after = (returns(seeds, moment, tasks) for moment in ("before", "after"))
-        for i, task in enumerate(tasks):
-            first, last = before[:, [i]], after[:, [i]]
-            gain = statistics.mean(last - first)
-            cells = [str(statistics.mean(first)), str(statistics.mean(last)), str(gain)]
-            rows.append([name, task, *cells, "yes" if gain.low > 0 else "no", str(len(seeds))])
-    return Table(
-        f"gains_{preset}",
-        f"Before and after training ({preset})",
-        "Deterministic returns, mean over seeds with 95% bootstrap intervals; whether the gain's lower end is above 0.",
-        ["run", "task", "untrained", "trained", "gain", "above 0", "seeds"],
-        rows,
-    )
-
-
 def _compare(runs: Sequence[Run], first: Method, second: Method) -> list[str]:
     ours, theirs = first.returns(runs), second.returns(runs)
     seeds = sorted(set(ours) & set(theirs))
     a, b = stacked(ours, seeds), stacked(theirs, seeds)
     taught = first.name == "distillation" and second.name == "scratch"
     change = statistics.paired_difference(a, b) if taught else statistics.difference(a, b)
-    return [f"{first.name} over {second.name}", *_cells(change, a, b, len(seeds))]
+    return [f"{first.name} over {second.name}", *estimates(change, a, b, len(seeds))]
 
 
-def _cells(change: Estimate, a: np.ndarray, b: np.ndarray, n_seeds: int) -> list[str]:
+def estimates(change: Estimate, a: np.ndarray, b: np.ndarray, n_seeds: int) -> list[str]:
+    """Cells of a comparison: the difference, the probability that ``a`` is better, and the number of seeds."""
     return [str(change), _probability(statistics.probability_of_improvement(a, b)), str(n_seeds)]
 
 
-def _of_same_seeds(first: Sequence[Run], second: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+def of_same_seeds(first: Sequence[Run], second: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of both sides whose seeds both have."""
     seeds = {run.seed for run in first} & {run.seed for run in second}
     mine, others = ([run for run in side if run.seed in seeds] for side in (first, second))
     return mine, others

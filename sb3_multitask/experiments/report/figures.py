@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from sb3_multitask.experiments.report import statistics
-from sb3_multitask.experiments.report.collect import Run, select, shared_runs
+from sb3_multitask.experiments.report.collect import Run, presets_of_runs, select
 from sb3_multitask.experiments.report.comparisons import changes
-from sb3_multitask.experiments.report.methods import BODIES, METHODS, Method
-from sb3_multitask.experiments.report.paper import FINETUNING
+from sb3_multitask.experiments.report.methods import BODIES, FINETUNING, METHODS, Method
 from sb3_multitask.files import replacing
 
 Panel = tuple[str, Sequence[Run], str]
@@ -39,23 +39,27 @@ def draw_paper_figures(runs: Sequence[Run], preset: str, folder: Path) -> list[P
             (f"{body}, {name}", Method(preset, name).of_body(runs, body), body) for name in METHODS
         ]
     return [
-        draw_panels(panels, folder / f"{name}.svg")
+        draw_panels(
+            panels,
+            folder / f"{name}.svg",
+            "steps of fine-tuning" if name.startswith("figure_2") else "steps of this body",
+        )
         for name, panels in figures.items()
         if any(panel_runs for _, panel_runs, _ in panels)
     ]
 
 
-def draw_presets(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """For every run that two presets or more have, its curves: a panel a task, a colour a preset; the SVG files."""
+def draw_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """The curves of every run: a panel a task, also of those it is evaluated on besides; a colour a preset."""
     drawn = []
-    for name, presets in shared_runs(runs).items():
+    for name, presets in presets_of_runs(runs).items():
         sides = {preset: _curves(select(runs, preset, name)) for preset in presets}
-        tasks = select(runs, presets[0], name)[0].config.task_names
+        tasks = dict.fromkeys(task for curves in sides.values() for seed in curves for task in seed)
         panels = {
             task: {preset: [seed[task] for seed in side if task in seed] for preset, side in sides.items()}
             for task in tasks
         }
-        drawn += draw_sides(panels, folder / f"presets_{name}.svg", "task")
+        drawn += draw_sides(panels, folder / f"curves_{name}.svg", "steps of a task")
     return drawn
 
 
@@ -66,7 +70,7 @@ def draw_control(runs: Sequence[Run], preset: str, base: str, folder: Path) -> l
         body: {method.name: [c[body] for c in _curves(method.of_body(runs, body)) if body in c] for method in methods}
         for body in BODIES
     }
-    return draw_sides(panels, folder / f"control_{preset}.svg", "body")
+    return draw_sides(panels, folder / f"control_{preset}.svg", "steps of this body")
 
 
 def draw_changes(runs: Sequence[Run], preset: str, base: str, folder: Path) -> list[Path]:
@@ -77,39 +81,51 @@ def draw_changes(runs: Sequence[Run], preset: str, base: str, folder: Path) -> l
             label: [_mean_curve(curves) for curves in _curves(side) if set(BODIES) <= set(curves)]
             for label, side in ((base, original), ("changed", changed))
         }
-    return draw_sides(panels, folder / f"ablation_{preset}.svg", "body, mean of the six")
+    return draw_sides(panels, folder / f"ablation_{preset}.svg", "steps of a body, mean of the six")
 
 
-def draw_sides(panels: Mapping[str, Sides], path: Path, of_what: str) -> list[Path]:
+def draw_sides(panels: Mapping[str, Sides], path: Path, x_label: str) -> list[Path]:
     """Panels in rows of three, each with the curves of several sides; the SVG file, or none without a curve."""
     if not any(curves for sides in panels.values() for curves in sides.values()):
         return []
     n_columns = min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(3.4 * n_columns, 2.6 * n_rows), layout="constrained")
-    axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat
+    axes = list(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat)
+    colors = {
+        label: f"C{i}" for i, label in enumerate(dict.fromkeys(side for sides in panels.values() for side in sides))
+    }
     for axis, (title, sides) in zip(axes, panels.items(), strict=False):
-        for number, (label, curves) in enumerate(sides.items()):
-            _draw(axis, curves, f"C{number}", f"{label}: ")
-        axis.set_title(title, fontsize=9)
-        axis.grid(alpha=0.3)
-    for axis in list(axes)[len(panels) :]:
+        for label, curves in sides.items():
+            _draw(axis, curves, colors[label], f"{label}: mean over seeds", f"{label}: 95% interval")
+        _finish(axis, f"{title} ({_seeds(sides.values())})")
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=7)
-    return [_save(figure, path, of_what)]
+    handles: dict[str, Any] = {}  # of all panels: not each has every side
+    for axis in axes:
+        drawn, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2 * n_columns, fontsize=7)
+    return [_save(figure, path, x_label)]
 
 
-def draw_panels(panels: Sequence[Panel], path: Path) -> Path:
+def draw_panels(panels: Sequence[Panel], path: Path, x_label: str) -> Path:
     """Draw panels side by side with one scale, as SVG and as PNG."""
     figure = Figure(figsize=(3.2 * len(panels), 2.8), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, runs, task) in zip(axes, panels, strict=True):
-        _draw(axis, [run.curves()[task] for run in runs if task in run.curves()], "C0")
-        axis.set_title(title, fontsize=9)
-        axis.grid(alpha=0.3)
+        curves = [run.curves()[task] for run in runs if task in run.curves()]
+        _draw(axis, curves, "C0", f"mean of {_seeds([curves])}", "95% interval")
+        _finish(axis, title)
         if runs:
             axis.legend(fontsize=7)
-    return _save(figure, path, "body")
+    return _save(figure, path, x_label)
+
+
+def _finish(axis: Any, title: str) -> None:
+    axis.set_title(title, fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 0.5M
 
 
 def _curves(runs: Sequence[Run]) -> list[dict[str, Curve]]:
@@ -122,26 +138,32 @@ def _mean_curve(curves: Mapping[str, Curve]) -> Curve:
     return np.mean(steps, axis=0), np.mean(returns, axis=0)
 
 
-def _save(figure: Figure, path: Path, of_what: str) -> Path:
+def _save(figure: Figure, path: Path, x_label: str) -> Path:
     figure.supylabel("return, deterministic episodes", fontsize=8)
-    figure.supxlabel(f"million steps of this {of_what}", fontsize=8)
+    figure.supxlabel(x_label, fontsize=8)
     with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):  # the same runs, the same file; text as text
         for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
             with replacing(path.with_suffix(suffix)) as beside:
-                figure.savefig(beside, dpi=110, metadata=metadata)
+                figure.savefig(beside, dpi=110, metadata=metadata, bbox_inches="tight")
     return path
 
 
-def _draw(axis: Any, curves: Sequence[tuple[np.ndarray, np.ndarray]], color: str, whose: str = "") -> None:
+def _seeds(sides: Iterable[Sequence[Curve]]) -> str:
+    """How many seeds a panel has, such as "1 seed", "2 or 3 seeds"."""
+    counts = sorted({len(curves) for curves in sides} - {0})
+    return f"{' or '.join(map(str, counts)) or 'no'} seed{'s' if counts != [1] else ''}"
+
+
+def _draw(axis: Any, curves: Sequence[Curve], color: str, mean: str, interval: str) -> None:
     for steps, values in curves:
-        axis.plot(steps / 1e6, values, color=color, alpha=0.3, lw=0.8)
+        axis.plot(steps, values, color=color, alpha=0.3, lw=0.8)
     if not curves:
         axis.text(0.5, 0.5, "no runs", ha="center", transform=axis.transAxes)
         return
     n = min(len(steps) for steps, _ in curves)
-    steps, values = curves[0][0][:n] / 1e6, np.array([values[:n] for _, values in curves])
-    axis.plot(steps, values.mean(axis=0), color=color, lw=1.8, label=f"{whose}mean of {len(curves)} seeds")
+    steps, values = curves[0][0][:n], np.array([values[:n] for _, values in curves])
+    axis.plot(steps, values.mean(axis=0), color=color, lw=1.8, label=mean)
     if len(curves) > 1:
         intervals = [statistics.mean(values[:, [i]]) for i in range(n)]
         low, high = [e.low for e in intervals], [e.high for e in intervals]
-        axis.fill_between(steps, low, high, color=color, alpha=0.2, label=f"{whose}95% interval")
+        axis.fill_between(steps, low, high, color=color, alpha=0.2, label=interval)

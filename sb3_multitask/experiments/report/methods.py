@@ -13,6 +13,9 @@ from sb3_multitask.tasks import TASK_SETS
 BODIES = tuple(task.name for task in TASK_SETS["HalfCheetahBody6"])
 METHODS = ("scratch", "distillation", "vanilla")
 """The columns of the paper's Table 2."""
+_E1_E2 = ("SmallFoot", "SmallLeg")
+FINETUNING = (_E1_E2, _E1_E2[::-1])
+"""The paper's Table 1: first body, second body."""
 _ONE_AGENT_A_BODY = ("scratch", "alone")
 _TEACHERS = "3000000"
 """Scratch is reported where it teaches; it may go on for Table 1."""
@@ -39,6 +42,20 @@ class Method:
     def title(self, runs: Sequence[Run]) -> str:
         """Name and frames of a body, such as "scratch 3M"."""
         return f"{self.name} {or_of(budgets((r, _moment(r)) for body in BODIES for r in self.of_body(runs, body)))}"
+
+
+def is_of_paper(run: Run) -> bool:
+    """Whether a run belongs into the paper's tables: its name is that of a part, its tasks are this part's bodies."""
+    method, _, rest = run.name.partition("_")
+    bodies: tuple[str, ...]
+    if method in _ONE_AGENT_A_BODY:
+        bodies = (rest,)
+    elif method == "finetune":
+        bodies = tuple(target for source, target in FINETUNING if rest == f"{source}_to_{target}")
+    else:
+        bodies = BODIES if method in METHODS else ()
+    tasks = {task.name: task for task in TASK_SETS["HalfCheetahBody6"]}
+    return bool(bodies) and run.config.resolved_tasks() == tuple(tasks.get(body) for body in bodies)
 
 
 def budgets(moments: Iterable[tuple[Run, str]]) -> list[int]:

@@ -11,12 +11,10 @@ import numpy as np
 
 from sb3_multitask.experiments.report import continual, statistics
 from sb3_multitask.experiments.report.collect import Run, returns, select
-from sb3_multitask.experiments.report.methods import BODIES, METHODS, Method, budgets, or_of, stacked
+from sb3_multitask.experiments.report.methods import BODIES, FINETUNING, METHODS, Method, budgets, or_of, stacked
 from sb3_multitask.experiments.report.statistics import Estimate
 from sb3_multitask.experiments.report.tables import Table
 
-_E1_E2 = ("SmallFoot", "SmallLeg")
-FINETUNING = (_E1_E2, _E1_E2[::-1])
 _NUMBERS = json.loads(Path(__file__).with_name("paper_numbers.json").read_text(encoding="utf-8"))
 
 
@@ -30,11 +28,11 @@ def table_1(runs: Sequence[Run], preset: str) -> Table:
         cells = _cells(statistics.mean(returns(trained, moment, [body])))
         rows.append([label, or_of(frames), body, *cells, _published_1(name, frames, body)])
 
-    for body in _E1_E2:
+    for body, _ in FINETUNING:
         add(f"scratch {body}", f"scratch_{body}", "after", body)
     for source, target in FINETUNING:
         for moment in ("before", "1000000", "after"):
-            for body in _E1_E2:
+            for body, _ in FINETUNING:
                 add(f"{source} to {target}", f"finetune_{source}_to_{target}", moment, body)
     return Table(
         f"table_1_{preset}",
@@ -75,7 +73,7 @@ def ours(runs: Sequence[Run], preset: str) -> str:
     count = " or ".join(map(str, episodes))
     return (
         f"Ours: mean over seeds of the mean over {count} deterministic episodes, with the 95% bootstrap interval over "
-        "seeds (with three seeds a single body's is their range, and covers three times in four)."
+        f"seeds. {statistics.FEW_SEEDS}"
     )
 
 

@@ -51,19 +51,24 @@ def _table(runs: Sequence[Run], preset: str, name: str) -> Table:
     rows.append(row)
     for label, values in (
         ("forgetting, mean over all but the last", continual.forgetting(matrix)[:, :-1]),
-        ("backward transfer", continual.backward_transfer(matrix)),
-        ("forward transfer, zero-shot", continual.zero_shot_transfer(matrix, untrained)),
+        ("backward transfer, mean over all but the last", continual.backward_transfer(matrix)),
+        ("forward transfer, zero-shot, mean over all but the first", continual.zero_shot_transfer(matrix, untrained)),
     ):
         rows.append([label, str(statistics.mean(values)), *[""] * 5])
     per_task = runs[0].config.n_timesteps // len(tasks)
+    header = ["task", "first step", "2017", "after own training", "2017", "fully trained", "2017"]
+    beside = "Beside ours: Henderson et al. 2017, TRPO, mean ± standard deviation, on that time's versions. "
+    if not theirs:
+        beside = ""
+        header, *rows = [[row[0], *row[1::2]] for row in (header, *rows)]
     return Table(
         f"{name}_{preset}",
         f"{name}: one head, one task after the other ({preset})",
-        f"{len(runs)} seeds, {per_task:,} steps a task; mean of deterministic returns with 95% bootstrap intervals "
-        "over seeds. First step: before a task's own training. Beside ours: Henderson et al. 2017, TRPO, mean ± "
-        "standard deviation, on that time's versions. Forgetting and transfer: in units of return, positive backward "
-        "transfer is what later tasks gave (Continual World, Wolczyk et al. 2021; CORA, Powers et al. 2021).",
-        ["task", "first step", "2017", "after own training", "2017", "fully trained", "2017"],
+        f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}, {per_task:,} steps a task; mean of deterministic "
+        f"returns with 95% bootstrap intervals over seeds. First step: before a task's own training. {beside}"
+        "Forgetting and transfer: in units of return, positive backward transfer is what later tasks gave (Continual "
+        f"World, Wolczyk et al. 2021; CORA, Powers et al. 2021). {statistics.FEW_SEEDS}",
+        header,
         rows,
     )
 

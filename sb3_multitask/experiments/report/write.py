@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_multitask.experiments.report import comparisons, paper, reaching, statistics
+from sb3_multitask.experiments.report import any_grid, comparisons, paper, reaching, statistics
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, returns, select
-from sb3_multitask.experiments.report.figures import draw_changes, draw_control, draw_paper_figures, draw_presets
+from sb3_multitask.experiments.report.figures import draw_changes, draw_control, draw_paper_figures, draw_runs
+from sb3_multitask.experiments.report.methods import is_of_paper
 from sb3_multitask.experiments.report.sequential import sequential_tables
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -61,17 +62,15 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
     output.mkdir(parents=True, exist_ok=True)
     tables: list[Table] = []
     figures: list[Path] = []
+    of_paper = [run for run in runs if is_of_paper(run)]
+    own = list(runs)  # without a place in a table of the paper
     for preset in presets:
-        tables += paper_tables(runs, preset) + sequential_tables(runs, preset)
-        figures += draw_paper_figures(runs, preset, output)
-        if _is_ablation(runs, preset):
-            figures += draw_changes(runs, preset, BASE, output)
-        if _is_control(runs, preset):
-            figures += draw_control(runs, preset, BASE, output)
-    figures = figures or draw_presets(runs, output)  # of other grids than the paper's
-    if (compared := comparisons.presets_compared(runs)) is not None:
-        tables.append(compared)
-    tables.append(all_runs(runs))
+        if papers := paper_tables(of_paper, preset):
+            own = [run for run in own if run.preset != preset or run not in of_paper]
+            figures += _paper_figures(of_paper, preset, output)
+        tables += papers + own_tables(own, preset) + sequential_tables(runs, preset)
+    figures += draw_runs(own, output)
+    tables += [table for table in (any_grid.presets_compared(runs), all_runs(runs)) if table is not None]
     for table in tables:
         table.write(output)
     for run in runs:
@@ -82,7 +81,10 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
 
 
 def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
-    """The paper's tables, of a preset that has the paper's runs."""
+    """The paper's tables, of a preset that has runs for them.
+
+    :param runs: such as belong to the paper, see ``is_of_paper``
+    """
     names = {run.name for run in runs if run.preset == preset}
     tables = []
     if any(name.startswith("finetune_") for name in names):
@@ -94,18 +96,35 @@ def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
         tables.append(comparisons.ablation(runs, preset, BASE))
     if _is_control(runs, preset):
         tables += [comparisons.control(runs, preset, BASE), comparisons.control_compared(runs, preset, BASE)]
-    if not tables and not any(run.config.sequential for run in runs if run.preset == preset):
-        tables.append(comparisons.gains(runs, preset))
     return tables
+
+
+def own_tables(runs: Sequence[Run], preset: str) -> list[Table]:
+    """The tables that a preset of any grid has runs for."""
+    makers = (any_grid.gains, any_grid.taught, any_grid.carried_over)
+    return [table for make in makers if (table := make(runs, preset)) is not None]
+
+
+def _paper_figures(runs: Sequence[Run], preset: str, output: Path) -> list[Path]:
+    figures = draw_paper_figures(runs, preset, output)
+    if _is_ablation(runs, preset):
+        figures += draw_changes(runs, preset, BASE, output)
+    if _is_control(runs, preset):
+        figures += draw_control(runs, preset, BASE, output)
+    return figures
 
 
 def _is_ablation(runs: Sequence[Run], preset: str) -> bool:
     names = {run.name for run in runs if run.preset == preset}
-    return "vanilla" not in names and any(name.startswith("vanilla_") for name in names)
+    return _has_base(runs) and "vanilla" not in names and any(name.startswith("vanilla_") for name in names)
 
 
 def _is_control(runs: Sequence[Run], preset: str) -> bool:
-    return any(run.name.startswith("alone_") for run in runs if run.preset == preset)
+    return _has_base(runs) and any(run.name.startswith("alone_") for run in runs if run.preset == preset)
+
+
+def _has_base(runs: Sequence[Run]) -> bool:
+    return any(run.preset == BASE for run in runs)
 
 
 def all_runs(runs: Sequence[Run]) -> Table:

@@ -1,0 +1,150 @@
+"""Tables of any grid, the paper's or a user's: what its runs learned, kept, lost and took over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from sb3_multitask.experiments.config import TrainConfig
+from sb3_multitask.experiments.report import continual, statistics
+from sb3_multitask.experiments.report.collect import Run, presets_of_runs, returns, select
+from sb3_multitask.experiments.report.comparisons import estimates, of_same_seeds
+from sb3_multitask.experiments.report.tables import Table
+
+
+def gains(runs: Sequence[Run], preset: str) -> Table | None:
+    """Every task of every run of a preset, before and after training; None without runs."""
+    rows = []
+    for name, seeds in _by_name(runs, preset, lambda config: not config.sequential):
+        tasks = seeds[0].config.task_names
+        before, after = (returns(seeds, moment, tasks) for moment in ("before", "after"))
+        for i, task in enumerate(tasks):
+            first, last = before[:, [i]], after[:, [i]]
+            gain = statistics.mean(last - first)
+            cells = [str(statistics.mean(first)), str(statistics.mean(last)), str(gain)]
+            rows.append([name, task, *cells, "yes" if gain.low > 0 else "no", str(len(seeds))])
+    return _table(
+        f"gains_{preset}",
+        f"Before and after training ({preset})",
+        "Deterministic returns, mean over seeds with 95% bootstrap intervals; whether the gain's lower end is above 0. "
+        f"Before: the untrained agent, or the one that a run with `init_from` begins with. {statistics.FEW_SEEDS}",
+        ["run", "task", "before", "after", "gain", "above 0", "seeds"],
+        rows,
+    )
+
+
+def taught(runs: Sequence[Run], preset: str) -> Table | None:
+    """Students beside those of their teachers that are runs of the grid, seed by seed; None without."""
+    rows = []
+    for name, students in _by_name(runs, preset, lambda config: bool(config.teachers)):
+        tasks = students[0].config.task_names
+        theirs = np.array([[_of_teacher(runs, run, task) for task in tasks] for run in students])
+        ours = returns(students, "after", tasks)
+        known = np.isfinite(theirs).all(axis=1)
+        theirs, ours = theirs[known], ours[known]
+        for label, columns in (*((task, [i]) for i, task in enumerate(tasks)), ("mean", list(range(len(tasks))))):
+            if label == "mean" and len(tasks) == 1:
+                continue
+            teacher, student = statistics.mean(theirs[:, columns]), statistics.mean(ours[:, columns])
+            apart = statistics.paired_difference(ours[:, columns], theirs[:, columns])
+            share = f"{student.value / teacher.value:.0%}" if teacher.value > 0 else "-"
+            rows.append([name, label, str(teacher), str(student), str(apart), share, str(known.sum())])
+    return _table(
+        f"taught_{preset}",
+        f"Students beside their teachers ({preset})",
+        "Deterministic returns; the teacher's at the budget that the student learned from. Differences are taken seed "
+        f"by seed, since a student shares its seed's teachers. {statistics.FEW_SEEDS}",
+        ["run", "task", "teachers", "student", "difference", "share", "seeds"],
+        rows,
+    )
+
+
+def carried_over(runs: Sequence[Run], preset: str) -> Table | None:
+    """What runs that began with another's agent took over from it, and what they forgot; None without."""
+    rows = []
+    for name, seeds in _by_name(runs, preset, lambda config: config.init_from is not None):
+        config = seeds[0].config
+        for other in config.also_on:
+            before, after = (returns(seeds, moment, [other]) for moment in ("before", "after"))
+            cells = [str(statistics.mean(values)) for values in (before, after, before - after)]
+            rows.append([name, f"forgetting of {other}", *cells, str(len(seeds))])
+        scratch = _from_scratch(runs, seeds[0])
+        for task in config.task_names if scratch else ():
+            both = of_same_seeds(seeds, scratch)
+            begun, untrained = (returns(side, "before", [task]) for side in both)
+            cells = [str(statistics.mean(values)) for values in (untrained, begun, begun - untrained)]
+            rows.append([name, f"zero-shot transfer to {task}", *cells, str(len(begun))])
+            pairs = [[run.curves().get(task) for run in pair] for pair in zip(*both, strict=True)]
+            areas = [continual.area_transfer(mine, theirs) for mine, theirs in pairs if mine and theirs]
+            if areas:
+                area = statistics.mean(np.reshape(areas, (-1, 1)))
+                rows.append([name, f"area transfer to {task}", "", "", str(area), str(len(areas))])
+    return _table(
+        f"carried_over_{preset}",
+        f"Forgetting and transfer ({preset})",
+        "In units of return. Forgetting of an env (`also_on`): the return there before the run less that after it. "
+        "Transfer to a task, beside the preset's run that learns the same tasks from scratch. Zero-shot: before "
+        "training, less the untrained agent's (CORA, Powers et al. 2021). Area: mean of the learning curve less that "
+        f"of scratch over as many steps (Continual World, Wolczyk et al. 2021). {statistics.FEW_SEEDS}",
+        ["run", "measure", "from", "to", "value", "seeds"],
+        rows,
+    )
+
+
+def presets_compared(runs: Sequence[Run]) -> Table | None:
+    """Every two presets that have the same run, same seeds; None if there are none."""
+    rows = []
+    for name, presets in presets_of_runs(runs).items():
+        for first, second in combinations(presets, 2):
+            sides = of_same_seeds(select(runs, first, name), select(runs, second, name))
+            tasks = select(runs, first, name)[0].config.task_names
+            a, b = (returns(side, "after", tasks) for side in sides)
+            cells = [
+                str(statistics.mean(a)),
+                str(statistics.mean(b)),
+                *estimates(statistics.difference(a, b), a, b, len(a)),
+            ]
+            rows.append([name, f"{first} over {second}", *cells])
+    return _table(
+        "presets",
+        "The same run in two presets",
+        "Returns over all tasks at the end of training: difference of the means, and the probability that a seed of "
+        f"the first beats a seed of the second on a task (95% bootstrap intervals). {statistics.FEW_SEEDS}",
+        ["run", "", "the first", "the second", "difference", "probability of improvement", "seeds"],
+        rows,
+    )
+
+
+def _by_name(
+    runs: Sequence[Run], preset: str, wanted: Callable[[TrainConfig], bool]
+) -> Iterator[tuple[str, list[Run]]]:
+    """Name and runs, one a seed, of those whose config is wanted."""
+    for name in dict.fromkeys(run.name for run in runs if run.preset == preset and wanted(run.config)):
+        yield name, select(runs, preset, name)
+
+
+def _table(name: str, title: str, note: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table | None:
+    return Table(name, title, note, header, rows) if rows else None
+
+
+def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:
+    """The return of a student's teacher when it taught; NaN if it is not one of the grid's finished runs."""
+    path = Path(student.config.teachers[task])
+    moment = path.name if path.parent.name == "agents" else "after"  # as a grid's `run:<name>@<steps>` becomes
+    folder = path.parents[1] if path.parent.name == "agents" else path
+    for run in runs:
+        if run.path.parts[-3:] == folder.parts[-3:]:
+            own = run.config.task_names
+            return float(returns([run], moment, [own[0] if len(own) == 1 else task]).item())
+    return float("nan")
+
+
+def _from_scratch(runs: Sequence[Run], tuned: Run) -> list[Run]:
+    """The runs of the first name in the preset that learn the same tasks from nothing."""
+    for name, seeds in _by_name(runs, tuned.preset, lambda config: config.init_from is None and not config.teachers):
+        if seeds[0].config.resolved_tasks() == tuned.config.resolved_tasks() and not seeds[0].config.sequential:
+            return select(runs, tuned.preset, name)
+    return []
