@@ -60,6 +60,8 @@ from sb3_multitask.vec_env.schedule import (
 )
 
 Engine: TypeAlias = Literal["auto", "fast", "torch"]
+_WITHOUT_TEACHERS = {"distill_loss": "forward_kl", "distill_coef": 1.0, "student_rollout_prob": 1.0}
+"""What a model without teachers leaves as it is."""
 
 
 class A2CMultiTask(A2C):
@@ -77,7 +79,7 @@ class A2CMultiTask(A2C):
 
     :param policy: ``"MultiTaskMlpPolicy"`` or a subclass of ``MultiTaskActorCriticPolicy``
     :param env: a multi-task VecEnv, one env that carries its task (``TaskEnv``), or the tasks themselves: a set's
-        name, an id, or a list of ids and ``Task``; these become ``make_multitask_vec_env(tasks)``
+        name, an id, a list of ids and ``Task``, or names with their ids; these become ``make_multitask_vec_env(tasks)``
     :param task_schedule: ``"joint"`` steps all tasks together and makes one update from the mean over all rows;
         ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1)
     :param engine: what computes actions and updates: ``"torch"``; ``"fast"``, the same mathematics in numpy and closed
@@ -90,7 +92,8 @@ class A2CMultiTask(A2C):
     :param critic_coef: weight of the value loss; ``None``: 0 with teachers while ``rl_coef`` stays 0, else 1
     :param student_rollout_prob: probability that a rollout's actions are the student's; the others come from the
         teacher, in the same envs, and never enter the RL loss
-    :raises ValueError: on an env without tasks, an unknown schedule, engine or policy, or teachers that do not fit
+    :raises ValueError: on an env without tasks, an unknown schedule, engine or policy, teachers that do not fit, or
+        settings of distillation without teachers
 
     The fast engine calls ``on_step`` once per vectorised step with SB3's local names, but for ``obs_tensor``,
     ``values`` and ``log_probs``, which do not exist there; ``train/*`` is computed when the logger is asked for.
@@ -135,6 +138,14 @@ class A2CMultiTask(A2C):
     ) -> None:
         check_choice("task_schedule", task_schedule, get_args(TaskSchedule))
         check_choice("engine", engine, get_args(Engine))
+        if n_steps < 1:
+            raise ValueError(f"`n_steps` must be at least 1 (got {n_steps})")
+        if not teachers:
+            given = {"distill_loss": distill_loss, "distill_coef": distill_coef}
+            given["student_rollout_prob"] = student_rollout_prob
+            ignored = [name for name, value in given.items() if value != _WITHOUT_TEACHERS[name]]
+            if ignored:
+                raise ValueError(f"`{ignored[0]}`={given[ignored[0]]!r} is for distillation, and `teachers` is empty")
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: Engine = engine
         self._fast: FastEngine | None = None
@@ -427,7 +438,7 @@ class A2CMultiTask(A2C):
         monitor_wrapper: bool = True,
         normalize: bool | dict[str, Any] = True,
     ) -> VecEnv:
-        if isinstance(env, str | Task | Sequence):
+        if isinstance(env, str | Task | Sequence | Mapping):
             return make_multitask_vec_env(env, normalize=normalize)
         check_task_observations(env)
         return A2C._wrap_env(env, verbose, monitor_wrapper)
@@ -452,6 +463,8 @@ class A2CMultiTask(A2C):
             if self.is_taught:
                 self.distillation.check_teachers_teach()
             self.teachers = self._resolve_teachers(self.teachers) if self.teachers else None
+        elif not (self.teachers is None or isinstance(self.teachers, Teachers)):
+            raise TypeError(f"`teachers` must map tasks to teachers (got {self.teachers!r:.100})")
 
     def _resolve_teachers(self, teachers: Mapping[str, TeacherLike]) -> Teachers:
         if self.task_names is None:

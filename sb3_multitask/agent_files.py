@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,16 +71,23 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
         or PPO, or of sb3-contrib's TRPO; a run's folder, ours or rl_zoo3's, whose agent at the end it is; or a folder
         that ``sb3-multitask card`` made
     :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it;
-        a zip in a folder that ``python -m sb3_multitask.zoo`` left has it beside it
+        a zip in a folder that ``python -m sb3_multitask.zoo`` left has it beside it. Without it an agent whose
+        training had a VecNormalize comes with a warning
+    :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     path = _file_in(Path(path))
+    if ZooFolder.at(path) is None and path.suffix != ".zip":
+        if normalizer is not None:
+            raise ValueError(
+                f"`normalizer` belongs to a zip of another algorithm (got {str(normalizer)!r}): {path} is an agent's "
+                "own file, which has its statistics"
+            )
+        return _read_agent(path)
     try:
         if (training := ZooFolder.at(path)) is not None:
             return _agent_of_zoo(training, normalizer)
-        if path.suffix == ".zip":
-            return _agent_of_zip(read_sb3_zip(path), normalizer)
-        return _read_agent(path)
+        return _agent_of_zip(read_sb3_zip(path), normalizer)
     except UnreadableFileError:
         raise
     except (ValueError, FileNotFoundError) as e:
@@ -112,6 +120,12 @@ def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None, tasks: tup
         raise ValueError(
             f"it does not name the tasks of its {policy.n_heads} heads: they are in the folder of its training, and in "
             "the file of its normaliser (`normalizer`)"
+        )
+    if policy.saw_vec_normalize and statistics is None:
+        warnings.warn(
+            f"The {policy.algorithm} was trained in a VecNormalize, whose statistics are not in its zip: if it "
+            "normalised observations, read the agent with load_agent(path, normalizer=<file of VecNormalize.save>).",
+            stacklevel=3,
         )
     steps = {} if policy.num_timesteps is None else {"num_timesteps": policy.num_timesteps}
     low, high = policy.action_bounds

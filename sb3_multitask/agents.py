@@ -173,9 +173,14 @@ class Agent:
         :return: actions (action_dim,) or (n_rows, action_dim), clipped to their bounds, and ``state``
         :raises ValueError: on another shape or an unknown task id
         """
+        if not isinstance(observation, Mapping) or not {"obs", "task"} <= observation.keys():
+            raise ValueError(f'`observation` must be {{"obs": ..., "task": ...}} (got {observation!r:.100})')
         obs = np.asarray(observation["obs"], dtype=np.float64)
         rows = np.atleast_2d(obs)
-        task = np.broadcast_to(np.asarray(observation["task"], dtype=np.int64).reshape(-1), len(rows))
+        task = np.asarray(observation["task"])
+        if not np.issubdtype(task.dtype, np.number):
+            raise ValueError(f"`observation['task']` must be task ids, see `head_of` (got {observation['task']!r})")
+        task = np.broadcast_to(task.astype(np.int64).reshape(-1), len(rows))
         if rows.ndim != 2 or rows.shape[1] != self.obs_dim:
             raise ValueError(f"`observation['obs']` must be (n_rows, {self.obs_dim}) (got {obs.shape})")
         if task.size and not (task.min() >= 0 and task.max() < self.n_tasks):

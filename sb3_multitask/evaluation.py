@@ -75,8 +75,13 @@ def evaluate_tasks(
     :param seed: of the fresh envs, and of the samples if not deterministic
     :param max_episode_steps: an episode that lasts longer counts as it stands, with a warning
     :return: task name -> result, in the model's order
+    :raises TypeError: if ``model`` is neither a model nor an agent
     :raises ValueError: on an env with other tasks, the model's own env, or too few episodes
     """
+    if not isinstance(model, Evaluable):
+        raise TypeError(
+            f"`model` must be a model or an Agent (got {model!r:.100}); A2CMultiTask.load and load_agent read files"
+        )
     if n_eval_episodes < 1:
         raise ValueError(f"`n_eval_episodes` must be at least 1 (got {n_eval_episodes})")
     if env is None:

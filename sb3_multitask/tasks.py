@@ -117,17 +117,20 @@ def task_set(name: str) -> tuple[Task, ...] | None:
     return next((tasks for known, tasks in TASK_SETS.items() if name in (known, set_id(known))), None)
 
 
-TasksLike: TypeAlias = str | Task | Sequence[str | Task]
+TasksLike: TypeAlias = str | Task | Sequence[str | Task] | Mapping[str, str]
 
 
 def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
-    """Turn a set's name, an id, a task, or a list of these into tasks.
+    """Turn a set's name, an id, a task, a list of these, or names with their ids into tasks.
 
     :param tasks: for example ``"HalfCheetahBody6"`` (or the set's id, ``"MultiTask/HalfCheetahBody6-v0"``),
-        ``"Hopper-v5"`` or ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]``; a bare id is named by itself
+        ``"Hopper-v5"``, ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]`` or ``{"Hopper": "Hopper-v5"}``; a bare
+        id is named by itself
     :raises ValueError: unknown set or id (with the closest match), no task, or a name twice
     :raises TypeError: if an entry is neither an id nor a task
     """
+    if isinstance(tasks, Mapping):
+        tasks = [Task(name, env_id) for name, env_id in tasks.items()]
     entries = [tasks] if isinstance(tasks, str | Task) else list(tasks)
     resolved = tuple(task for entry in entries for task in _resolve_entry(entry))
     if not resolved:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 if TYPE_CHECKING:
@@ -24,9 +25,14 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
     :param model: the model that receives
     :param source: the model that gives: another one with the same nets, or ``model`` itself
     :param tasks: task of ``model`` -> task of ``source``
+    :raises TypeError: if a side is no ``A2CMultiTask``, such as an ``Agent``, which has no statistics of returns
     :raises ValueError: on an unknown task, on nets or normalisers that would make something else of the weights, on
         weights that are not finite; both sides are named
     """
+    _check_model(model, "model")
+    _check_model(source, "source")
+    if not isinstance(tasks, Mapping):
+        raise TypeError(f"`tasks` must map tasks of `model` to tasks of `source` (got {tasks!r})")
     pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
     if not pairs:
         raise ValueError("`tasks` must name at least one task of the model and the task of the source it takes over")
@@ -46,11 +52,7 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
             for target, origin in pairs:
                 parameter[target] = copies[name][origin]
     if receiver is not None and giver is not None:
-        normalizer: Any = receiver
-        for name, rms in (("obs_rms", normalizer.obs_rms["obs"]), ("ret_rms", normalizer.ret_rms)):
-            for part in ("mean", "var", "count"):
-                for target, origin in pairs:
-                    getattr(rms, part)[target] = giver[name][part][origin]
+        _copy_statistics(receiver, giver, pairs)
 
 
 def freeze(model: A2CMultiTask, what: Frozen) -> None:
@@ -58,8 +60,10 @@ def freeze(model: A2CMultiTask, what: Frozen) -> None:
 
     :param what: ``"trunk"``: the layers that all tasks share; ``"all_but_last"``: everything but the heads' output
         layers and the log-std (the paper's fine-tuning, section 4.2); ``"nothing"``: train everything again
+    :raises TypeError: if the model is no ``A2CMultiTask``
     :raises ValueError: on anything else
     """
+    _check_model(model, "model")
     if what not in get_args(Frozen):
         raise ValueError(f"`what` must be one of {', '.join(get_args(Frozen))} (got {what!r})")
     policy = model.policy
@@ -81,6 +85,19 @@ def set_frozen(policy: nn.Module, names: Sequence[str]) -> None:
         parameter.requires_grad_(name not in names)
         if name in names:
             parameter.grad = None
+
+
+def _copy_statistics(normalizer: Any, giver: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> None:
+    for name, rms in (("obs_rms", normalizer.obs_rms["obs"]), ("ret_rms", normalizer.ret_rms)):
+        for part in ("mean", "var", "count"):
+            for target, origin in pairs:
+                getattr(rms, part)[target] = giver[name][part][origin]
+
+
+def _check_model(model: object, name: str) -> None:
+    if not (isinstance(model, BaseAlgorithm) and hasattr(model, "get_normalizer_state")):
+        hint = ": load it with A2CMultiTask.load(path)" if isinstance(model, str) else ""
+        raise TypeError(f"`{name}` must be an A2CMultiTask (got {model!r:.100}){hint}")
 
 
 def _index(model: A2CMultiTask, task: str, side: str) -> int:

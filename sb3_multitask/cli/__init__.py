@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from sb3_multitask.cli import card, enjoy, evaluate, export, grid, plot, report, train
+from sb3_multitask.cli.output import console
 
 app = typer.Typer(
     help="Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task.",
@@ -27,8 +30,18 @@ app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=card.EXAMPLES)(card.card)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(version("sb3-multitask"), highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Subcommands below; each has its own --help."""
 
 
@@ -37,7 +50,9 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as e:
-        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {escape(str(e))}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"[red]Error:[/red] {escape(str(e).removeprefix('Error: '))}", highlight=False
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -52,5 +52,5 @@ def evaluate(
         seed=chosen.seed,
     )
     console.print(
-        results_table({"return": results}, f"{escape(chosen.model)}, {chosen.n_eval_episodes} episodes per task")
+        results_table({"return": results}, f"{escape(chosen.model)}, episodes per task: {chosen.n_eval_episodes}")
     )

@@ -53,4 +53,7 @@ def export(
     ]
     output = output or Path(name)
     write(agent, output)
-    console.print(f"{len(agent.task_names)} tasks: [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    console.print(
+        f"Exported, with the heads {escape(', '.join(agent.task_names))}: [bold]{escape(str(output))}[/bold]",
+        soft_wrap=True,
+    )

@@ -58,9 +58,10 @@ def grid(
 
     runs = select(load_grid(find_config(config), folder), only or [])
     if dry_run:
-        table = Table(title=escape(str(config)))
+        steps = sum(run.config.n_timesteps for run in runs)
+        table = Table(title=escape(str(config)), caption=f"{len(runs)} runs, {steps:,} steps")
         for column in ("run", "steps", "status", "needs"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for run, status in statuses(runs):
             table.add_row(escape(run.key), f"{run.config.n_timesteps:,}", status, escape(", ".join(run.needs)))
         console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,6 +83,10 @@ def train(
             soft_wrap=True,
         )
         raise typer.Exit(exit_code(e)) from None
+    except Exception:
+        if resume is None and run_dir is None and not folder.results.exists():  # of a run that never began
+            shutil.rmtree(folder.path)
+        raise
     console.print(results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
     curves = "" if run_config.sequential else "No episode ended, so there are no learning curves; "
     if folder.curves.exists():

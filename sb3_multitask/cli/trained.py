@@ -65,6 +65,8 @@ def _load(path: Path) -> Any:
     if path.with_name("vecnormalize.pkl").exists() and agent.exists():
         return load_agent(agent)
     path = path / "model.zip" if path.is_dir() else path
+    if not path.exists() and path.with_name(f"{path.name}.safetensors").exists():
+        return load_agent(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a run's folder, a model.zip or an agent's .safetensors")
     return load_agent(path.with_suffix("")) if path.suffix == ".safetensors" else A2CMultiTask.load(path, device="cpu")

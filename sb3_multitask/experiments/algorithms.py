@@ -27,8 +27,8 @@ def make_algorithm(config: TrainConfig, env: VecEnv, verbose: int) -> OnPolicyAl
         kwargs["policy"] = MultiTaskActorCriticPolicy
     try:
         return ALGORITHMS[config.algo](env=env, verbose=verbose, **kwargs)
-    except TypeError as e:
-        if not config.algo_kwargs:
+    except (TypeError, AssertionError) as e:  # SB3 asserts, for one, the size of a batch
+        if not config.algo_kwargs and isinstance(e, TypeError):
             raise
         raise ConfigError(f"algo_kwargs of algo {config.algo!r}: {e}") from e
 

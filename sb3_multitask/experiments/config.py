@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Iterable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
@@ -16,10 +17,12 @@ from sb3_multitask.a2c_multitask import Engine
 from sb3_multitask.eval_callback import Score
 from sb3_multitask.files import replacing
 from sb3_multitask.losses import DistillLoss
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.transfer import Frozen
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.faults import OnFault
+from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 from sb3_multitask.vec_env.schedule import TaskSchedule
 from sb3_multitask.yaml_files import ConfigError, read_yaml
 
@@ -104,8 +107,28 @@ class TrainConfig(BaseModel):
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, tasks: str | tuple[str, ...] | dict[str, str]) -> str | tuple[str, ...] | dict[str, str]:
-        _resolve(tasks)
+        resolve_tasks(tasks)
         return tasks
+
+    @field_validator("also_on")
+    @classmethod
+    def _known_envs(cls, also_on: dict[str, str]) -> dict[str, str]:
+        if also_on:
+            resolve_tasks(also_on)
+        return also_on
+
+    @field_validator("policy_kwargs")
+    @classmethod
+    def _known_to_policy(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        _check_arguments(kwargs, MultiTaskActorCriticPolicy)
+        return kwargs
+
+    @field_validator("normalize")
+    @classmethod
+    def _known_to_normalizer(cls, normalize: bool | dict[str, Any]) -> bool | dict[str, Any]:
+        if isinstance(normalize, dict):
+            _check_arguments(normalize, MultiTaskVecNormalize)
+        return normalize
 
     @field_validator("learning_rate", "distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
     @classmethod
@@ -150,6 +173,10 @@ class TrainConfig(BaseModel):
     def _nothing_is_ignored(self) -> Self:
         if self.init_tasks and self.init_from is None:
             raise ValueError("init_tasks says what to take over from init_from, which is not given")
+        if unknown := set(self.init_tasks) - set(self.task_names):
+            raise ValueError(f"init_tasks must name tasks of the run, {self.task_names} (got {', '.join(unknown)})")
+        if self.teachers and set(self.teachers) != set(self.task_names):
+            raise ValueError(f"teachers must be one for every task, {self.task_names} (got {tuple(self.teachers)})")
         late = [budget for budget in self.report_at if not 0 < budget <= self.n_timesteps]
         if late:
             raise ValueError(f"report_at must lie within n_timesteps {self.n_timesteps} (got {late})")
@@ -157,7 +184,7 @@ class TrainConfig(BaseModel):
 
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The tasks, in order."""
-        return _resolve(self.tasks)
+        return resolve_tasks(self.tasks)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -203,6 +230,12 @@ class EvaluateConfig(BaseModel):
     deterministic: bool = Field(default=True, description="The Gaussian's mean, or samples")
 
 
+_MESSAGES = {
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be names with values, such as {key: value}",
+    "extra_forbidden": "unknown key",
+}
+"""Of pydantic's errors that speak of Python."""
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -241,10 +274,18 @@ def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lamb
         problems = []
         for error in e.errors(include_url=False):
             key = str(error["loc"][0]) if error["loc"] else "config"
-            message = error["msg"].removeprefix("Value error, ")
-            path = ".".join(map(str, error["loc"])) or key
-            problems.append(f"{where(key)}: `{path}`: {message} (got {error['input']!r:.300})")
+            message = _MESSAGES.get(error["type"], error["msg"].removeprefix("Value error, "))
+            path = ".".join(map(str, error["loc"]))
+            problem = f"`{path}`: {message} (got {error['input']!r:.300})" if path else message
+            problems.append(f"{where(key)}: {problem}")
         raise ConfigError("\n".join(dict.fromkeys(problems))) from e
+
+
+def _check_arguments(given: Mapping[str, Any], of: type) -> None:
+    known = list(signature(of).parameters)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"unknown argument {name!r}.{did_you_mean(name, known)}")
 
 
 def dump_config(config: TrainConfig, path: Path) -> None:
@@ -257,12 +298,6 @@ def dump_config(config: TrainConfig, path: Path) -> None:
     exclude = set() if config.algo == "a2c_mt" else {*_ONLY_OURS, *_SETTINGS} - config.model_fields_set
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         yaml.dump(config.model_dump(mode="json", exclude=exclude), file)
-
-
-def _resolve(tasks: str | tuple[str, ...] | dict[str, str]) -> tuple[Task, ...]:
-    if isinstance(tasks, dict):
-        return resolve_tasks([Task(name, env_id) for name, env_id in tasks.items()])
-    return resolve_tasks(tasks)
 
 
 def _parse_schedule(value: float | str) -> tuple[float, bool]:

@@ -95,14 +95,16 @@ def draw_learning_curves(
     n_columns = min(3, len(tasks))
     n_rows = -(-len(tasks) // n_columns)
     figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows + 0.5), layout="constrained")
-    axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flat
+    axes = list(figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flat)
     for axis, task in zip(axes, tasks, strict=False):
         for number, (name, curves) in enumerate(runs.items()):
             _draw_run(axis, curves, task, name, f"C{number}", window, with_episodes=len(runs) == 1)
         axis.set_title(task, fontsize=10)
         axis.grid(alpha=0.3)
-    for axis in list(axes)[len(tasks) :]:
+    for axis in axes[len(tasks) :]:
         axis.set_visible(False)
+    for axis in axes[: len(tasks)][-n_columns:]:  # the lowest of their columns
+        axis.tick_params(labelbottom=True)
     lines = {str(line.get_label()): line for axis in figure.axes for line in axis.get_lines()}
     named = {label: line for label, line in lines.items() if not label.startswith("_")}
     if len(named) > 1:

@@ -14,10 +14,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config
-from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config, make_config
+from sb3_multitask.experiments.run_folder import RunFolder, folder_of_agent
 from sb3_multitask.experiments.shipped import find_config, is_shipped
 from sb3_multitask.tasks import did_you_mean
 from sb3_multitask.yaml_files import ConfigError, load_values
@@ -31,7 +31,7 @@ class Preset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: str = Field(description="YAML file of a TrainConfig: beside the grid's file, or zoo_configs/<name>")
-    seeds: tuple[int, ...] = Field(min_length=1, description="Seeds of every run")
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1, description="Seeds of every run")
     runs: tuple[str, ...] = Field((), description="Only these runs of the grid; default: all")
     set: dict[str, Any] = Field({}, description="Settings on top of the config's")
     configs: dict[str, str] = Field({}, description="Run -> the config of this run, in place of `config`")
@@ -88,6 +88,7 @@ def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRu
         order = list(TopologicalSorter({run.key: run.needs for run in runs.values()}).static_order())
     except CycleError as e:
         raise ConfigError(f"{path}: these runs need each other: {' -> '.join(e.args[1])}") from e
+    _check_tasks(path, runs)
     ranks = {key: rank for rank, key in enumerate(order)}
     seeds = {key: (list(grid.presets).index(key.split("/")[0]), run.config.seed) for key, run in runs.items()}
     return sorted(runs.values(), key=lambda run: (*seeds[run.key], bool(run.needs), ranks[run.key]))
@@ -121,16 +122,20 @@ def prepare(run: GridRun) -> RunFolder:
         folder.path.mkdir(parents=True, exist_ok=True)
         dump_config(run.config, folder.config)
         return folder
-    there = load_config(TrainConfig, folder.config)
-    if there != run.config:
-        now, then = run.config.model_dump(), there.model_dump()
-        names = [name for name in now if now[name] != then[name]]
-        different = [f"{name} ({then[name]!r:.60} there, {now[name]!r:.60} now)" for name in names]
+    if different := _other_settings(run):
         raise ConfigError(
             f"{folder.path} holds the run with other settings: {', '.join(different)}. Move it away, or give the grid "
             "another folder."
         )
     return folder
+
+
+def _other_settings(run: GridRun) -> list[str]:
+    """The settings in which the run that is in the folder differs, in words."""
+    there = load_config(TrainConfig, RunFolder(run.folder).config)
+    now, then = run.config.model_dump(), there.model_dump()
+    names = [name for name in now if now[name] != then[name]]
+    return [f"{name} ({then[name]!r:.60} there, {now[name]!r:.60} now)" for name in names]
 
 
 def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: int, root: Path) -> GridRun:
@@ -159,10 +164,8 @@ def _make_run(path: Path, grid: GridConfig, preset_name: str, name: str, seed: i
     base = load_values(beside if beside.exists() or not is_shipped(config_file) else find_config(config_file))
     settings = {key: resolve(value) for key, value in {**base, **preset.set, **grid.runs[name]}.items()}
     key = f"{preset_name}/{name}/seed_{seed}"
-    try:
-        config = TrainConfig(**{**settings, "seed": seed})
-    except ValueError as e:
-        raise ConfigError(f"{path}: run {name!r} of preset {preset_name!r}: {e}") from e
+    where = f"{path}: run {name!r} of preset {preset_name!r}"
+    config = make_config(TrainConfig, {**settings, "seed": seed}, lambda _key: where)
     return GridRun(key, config, root / key, tuple(dict.fromkeys(needs)), tuple(agents_of))
 
 
@@ -189,12 +192,37 @@ def _check_needs(path: Path, runs: Mapping[str, GridRun]) -> None:
                 )
 
 
+def _check_tasks(path: Path, runs: Mapping[str, GridRun]) -> None:
+    """Raise if a run wants to take over a task that the run it comes from does not have."""
+    tasks_of = {run.folder: run.config.task_names for run in runs.values()}
+    for run in runs.values():
+        config = run.config
+        wanted = [(task, teacher, "teachers") for task, teacher in config.teachers.items()]
+        if config.init_from is not None:
+            names = config.init_tasks.values() or config.task_names
+            wanted += [(task, config.init_from, "init_tasks" if config.init_tasks else "init_from") for task in names]
+        for task, source, setting in wanted:
+            tasks = tasks_of.get(folder_of_agent(source)[0], (task,))
+            teaches_any = setting == "teachers" and len(tasks) == 1  # an agent with one head
+            if task not in tasks and not teaches_any:
+                raise ConfigError(
+                    f"{path}: {run.key}: {setting} takes task {task!r} from {source}, which has: {', '.join(tasks)}"
+                )
+
+
 def _check_name(path: Path, name: str, runs: Mapping[str, Any]) -> None:
     if name not in runs:
         raise ConfigError(f"{path}: unknown run {name!r}.{did_you_mean(name, runs)} Runs: {', '.join(runs)}")
 
 
 def statuses(runs: list[GridRun]) -> Iterator[tuple[GridRun, str]]:
-    """Every run with its status: "waiting", "running", "finished", "interrupted" or "failed"."""
+    """Every run with its status: "waiting", "running", "finished", "interrupted", "failed", or "other settings".
+
+    With the last, the folder holds a run that the grid will not go on with.
+    """
     for run in runs:
-        yield run, str(RunFolder(run.folder).read_status().get("status", "waiting"))
+        folder = RunFolder(run.folder)
+        if folder.config.exists() and _other_settings(run):
+            yield run, "other settings"
+        else:
+            yield run, str(folder.read_status().get("status", "waiting"))

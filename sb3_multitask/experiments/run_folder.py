@@ -49,6 +49,12 @@ class FolderInUseError(RuntimeError):
     """Another process works in a run's folder."""
 
 
+def folder_of_agent(agent: str | Path) -> tuple[Path, str]:
+    """The run's folder that an agent is in, and the moment of its results: a budget in steps, or "after"."""
+    path = Path(agent)
+    return (path.parents[1], path.name) if path.parent.name == "agents" else (path, "after")
+
+
 class RunFolder:
     """Paths and small files of one run.
 

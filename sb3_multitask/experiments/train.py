@@ -183,6 +183,8 @@ def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:
     """Weights, statistics and freezing that training begins with."""
     if config.init_from is not None:
         path = Path(config.init_from)
+        if not (path.exists() or path.with_suffix(".zip").exists()):
+            raise ConfigError(f"init_from: {path} does not exist; give a run's folder or a model.zip")
         source = A2CMultiTask.load(path / "model.zip" if path.is_dir() else path, device="cpu")
         transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
     freeze(model, config.freeze)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
+import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sb3_multitask.files import replacing
+from sb3_multitask.files import SaveError, replacing
 
 SUFFIXES = (".mp4", ".gif")
 MAX_FPS = 50
@@ -25,12 +26,19 @@ def check_film_path(path: str | Path) -> None:
 
     :raises ValueError: if its ending is another than MP4 or GIF
     :raises ImportError: if it is MP4, and what writes it is not installed
+    :raises SaveError: if its folder cannot be written to; the folder is made
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"A film's file must end in {' or '.join(SUFFIXES)} (got {str(path)!r})")
     if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ImportError('MP4 needs imageio-ffmpeg: pip install "sb3-multitask[video]", or write a .gif')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as e:
+        raise SaveError(f"{path}: cannot be written ({e.strerror})") from e
 
 
 def write_film(path: str | Path, pictures: Iterable[Image.Image], fps: float, n_colors: int = 128) -> None:

@@ -39,6 +39,7 @@ class SavedPolicy:
     :param action_bounds: lowest and highest actions, each (action_dim,)
     :param log_std_bounds: (low, high, init) of a log-std that is an output of the heads
     :param num_timesteps: environment steps of its training, if the file says so
+    :param saw_vec_normalize: a stock ``VecNormalize`` was around its env, whose statistics are not in the file
     """
 
     algorithm: str
@@ -51,6 +52,7 @@ class SavedPolicy:
     action_bounds: tuple[np.ndarray, np.ndarray]
     log_std_bounds: tuple[float, float, float] | None
     num_timesteps: int | None = None
+    saw_vec_normalize: bool = False
 
     @property
     def n_heads(self) -> int:
@@ -114,6 +116,7 @@ def _read(path: Path) -> SavedPolicy:
         bounds,
         log_std_bounds,
         n_steps if type(n_steps) is int else None,
+        algorithm != "A2CMultiTask" and data.get("_last_original_obs") is not None,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from sb3_multitask.experiments.report import continual, statistics
 from sb3_multitask.experiments.report.collect import Run, presets_of_runs, returns, select
 from sb3_multitask.experiments.report.comparisons import estimates, of_same_seeds
 from sb3_multitask.experiments.report.tables import Table
+from sb3_multitask.experiments.run_folder import folder_of_agent
 
 
 def gains(runs: Sequence[Run], preset: str) -> Table | None:
@@ -132,9 +132,7 @@ def _table(name: str, title: str, note: str, header: Sequence[str], rows: Sequen
 
 def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:
     """The return of a student's teacher when it taught; NaN if it is not one of the grid's finished runs."""
-    path = Path(student.config.teachers[task])
-    moment = path.name if path.parent.name == "agents" else "after"  # as a grid's `run:<name>@<steps>` becomes
-    folder = path.parents[1] if path.parent.name == "agents" else path
+    folder, moment = folder_of_agent(student.config.teachers[task])
     for run in runs:
         if run.path.parts[-3:] == folder.parts[-3:]:
             own = run.config.task_names
