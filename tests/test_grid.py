@@ -208,7 +208,9 @@ def test_a_grid_on_ray_that_is_stopped_leaves_checkpoints(grid_file):
 
 def test_a_run_that_fails_does_not_stop_the_others(grid_file):
     grid_file.write_text(
-        GRID.replace("n_timesteps: 4000, report_at", "n_timesteps: 4000, policy_kwargs: {optimizer_kwargs: {x: 1}}, report_at")
+        GRID.replace(
+            "n_timesteps: 4000, report_at", "n_timesteps: 4000, policy_kwargs: {optimizer_kwargs: {x: 1}}, report_at"
+        )
     )
     other = "  other: {tasks: {SmallFoot: HalfCheetahSmallFoot-v0}, n_timesteps: 1000}\n"
     grid_file.write_text(grid_file.read_text() + other)

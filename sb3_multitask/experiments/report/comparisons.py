@@ -60,7 +60,7 @@ def control(runs: Sequence[Run], preset: str, base: str) -> Table:
     return Table(
         f"control_{preset}",
         f"Single tasks with the settings of {preset!r}",
-        f"{ours(runs, preset)} Frames are per body. Each column has the seeds that its last row counts.",
+        f"{ours(runs, preset)} {statistics.WORST_TASK} Frames are per body. Each column has the seeds that its last row counts.",
         ["body", *titles],
         method_rows(runs, methods),
     )
@@ -111,7 +111,7 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
         f"ablation_{preset}",
         f"One change at a time ({preset})",
         f"Returns over the six bodies at the end, beside the preset {base!r} with the same seeds. {_DIFFERENCES} "
-        f"{_PAIRED} No correction is made for the number of rows.",
+        f"{_PAIRED} {statistics.WORST_TASK} No correction is made for the number of rows.",
         ["change", "mean", "median task", "worst task", "without", "difference", "probability of improvement", "seeds"],
         rows,
     )

@@ -54,7 +54,7 @@ def table_2(runs: Sequence[Run], preset: str) -> Table:
     header = ["body", *(title for method in methods for title in (method.title(runs), "paper"))]
     note = (
         f"{ours(runs, preset)} Frames are per body. The paper: scratch at 3M, the others at 1M, one seed, mean ± "
-        "standard deviation over 20 episodes."
+        f"standard deviation over 20 episodes. {statistics.WORST_TASK}"
     )
     return Table(f"table_2_{preset}", f"Table 2: multi-task ({preset})", note, header, rows)
 

@@ -20,6 +20,8 @@ FEW_SEEDS = (
     "two with two seeds and three in four with three."
 )
 """For the notes of tables; if the returns' distribution is symmetric."""
+WORST_TASK = "The worst task's interval lies mostly below its value: each resample takes the minimum anew."
+"""For the notes of tables that have it."""
 
 
 @dataclass(frozen=True)

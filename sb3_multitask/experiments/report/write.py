@@ -153,7 +153,7 @@ def all_runs(runs: Sequence[Run]) -> Table:
         "All runs",
         "Deterministic returns at the end of training: mean over seeds and tasks, interquartile mean, median task and "
         "worst task, with 95% stratified bootstrap intervals; the mean over seeds of each task; the mean CPU time of a "
-        "seed, evaluations included; and the revisions of the code that ran.",
+        f"seed, evaluations included; and the revisions of the code that ran. {statistics.WORST_TASK}",
         ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task", "CPU minutes", "code"],
         rows,
     )
