@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -144,6 +144,8 @@ class A2CMultiTask(A2C):
             given = {"distill_loss": distill_loss, "distill_coef": distill_coef}
             given["student_rollout_prob"] = student_rollout_prob
             ignored = [name for name, value in given.items() if value != _WITHOUT_TEACHERS[name]]
+            if rl_coef == 0 and critic_coef == 0:
+                raise ValueError("`rl_coef`=0 and `critic_coef`=0 leave nothing to learn from, and `teachers` is empty")
             if ignored:
                 raise ValueError(f"`{ignored[0]}`={given[ignored[0]]!r} is for distillation, and `teachers` is empty")
         self.task_schedule: TaskSchedule = task_schedule
@@ -156,12 +158,14 @@ class A2CMultiTask(A2C):
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
         self.normalizer_state: dict[str, Any] | None = None
+        self.normalizer_settings: dict[str, Any] | None = None  # of its rewards
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
         self.teachers: Teachers | None = teachers  # type: ignore[assignment]  # resolved when the env is known
         self.is_taught = bool(teachers)
         self.distill_loss: DistillLoss = distill_loss
         self.distill_coef, self.rl_coef, self.critic_coef = distill_coef, rl_coef, critic_coef
         self.student_rollout_prob = student_rollout_prob
+        self._distillation: DistillationSettings | None = None
         self.rollout_by_teacher = False
         self.raw_rollout: np.ndarray | None = None
         self.frozen: tuple[str, ...] = ()  # names of parameters that are not trained
@@ -195,9 +199,10 @@ class A2CMultiTask(A2C):
 
     def train(self) -> None:
         """One gradient step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
-        if self._fast is not None:
+        if self._fast is not None and self._fast.is_as_collected():
             self._fast_update()
         else:
+            self._unlogged.pop(getattr(self.env, "active_task", None), None)
             self._torch_update()
         if self.task_schedule == "cycle":
             self._next_task()
@@ -309,6 +314,14 @@ class A2CMultiTask(A2C):
         if self.teachers is not None:
             return collect_with_teachers(self, env, callback, rollout_buffer, n_rollout_steps)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    @property
+    def distillation(self) -> DistillationSettings:
+        """How the model learns from teachers, as its attributes say now."""
+        given = (self.distill_loss, self.distill_coef, self.rl_coef, self.critic_coef, self.student_rollout_prob)
+        if self._distillation is None or self._distillation.given != given:
+            self._distillation = DistillationSettings(*given)
+        return self._distillation
 
     def draw_who_acts(self) -> None:
         """Decide whether the next rollout's actions are the teachers'."""
@@ -453,9 +466,7 @@ class A2CMultiTask(A2C):
             self.env = scheduled(self.env, self.task_schedule)
             self.n_envs = self.env.num_envs
             self._adopt_env(self.env)
-        self.distillation = DistillationSettings(
-            self.distill_loss, self.distill_coef, self.rl_coef, self.critic_coef, self.student_rollout_prob
-        )
+        _ = self.distillation  # checked
         super()._setup_model()
         set_frozen(self.policy, self.frozen)
         if isinstance(self.teachers, Mapping):
@@ -484,7 +495,8 @@ class A2CMultiTask(A2C):
         if state is None and normalizes and self.num_timesteps > 0:
             raise ValueError(
                 "The model was trained on raw observations, and this env normalises: make it with "
-                "make_multitask_vec_env(tasks, normalize=False)."
+                "make_multitask_vec_env(tasks, normalize=False). (Or its file has no statistics, because another "
+                "algorithm or `exclude` left them out: then train it anew, or hand over what VecNormalize saved.)"
             )
 
     def _adopt_env(self, env: VecEnv) -> None:
@@ -500,6 +512,42 @@ class A2CMultiTask(A2C):
         normalizer = self.get_vec_normalize_env()
         return normalizer.get_statistics() if isinstance(normalizer, MultiTaskVecNormalize) else self.normalizer_state
 
+    def _normalizer_settings(self) -> dict[str, Any] | None:
+        """How the env's normaliser treats rewards, for one like it; without an env what the model was loaded with."""
+        normalizer = self.get_vec_normalize_env()
+        if normalizer is None:
+            return self.normalizer_settings
+        return {name: getattr(normalizer, name) for name in ("norm_reward", "clip_reward", "gamma")}
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """SB3's: weights and optimizer from a file or from ``get_parameters``.
+
+        A file of a multi-task model brings its normaliser's statistics too; a dict has none.
+
+        :raises ValueError: if the file's model has another set or order of tasks, or is normalised where this is not
+        """
+        if not isinstance(load_path_or_dict, dict):
+            saved = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
+            if isinstance(load_path_or_dict, io.IOBase):
+                load_path_or_dict.seek(0)
+            if self.task_names is not None:
+                check_same_tasks(saved.get("task_names"), self.task_names)
+            if (state := saved.get("normalizer_state")) is not None:
+                if self.env is not None:
+                    self._check_env(self.env, state)
+                super().set_parameters(load_path_or_dict, exact_match, device)
+                normalizer = None if self.env is None else task_normalizer_of(self.env)
+                self.normalizer_state = state
+                if normalizer is not None:
+                    normalizer.set_statistics(state)
+                return
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set the env; its normaliser, if any, takes over the model's statistics.
 
@@ -508,8 +556,11 @@ class A2CMultiTask(A2C):
         """
         state = self.get_normalizer_state()
         normalizes = state is not None or self.num_timesteps == 0
-        env = self._wrap_env(env, self.verbose, normalize={"gamma": self.gamma} if normalizes else False)
+        settings = self._normalizer_settings() or {"gamma": self.gamma}
+        env = self._wrap_env(env, self.verbose, normalize=settings if normalizes else False)
         self._check_env(env, state)
+        if self.num_timesteps == 0 and state is not None and state["obs_rms"]["count"].max() < 1:
+            state = None  # nothing is known yet: the env keeps what it brings
         super().set_env(scheduled(env, self.task_schedule), force_reset)  # refuses without a change
         self.normalizer_state = state
         assert self.env is not None
@@ -518,7 +569,7 @@ class A2CMultiTask(A2C):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_fast", "_unlogged", "faulty", "_said", "teachers", "distillation", "raw_rollout"]
+        ours = ["_fast", "_unlogged", "faulty", "_said", "teachers", "_distillation", "raw_rollout"]
         return [*super()._excluded_save_params(), *ours]
 
     def save(
@@ -535,7 +586,7 @@ class A2CMultiTask(A2C):
         :raises SaveError: if it cannot be written; an earlier file is unchanged
         :raises TypeError: if an attribute of the model cannot be stored; names it
         """
-        self.normalizer_state = self.get_normalizer_state()
+        self.normalizer_state, self.normalizer_settings = self.get_normalizer_state(), self._normalizer_settings()
         exclude = [] if exclude is None else list(exclude)
         if not can_be_pickled(self.tasks):
             exclude.append("tasks")
@@ -558,6 +609,8 @@ class A2CMultiTask(A2C):
     ) -> Self:
         """Load a model; SB3's arguments. A normalised ``env`` takes over the statistics from the file.
 
+        An ``env`` made from tasks treats rewards as the model's did.
+
         Like every ``load`` of SB3's this unpickles, which runs code that the file may bring: load only files that you
         trust. ``sb3_multitask.readers.read_sb3_zip`` reads the weights of others.
 
@@ -568,7 +621,10 @@ class A2CMultiTask(A2C):
             if isinstance(path, io.IOBase):
                 path.seek(0)
             saved = saved or {}
-            normalize = {"gamma": kwargs.get("gamma", saved.get("gamma"))} if saved.get("normalizer_state") else False
+            normalize: bool | dict[str, Any] = False
+            if saved.get("normalizer_state"):
+                normalize = saved.get("normalizer_settings") or {"gamma": saved.get("gamma")}
+                normalize |= {"gamma": kwargs["gamma"]} if "gamma" in kwargs else {}
             env = cls._wrap_env(env, normalize=normalize)
             check_same_tasks(saved.get("task_names"), task_names_of(env))
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)

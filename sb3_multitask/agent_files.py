@@ -33,11 +33,12 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
     """Write an agent as ``<path>.safetensors`` and ``<path>.json``: small, and nothing in them is executed.
 
     :param agent: an agent, or a model whose policy becomes one
-    :param path: without an ending
+    :param path: with or without one of these endings
     :raises SaveError: if a file cannot be written
     """
     agent = agent if isinstance(agent, Agent) else agent_of(agent)
     path = Path(path)
+    path = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
     arrays = {f"policy/{name}": array for name, array in agent.weights.items()}
     if agent.statistics is not None:
         arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}

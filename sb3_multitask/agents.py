@@ -275,7 +275,7 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         {name: tensor.numpy(force=True).copy() for name, tensor in policy.state_dict().items()},
         tuple(task_names),
         statistics,
-        policy.activation_fn.__name__,
+        getattr(policy.activation_fn, "__name__", repr(policy.activation_fn)),
         space.low.copy(),
         space.high.copy(),
         bounds,

@@ -74,6 +74,11 @@ class DistillationSettings:
                     f"`student_rollout_prob`=0 never makes one: raise `student_rollout_prob`, or leave out `{name}`."
                 )
 
+    @property
+    def given(self) -> tuple[Any, ...]:
+        """The arguments, in order."""
+        return (self.distill_loss, self.distill_coef, self.rl_coef, self.critic_coef, self.student_rollout_prob)
+
     def check_teachers_teach(self) -> None:
         """Raise ValueError if no term of the loss is left for a student that has teachers."""
         if not any(map(_may_be_positive, (self.distill_coef, self.rl_coef, self.critic_coef))):

@@ -12,16 +12,18 @@ from typing import Any, Self, TypeAlias, cast
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 
 from sb3_multitask.agents import Agent, normalizer_state_of
+from sb3_multitask.generators import global_states, set_global_states
 from sb3_multitask.tasks import Task
 from sb3_multitask.threads import one_thread_for_arrays
-from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
+from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import OnFault, is_fault
-from sb3_multitask.vec_env.schedule import task_normalizer_of
+from sb3_multitask.vec_env.schedule import layers_of, task_normalizer_of
 
 Evaluable: TypeAlias = BaseAlgorithm | Agent
+_TRANSPARENT = (MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor)
 Predict: TypeAlias = Callable[[Any], tuple[np.ndarray, Any]]
 
 
@@ -75,28 +77,42 @@ def evaluate_tasks(
     :param seed: of the fresh envs, and of the samples if not deterministic
     :param max_episode_steps: an episode that lasts longer counts as it stands, with a warning
     :return: task name -> result, in the model's order
+
+    Wrappers around ``env`` stay: an episode goes through them. Those of the training env are not around fresh copies of
+    its tasks, which a warning says.
+
     :raises TypeError: if ``model`` is neither a model nor an agent
-    :raises ValueError: on an env with other tasks, the model's own env, or too few episodes
+    :raises ValueError: on an env with other tasks, the model's own env, too few episodes, or a wrapper around an env
+        without the normaliser that the model's observations need
     """
     if not isinstance(model, Evaluable):
         raise TypeError(
             f"`model` must be a model or an Agent (got {model!r:.100}); A2CMultiTask.load and load_agent read files"
         )
-    if n_eval_episodes < 1:
-        raise ValueError(f"`n_eval_episodes` must be at least 1 (got {n_eval_episodes})")
+    for name, value in {"n_eval_episodes": n_eval_episodes, "max_episode_steps": max_episode_steps}.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1 (got {value})")
     if env is None:
         training_env: Any = _training_env(model)
+        if training_env is not None and (wrappers := _wrappers_of(training_env)):
+            warnings.warn(
+                f"The training env's {', '.join(wrappers)} is not around the envs of this evaluation; pass `env`.",
+                stacklevel=2,
+            )
         on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
         venv = MultiTaskVecEnv(tasks_of(model), min(n_eval_episodes, 5), seed=seed, on_fault=on_fault)
     else:
         venv = checked_env(model, env)
-    eval_env: VecEnv = venv if isinstance(model, Agent) else _normalized_like(model, venv, env)
     try:
-        with _predicting(model, deterministic, seed) as predict, one_thread_for_arrays():
+        with (
+            _normalized_like(model, venv, env) as eval_env,
+            _predicting(model, deterministic, seed) as predict,
+            one_thread_for_arrays(),
+        ):
             episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
     finally:
         if env is None:
-            eval_env.close()
+            venv.close()
     return {task: TaskResult.of(task_episodes) for task, task_episodes in episodes.items()}
 
 
@@ -193,27 +209,75 @@ def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
     return venv
 
 
-def _normalized_like(model: BaseAlgorithm, venv: MultiTaskVecEnv, given: VecEnv | None) -> VecEnv:
-    """``venv`` normalised as the model's observations are, with raw rewards and statistics that stay.
+def _wrappers_of(env: VecEnv) -> list[str]:
+    """Names of the wrappers that may change what a policy sees or does."""
+    return [type(layer).__name__ for layer in layers_of(env) if type(layer) not in _TRANSPARENT]
+
+
+@contextmanager
+def _normalized_like(model: Evaluable, venv: MultiTaskVecEnv, given: VecEnv | None) -> Iterator[VecEnv]:
+    """``venv``, in the wrappers of ``given``, normalised as the model's observations are, with statistics that stay.
 
     A model that brings no statistics (another algorithm, loaded from a file) is given those of the env it came with.
 
-    :raises ValueError: if the model or the env has a stock ``VecNormalize``
+    :raises ValueError: if the model or the env has a stock ``VecNormalize``, or a wrapper is around an env that does
+        not normalise as the model does
     """
+    wrappers = [] if given is None else _wrappers_of(given)
+    if isinstance(model, Agent):
+        if given is not None and wrappers and task_normalizer_of(given) is not None:
+            raise ValueError(
+                f"An agent brings its normaliser: pass an `env` with {', '.join(wrappers)} and without one"
+            )
+        yield given if given is not None and wrappers else venv
+        return
     state = normalizer_state_of(model)
     if state is None and given is not None:
         normalizer = task_normalizer_of(given)
         state = None if normalizer is None or model.get_env() is not None else normalizer.get_statistics()
-    if state is None:
-        return venv
-    frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
-    frozen.set_statistics(state)
-    return frozen
+    if given is not None and wrappers:
+        yield from _borrowed(given, state, wrappers)
+    elif state is None:
+        yield venv
+    else:
+        frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
+        frozen.set_statistics(state)
+        yield frozen
+
+
+def _borrowed(env: VecEnv, state: dict[str, Any] | None, wrappers: Sequence[str]) -> Iterator[VecEnv]:
+    """The env itself, its normaliser with other statistics for a while."""
+    normalizer = task_normalizer_of(env)
+    if (normalizer is None) != (state is None):
+        does, does_not = ("model", "env") if normalizer is None else ("env", "model")
+        raise ValueError(
+            f"The {does} normalises its observations and the {does_not} does not; under {', '.join(wrappers)} the env "
+            "must have a MultiTaskVecNormalize exactly if the model does"
+        )
+    if normalizer is None or state is None:
+        yield env
+        return
+    mine, flags = normalizer.get_statistics(), (normalizer.training, normalizer.norm_reward)
+    try:
+        normalizer.set_statistics(state)
+        normalizer.training, normalizer.norm_reward = False, False
+        yield env
+    finally:
+        normalizer.set_statistics(mine)
+        normalizer.training, normalizer.norm_reward = flags
 
 
 @contextmanager
 def _predicting(model: Evaluable, deterministic: bool, seed: int) -> Iterator[Predict]:
-    """The model's ``predict``; torch's random state and the policy's mode are put back afterwards."""
+    """The model's ``predict``; all global random states and the policy's mode are put back afterwards."""
+    states = global_states()
+    try:
+        yield from _predict_of(model, deterministic, seed)
+    finally:
+        set_global_states(states)
+
+
+def _predict_of(model: Evaluable, deterministic: bool, seed: int) -> Iterator[Predict]:
     if isinstance(model, Agent):
         yield partial(model.predict, deterministic=deterministic, generator=np.random.default_rng(seed))
         return

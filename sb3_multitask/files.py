@@ -27,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     :raises SaveError: if writing fails (a full disk, a folder that may not be written to); ``path`` is as it was
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

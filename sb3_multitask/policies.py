@@ -199,11 +199,11 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """SB3's, of one observation or a batch of any tasks.
 
-        :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": task ids, () or (n_rows,)}``
+        :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": a whole number, or one for each row}``
         :raises ValueError: on other keys or shapes, or an unknown task id
         """
         if not isinstance(observation, tuple):  # of which SB3 says what it means
-            _check_observation(observation, self.n_tasks)
+            observation = _checked_observation(observation, self.n_tasks)
         return super().predict(observation, state, episode_start, deterministic)
 
     # SB3's five ways in. Each splits the observation once.
@@ -248,7 +248,8 @@ def _checked_observation_space(space: spaces.Space[Any]) -> tuple[int, int]:
     )
 
 
-def _check_observation(observation: Any, n_tasks: int) -> None:
+def _checked_observation(observation: Any, n_tasks: int) -> dict[str, np.ndarray]:
+    """The observation, with a task for each row."""
     if not isinstance(observation, dict) or set(observation) != {"obs", "task"}:
         keys = ", ".join(sorted(map(str, observation))) if isinstance(observation, dict) else None
         got = type(observation).__name__ if keys is None else f"the keys {keys}"
@@ -257,8 +258,17 @@ def _check_observation(observation: Any, n_tasks: int) -> None:
             f"(got {got})"
         )
     task = np.asarray(observation["task"])
+    if not np.issubdtype(task.dtype, np.integer):
+        raise ValueError(f"`observation['task']` must be whole numbers (got {observation['task']!r:.100})")
+    shape = np.shape(observation["obs"])
+    n_rows = shape[0] if len(shape) > 1 else 1
+    if task.ndim == 0 and len(shape) > 1:
+        task = np.full(n_rows, task)
+    if task.size != n_rows:
+        raise ValueError(f"`observation` must have a task for each row (got {task.size} for obs of shape {shape})")
     if task.size and not (task.min() >= 0 and task.max() < n_tasks):
         raise ValueError(f"`observation['task']` must be task ids from 0 to {n_tasks - 1} (got {task})")
+    return {**observation, "task": task}
 
 
 def _check_action_space(space: spaces.Space[Any]) -> None:

@@ -13,12 +13,14 @@ from sb3_multitask.losses import A2CLoss
 _LONGEST_PREFIX_AND_KEY = len("rollout//explained_variance")
 
 
-def make_room_for_tasks(logger: Logger, task_names: Iterable[str]) -> None:
+def make_room_for_tasks(logger: Logger, task_names: Iterable[str], prefix: str = "") -> None:
     """Widen the logger's tables so that keys with task names are not cut.
 
+    :param prefix: what stands before the task's name; what is before its first slash is a heading of the table
     SB3 cuts keys at 36 characters and raises when two become equal, which long task names make happen.
     """
-    needed = max(map(len, task_names), default=0) + _LONGEST_PREFIX_AND_KEY
+    longest = max(map(len, task_names), default=0)
+    needed = longest + _LONGEST_PREFIX_AND_KEY + len(prefix.partition("/")[2])
     for output_format in logger.output_formats:
         if isinstance(output_format, HumanOutputFormat):
             output_format.max_length = max(output_format.max_length, needed)

@@ -40,6 +40,8 @@ _SETTINGS = (
     *("task_schedule", "seed", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
     *("normalize_advantage", "learning_rate", "n_envs"),
 )
+_COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
+_NORMALIZER = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "stable-baselines3")
 _STATELESS_LAYERS = (VecCheckNan,)
 _NOT_STATE = {"model", "logger", "locals", "globals", "parent", "callback", "callbacks", "verbose", "eval_env"}
@@ -286,15 +288,30 @@ def _is_setting(value: Any) -> bool:
 def _settings(model: A2CMultiTask) -> dict[str, Any]:
     """What makes it the same run. Schedules are functions and cannot be compared."""
     settings = {name: getattr(model, name) for name in _SETTINGS}
-    settings["learning_rate"] = model.learning_rate if isinstance(model.learning_rate, int | float) else "a schedule"
-    settings["optimizer"] = type(model.policy.optimizer).__name__
+    settings["learning_rate"] = _number(model.learning_rate)
+    settings |= {name: _number(getattr(model, name)) for name in _COEFFICIENTS}
+    optimizer = model.policy.optimizer
+    settings["optimizer"] = type(optimizer).__name__
+    settings["optimizer_settings"] = {
+        name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "lr", "initial_lr")
+    }
+    policy = model.policy
+    settings |= {name: getattr(policy, name, None) for name in ("log_std_mode", "log_std_init")}
+    settings["log_std_bounds"] = list(policy.log_std_bounds)
+    normalizer = model.get_vec_normalize_env()
+    settings["normalizer"] = None if normalizer is None else {n: getattr(normalizer, n) for n in _NORMALIZER}
+    settings["on_fault"] = getattr(model.env and model.env.unwrapped, "on_fault", None)
     settings["distill_loss"], settings["frozen"] = model.distill_loss, list(model.frozen)
     settings["teachers"] = {} if model.teachers is None else model.teachers.digests
-    settings["activation"] = model.policy.activation_fn.__name__
+    settings["activation"] = getattr(policy.activation_fn, "__name__", repr(policy.activation_fn))
     settings["envs"] = [_describe(task) for task in model.tasks or ()]
     settings["task_names"] = list(model.task_names or ())
     settings["weights"] = {name: list(tensor.shape) for name, tensor in model.policy.state_dict().items()}
     return settings
+
+
+def _number(value: Any) -> Any:
+    return "a schedule" if callable(value) else value
 
 
 def _describe(task: Task) -> str:

@@ -33,7 +33,11 @@ def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a l
     if type(policy) is not MultiTaskActorCriticPolicy:
         return f"the policy is a {type(policy).__name__}, not MultiTaskActorCriticPolicy itself"
     if policy.activation_fn is not nn.Tanh:
-        return f"the activation is {policy.activation_fn.__name__}, not Tanh"
+        return f"the activation is {getattr(policy.activation_fn, '__name__', policy.activation_fn)}, not Tanh"
+    if not (_is_plain(policy.mlp_extractor.policy_net) and _is_plain(policy.mlp_extractor.value_net)):
+        return "the nets were changed: their trunks are not Linear and Tanh in turn"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()):
+        return "the policy has hooks"
     if policy.log_std_mode == "state_dependent":
         return 'log_std_mode is "state_dependent"'
     if model.device.type != "cpu":
@@ -58,12 +62,18 @@ def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a l
     return None
 
 
+def _is_plain(trunk: nn.Module) -> bool:
+    return all(type(layer) is (nn.Tanh if i % 2 else nn.Linear) for i, layer in enumerate(trunk.children()))
+
+
 class FastEngine:
     """SB3's rollout and update with numpy on views of the torch parameters.
 
     While acting it computes actions only: no log-probabilities, and values once per rollout. ``collect_rollouts``
     keeps SB3's local names for callbacks, but for ``obs_tensor``, ``values`` and ``log_probs``, which do not exist
-    here, and the loop variables ``idx`` and ``done``; the rollout buffer's ``log_probs`` stay NaN.
+    here, and the loop variables ``idx`` and ``done``; the rollout buffer's ``log_probs`` stay NaN. Weights that a
+    callback puts in act from the next step on; that rollout's values are all of the new weights, and its update is
+    torch's, see :meth:`is_as_collected`.
 
     :param model: a model that :func:`why_not_fast` has nothing against
     """
@@ -73,6 +83,8 @@ class FastEngine:
         self.parameters = FlatParameters(model.policy)
         self._buffers: _Buffers | None = None
         self._rollout: Rollout | None = None
+        self._versions: list[tuple[int, int]] = []
+        self._is_touched = False  # a callback has put in weights since the rollout began
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -84,6 +96,7 @@ class FastEngine:
             model.policy.set_training_mode(False)
         callback.on_rollout_start()  # may put another state into model and env
         buffers = self._prepare(env, n_rollout_steps)
+        self._is_touched = False
         buffers.observations[0] = model._last_obs["obs"]
         buffers.episode_starts[0] = model._last_episode_starts
         low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
@@ -107,6 +120,8 @@ class FastEngine:
             callback.update_locals({**locals(), "self": model})
             if not callback.on_step():
                 return False
+            if self.parameters.versions() != self._versions:
+                buffers = self._prepare_anew(env, buffers)
 
             if dones.any():
                 ended = dones.nonzero()[0].tolist()
@@ -128,7 +143,8 @@ class FastEngine:
         self._finish(rollout_buffer, buffers)
         if model.teachers is not None:
             assert self._rollout is not None
-            grouped = by_task(np.stack(raw), buffers.k)
+            model.raw_rollout = np.stack(raw)
+            grouped = by_task(model.raw_rollout, buffers.k)
             self._rollout.targets = Targets(*model.teachers.targets(tasks, grouped), model.distill_loss)
         callback.update_locals({**locals(), "self": model})
         callback.on_rollout_end()
@@ -144,7 +160,15 @@ class FastEngine:
         present: np.ndarray = env.task_ids[:: env.n_envs_per_task]  # type: ignore[attr-defined]
         tasks = slice(None) if len(present) == n_tasks else present
         self._buffers.start(self.parameters, tasks, len(present))
+        self._versions = self.parameters.versions()
         return self._buffers
+
+    def _prepare_anew(self, env: VecEnv, buffers: _Buffers) -> _Buffers:
+        """Go on in the middle of a rollout with weights that a callback has put in."""
+        heads, self._is_touched = buffers.heads, True
+        buffers = self._prepare(env, len(buffers.actions))
+        buffers.heads = heads
+        return buffers
 
     def _bootstrap_truncations(self, truncations: list[tuple[int, int, Any]], buffers: _Buffers) -> None:
         """Add the value of the last observation where a time limit cut an episode, as SB3."""
@@ -194,13 +218,30 @@ class FastEngine:
 
     def _advantages(self, rewards: np.ndarray, values: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
         """Generalised advantages (n_steps, n_envs), as ``RolloutBuffer.compute_returns_and_advantage``."""
-        gamma, decay = self.model.gamma, self.model.gamma * self.model.gae_lambda
+        buffer = self.model.rollout_buffer  # SB3 takes these from it
+        gamma, decay = buffer.gamma, buffer.gamma * buffer.gae_lambda
         alive = 1.0 - episode_starts[1:]
         advantages: np.ndarray = rewards + gamma * values[1:] * alive - values[:-1]
         alive *= decay
         for step in reversed(range(len(rewards) - 1)):
             advantages[step] += alive[step] * advantages[step + 1]
         return advantages
+
+    def is_as_collected(self) -> bool:
+        """Whether the last rollout and the weights it was made with are still what the activations kept here are of.
+
+        Callbacks may change both. Advantages, returns and values are always taken from SB3's buffer.
+        """
+        rollout, buffer = self._rollout, self.model.rollout_buffer
+        return (
+            rollout is not None
+            and not self._is_touched
+            and self.parameters.versions() == self._versions
+            and self.parameters.is_current()
+            and not buffer.generator_ready
+            and buffer.actions is rollout.actions
+            and buffer.observations["obs"].base is rollout.trunk_pi[0].base
+        )
 
     def update(self, coefficients: Coefficients, keep: np.ndarray | None = None) -> LossRows | None:
         """One gradient step on the rollout that was collected last.
@@ -215,6 +256,8 @@ class FastEngine:
                 return None
             self._rollout.keep = keep
         model, parameters = self.model, self.parameters
+        buffer, rollout = model.rollout_buffer, self._rollout
+        rollout.advantages, rollout.returns, rollout.values = buffer.advantages, buffer.returns, buffer.values
         if not isinstance(self._rollout.tasks, slice):
             parameters.gradient.fill(0.0)  # heads of the other tasks
         rows = a2c_gradient(

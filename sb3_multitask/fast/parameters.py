@@ -84,6 +84,10 @@ class FlatParameters:
             and self._identity() == self._pointers
         )
 
+    def versions(self) -> list[tuple[int, int]]:
+        """Where the parameters live, and how often torch has written there: differs once somebody puts in weights."""
+        return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
+
     def _identity(self) -> list[tuple[int, bool]]:
         """Where the parameters live, and which of them are trained."""
         return [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]

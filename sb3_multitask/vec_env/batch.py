@@ -41,6 +41,13 @@ def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> 
     return None
 
 
+_STATE = ("data", "np_random", "state", "unwrapped", "env")
+
+
+class _StateError(NotImplementedError, AttributeError):
+    """The state of an environment that there is not; for ``has_attr`` an attribute that there is not."""
+
+
 class BatchBackend:
     """Steps every simulation in native code, bit for bit as Gymnasium's environments would.
 
@@ -106,6 +113,8 @@ class BatchBackend:
     def receive(self, rows: slice) -> Transitions:
         assert self._actions is not None
         parts = list(self._parts(rows))
+        if not parts:
+            raise RuntimeError("The VecEnv is closed; make another")
         steps = [group.step(own, self._actions[place]) for group, own, place in parts]
         if len(steps) == 1:
             return steps[0]
@@ -123,8 +132,8 @@ class BatchBackend:
 
     def get_attr(self, row: int, name: str) -> Any:
         """Attribute of the row's prototype, which has the parameters of the environment but not its state."""
-        if name in ("data", "np_random", "state"):
-            raise NotImplementedError(f"{name!r} cannot be read: {_NO_ENVS}")
+        if name in _STATE or name.startswith(("_elapsed", "_has_reset")):
+            raise _StateError(f"{name!r} cannot be read: {_NO_ENVS}")
         return self._prototype(row).get_wrapper_attr(name)
 
     def set_attr(self, row: int, name: str, value: Any) -> Never:

@@ -68,6 +68,16 @@ class TaskCyclingVecEnv(VecEnv):
         return starts
 
     @property
+    def reset_infos(self) -> list[dict[str, Any]]:
+        """Infos of the active task's latest reset."""
+        infos: list[dict[str, Any]] = self._view.reset_infos
+        return infos
+
+    @reset_infos.setter
+    def reset_infos(self, infos: list[dict[str, Any]]) -> None:
+        """Of the view itself; what VecEnv sets when it is made is nobody's."""
+
+    @property
     def _view(self) -> VecEnv:
         view: VecEnv = self._views[self.active_task]
         return view

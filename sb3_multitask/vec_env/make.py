@@ -42,6 +42,8 @@ def make_multitask_vec_env(
         sub-environment and keeps the step out of statistics and updates, see ``MultiTaskVecEnv``
     :return: the VecEnv; see ``MultiTaskVecEnv`` for what it raises
     """
+    if not isinstance(normalize, bool | Mapping):
+        raise TypeError(f"`normalize` must be True, False or the normaliser's arguments (got {normalize!r})")
     venv = MultiTaskVecEnv(
         tasks,
         n_envs_per_task,

@@ -151,6 +151,9 @@ class MultiTaskVecEnv(VecEnv):
 
     def send_rows(self, rows: slice, actions: np.ndarray) -> None:
         actions = np.asarray(actions, dtype=np.float32)
+        expected = (len(range(self.num_envs)[rows]), *self.action_space.shape)
+        if actions.shape != expected:
+            raise ValueError(f"`actions` must be {expected} (n_envs, action_dim) (got {actions.shape})")
         self._bad_actions = bad_rows("action", actions)
         if self._bad_actions:
             if self.on_fault == "stop":

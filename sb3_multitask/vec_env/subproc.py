@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import Info, Transitions, failed
 from sb3_multitask.vec_env.faults import WorkerError
-from sb3_multitask.vec_env.worker import MISSING, RAISED, work
+from sb3_multitask.vec_env.worker import MISSING, RAISED, REFUSED, work
 
 _GRACE = 3.0
 """Seconds that a worker has to end by itself, and again when it is told to by a signal."""
@@ -174,6 +174,8 @@ class SubprocBackend:
             self._fail([row], f"raised\n\n{value}")
         if kind == MISSING:
             raise AttributeError(value)
+        if kind == REFUSED:
+            raise RuntimeError(f"Task {self.names[row]!r}: sub-environment {row} raised\n\n{value}")
         return value
 
     def _died(self, row: int, cause: BaseException) -> Never:

@@ -19,8 +19,12 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import Info, reset_env, step_and_reset
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact, wrappers_of
 
-DONE, MISSING, RAISED = "done", "missing", "raised"
-"""First half of an answer; the second: a value, the name of an attribute that there is not, a traceback."""
+DONE, MISSING, REFUSED, RAISED = "done", "missing", "refused", "raised"
+"""First half of an answer; the second: a value, the name of an attribute that there is not, a traceback.
+
+Refused is what a user asked of an environment besides stepping: it goes on.
+"""
+_ASKED = ("call", "set_attr")
 
 
 def work(remote: Connection, task: CloudpickleWrapper, render_mode: str | None) -> None:
@@ -38,10 +42,10 @@ def work(remote: Connection, task: CloudpickleWrapper, render_mode: str | None) 
         try:
             answer = ForkingPickler.dumps((DONE, getattr(worker, command)(*args)))
         except AttributeError as e:
-            kind = MISSING if command == "get_attr" else RAISED
+            kind = MISSING if command in ("get_attr", *_ASKED) else RAISED
             answer = ForkingPickler.dumps((kind, str(e) if kind == MISSING else traceback.format_exc()))
         except Exception:  # whatever an environment raises, or gives that cannot be sent
-            answer = ForkingPickler.dumps((RAISED, traceback.format_exc()))
+            answer = ForkingPickler.dumps((REFUSED if command in _ASKED else RAISED, traceback.format_exc()))
         try:
             remote.send_bytes(answer)
         except ConnectionError:

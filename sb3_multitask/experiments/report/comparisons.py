@@ -60,7 +60,8 @@ def control(runs: Sequence[Run], preset: str, base: str) -> Table:
     return Table(
         f"control_{preset}",
         f"Single tasks with the settings of {preset!r}",
-        f"{ours(runs, preset)} {statistics.WORST_TASK} Frames are per body. Each column has the seeds that its last row counts.",
+        f"{ours(runs, preset)} {statistics.WORST_TASK} Frames are per body. "
+        "Each column has the seeds that its last row counts.",
         ["body", *titles],
         method_rows(runs, methods),
     )
