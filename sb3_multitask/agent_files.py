@@ -72,7 +72,7 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
         or PPO, or of sb3-contrib's TRPO; a run's folder, ours or rl_zoo3's, whose agent at the end it is; or a folder
         that ``sb3-multitask card`` made
     :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it;
-        a zip in a folder that ``python -m sb3_multitask.zoo`` left has it beside it. Without it an agent whose
+        a ``model.zip`` in a run's folder, and a zip in a folder that ``python -m sb3_multitask.zoo`` left, has it beside it. Without it an agent whose
         training had a VecNormalize comes with a warning
     :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
@@ -88,7 +88,10 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     try:
         if (training := ZooFolder.at(path)) is not None:
             return _agent_of_zoo(training, normalizer)
-        return _agent_of_zip(read_sb3_zip(path), normalizer)
+        policy, beside = read_sb3_zip(path), path.with_name("vecnormalize.pkl")
+        if normalizer is None and policy.statistics is None and path.name == "model.zip" and beside.exists():
+            normalizer = beside  # in a run's folder
+        return _agent_of_zip(policy, normalizer)
     except UnreadableFileError:
         raise
     except (ValueError, FileNotFoundError) as e:

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias, cast
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_multitask.agents import Agent, normalizer_state_of
 from sb3_multitask.generators import global_states, set_global_states
@@ -23,7 +23,7 @@ from sb3_multitask.vec_env.faults import OnFault, is_fault
 from sb3_multitask.vec_env.schedule import layers_of, task_normalizer_of
 
 Evaluable: TypeAlias = BaseAlgorithm | Agent
-_TRANSPARENT = (MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor)
+_TRANSPARENT = (TaskCyclingVecEnv, VecNormalize, VecCheckNan, VecMonitor)
 Predict: TypeAlias = Callable[[Any], tuple[np.ndarray, Any]]
 
 
@@ -211,7 +211,11 @@ def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
 
 def _wrappers_of(env: VecEnv) -> list[str]:
     """Names of the wrappers that may change what a policy sees or does."""
-    return [type(layer).__name__ for layer in layers_of(env) if type(layer) not in _TRANSPARENT]
+    return [
+        type(layer).__name__
+        for layer in layers_of(env)
+        if isinstance(layer, VecEnvWrapper) and not isinstance(layer, _TRANSPARENT)
+    ]
 
 
 @contextmanager

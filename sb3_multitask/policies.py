@@ -258,7 +258,7 @@ def _checked_observation(observation: Any, n_tasks: int) -> dict[str, np.ndarray
             f"(got {got})"
         )
     task = np.asarray(observation["task"])
-    if not np.issubdtype(task.dtype, np.integer):
+    if not np.issubdtype(task.dtype, np.number) or not np.array_equal(task, np.floor(task)):
         raise ValueError(f"`observation['task']` must be whole numbers (got {observation['task']!r:.100})")
     shape = np.shape(observation["obs"])
     n_rows = shape[0] if len(shape) > 1 else 1

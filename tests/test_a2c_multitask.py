@@ -414,3 +414,75 @@ def test_function_callbacks_find_the_model_as_self():
     seen = []
     make_model().learn(30, lambda locals_, _globals: seen.append(locals_["self"].num_timesteps) or True)
     assert seen == [6, 12, 18, 24, 30]
+
+
+# Settings and statistics that must not get lost
+
+
+def test_coefficients_may_be_set_on_the_model():
+    model = make_model()
+    model.rl_coef = model.critic_coef = 0.0
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    model.learn(100)
+    assert all(th.equal(tensor, before[name]) for name, tensor in model.policy.state_dict().items())
+    model.critic_coef = -1.0
+    with pytest.raises(ValueError, match="`critic_coef` must be at least 0"):
+        model.learn(100)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"distill_loss": "mse"}, "`distill_loss`='mse' is for distillation"),
+        ({"student_rollout_prob": 0.5}, "`student_rollout_prob`=0.5 is for distillation"),
+        ({"rl_coef": 0.0, "critic_coef": 0}, "leave nothing to learn from"),
+        ({"n_steps": 0}, "`n_steps` must be at least 1"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**kwargs)
+
+
+def test_teachers_must_be_a_mapping():
+    with pytest.raises(TypeError, match="`teachers` must map tasks to teachers"):
+        make_model(teachers=[make_model()] * 3)
+
+
+def test_tasks_may_be_names_with_ids():
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", {"a": "Hopper-v5", "b": "Hopper-v5"}, seed=0)
+    assert model.task_names == ("a", "b")
+
+
+def test_parameters_from_a_file_come_with_its_statistics(tmp_path):
+    model = make_model().learn(60)
+    model.save(tmp_path / "model")
+    other = make_model(seed=1)
+    other.set_parameters(str(tmp_path / "model"))
+    assert weights_equal(other, model)
+    ours, theirs = (m.get_normalizer_state()["obs_rms"] for m in (other, model))
+    np.testing.assert_array_equal(ours["mean"], theirs["mean"])
+    with pytest.raises(ValueError, match="tasks"):
+        make_model(drift_tasks(3)[::-1]).set_parameters(str(tmp_path / "model"))
+
+
+def test_an_env_made_from_tasks_treats_rewards_as_the_models(tmp_path):
+    env = mt.make_multitask_vec_env("Hopper-v5", 4, normalize={"norm_reward": False, "clip_reward": 3.0, "gamma": 0.9})
+    mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0).learn(20).save(tmp_path / "model")
+    for loaded in (
+        mt.A2CMultiTask.load(tmp_path / "model", env="Hopper-v5"),
+        mt.A2CMultiTask.load(tmp_path / "model"),
+    ):
+        loaded.set_env("Hopper-v5")
+        normalizer = loaded.get_vec_normalize_env()
+        assert (normalizer.norm_reward, normalizer.clip_reward, normalizer.gamma) == (False, 3.0, 0.9)
+
+
+def test_an_untrained_model_leaves_an_env_its_statistics():
+    prepared = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    mt.A2CMultiTask("MultiTaskMlpPolicy", prepared, seed=0).learn(60)
+    count = prepared.obs_rms["obs"].count.copy()
+    model = make_model()
+    model.set_env(prepared)
+    np.testing.assert_array_equal(prepared.obs_rms["obs"].count, count)
+    assert count.min() > 1

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import drift_tasks
+from stable_baselines3 import A2C
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_multitask as mt
 from sb3_multitask.agents import Agent, agent_of
@@ -247,3 +250,27 @@ def test_tuples_in_a_tasks_arguments_are_kept_as_lists(tmp_path):
     task = mt.Task("x", "Hopper-v5", {"healthy_z_range": (0.7, 2.0)})
     mt.save_agent(mt.A2CMultiTask("MultiTaskMlpPolicy", [task], device="cpu"), tmp_path / "agent")
     assert mt.load_agent(tmp_path / "agent").tasks[0].env_kwargs == {"healthy_z_range": [0.7, 2.0]}
+
+
+def test_endings_are_the_same_for_saving_and_reading(tmp_path):
+    agent = mt.load_pretrained("HalfCheetahBody6-vanilla")
+    mt.save_agent(agent, tmp_path / "a.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
+    assert mt.load_agent(tmp_path / "a.json").digest == agent.digest
+    with pytest.raises(ValueError, match="is an agent's own file, which has its statistics"):
+        mt.load_agent(tmp_path / "a", normalizer="nothing.pkl")
+
+
+@pytest.mark.parametrize("observation", [np.zeros(17), {"obs": np.zeros(17)}, {"obs": np.zeros(17), "task": "BigFoot"}])
+def test_observations_without_a_task_id_are_refused(observation):
+    with pytest.raises(ValueError, match=r"`observation"):
+        mt.load_pretrained("HalfCheetahBody6-vanilla").predict(observation)
+
+
+def test_a_zip_whose_statistics_are_elsewhere_says_so(tmp_path):
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    A2C("MlpPolicy", env, device="cpu").learn(5).save(tmp_path / "a2c")
+    env.save(str(tmp_path / "statistics.pkl"))
+    with pytest.warns(UserWarning, match="A2C was trained in a VecNormalize"):
+        mt.load_agent(tmp_path / "a2c.zip")
+    assert mt.load_agent(tmp_path / "a2c.zip", tmp_path / "statistics.pkl").statistics is not None

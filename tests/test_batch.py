@@ -224,3 +224,18 @@ def test_infos_are_a_list_in_every_way():
     ):
         assert as_list == [infos[0], infos[1]]
         assert "reward_ctrl" in as_list[0]
+
+
+def test_calls_that_do_not_fit_are_refused():
+    env = mt.MultiTaskVecEnv(["HalfCheetahSmallFoot-v0", "HalfCheetahBigFoot-v0"], 1, backend="batch")
+    env.reset()
+    for shape in ((1, 6), (2, 1), (4, 6), (12,)):
+        with pytest.raises(ValueError, match=r"`actions` must be \(2, 6\)"):
+            env.step(np.zeros(shape))
+    assert not env.has_attr("data")
+    for name in ("unwrapped", "_elapsed_steps"):
+        with pytest.raises(NotImplementedError, match="cannot be read"):
+            env.get_attr(name)
+    env.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        env.step(np.zeros((2, 6)))

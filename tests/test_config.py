@@ -123,3 +123,16 @@ def test_the_shipped_configs_are_valid():
             assert load_grid(path)
         elif not path.name.endswith("_mt.yml"):  # rl-zoo's format: tests/test_zoo.py
             load_config(EvaluateConfig if path.name == "evaluate.yml" else TrainConfig, path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy_kwargs": {"log_std_mod": "shared"}}, "`policy_kwargs`: unknown argument 'log_std_mod'. Did you mean"),
+        ({"normalize": {"gama": 1}}, "unknown argument 'gama'. Did you mean 'gamma'"),
+        ({"tasks": "Hopper-v5", "also_on": {"Other": "Hoper-v5"}}, "`also_on`.*Did you mean 'Hopper-v5'"),
+    ],
+)
+def test_arguments_that_nobody_takes_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(TrainConfig, settings)

@@ -4,7 +4,7 @@ import torch as th
 from conftest import DriftEnv, drift_tasks
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import sb3_multitask as mt
 
@@ -199,3 +199,61 @@ def test_a_stock_normaliser_is_refused():
     stock = A2C(mt.MultiTaskActorCriticPolicy, env, device="cpu")
     with pytest.raises(ValueError, match="stock VecNormalize mixes"):
         mt.evaluate_tasks(stock)
+
+
+class Still(VecEnvWrapper):
+    """Whatever the policy does, nothing is done."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_async(self, actions):
+        self.venv.step_async(0 * actions)
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+def test_episodes_go_through_the_wrappers_of_an_env(model):
+    """What the policy does counts only without the wrapper; the statistics of the env stay its own."""
+    returns = {"wrapped": [], "plain": []}
+    for bias in (-5.0, 5.0):
+        with th.no_grad():
+            model.policy.action_net.layers[-1].bias.fill_(bias)
+        for kind, found in returns.items():
+            env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0, training=False)
+            results = mt.evaluate_tasks(model, Still(env) if kind == "wrapped" else env, 4)
+            found.append([result.mean_reward for result in results.values()])
+            assert env.obs_rms["obs"].count.max() < 1
+    np.testing.assert_array_equal(*returns["wrapped"])
+    assert np.abs(np.subtract(*returns["plain"])).min() > 1
+    with pytest.raises(ValueError, match="under Still the env must have a MultiTaskVecNormalize"):
+        mt.evaluate_tasks(model, Still(env.venv), 1)
+
+
+def test_wrappers_that_are_left_out_are_named():
+    env = Still(mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0))
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0)
+    with pytest.warns(UserWarning, match="The training env's Still is not around the envs of this evaluation"):
+        mt.evaluate_tasks(model, n_eval_episodes=1)
+
+
+def test_what_cannot_be_evaluated_is_said(model):
+    with pytest.raises(TypeError, match="must be a model or an Agent"):
+        mt.evaluate_tasks("model.zip")
+    with pytest.raises(ValueError, match="`max_episode_steps` must be at least 1"):
+        mt.evaluate_tasks(model, max_episode_steps=0)
+
+
+def test_numpys_generator_stays_where_it_is(model):
+    class Draws(DriftEnv):
+        def reset(self, **kwargs):
+            np.random.random()  # noqa: NPY002
+            return super().reset(**kwargs)
+
+    tasks = [mt.Task(name, Draws) for name in "ABC"]
+    np.random.seed(0)  # noqa: NPY002
+    mt.evaluate_tasks(model, mt.make_multitask_vec_env(tasks, 1, training=False), 1)
+    drawn = np.random.random()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    assert drawn == np.random.random()  # noqa: NPY002

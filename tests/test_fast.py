@@ -1,5 +1,8 @@
 """The fast engine against torch: the same mathematics, within rounding, on recorded rollouts."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
@@ -268,3 +271,109 @@ def test_same_seed_same_bits_and_another_differs():
 
     np.testing.assert_array_equal(weights(0), weights(0))
     assert not np.array_equal(weights(0), weights(1))
+
+
+# What callbacks change
+
+
+class EditsAdvantages(BaseCallback):
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        buffer.advantages, buffer.returns = np.zeros_like(buffer.advantages), buffer.returns + 1
+
+
+class AddsReward(EditsAdvantages):
+    """SB3's recipe for an intrinsic reward."""
+
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        buffer.rewards += 0.3
+        buffer.compute_returns_and_advantage(th.zeros(6), np.ones(6))
+
+
+class HalvesWeights(EditsAdvantages):
+    def _on_rollout_end(self):
+        vector = self.model.policy.parameters_to_vector()
+        self.model.policy.load_from_vector(vector * 0.5)
+
+
+class PutsBackWeights(EditsAdvantages):
+    def _on_training_start(self):
+        self.first = copy.deepcopy(self.model.get_parameters()["policy"])
+
+    def _on_rollout_end(self):
+        if self.num_timesteps % 90 == 0:
+            self.model.set_parameters({"policy": self.first}, exact_match=False)
+
+
+class ShufflesTheBuffer(EditsAdvantages):
+    def _on_rollout_end(self):
+        next(self.model.rollout_buffer.get())
+
+
+@pytest.mark.parametrize("teach", [False, True])
+@pytest.mark.parametrize("callback", [EditsAdvantages, AddsReward, HalvesWeights, PutsBackWeights, ShufflesTheBuffer])
+def test_what_callbacks_change_is_learned_from_as_with_torch(callback, teach):
+    kwargs = {"learning_rate": 7e-3}
+    if teach:
+        kwargs |= {"teachers": dict.fromkeys("ABC", make_model("torch", normalize=False)), "rl_coef": 1.0}
+    weights = []
+    for engine, extra in (("torch", [callback()]), ("fast", [callback()]), ("fast", None)):
+        model = make_model(engine, **kwargs)
+        model.set_random_seed(0)
+        model.learn(300, extra)
+        weights.append(np.concatenate([p.detach().numpy().ravel() for p in model.policy.parameters()]))
+    np.testing.assert_allclose(weights[1], weights[0], atol=2e-5)
+    if callback is not ShufflesTheBuffer:
+        assert np.abs(weights[1] - weights[2]).max() > 1e-3
+
+
+def test_new_weights_act_at_once():
+    """With a trunk and heads that can only give 64, the next action is 64."""
+
+    class Sets(BaseCallback):
+        def _on_step(self):
+            seen.append(self.locals["actions"].copy())
+            if self.n_calls == 2:
+                with th.no_grad():
+                    for name, parameter in self.model.policy.named_parameters():
+                        parameter.fill_(100.0 if name.endswith("bias") else 0.0)
+                    self.model.policy.action_net.layers[-1].weight.fill_(1.0)
+                    self.model.policy.action_net.layers[-1].bias.fill_(0.0)
+                    self.model.policy.log_std.fill_(-20.0)
+            return self.n_calls < 3
+
+    for engine in ("torch", "fast"):
+        seen = []
+        model = make_model(engine, normalize=False)
+        model.learn(30, Sets())
+        np.testing.assert_allclose(seen[2], 64.0, atol=1e-3)
+
+
+def test_gamma_is_the_buffers_as_in_sb3():
+    weights = []
+    for engine in ("torch", "fast"):
+        model = make_model(engine)
+        model.gae_lambda = 0.2  # SB3 does not look at it again
+        model.rollout_buffer.gamma, model.rollout_buffer.gae_lambda = 0.5, 0.1
+        model.set_random_seed(0)
+        model.learn(300)
+        weights.append(np.concatenate([p.detach().numpy().ravel() for p in model.policy.parameters()]))
+    np.testing.assert_allclose(weights[1], weights[0], atol=2e-5)
+
+
+def test_nets_that_were_changed_are_torchs():
+    model = make_model("auto")
+    model.policy.mlp_extractor.policy_net[1] = nn.ReLU()
+    assert "not Linear and Tanh" in why_not_fast(model)
+    model = make_model("auto")
+    model.policy.value_net.register_forward_hook(lambda *_: None)
+    assert why_not_fast(model) == "the policy has hooks"
+    made = partial(nn.LeakyReLU, 0.2)
+    model = make_model("auto", policy_kwargs={"activation_fn": made}).learn(30)
+    assert model.last_engine == "torch"
+    with pytest.raises(ValueError, match="activation must be one of"):
+        mt.save_agent(model, "nowhere")

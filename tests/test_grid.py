@@ -10,7 +10,7 @@ import time
 import pytest
 
 from sb3_multitask.checkpoint.format import list_checkpoints
-from sb3_multitask.experiments.grid import load_grid, prepare, select
+from sb3_multitask.experiments.grid import load_grid, prepare, select, statuses
 from sb3_multitask.yaml_files import ConfigError
 
 BASE = "eval_freq: 0\nn_eval_episodes: 1\nn_envs_per_task: 1\ncheckpoint_freq: 1000\n"
@@ -208,16 +208,14 @@ def test_a_grid_on_ray_that_is_stopped_leaves_checkpoints(grid_file):
 
 def test_a_run_that_fails_does_not_stop_the_others(grid_file):
     grid_file.write_text(
-        GRID.replace(
-            "n_timesteps: 4000, report_at", "n_timesteps: 4000, policy_kwargs: {optimizer_kwargs: {x: 1}}, report_at"
-        )
+        GRID.replace("n_timesteps: 4000, report_at", "n_timesteps: 4000, algo_kwargs: {x: 1}, report_at")
     )
     other = "  other: {tasks: {SmallFoot: HalfCheetahSmallFoot-v0}, n_timesteps: 1000}\n"
     grid_file.write_text(grid_file.read_text() + other)
     code, out = finish(start("--only", "a/tuned/seed_0", "--only", "a/other/seed_0"))
     assert code == 1
     assert "1 of 3 runs finished" in out
-    assert "failed a/first/seed_0: TypeError" in out.replace("\n", " ")
+    assert "failed a/first/seed_0: ConfigError" in out.replace("\n", " ")
     assert "left out, since a run it needs failed: a/tuned/seed_0" in out
     status = json.loads((grid_file.parent / "grid/a/first/seed_0/run.json").read_text())
     assert status["status"] == "failed"
@@ -229,3 +227,44 @@ def test_a_dry_run_starts_nothing(grid_file):
     assert code == 0
     assert "waiting" in out
     assert not (grid_file.parent / "grid").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("teachers: {SmallFoot:", "teachers: {BigFoot:", "teachers must be one for every task"),
+        (
+            "init_tasks: {SmallLeg: SmallFoot}",
+            "init_tasks: {SmallLeg: Foot}",
+            "init_tasks takes task 'Foot' from grid/a/first",
+        ),
+        (
+            "init_tasks: {SmallLeg: SmallFoot}",
+            "init_tasks: {BigLeg: SmallFoot}",
+            "init_tasks must name tasks of the run",
+        ),
+        ("    init_tasks: {SmallLeg: SmallFoot}\n", "", "init_from takes task 'SmallLeg' from grid/a/first"),
+        (
+            "SmallFoot: HalfCheetahSmallFoot-v0}\n    report_at",
+            "Foot: Hoper-v5}\n    report_at",
+            "`also_on`.*Did you mean",
+        ),
+        ("freeze:", "freez:", "unknown key 'freez'. Did you mean 'freeze'"),
+        ("seeds: [0, 1]", "seeds: 2", r"must be a list, such as \[a, b\]"),
+        ("seeds: [0, 1]", "seeds: [0, -1]", "greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(grid_file, old, new, message):
+    assert GRID.count(old) == 1
+    grid_file.write_text(GRID.replace(old, new))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_grid(grid_file)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_a_dry_run_names_folders_with_other_settings(grid_file):
+    prepare(load_grid(grid_file)[0])
+    grid_file.write_text(GRID.replace("n_timesteps: 4000, report_at", "n_timesteps: 5000, report_at"))
+    first, *others = statuses(load_grid(grid_file))
+    assert (first[0].key, first[1]) == ("a/first/seed_0", "other settings")
+    assert {status for _, status in others} == {"waiting"}

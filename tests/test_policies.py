@@ -173,3 +173,15 @@ def test_bad_arguments_are_refused(kwargs, message):
 def test_observations_without_a_task_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"needs observations Dict\(obs=.*make_multitask_vec_env"):
         mt.MultiTaskActorCriticPolicy(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), lambda _: 1e-3)
+
+
+def test_a_task_for_all_rows_or_for_each():
+    policy = make_policy()
+    obs = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    for_all, _ = policy.predict({"obs": obs, "task": 1}, deterministic=True)
+    for_each, _ = policy.predict({"obs": obs, "task": np.ones(6, dtype=int)}, deterministic=True)
+    np.testing.assert_array_equal(for_all, for_each)
+    with pytest.raises(ValueError, match="a task for each row"):
+        policy.predict({"obs": obs, "task": np.zeros(2, dtype=int)})
+    with pytest.raises(ValueError, match="whole numbers"):
+        policy.predict({"obs": obs, "task": np.full(6, 0.9)})

@@ -365,3 +365,28 @@ def test_resume_needs_a_run_and_no_other_settings(tmp_path):
     code, _, err = finish(start(tmp_path, "--resume", "nowhere", "--seed", "3"))
     assert code == 2
     assert "leave out the other settings" in err
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"critic_coef": 0.1}, "critic_coef: None then, 0.1 now"),
+        ({"rl_coef": lambda _: 0.5}, "rl_coef: None then, 'a schedule' now"),
+        ({"rms_prop_eps": 1e-2}, "optimizer_settings"),
+        ({"policy_kwargs": {"log_std_init": -1.0}}, "log_std_init"),
+        ({"normalize": {"norm_reward": False}}, "normalizer"),
+        ({"normalize": {"clip_obs": 1.0}}, "normalizer"),
+        ({"on_fault": "quarantine"}, "on_fault: 'stop' then, 'quarantine' now"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint")
+def test_other_settings_are_another_run(tmp_path, changed, named):
+    def train(normalize=True, on_fault="stop", **kwargs):
+        env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0, normalize=normalize, on_fault=on_fault)
+        model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **kwargs)
+        return model.learn(200, mt.ResumableCheckpointCallback(tmp_path, every=40, verbose=0))
+
+    train()
+    with pytest.raises(mt.CheckpointError, match=f"of another run:\n  {named}"):
+        train(**changed)
+    train()

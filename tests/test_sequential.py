@@ -138,7 +138,9 @@ def test_a_run_folder_of_another_algorithm_is_an_agent_that_normalises(tmp_path)
     assert agent.statistics is not None
     assert agent.digest == mt.load_agent(folder.agents / "final").digest
     assert agent.action_high.tolist() == [2.0] * 7
-    assert mt.load_agent(folder.model).action_high.tolist() == [2.0] * 7  # from the zip
+    from_zip = mt.load_agent(folder.model)
+    assert from_zip.action_high.tolist() == [2.0] * 7
+    np.testing.assert_array_equal(from_zip.statistics.mean, agent.statistics.mean)
 
 
 @pytest.mark.parametrize(

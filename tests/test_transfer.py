@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from conftest import drift_tasks, weights_equal
+from stable_baselines3 import PPO
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.milestones import evaluate_fully
@@ -193,3 +194,15 @@ def test_in_the_papers_fine_tuning_one_head_meets_both_tasks():
         moved = evaluate_fully(model, 2, {"E1": small.env_id})
         assert moved["E1"].episode_rewards != results["E1"].episode_rewards
         model.get_vec_normalize_env().obs_rms["obs"].mean[:] = statistics
+
+
+def test_sides_that_are_no_models_are_refused():
+    model = make()
+    agent = mt.load_pretrained("HalfCheetahBody6-vanilla")
+    for source in (agent, "model.zip", PPO(mt.MultiTaskActorCriticPolicy, model.get_env(), device="cpu")):
+        with pytest.raises(TypeError, match="`source` must be an A2CMultiTask"):
+            mt.transfer(model, source, {"A": "A"})
+    with pytest.raises(TypeError, match="`tasks` must map"):
+        mt.transfer(model, model, ["A"])
+    with pytest.raises(TypeError, match="`model` must be an A2CMultiTask"):
+        mt.freeze(agent, "trunk")

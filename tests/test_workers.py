@@ -126,8 +126,10 @@ def test_attributes_are_those_of_the_environment_and_a_missing_one_harms_nobody(
     env.set_attr("horizon", 2)
     env.reset()
     assert [env.step(np.zeros((1, 2)))[2][0] for _ in range(4)] == [False, True, False, True]
-    with pytest.raises(mt.WorkerError, match=r"Task 'A': the worker .* raised(.|\n)*in fail(.|\n)*do not press"):
+    with pytest.raises(RuntimeError, match=r"Task 'A': sub-environment 0 raised(.|\n)*in fail(.|\n)*do not press"):
         env.env_method("fail")
+    env.reset()
+    env.close()
     with pytest.raises(mt.WorkerError, match="Task 'A': all workers have been ended; make the VecEnv anew"):
         env.reset()
 
@@ -215,3 +217,14 @@ def test_no_worker_outlives_a_trainer_that_is_killed(start_method, tmp_path):
     while any(map(is_alive, workers)):
         assert time.monotonic() < deadline, "a worker is left behind"
         time.sleep(0.05)
+
+
+def test_a_call_that_fails_ends_no_worker():
+    env = mt.MultiTaskVecEnv([mt.Task("A", DriftEnv)], 2, backend="subproc")
+    env.reset()
+    with pytest.raises(AttributeError, match="nope"):
+        env.env_method("nope")
+    with pytest.raises(RuntimeError, match=r"Task 'A': sub-environment 0 raised(.|\n)*TypeError"):
+        env.env_method("step")
+    env.step(np.zeros((2, 2)))
+    env.close()
