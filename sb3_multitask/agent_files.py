@@ -71,9 +71,9 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, of SB3's A2C
         or PPO, or of sb3-contrib's TRPO; a run's folder, ours or rl_zoo3's, whose agent at the end it is; or a folder
         that ``sb3-multitask card`` made
-    :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it;
-        a ``model.zip`` in a run's folder, and a zip in a folder that ``python -m sb3_multitask.zoo`` left, has it beside it. Without it an agent whose
-        training had a VecNormalize comes with a warning
+    :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it. A
+        ``model.zip`` in a run's folder has it beside it, and so has a zip in a folder that ``python -m
+        sb3_multitask.zoo`` left. Without it an agent whose training had a VecNormalize comes with a warning
     :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """

@@ -23,7 +23,8 @@ class MultiTaskEvalCallback(EvalCallback):
     """SB3's ``EvalCallback`` with equal episodes for every task, and per-task logs and files.
 
     Logs ``eval/<task>/mean_reward``, ``eval/<task>/mean_ep_length`` and ``eval/worst_task_reward`` beside SB3's own
-    keys. ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row) and ``task_names``,
+    keys, but not ``eval/success_rate``. ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row; not
+    ``successes``) and ``task_names``,
     ``task_results`` and ``task_ep_lengths`` of shape (n_evaluations, n_tasks, n_eval_episodes).
 
     :param eval_env: a ``MultiTaskVecEnv``, normalised or not; it is evaluated with the model's statistics
