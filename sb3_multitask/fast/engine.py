@@ -83,7 +83,7 @@ class FastEngine:
         self.parameters = FlatParameters(model.policy)
         self._buffers: _Buffers | None = None
         self._rollout: Rollout | None = None
-        self._versions: list[tuple[int, int]] = []
+        self._version = self.parameters.version()
         self._is_touched = False  # a callback has put in weights since the rollout began
 
     def collect_rollouts(
@@ -120,7 +120,7 @@ class FastEngine:
             callback.update_locals({**locals(), "self": model})
             if not callback.on_step():
                 return False
-            if self.parameters.versions() != self._versions:
+            if self.parameters.version() != self._version:
                 buffers = self._prepare_anew(env, buffers)
 
             if dones.any():
@@ -160,7 +160,7 @@ class FastEngine:
         present: np.ndarray = env.task_ids[:: env.n_envs_per_task]  # type: ignore[attr-defined]
         tasks = slice(None) if len(present) == n_tasks else present
         self._buffers.start(self.parameters, tasks, len(present))
-        self._versions = self.parameters.versions()
+        self._version = self.parameters.version()
         return self._buffers
 
     def _prepare_anew(self, env: VecEnv, buffers: _Buffers) -> _Buffers:
@@ -236,7 +236,7 @@ class FastEngine:
         return (
             rollout is not None
             and not self._is_touched
-            and self.parameters.versions() == self._versions
+            and self.parameters.version() == self._version
             and self.parameters.is_current()
             and not buffer.generator_ready
             and buffer.actions is rollout.actions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sb3_multitask.heads import TaskHeads
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 
 Layer = tuple[np.ndarray, np.ndarray]
+_VERSION = attrgetter("_version")
 
 
 @dataclass
@@ -84,9 +86,12 @@ class FlatParameters:
             and self._identity() == self._pointers
         )
 
-    def versions(self) -> list[tuple[int, int]]:
-        """Where the parameters live, and how often torch has written there: differs once somebody puts in weights."""
-        return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
+    def version(self) -> tuple[int, int]:
+        """Differs once somebody has put in weights: how often torch wrote into the parameters, and where they live.
+
+        Of where, only the first is asked, since this is asked at every step; :meth:`is_current` asks all.
+        """
+        return sum(map(_VERSION, self._parameters)), self._parameters[0].data_ptr()
 
     def _identity(self) -> list[tuple[int, bool]]:
         """Where the parameters live, and which of them are trained."""
