@@ -390,3 +390,13 @@ def test_other_settings_are_another_run(tmp_path, changed, named):
     with pytest.raises(mt.CheckpointError, match=f"of another run:\n  {named}"):
         train(**changed)
     train()
+
+
+def test_a_run_that_was_killed_before_it_removed_the_oldest_does_so_when_it_goes_on(tmp_path):
+    run(tmp_path)
+    kept = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    newest, older = sorted(kept, reverse=True)
+    shutil.copytree(tmp_path / "checkpoints" / older, tmp_path / "checkpoints" / "000000000200")
+    run(tmp_path)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == kept
+    assert newest == f"{TOTAL:012d}"

@@ -110,6 +110,7 @@ class ResumableCheckpointCallback(BaseCallback):
                 "learn() several times cannot be resumed: make it one call, or give each its own callback and folder."
             )
         self.resumed_from, self._to_put_back = path, snapshot
+        checkpoint_format.remove_old(path, self.keep)  # it may have been killed before it did
         if self.verbose >= 1:
             print(f"Resuming from {path} at {self.model.num_timesteps:,} steps")  # noqa: T201
 

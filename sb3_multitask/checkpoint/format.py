@@ -100,8 +100,13 @@ def save_step(folder: Path, step: int, state: dict[str, Any], keep: int) -> None
             return  # a run that was resumed before this step comes by again, with the same bits
         _discard(path)
     write_checkpoint(path, state)
-    remove_leftovers(folder)
-    for old in [other for other in list_checkpoints(folder) if other != path and _is_whole(other)][keep - 1 :]:
+    remove_old(path, keep)
+
+
+def remove_old(newest: Path, keep: int) -> None:
+    """Remove all whole checkpoints but the newest ``keep``, and what killed writers have left."""
+    remove_leftovers(newest.parent)
+    for old in [other for other in list_checkpoints(newest.parent) if other != newest and _is_whole(other)][keep - 1 :]:
         _discard(old)
 
 
