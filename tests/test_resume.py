@@ -400,3 +400,10 @@ def test_a_run_that_was_killed_before_it_removed_the_oldest_does_so_when_it_goes
     run(tmp_path)
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == kept
     assert newest == f"{TOTAL:012d}"
+
+
+def test_an_optimizer_with_several_betas_is_gone_on_with(tmp_path):
+    adam = {"use_rms_prop": False, "policy_kwargs": {"optimizer_class": th.optim.Adam}}
+    run(tmp_path, step=1000, **adam)
+    model = run(tmp_path, **adam)
+    assert model.num_timesteps == TOTAL

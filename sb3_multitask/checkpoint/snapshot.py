@@ -293,7 +293,9 @@ def _settings(model: A2CMultiTask) -> dict[str, Any]:
     optimizer = model.policy.optimizer
     settings["optimizer"] = type(optimizer).__name__
     settings["optimizer_settings"] = {
-        name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "lr", "initial_lr")
+        name: list(value) if isinstance(value, tuple) else value  # as a checkpoint gives it back
+        for name, value in optimizer.param_groups[0].items()
+        if name not in ("params", "lr")
     }
     policy = model.policy
     settings |= {name: getattr(policy, name, None) for name in ("log_std_mode", "log_std_init")}
