@@ -60,8 +60,6 @@ from sb3_multitask.vec_env.schedule import (
 )
 
 Engine: TypeAlias = Literal["auto", "fast", "torch"]
-_WITHOUT_TEACHERS = {"distill_loss": "forward_kl", "distill_coef": 1.0, "student_rollout_prob": 1.0}
-"""What a model without teachers leaves as it is."""
 
 
 class A2CMultiTask(A2C):
@@ -141,13 +139,8 @@ class A2CMultiTask(A2C):
         if n_steps < 1:
             raise ValueError(f"`n_steps` must be at least 1 (got {n_steps})")
         if not teachers:
-            given = {"distill_loss": distill_loss, "distill_coef": distill_coef}
-            given["student_rollout_prob"] = student_rollout_prob
-            ignored = [name for name, value in given.items() if value != _WITHOUT_TEACHERS[name]]
-            if rl_coef == 0 and critic_coef == 0:
-                raise ValueError("`rl_coef`=0 and `critic_coef`=0 leave nothing to learn from, and `teachers` is empty")
-            if ignored:
-                raise ValueError(f"`{ignored[0]}`={given[ignored[0]]!r} is for distillation, and `teachers` is empty")
+            given = DistillationSettings(distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
+            given.check_without_teachers()
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: Engine = engine
         self._fast: FastEngine | None = None

@@ -87,6 +87,14 @@ class DistillationSettings:
                 "it, or give `rl_coef`."
             )
 
+    def check_without_teachers(self) -> None:
+        """Raise ValueError if a model without teachers would ignore a setting, or has nothing to learn from."""
+        for name, default in (("distill_loss", "forward_kl"), ("distill_coef", 1.0), ("student_rollout_prob", 1.0)):
+            if getattr(self, name) != default:
+                raise ValueError(f"`{name}`={getattr(self, name)!r} is for distillation, and `teachers` is empty")
+        if self.rl_coef == 0 and self.critic_coef == 0:
+            raise ValueError("`rl_coef`=0 and `critic_coef`=0 leave nothing to learn from, and `teachers` is empty")
+
     def at(self, progress_remaining: float, has_teachers: bool, by_teacher: bool) -> Coefficients:
         """The coefficients of an update.
 
