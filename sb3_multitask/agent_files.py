@@ -198,7 +198,7 @@ def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
 def describe_tasks(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
     """Names, ids and arguments of tasks; None if one is a callable, or its arguments are not what JSON can hold."""
     described = [
-        {"name": task.name, "env_id": task.env_id, "env_kwargs": _listed(dict(task.env_kwargs))} for task in tasks or ()
+        {"name": task.name, "env_id": task.env_id, "env_kwargs": _listed(task.env_kwargs)} for task in tasks or ()
     ]
     try:
         return described if tasks is not None and json.loads(json.dumps(described)) == described else None
@@ -210,7 +210,7 @@ def _listed(value: Any) -> Any:
     """Tuples as lists, which is how JSON gives them back."""
     if isinstance(value, list | tuple):
         return [_listed(item) for item in value]
-    return {key: _listed(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return {key: _listed(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def _tasks(described: Sequence[Mapping[str, Any]] | None) -> tuple[Task, ...] | None:

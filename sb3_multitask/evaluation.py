@@ -100,7 +100,7 @@ def evaluate_tasks(
                 stacklevel=2,
             )
         on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
-        venv = MultiTaskVecEnv(tasks_of(model), min(n_eval_episodes, 5), seed=seed, on_fault=on_fault)
+        venv = MultiTaskVecEnv(tasks_of(model), min(n_eval_episodes, 5), seed=seed, training=False, on_fault=on_fault)
     else:
         venv = checked_env(model, env)
     try:

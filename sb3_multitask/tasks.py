@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 
 EnvFactory: TypeAlias = Callable[..., gym.Env[Any, Any]]
+EnvKwargs: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[int], Mapping[str, Any]]
+"""Keyword arguments of an environment: of all copies, or of each copy: a list, or a function of the copy's index."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,16 @@ class Task:
 
     :param name: how logs, files and results call it; short, since SB3's logger cuts long keys
     :param env_id: a registered Gymnasium id, or a callable that makes the environment
-    :param env_kwargs: keyword arguments for ``gymnasium.make`` or for the callable
+    :param env_kwargs: keyword arguments for ``gymnasium.make`` or for the callable; where copies of the task should
+        differ, a list of such (copy ``i`` takes entry ``i``, and the list begins again where it ends) or a function of
+        the copy's index, such as ``lambda copy: {"seed": copy}``
     :raises ValueError: if ``name`` is empty or not a single line
     :raises TypeError: if a field has the wrong type
     """
 
     name: str
     env_id: str | EnvFactory
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    env_kwargs: EnvKwargs = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -37,21 +41,51 @@ class Task:
                 f"`env_id` of task {self.name!r} must be a Gymnasium id or a callable that makes an "
                 f"environment (got {self.env_id!r})"
             )
+        kwargs: Any = self.env_kwargs
+        is_list = isinstance(kwargs, Sequence) and not isinstance(kwargs, str) and len(kwargs) > 0
+        if not (isinstance(kwargs, Mapping) or callable(kwargs) or is_list):
+            raise TypeError(
+                f"`env_kwargs` of task {self.name!r} must be a mapping, a list of mappings, or a function of the "
+                f"copy's index (got {kwargs!r})"
+            )
+        if is_list and not all(isinstance(entry, Mapping) for entry in kwargs):
+            raise TypeError(f"`env_kwargs` of task {self.name!r}: every entry must be a mapping (got {kwargs!r})")
 
-        if not isinstance(self.env_kwargs, Mapping):
-            raise TypeError(f"`env_kwargs` of task {self.name!r} must be a mapping (got {self.env_kwargs!r})")
+    @property
+    def copies_differ(self) -> bool:
+        """Whether copies of the environment are made with arguments of their own, or by a callable, which may vary."""
+        return callable(self.env_id) or not isinstance(self.env_kwargs, Mapping)
 
-    def make(self, render_mode: str | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
+    def kwargs_of(self, copy: int = 0) -> dict[str, Any]:
+        """The keyword arguments of a copy of the environment.
+
+        :param copy: its index, from 0
+        :raises TypeError: if ``env_kwargs`` is a function that returns no mapping
+        """
+        kwargs = self.env_kwargs
+        if callable(kwargs):
+            kwargs = kwargs(copy)
+        elif not isinstance(kwargs, Mapping):
+            kwargs = kwargs[copy % len(kwargs)]
+        if not isinstance(kwargs, Mapping):
+            raise TypeError(
+                f"`env_kwargs` of task {self.name!r} must return a mapping (got {kwargs!r} for copy {copy})"
+            )
+        return dict(kwargs)
+
+    def make(self, render_mode: str | None = None, *, copy: int = 0, **kwargs: Any) -> gym.Env[Any, Any]:
         """Make the environment; ``kwargs`` come on top of ``env_kwargs``.
 
         MuJoCo writes nothing to the terminal or to ``MUJOCO_LOG.TXT`` meanwhile.
 
         :param render_mode: Gymnasium's; ``None``: what ``env_kwargs`` says
+        :param copy: which copy of the task it is, from 0
         :raises RuntimeError: if making it fails; the message names the task
         """
         from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings  # envs import tasks
 
-        kwargs = {**self.env_kwargs, **({} if render_mode is None else {"render_mode": render_mode}), **kwargs}
+        own = self.kwargs_of(copy)
+        kwargs = {**own, **({} if render_mode is None else {"render_mode": render_mode}), **kwargs}
         try:
             with mujoco_messages_as_warnings():
                 env = self.env_id(**kwargs) if callable(self.env_id) else gym.make(self.env_id, **kwargs)

@@ -30,7 +30,7 @@ def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
     assert state["flags"][0].tolist() == [True, False]
     assert state["flags"][2] == {"nested": 0.1, "big": 2**100}
     assert state["worst"] == -np.inf
-    assert state["words"] == ["a", ["b", 1]]
+    assert state["words"] == ["a", ("b", 1)]
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, np.array([None]), "array:x", {"deep": [object()]}])

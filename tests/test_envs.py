@@ -168,7 +168,7 @@ def test_task_env_carries_the_task():
     check_env(env, skip_render_check=True)
     obs, _ = env.reset(seed=0)
     assert obs["task"] == 1
-    assert obs["obs"].dtype == np.float32
+    assert obs["obs"].dtype == np.float64  # as the body's own observations
     assert env.step(env.action_space.sample())[-1]["task"] == "BigFoot"
     with pytest.raises(ValueError, match="`task` must be one of"):
         mt.TaskEnv(gym.make("HalfCheetahBigFoot-v0"), "Foot", ["SmallFoot"])

@@ -7,6 +7,7 @@ from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import sb3_multitask as mt
+from sb3_multitask.seeding import env_seed
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_returns_are_raw_and_those_of_the_policy(model):
     task = drift_tasks(3)[1]
     env = task.make()
     normalizer = model.get_vec_normalize_env()
-    obs, _ = env.reset(seed=0 + 1)  # the second of the fresh envs
+    obs, _ = env.reset(seed=env_seed(0, task=1, training=False))
     total, done = 0.0, False
     while not done:
         seen = normalizer.normalize_obs({"obs": obs.astype(np.float32), "task": np.int64(1)})

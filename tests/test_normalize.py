@@ -8,6 +8,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, sync_envs_normalization
 
 import sb3_multitask as mt
+from sb3_multitask.seeding import env_seeds
 
 
 def step_all(env, n_steps, seed=0):
@@ -20,9 +21,7 @@ def step_all(env, n_steps, seed=0):
 def test_one_task_is_sb3s_vec_normalize():
     ours = mt.make_multitask_vec_env(drift_tasks(1), 3, seed=0)
     theirs = VecNormalize(DummyVecEnv([drift_tasks(1)[0].make for _ in range(3)]))
-    theirs.seed(0)
-    # SB3 computes its moments from what the env gives; ours gives float32.
-    theirs.venv.buf_obs[None] = theirs.venv.buf_obs[None].astype(np.float32)
+    theirs.venv._seeds = env_seeds(0, 1, 3)
     for (obs, *rest), (their_obs, *their_rest) in zip(step_all(ours, 30), step_all(theirs, 30), strict=True):
         np.testing.assert_allclose(obs["obs"], their_obs, atol=1e-6)  # the same formula, rounded elsewhere
         for mine, other in zip(rest[:2], their_rest[:2], strict=True):

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor, load_results
 
 import sb3_multitask as mt
+from sb3_multitask.seeding import env_seeds
 
 
 def actions_for(env, seed=0):
@@ -31,8 +32,8 @@ def test_each_row_is_the_gymnasium_env_of_its_task():
     env = mt.MultiTaskVecEnv(tasks, n_envs_per_task=2, seed=5)
     single = [task.make() for task in tasks for _ in range(2)]
     obs = env.reset()["obs"]
-    for i, one in enumerate(single):
-        np.testing.assert_array_equal(obs[i], one.reset(seed=5 + i)[0].astype(np.float32))
+    for i, (one, seed) in enumerate(zip(single, env_seeds(5, 2, 2), strict=True)):
+        np.testing.assert_array_equal(obs[i], one.reset(seed=seed)[0].astype(np.float32))
     draw = actions_for(env)
     for _ in range(20):
         action = draw()

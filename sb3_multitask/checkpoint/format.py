@@ -28,6 +28,7 @@ from sb3_multitask.files import remove_leftovers, replacing
 SCHEMA = 1
 _STATE, _ARRAYS, _MANIFEST = "state.json", "arrays.safetensors", "manifest.json"
 _ARRAY = "array:"  # marks, in the JSON, the name of an array
+_TUPLE = "tuple:"  # the only key of an object that stands for a tuple
 
 
 class CheckpointError(ValueError):
@@ -41,7 +42,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     :raises TypeError: if the tree holds something else; says where
     """
     arrays: dict[str, np.ndarray] = {}
-    tree = json.dumps(_pack(state, "", arrays))
+    tree = json.dumps(_Packer(arrays).pack(state, ""))
     files = {_STATE: tree.encode(), _ARRAYS: safetensors.numpy.save(arrays)}
     with replacing(path) as beside:
         beside.mkdir()
@@ -157,33 +158,49 @@ def _check_manifest(path: Path, files: dict[str, bytes]) -> None:
     raise CheckpointError(f"{path}: is not as it was written")
 
 
-def _pack(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
-    """``value`` as JSON can hold it, its arrays moved to ``arrays`` under their place in the tree."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
+class _Packer:
+    """Turns a tree into what JSON can hold; its arrays move to ``arrays``, equal ones once, named by their place."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+        self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def pack(self, value: Any, where: str) -> Any:
+        if isinstance(value, np.ndarray):
+            return _ARRAY + self._name(value, where)
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) and key != _TUPLE for key in value):
+                raise TypeError(f"{where}: keys must be strings other than {_TUPLE!r} (got {list(value)!r:.200})")
+            return {key: self.pack(item, f"{where}/{key}") for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            items = [self.pack(item, f"{where}/{i}") for i, item in enumerate(value)]
+            return {_TUPLE: items} if isinstance(value, tuple) else items
+        if isinstance(value, str) and value.startswith(_ARRAY):
+            raise TypeError(f"{where}: {value!r} would be read as an array")
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"{where}: a {type(value).__name__} cannot be stored")
+
+    def _name(self, array: np.ndarray, where: str) -> str:
+        """The name of an array in the file; copies of a task share most of their model's arrays."""
+        if array.dtype.hasobject:
             raise TypeError(f"{where}: arrays of objects cannot be stored")
-        name = f"{len(arrays)}{where}"  # numbered, since two places could have one name
-        arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
-        return _ARRAY + name
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError(f"{where}: keys must be strings (got {list(value)!r:.200})")
-        return {key: _pack(item, f"{where}/{key}", arrays) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_pack(item, f"{where}/{i}", arrays) for i, item in enumerate(value)]
-    if isinstance(value, str) and value.startswith(_ARRAY):
-        raise TypeError(f"{where}: {value!r} would be read as an array")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{where}: a {type(value).__name__} cannot be stored")
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._names:
+            name = f"{len(self.arrays)}{where}"  # numbered, since two places could have one name
+            self._names[key] = name
+            self.arrays[name] = np.ascontiguousarray(array).reshape(array.shape)
+        return self._names[key]
 
 
 def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, str) and value.startswith(_ARRAY):
-        return arrays[value.removeprefix(_ARRAY)]
+        return arrays[value.removeprefix(_ARRAY)].copy()  # equal arrays are stored once, and may be written to apart
     if isinstance(value, dict):
+        if value.keys() == {_TUPLE}:
+            return tuple(_unpack(item, arrays) for item in value[_TUPLE])
         return {key: _unpack(item, arrays) for key, item in value.items()}
     if isinstance(value, list):
         return [_unpack(item, arrays) for item in value]

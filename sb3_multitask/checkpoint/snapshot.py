@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -279,7 +279,9 @@ def _inexact_functions(root: BaseCallback) -> Iterator[str]:
 def _is_setting(value: Any) -> bool:
     """Whether a value is given by the user's script rather than made by training."""
     is_function = inspect.isroutine(value) or isinstance(value, type | partial)
-    return is_function or isinstance(value, tuple) or hasattr(value, "__fspath__") or isinstance(value, BaseCallback)
+    if isinstance(value, tuple):
+        return all(is_plain(item) or _is_setting(item) for item in value)
+    return is_function or hasattr(value, "__fspath__") or isinstance(value, BaseCallback)
 
 
 # What must be, or should be, the same
@@ -319,7 +321,16 @@ def _number(value: Any) -> Any:
 def _describe(task: Task) -> str:
     """A task's env and arguments, the same in every process."""
     env = task.env_id if isinstance(task.env_id, str) else getattr(task.env_id, "__qualname__", "a callable")
-    return f"{env}({', '.join(f'{name}={value!r}' for name, value in task.env_kwargs.items())})"
+    kwargs = task.env_kwargs
+    if callable(kwargs):
+        return f"{env}(of {getattr(kwargs, '__qualname__', 'a callable')})"
+    if not isinstance(kwargs, Mapping):
+        return f"{env}({'; '.join(map(_listed_kwargs, kwargs))})"
+    return f"{env}({_listed_kwargs(kwargs)})"
+
+
+def _listed_kwargs(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
 
 
 def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:

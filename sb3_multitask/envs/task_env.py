@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 
 from sb3_multitask.tasks import Task, task_set
 
@@ -16,61 +18,128 @@ StepReturn = tuple[TaskObs, np.ndarray, np.ndarray, list[dict[str, Any]]]
 """What `step_wait` of a VecEnv of tasks gives."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a VecEnv must know of an environment; it can be sent between processes.
+
+    :param task: name of its task
+    :param n_envs: of a vectorised environment, how many it steps at once; ``None`` for a single one
+    :param reward_space: of an environment with several objectives
+    :param has_monitor: whether an SB3 ``Monitor`` is among its wrappers
+    :param obeys_seeds: whether it comes with Gymnasium or this package, whose resets are known to obey their seed
+    """
+
+    task: str
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    n_envs: int | None = None
+    reward_space: spaces.Space[Any] | None = None
+    has_monitor: bool = False
+    obeys_seeds: bool = False
+
+    @classmethod
+    def of(cls, task: Task | str, env: gym.Env[Any, Any]) -> Self:
+        core = env.unwrapped
+        has_monitor, layer = False, env
+        while isinstance(layer, gym.Wrapper):
+            has_monitor = has_monitor or isinstance(layer, Monitor)
+            layer = layer.env
+        space = getattr(env, "reward_space", None) or getattr(core, "reward_space", None)
+        return cls(
+            task.name if isinstance(task, Task) else task,
+            env.observation_space,
+            env.action_space,
+            _n_envs(core),
+            space if isinstance(space, spaces.Space) else None,
+            has_monitor,
+            type(core).__module__.startswith(("gymnasium.envs.", "sb3_multitask.")),
+        )
+
+
+def _n_envs(env: Any) -> int | None:
+    """How many environments a vectorised one steps at once, such as a VectorEnv of Gymnasium or a pool of EnvPool."""
+    config = getattr(env, "config", None)
+    n_envs = getattr(env, "num_envs", config.get("num_envs") if isinstance(config, Mapping) else None)
+    return int(n_envs) if isinstance(n_envs, int | np.integer) else None
+
+
 def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:
-    """``Dict(obs=Box(obs_dim,) float32, task=Discrete(n_tasks))``, what every part of the package reads."""
-    obs = spaces.Box(box.low.astype(np.float32), box.high.astype(np.float32), dtype=np.float32)
-    return spaces.Dict({"obs": obs, "task": spaces.Discrete(n_tasks)})
+    """``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``, what every part of the package reads."""
+    return spaces.Dict({"obs": box, "task": spaces.Discrete(n_tasks)})
 
 
-def check_spaces(task: Task | str, env: gym.Env[Any, Any]) -> tuple[spaces.Box, spaces.Box]:
+def observation_dtype(*dtypes: Any) -> np.dtype[Any]:
+    """float32 where that holds every digit of observations of these types, else float64."""
+    return np.dtype(np.float32 if all(np.can_cast(dtype, np.float32) for dtype in dtypes) else np.float64)
+
+
+def check_spaces(env: Description) -> tuple[spaces.Box, spaces.Box]:
     """Observation and action space of a task's environment, if they are ones this package can train on.
 
-    :raises ValueError: if either is not a flat Box; the message names the task and the remedy
+    :raises ValueError: if either is not a flat Box, or if it is a vectorised environment or has several rewards; the
+        message names the task and the remedy
     """
-    name = task.name if isinstance(task, Task) else task
-    observation_space, action_space = env.observation_space, env.action_space
-    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+    if env.n_envs is not None:
         raise ValueError(
-            f"Task {name!r}: its observation space must be a Box of shape (obs_dim,), not {observation_space}. "
+            f"Task {env.task!r}: its environment is vectorised (num_envs={env.n_envs}). A task is one environment: "
+            "pass a single one, and `n_envs_per_task` for how many copies of it to run."
+        )
+    if env.reward_space is not None and env.reward_space.shape not in ((), (1,)):
+        raise ValueError(
+            f"Task {env.task!r}: its reward is a vector of shape {env.reward_space.shape}, one number for each "
+            "objective. Wrap it with what weighs them into one, such as mo_gymnasium.wrappers.LinearReward."
+        )
+    if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
+        raise ValueError(
+            f"Task {env.task!r}: its observation space must be a Box of shape (obs_dim,), not {env.observation_space}. "
             "gymnasium.wrappers.FlattenObservation flattens most others."
         )
-    if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
+    if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
         raise ValueError(
-            f"Task {name!r}: its action space must be a Box of shape (action_dim,), not {action_space}: "
+            f"Task {env.task!r}: its action space must be a Box of shape (action_dim,), not {env.action_space}: "
             "this package is for continuous control."
         )
-    return observation_space, action_space
+    return env.observation_space, env.action_space
 
 
-def common_spaces(envs: Iterable[tuple[Task, gym.Env[Any, Any]]]) -> tuple[spaces.Box, spaces.Box]:
+def common_spaces(envs: Sequence[Description]) -> tuple[spaces.Box, spaces.Box]:
     """The spaces of all tasks, compared, since SB3 looks at the first env only.
 
-    Observations may differ in their bounds (the widest are taken) but not in their shape; actions in neither.
+    Observations may differ in their bounds (the widest are taken) and their type (float32 if that holds all of them,
+    else float64) but not in their shape; actions in neither.
 
     :raises ValueError: if they differ; names two tasks and their spaces
     """
-    (first, env), *others = envs
-    first_obs, first_action = check_spaces(first, env)
+    first, *others = envs
+    first_obs, first_action = check_spaces(first)
     low, high = first_obs.low.astype(np.float64), first_obs.high.astype(np.float64)  # Box warns of other types
-    for task, other in others:
-        obs_space, action_space = check_spaces(task, other)
+    dtypes = [first_obs.dtype]
+    for other in others:
+        obs_space, action_space = check_spaces(other)
         if obs_space.shape != first_obs.shape:
-            raise _spaces_differ("observation", first, first_obs, task, obs_space, "the same shape")
+            raise _spaces_differ("observation", first.task, first_obs, other.task, obs_space, "the same shape")
         same_bounds = action_space.shape == first_action.shape and (
             np.array_equal(action_space.low, first_action.low) and np.array_equal(action_space.high, first_action.high)
         )
         if not same_bounds:
-            raise _spaces_differ("action", first, first_action, task, action_space, "the same shape and bounds")
+            raise _spaces_differ(
+                "action", first.task, first_action, other.task, action_space, "the same shape and bounds"
+            )
         low, high = np.minimum(low, obs_space.low), np.maximum(high, obs_space.high)
-    return spaces.Box(low, high, dtype=np.float64), first_action
+        dtypes.append(obs_space.dtype)
+    return box_of(low, high, observation_dtype(*dtypes)), first_action
+
+
+def box_of(low: np.ndarray, high: np.ndarray, dtype: Any) -> spaces.Box:
+    """A Box of a float type, whose bounds are rounded to that type."""
+    return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
 
 
 def _spaces_differ(
-    kind: str, task: Task, space: spaces.Box, other: Task, other_space: spaces.Box, needed: str
+    kind: str, task: str, space: spaces.Box, other: str, other_space: spaces.Box, needed: str
 ) -> ValueError:
     return ValueError(
-        f"Tasks must have {kind} spaces of {needed}: task {task.name!r} has {space}, "
-        f"task {other.name!r} has {other_space}."
+        f"Tasks must have {kind} spaces of {needed}: task {task!r} has {space}, task {other!r} has {other_space}."
     )
 
 
@@ -94,19 +163,22 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordCon
         names = tuple(one.name if isinstance(one, Task) else one for one in tasks)
         if task not in names:
             raise ValueError(f"`task` must be one of {', '.join(names)} (got {task!r})")
-        box, _ = check_spaces(task, env)
+        box, _ = check_spaces(Description.of(task, env))
         self.task_names = names
         self.task_name = task
         self.task_id = self.task_names.index(task)
-        self.observation_space = task_observation_space(box, len(self.task_names))
+        self._dtype = observation_dtype(box.dtype)
+        self.observation_space = task_observation_space(box_of(box.low, box.high, self._dtype), len(self.task_names))
 
     def _with_task(self, obs: np.ndarray) -> TaskObs:
-        return {"obs": np.asarray(obs, dtype=np.float32), "task": np.int64(self.task_id)}
+        # a copy, since an environment may write its next observation into the same array
+        return {"obs": np.array(obs, dtype=self._dtype), "task": np.int64(self.task_id)}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[TaskObs, dict[str, Any]]:
-        obs, info = self.env.reset(seed=seed, options=options)
+        # not every environment takes options: they are handed over if there are some, as SB3 does
+        obs, info = self.env.reset(seed=seed, **({} if options is None else {"options": options}))
         return self._with_task(obs), info
 
     def step(self, action: np.ndarray) -> tuple[TaskObs, Any, bool, bool, dict[str, Any]]:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from sb3_multitask.envs.task_env import TaskEnv, TaskObs, common_spaces, task_observation_space
+from sb3_multitask.envs.task_env import Description, TaskEnv, TaskObs, common_spaces, task_observation_space
+from sb3_multitask.seeding import env_seed
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean, resolve_tasks
 
 
@@ -19,7 +20,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
     all tasks. ``info["task"]`` names the episode's task.
 
     A reset goes to the next task if the episode before it has had a step; a reset with a seed begins with the first
-    task again, and seeds task ``i`` with ``seed + i``.
+    task again, and seeds every task as ``MultiTaskVecEnv`` seeds its first copy.
 
     :param tasks: a set's name, an id, or a list of ids and tasks
     :param task: stay on the task of this name; its id in the observation remains that in the set
@@ -52,7 +53,9 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
             self._env_kwargs = {**self._env_kwargs, "max_episode_steps": -1}  # in gymnasium.make's terms
         self._tour = range(len(self.tasks)) if task is None else [self.task_names.index(task)]
         self._envs = {i: self._make(self.tasks[i]) for i in self._tour}
-        box, self.action_space = common_spaces((self.tasks[i], env.env) for i, env in self._envs.items())
+        box, self.action_space = common_spaces(
+            [Description.of(self.tasks[i], env.env) for i, env in self._envs.items()]
+        )
         self.observation_space = task_observation_space(box, len(self.tasks))
         self.metadata = self._envs[self._tour[0]].metadata  # type: ignore[misc]  # with the frame rate
         self._place = 0  # in the tour
@@ -77,7 +80,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
     ) -> tuple[TaskObs, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
-            self._seeds = {i: seed + i for i in self._tour}
+            self._seeds = {i: env_seed(seed, i) for i in self._tour}
             self._go_to(0)
         elif self._has_stepped:
             self._go_to((self._place + 1) % len(self._tour))

@@ -120,7 +120,7 @@ def _rendering_env(task: Task, size: tuple[int, int]) -> gym.Env[np.ndarray, np.
         renderer = mujoco_env.mujoco_renderer
         renderer.width, renderer.height = size
         cameras = [mujoco_env.model.camera(i).name for i in range(mujoco_env.model.ncam)]
-        if _CAMERA in cameras and not any("camera" in name for name in task.env_kwargs):
+        if _CAMERA in cameras and not any("camera" in name for name in task.kwargs_of()):
             renderer.camera_id = cameras.index(_CAMERA)
         mujoco_env.model.vis.quality.shadowsize = _SHADOW_SIZE
     return env

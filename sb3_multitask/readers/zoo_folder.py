@@ -122,7 +122,9 @@ class ZooFolder:
         :raises ValueError: if they are not known
         """
         kwargs = self.env_kwargs
-        return tuple(Task(task.name, task.env_id, {**task.env_kwargs, **kwargs}) for task in resolve_tasks(self.env_id))
+        return tuple(
+            Task(task.name, task.env_id, {**task.kwargs_of(), **kwargs}) for task in resolve_tasks(self.env_id)
+        )
 
     @property
     def env_kwargs(self) -> dict[str, Any]:

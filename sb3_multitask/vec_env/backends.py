@@ -6,7 +6,7 @@ observations, monitoring or float32: ``MultiTaskVecEnv`` adds those once for all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -15,8 +15,9 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_multitask.tasks import Task
-from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact, wrappers_of
+from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
 from sb3_multitask.vec_env.faults import physics_fault
+from sb3_multitask.vec_env.wrappers import wrappers_of
 
 Info: TypeAlias = dict[str, Any]
 _PHYSICS_FAULT = "sb3_multitask/physics_fault"  # a key that no environment has
@@ -85,13 +86,17 @@ class Backend(Protocol):
 
 
 class DummyBackend:
-    """All sub-environments one after the other in this process, like SB3's ``DummyVecEnv``."""
+    """All sub-environments one after the other in this process, like SB3's ``DummyVecEnv``.
+
+    :param tasks: in order
+    :param envs: the copies of each task, task by task
+    """
 
     n_threads = 1
 
-    def __init__(self, tasks: Sequence[Task], n_envs_per_task: int, render_mode: str | None) -> None:
-        self.envs = [task.make(render_mode) for task in tasks for _ in range(n_envs_per_task)]
-        self.names = [task.name for task in tasks for _ in range(n_envs_per_task)]
+    def __init__(self, tasks: Sequence[Task], envs: Sequence[gym.Env[Any, Any]]) -> None:
+        self.envs = list(envs)
+        self.names = [task.name for task in tasks for _ in range(len(envs) // len(tasks))]
         seen: set[int] = set()
         for name, env in zip(self.names, self.envs, strict=True):
             if id(env.unwrapped) in seen:
@@ -106,7 +111,7 @@ class DummyBackend:
         results = []
         for row, seed, option in zip(range(len(self.envs))[rows], seeds, options, strict=True):
             with self._naming(row):
-                results.append(reset_env(self.envs[row], seed=seed, options=option or None))
+                results.append(reset_env(self.envs[row], seed, option))
         return np.stack([obs for obs, _ in results]), [info for _, info in results]
 
     def reset_row(self, row: int) -> np.ndarray:
@@ -114,7 +119,7 @@ class DummyBackend:
             return reset_env(self.envs[row])[0]
 
     def send(self, rows: slice, actions: np.ndarray) -> None:  # noqa: ARG002
-        self._actions = actions
+        self._actions = actions.copy()  # the environments' own: they may keep theirs, or write into it
 
     def receive(self, rows: slice) -> Transitions:
         assert self._actions is not None
@@ -173,35 +178,59 @@ def failed(infos: Sequence[Info]) -> dict[int, str]:
 def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Info]:
     """A step. Of a simulation that failed it is not the end of the episode, and its info says so.
 
-    :raises ValueError: if the observation has another shape than its space: it could be broadcast silently
+    What is returned is the caller's own: environments may use their arrays and dicts again.
+
+    :raises ValueError: if the observation has another shape than its space, since it could be broadcast silently, or
+        if the reward is not one number
     """
     obs, reward, terminated, truncated, info = env.step(action)
-    obs, reward = _checked(obs, env), float(reward)
+    obs, reward, info = _checked(obs, env), _checked_reward(reward), own_copy(info)
     fault = physics_fault(env)
     if fault is None:
         return obs, reward, terminated, truncated, info
     return obs, reward, False, False, {**info, _PHYSICS_FAULT: fault}
 
 
-def reset_env(env: gym.Env[Any, Any], **kwargs: Any) -> tuple[np.ndarray, Info]:
-    """A reset.
+def reset_env(
+    env: gym.Env[Any, Any], seed: int | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, Info]:
+    """A reset; ``options`` are handed over only if there are some, as SB3 does: not every environment takes them.
 
     :raises ValueError: if the observation has another shape than its space
     """
-    obs, info = env.reset(**kwargs)
-    return _checked(obs, env), info
+    obs, info = env.reset(seed=seed, **({"options": dict(options)} if options else {}))
+    return _checked(obs, env), own_copy(info)
+
+
+def own_copy(value: Any) -> Any:
+    """A copy of an info: dicts, lists and arrays are new, whatever else they hold is the same."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: own_copy(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(own_copy(item) for item in value)
+    return value
 
 
 def _checked(obs: Any, env: gym.Env[Any, Any]) -> np.ndarray:
-    array = np.asarray(obs)
+    array = np.array(obs)
     if array.shape != env.observation_space.shape or array.dtype.hasobject:
         raise ValueError(f"the observation {obs!r:.200} is none of the environment's {env.observation_space}")
     return array
 
 
+def _checked_reward(reward: Any) -> float:
+    if isinstance(reward, float | int):
+        return float(reward)
+    if np.size(reward) != 1:
+        raise ValueError(f"the reward must be one number (got {reward!r:.200})")
+    return float(np.asarray(reward).item())
+
+
 def step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:
     obs, reward, terminated, truncated, info = step_env(env, action)
-    info["TimeLimit.truncated"] = truncated and not terminated
+    info["TimeLimit.truncated"] = bool(truncated and not terminated)
     done = bool(terminated or truncated)
     if done:
         info["terminal_observation"] = obs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Never, TypeAlias
 
@@ -13,16 +14,12 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.threads import physics_threads
 from sb3_multitask.vec_env.adapters import ADAPTERS
 from sb3_multitask.vec_env.backends import Info, Transitions
-from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, SimulationGroup
-from sb3_multitask.vec_env.env_state import wrappers_of
+from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError, SimulationGroup
+from sb3_multitask.vec_env.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, kind_of, wrappers_of
 
 _NO_ENVS = 'backend="batch" has no environment objects; make the VecEnv with backend="dummy"'
 Prototypes: TypeAlias = tuple[Task, list[gym.Env[Any, Any]]]
-_KNOWN_WRAPPERS = (
-    gym.wrappers.TimeLimit,
-    gym.wrappers.common.OrderEnforcing,
-    gym.wrappers.common.PassiveEnvChecker,
-)
+_KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 
 def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> str | None:
@@ -35,7 +32,7 @@ def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> 
         if type(env.unwrapped) not in ADAPTERS:
             known = ", ".join(cls.__name__ for cls in ADAPTERS)
             return f"it has no adapter for task {task.name!r} ({type(env.unwrapped).__name__}; it has: {known})"
-        unknown = [type(wrapper).__name__ for wrapper in wrappers_of(env) if not isinstance(wrapper, _KNOWN_WRAPPERS)]
+        unknown = [type(wrapper).__name__ for wrapper in wrappers_of(env) if kind_of(wrapper) not in _KNOWN_WRAPPERS]
         if unknown:
             return f"task {task.name!r} is wrapped with {', '.join(unknown)}, which it would leave out"
     return None
@@ -75,7 +72,10 @@ class BatchBackend:
             else:
                 groups.append(SimulationGroup(prototype, row))
         for group in groups:
-            group.build(self.n_threads)
+            try:
+                group.build(self.n_threads)
+            except BatchRefusedError as e:
+                raise BatchRefusedError(f"task {self.names[group.start // self.n_envs_per_task]!r}: {e}") from e
         return groups
 
     def _prototype(self, row: int) -> gym.Env[Any, Any]:
@@ -94,8 +94,14 @@ class BatchBackend:
         self,
         rows: slice,
         seeds: Sequence[int | None],
-        options: Sequence[Info],  # noqa: ARG002
+        options: Sequence[Info],
     ) -> tuple[np.ndarray, list[Info]]:
+        if any(options):
+            warnings.warn(
+                f'The environments of backend="batch" have no reset options, so {next(filter(None, options))!r:.100} '
+                'changes nothing. An environment that reads options runs on backend="dummy".',
+                stacklevel=4,
+            )
         obs, infos = [], []
         for group, own, place in self._parts(rows):
             group_obs, group_infos = group.reset(np.arange(own.start, own.stop), seeds[place])

@@ -14,9 +14,10 @@ from sb3_multitask.envs.readings import WithReadings
 from sb3_multitask.generators import generator_state, make_generator
 from sb3_multitask.vec_env.adapters import ADAPTERS, State, readings_of
 from sb3_multitask.vec_env.backends import Info, Transitions
-from sb3_multitask.vec_env.env_state import wrappers_of
 from sb3_multitask.vec_env.faults import FIRST_PHYSICS, LAST_PHYSICS, describe_physics
 from sb3_multitask.vec_env.infos import Infos
+from sb3_multitask.vec_env.mujoco_model import SharedModel
+from sb3_multitask.vec_env.wrappers import time_limit_of
 
 try:
     from mujoco.batch import Batch
@@ -26,10 +27,10 @@ BATCH_IS_MISSING = Batch is None
 
 _CONTACT_FORCES = "cfrc_ext"
 _NO_STAGE = 0  # mjSTAGE_NONE: after a step compute nothing more, as Gymnasium
-_SIZES = (
-    *("nq", "nv", "nu", "na", "nbody", "njnt", "ngeom", "nsite", "ntendon"),
-    *("neq", "nmocap", "nsensordata", "nkey", "nuserdata", "nplugin"),
-)
+
+
+class BatchRefusedError(ValueError):
+    """MuJoCo's batch does not take a model; says whose and why."""
 
 
 class SimulationGroup:
@@ -41,7 +42,10 @@ class SimulationGroup:
         self._envs = [prototype]
 
     def can_take(self, prototype: gym.Env[Any, Any]) -> bool:
-        return _layout(prototype) == self._key
+        if _layout(prototype) != self._key:
+            return False
+        mine, model = (env.unwrapped.model for env in (self._envs[-1], prototype))  # type: ignore[attr-defined]
+        return mine is model or _share_layout(mine, model)
 
     def take(self, prototype: gym.Env[Any, Any]) -> None:
         """Add a simulation with the parameters of ``prototype``."""
@@ -53,8 +57,14 @@ class SimulationGroup:
         n_sims = len(unwrapped)
         adapter_class = ADAPTERS[type(unwrapped[0])]
         with_forces = _CONTACT_FORCES in adapter_class.fields
-        self.batch = Batch(unwrapped[0].model, n_sims, min(n_threads, n_sims), persistent=with_forces)
-        self.batch.set_models([env.model for env in unwrapped])
+        self.models = [env.model for env in unwrapped]
+        try:
+            self.batch = Batch(self.models[0], n_sims, min(n_threads, n_sims), persistent=with_forces)
+            self.batch.set_models(self.models)
+        except (mujoco.FatalError, ValueError) as e:
+            raise BatchRefusedError(f"MuJoCo's batch refuses its model: {e}") from e
+        rows = {id(model): row for row, model in reversed(list(enumerate(self.models)))}  # the first of each
+        self._models = {str(row): SharedModel(self.models[row]) for row in rows.values()}
         self.adapter = adapter_class(unwrapped)
         self.readings = readings_of(unwrapped, self.batch)
         self.frame_skip: int = unwrapped[0].frame_skip
@@ -144,6 +154,7 @@ class SimulationGroup:
             "generators": [generator_state(generator) for generator in self.generators],
             "fields": {name: array.copy() for name, array in self._fields.items()},
             "adapter": self.adapter.get_state(),
+            "models": {row: model.get_state() for row, model in self._models.items() if model.has_changed()},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -155,6 +166,8 @@ class SimulationGroup:
         for name, array in state.get("fields", {}).items():
             self._fields[name][...] = array
         self.adapter.set_state(state.get("adapter", {}))
+        for row, model in self._models.items():
+            model.set_state(state.get("models", {}).get(row))
 
     def _advance(self, own: slice) -> None:
         """The native call, with MuJoCo's messages kept from the terminal: its counters say the same."""
@@ -207,14 +220,22 @@ def _layout(env: gym.Env[Any, Any]) -> tuple[Any, ...]:
         _readings_key(unwrapped),
         unwrapped.frame_skip,
         ADAPTERS[type(unwrapped)].layout(unwrapped),
-        *(getattr(unwrapped.model, name) for name in _SIZES),
     )
+
+
+def _share_layout(model: Any, other: Any) -> bool:
+    """Whether MuJoCo itself takes both models into one batch."""
+    try:
+        Batch(model, 2, 1).set_models([model, other])
+    except (mujoco.FatalError, ValueError):
+        return False
+    return True
 
 
 def _max_episode_steps(env: gym.Env[Any, Any]) -> int:
     """The time limit around an environment, in steps; the largest integer without one."""
-    limits = [wrapper._max_episode_steps for wrapper in wrappers_of(env) if isinstance(wrapper, gym.wrappers.TimeLimit)]
-    return min(limits, default=int(np.iinfo(np.int64).max))
+    limit = time_limit_of(env)
+    return int(np.iinfo(np.int64).max) if limit is None else limit
 
 
 def _readings_key(env: Any) -> type | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -13,18 +16,17 @@ from gymnasium.envs.mujoco import MujocoEnv
 from sb3_multitask.envs.morphology import Morphology
 from sb3_multitask.generators import generator_state, make_generator
 from sb3_multitask.plain import is_plain
+from sb3_multitask.vec_env.mujoco_model import get_model_state, set_model_state, why_untold
+from sb3_multitask.vec_env.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, kind_of, wrappers_of
 
 _WRAPPERS: dict[type, tuple[str, ...]] = {
-    gym.wrappers.TimeLimit: ("_elapsed_steps",),
-    gym.wrappers.common.OrderEnforcing: ("_has_reset",),
-    gym.wrappers.common.PassiveEnvChecker: ("checked_reset", "checked_step", "checked_render"),
+    TimeLimit: ("_elapsed_steps",),
+    OrderEnforcing: ("_has_reset",),
+    PassiveEnvChecker: ("checked_reset", "checked_step", "checked_render"),
     gym.wrappers.ClipAction: (),
     gym.wrappers.RescaleAction: (),
 }
 """Wrappers whose state is known: class -> the attributes that hold it."""
-
-_FIXED_MODELS = ("gymnasium.", "sb3_multitask.")
-"""Packages whose environments never change their model."""
 
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _DERIVED = (
@@ -35,23 +37,18 @@ _DERIVED = (
 """What MuJoCo computed in the last step and environments read before the next: not a function of the state alone."""
 
 
-def wrappers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:
-    """The wrappers around an environment, from the outside in."""
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
-
-
 def why_inexact(env: gym.Env[Any, Any]) -> str | None:
     """Why the state of an environment cannot be told in full; None if it can."""
     for layer in _layers(env):
-        if _offers_state(layer) or type(layer) in _WRAPPERS:
+        if _offers_state(layer) or kind_of(layer) in _WRAPPERS:
             continue
         if not isinstance(layer, MujocoEnv):
             return f"{type(layer).__name__} has no get_state() and set_state(state)"
         kept = [name for name, value in _own_attributes(layer) if not _is_storable(value) and not _is_fixed(value)]
         if kept:
             return f"{type(layer).__name__} keeps {', '.join(kept)} and has no get_state() and set_state(state)"
+        if (reason := why_untold(layer.model)) is not None:
+            return f"{type(layer).__name__} {reason}"
     return None
 
 
@@ -78,7 +75,7 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
             layer.set_state(saved["own"])
             continue
         for name, value in saved["attributes"].items():
-            setattr(layer, name, value.copy() if isinstance(value, np.ndarray) else value)
+            setattr(layer, name, copy.deepcopy(value))
         for name, generator in saved.get("generators", {}).items():
             setattr(layer, name, make_generator(generator))
         if "mujoco" in saved:
@@ -109,11 +106,11 @@ def _layer_state(layer: Any) -> dict[str, Any]:
         own = dict(_own_attributes(layer))
         return {
             "class": name,
-            "attributes": {key: value for key, value in own.items() if is_plain(value)},
+            "attributes": {key: copy.deepcopy(value) for key, value in own.items() if is_plain(value)},
             "generators": {k: generator_state(v) for k, v in own.items() if isinstance(v, np.random.Generator)},
             "mujoco": _get_mujoco(layer),
         }
-    known = _WRAPPERS.get(type(layer), ())
+    known = _WRAPPERS.get(kind_of(layer), ())
     return {"class": name, "attributes": {attribute: getattr(layer, attribute) for attribute in known}}
 
 
@@ -124,7 +121,7 @@ _TAKEN_CARE_OF = ("model", "data", "mujoco_renderer", "spec", "scratch_data")
 def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
     """What a class keeps in Python beyond what Gymnasium takes care of."""
     for name, value in vars(env).items():
-        if not name.startswith("_np_random") and name not in _TAKEN_CARE_OF:
+        if not name.startswith(("_np_random", "_ezpickle_")) and name not in _TAKEN_CARE_OF:
             yield name, value
 
 
@@ -134,29 +131,25 @@ def _is_storable(value: Any) -> bool:
 
 def _is_fixed(value: Any) -> bool:
     """What the constructor makes and nothing changes."""
-    return isinstance(value, tuple | gym.Space | Mapping | Morphology) or callable(value)
+    return isinstance(value, gym.Space | Morphology | MappingProxyType) or callable(value) or _is_frozen(value)
+
+
+def _is_frozen(value: Any) -> bool:
+    """Whether a value that is no plain one is made of tuples, texts and the like to the last, and never drawn."""
+    if isinstance(value, tuple):
+        return all(_is_frozen(item) for item in value)
+    return isinstance(value, str | Path | type | gym.Space | Morphology) or callable(value)
 
 
 def _get_mujoco(env: Any) -> dict[str, Any]:
     state = np.empty(mujoco.mj_stateSize(env.model, _STATE))
     mujoco.mj_getState(env.model, env.data, state, _STATE)
-    saved = {"state": state, "derived": {name: getattr(env.data, name).copy() for name in _DERIVED}}
-    if not type(env).__module__.startswith(_FIXED_MODELS):  # a class that may change its model, as for robustness
-        saved["model"] = {name: array.copy() for name, array in _model_arrays(env.model)}
-    return saved
-
-
-def _model_arrays(model: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The numbers of a model that may be written."""
-    for name in dir(model):
-        array = None if name.startswith("_") else getattr(model, name, None)
-        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.flags.writeable and array.size:
-            yield name, array
+    derived = {name: getattr(env.data, name).copy() for name in _DERIVED}
+    return {"state": state, "derived": derived, "model": get_model_state(env.model)}
 
 
 def _set_mujoco(env: Any, saved: dict[str, Any]) -> None:
-    for name, value in saved.get("model", {}).items():
-        getattr(env.model, name)[...] = value
+    set_model_state(env.model, saved.get("model", {}))
     mujoco.mj_setState(env.model, env.data, saved["state"], _STATE)
     for name, value in saved["derived"].items():
         getattr(env.data, name)[...] = value

@@ -24,17 +24,19 @@ def make_multitask_vec_env(
     render_mode: str | None = None,
     n_threads: int | None = None,
     on_fault: OnFault = "stop",
+    override_existing: bool = True,
 ) -> MultiTaskVecEnv | MultiTaskVecNormalize:
     """Make a multi-task VecEnv.
 
     :param tasks: a set's name (``"HalfCheetahBody6"``), an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task
-    :param seed: sub-environment ``i`` is seeded with ``seed + i``; ``None``: at random
+    :param seed: of all sub-environments, see ``MultiTaskVecEnv``; ``None``: at random
     :param backend: ``"batch"`` (native), ``"dummy"``, ``"subproc"``, or ``"auto"`` for the fastest that fits
     :param normalize: put ``MultiTaskVecNormalize`` on top; a mapping holds its arguments, such as
         ``{"norm_reward": False, "gamma": 0.98}``
-    :param training: ``False`` for evaluation: statistics frozen, raw rewards
+    :param training: ``False`` for evaluation: statistics frozen, raw rewards, and other episodes for the same ``seed``
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
+    :param override_existing: whether monitor files of earlier runs are replaced, with a warning; ``False`` appends
     :param render_mode: as in ``gymnasium.make``
     :param n_threads: physics threads of ``"batch"``; ``None``: torch's number
     :param on_fault: what a NaN, infinite or absurd observation, reward or action, or a failed simulation does:
@@ -49,7 +51,9 @@ def make_multitask_vec_env(
         n_envs_per_task,
         backend=backend,
         seed=seed,
+        training=training,
         monitor_dir=monitor_dir,
+        override_existing=override_existing,
         render_mode=render_mode,
         n_threads=n_threads,
         on_fault=on_fault,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Never, get_args
@@ -17,34 +15,39 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_multitask.envs.number_checks import is_integer
-from sb3_multitask.envs.task_env import StepReturn, TaskObs, check_spaces, common_spaces, task_observation_space
-from sb3_multitask.tasks import Task, TasksLike, resolve_tasks
-from sb3_multitask.vec_env.backends import Backend, BackendName, DummyBackend, Transitions
-from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
-from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
+from sb3_multitask.envs.task_env import StepReturn, TaskObs, task_observation_space
+from sb3_multitask.seeding import env_seeds
+from sb3_multitask.tasks import TasksLike, resolve_tasks
+from sb3_multitask.vec_env.backends import BackendName, DummyBackend, Transitions
 from sb3_multitask.vec_env.faults import MAX_IN_A_ROW, Fault, OnFault, TaskFault, bad_rows
+from sb3_multitask.vec_env.making import start_backend
 from sb3_multitask.vec_env.monitor import EpisodeMonitor
+from sb3_multitask.vec_env.seed_checks import SeedChecks
 from sb3_multitask.vec_env.subproc import SubprocBackend
 from sb3_multitask.vec_env.task_view import TaskView
-
-_BACKEND_NAMES = {BatchBackend: "batch", DummyBackend: "dummy", SubprocBackend: "subproc"}
 
 
 class MultiTaskVecEnv(VecEnv):
     """``n_envs_per_task`` copies of every task, stepped together.
 
     Sub-environments are grouped by task: row ``task_id * n_envs_per_task + k`` is copy ``k``. An observation is
-    ``{"obs": (num_envs, obs_dim) float32, "task": (num_envs,) int64}``. Returns and lengths of episodes are
-    monitored (raw rewards), so no ``Monitor`` is needed around the environments.
+    ``{"obs": (num_envs, obs_dim), "task": (num_envs,) int64}``; ``obs`` is float32 where that holds every digit of the
+    tasks' observations, else float64. Returns and lengths of episodes are monitored (raw rewards), so no ``Monitor``
+    is needed around the environments; one that is there says what an episode's return is, as in SB3.
 
     :param tasks: a set's name, an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task, at least 1
     :param backend: ``"batch"`` (all simulations in one native call: the environments of this package and most of
         Gymnasium's MuJoCo ones), ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each),
         or ``"auto"``: ``"batch"`` where it can, else ``"dummy"``. All give the same numbers. The attribute ``backend``
-        says which.
-    :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the next reset; ``None``: at random
+        says which, and ``backend_reason`` why "auto" did not take "batch".
+    :param seed: decides the seeds of all sub-environments, which are independent of each other and of those of other
+        seeds (:func:`~sb3_multitask.seeding.env_seeds`); they are used at the next reset. Python's, numpy's and torch's
+        global generators are seeded while the environments are made. ``None``: at random
+    :param training: ``False`` for an evaluation: the same ``seed`` then gives other episodes than in training
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
+    :param override_existing: whether rows of earlier runs in ``monitor_dir`` are replaced, with a warning, at the first
+        reset; ``False`` appends to them
     :param render_mode: as in ``gymnasium.make``; rendering needs "dummy" or "subproc"
     :param n_threads: physics threads of ``"batch"``; ``None``: torch's number. Results do not depend on it.
     :param on_fault: what a NaN, infinite or absurd (beyond 1e15) observation, reward or action does, or a MuJoCo
@@ -54,8 +57,12 @@ class MultiTaskVecEnv(VecEnv):
         algorithms see an episode that ended.
     :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None``: SB3's choice
     :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
-    :raises ValueError: tasks whose observation shapes or actions differ, an unknown backend, too few copies
+    :raises ValueError: tasks whose observation shapes or actions differ, vectorised environments, rewards that are
+        vectors, an unknown backend, too few copies
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
+
+    When copies of a task begin alike after a seeded reset, or one begins otherwise with the same seed, a warning says
+    so, once for each task: its environment does not obey its seed.
     """
 
     observation_space: spaces.Dict
@@ -68,7 +75,9 @@ class MultiTaskVecEnv(VecEnv):
         *,
         backend: BackendName = "auto",
         seed: int | None = None,
+        training: bool = True,
         monitor_dir: str | Path | None = None,
+        override_existing: bool = True,
         render_mode: str | None = None,
         n_threads: int | None = None,
         on_fault: OnFault = "stop",
@@ -85,29 +94,58 @@ class MultiTaskVecEnv(VecEnv):
         self.n_tasks = len(self.tasks)
         self.n_envs_per_task = _checked_count(n_envs_per_task)
         self.task_ids = np.repeat(np.arange(self.n_tasks), n_envs_per_task)
-        prototypes = _make_prototypes(self.tasks, self.n_envs_per_task)
-        try:
-            observation_space, action_space = common_spaces((task, env) for task, envs in prototypes for env in envs)
-            workers = partial(SubprocBackend, start_method=start_method, timeout=worker_timeout)
-            self._backend = _make_backend(backend, prototypes, n_envs_per_task, render_mode, n_threads, workers)
-        except Exception:
-            _close(prototypes)
-            raise
-        self.backend = _BACKEND_NAMES[type(self._backend)]
+        self.training = training
+        workers = partial(SubprocBackend, start_method=start_method, timeout=worker_timeout)
+        seeds: list[int | None] = [None] * len(self.task_ids) if seed is None else self._seeds_for(seed)
+        running = start_backend(backend, self.tasks, self.n_envs_per_task, seeds, render_mode, n_threads, workers)
+        self._backend, self.backend, self.backend_reason = running.backend, running.name, running.reason
         self.n_threads = self._backend.n_threads
         self._was_reset = False
-        super().__init__(len(self.task_ids), task_observation_space(observation_space, self.n_tasks), action_space)
+        space = task_observation_space(running.observation_space, self.n_tasks)
+        self._obs_dtype = space["obs"].dtype
+        super().__init__(len(self.task_ids), space, running.action_space)
         self.monitor = EpisodeMonitor(
             [self.task_names[i] for i in self.task_ids],
             [str(self.tasks[i].env_id) for i in self.task_ids],
             monitor_dir,
+            override_existing=override_existing,
+            # "batch" has fewer environments than rows, and none with a Monitor
+            monitored={row for row, env in enumerate(running.descriptions) if env.has_monitor},
         )
+        doubtful = {env.task for env in running.descriptions if not env.obeys_seeds}
+        self._seed_checks = SeedChecks(self.tasks, self.n_envs_per_task, doubtful)
         self.fault_counts = dict.fromkeys(self.task_names, 0)
         self._faults_in_a_row = np.zeros(self.num_envs, dtype=np.int64)
         self._has_failed = False  # some sub-environment, in its last step
         self._bad_actions: dict[int, str] = {}
         if seed is not None:
-            self.seed(seed)
+            self._seeds = seeds
+
+    def _seeds_for(self, seed: int) -> list[int | None]:
+        if not is_integer(seed) or seed < 0:
+            raise ValueError(f"`seed` must be an integer of at least 0, or None (got {seed!r})")
+        return [*env_seeds(int(seed), self.n_tasks, self.n_envs_per_task, training=self.training)]
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed every sub-environment at the next reset, as ``seed`` of the constructor does.
+
+        :param seed: ``None`` draws one from numpy's global generator, as SB3
+        :return: the seeds of the sub-environments
+        """
+        if seed is None:
+            seed = int(np.random.randint(0, np.iinfo(np.uint32).max, dtype=np.uint32))  # noqa: NPY002
+        self._seeds = self._seeds_for(seed)
+        return self._seeds
+
+    @property
+    def envs(self) -> list[gym.Env[Any, Any]]:
+        """The sub-environments, as of SB3's ``DummyVecEnv``; only ``backend="dummy"`` has them in this process.
+
+        :raises AttributeError: with another backend
+        """
+        if not isinstance(self._backend, DummyBackend):
+            raise AttributeError(f'`envs` needs backend="dummy" (this is "{self.backend}"); get_attr works with all')
+        return self._backend.envs
 
     def rows(self, task_id: int) -> slice:
         """The rows of one task."""
@@ -124,12 +162,14 @@ class MultiTaskVecEnv(VecEnv):
     # The three calls below serve all rows (this VecEnv) and the rows of one task (a view).
 
     def reset_rows(self, rows: slice) -> TaskObs:
-        obs, self.reset_infos[rows] = self._backend.reset(rows, self._seeds[rows], self._options[rows])
+        seeds = self._seeds[rows]
+        obs, self.reset_infos[rows] = self._backend.reset(rows, seeds, self._options[rows])
         self._was_reset = True
-        n_rows = len(self._seeds[rows])
+        n_rows = len(seeds)
         self._seeds[rows] = [None] * n_rows  # seeds and options are used once, as in SB3
+        self._seed_checks.after_reset(rows, seeds, obs)
         self._options[rows] = [{} for _ in range(n_rows)]
-        self.monitor.reset(rows)
+        self.monitor.begin(rows)
         for i, what in bad_rows("observation", obs).items():
             obs[i] = self._reset_again(rows, i, f"{what} of its reset")
         return self._with_tasks(rows, obs)
@@ -178,7 +218,7 @@ class MultiTaskVecEnv(VecEnv):
         if transitions.dones.any():
             for i in transitions.dones.nonzero()[0].tolist():
                 info = transitions.infos[i]
-                last = info["terminal_observation"].astype(np.float32)
+                last = info["terminal_observation"].astype(self._obs_dtype)
                 info["terminal_observation"] = {"obs": last, "task": task_ids[i]}
         obs = self._with_tasks(rows, transitions.obs)
         return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
@@ -226,7 +266,7 @@ class MultiTaskVecEnv(VecEnv):
         self._has_failed = True
 
     def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
-        return {"obs": obs.astype(np.float32), "task": self.task_ids[rows].copy()}
+        return {"obs": obs.astype(self._obs_dtype, copy=False), "task": self.task_ids[rows].copy()}
 
     def why_inexact(self) -> str | None:
         """Why :meth:`get_state` does not hold everything; None if it does."""
@@ -276,10 +316,7 @@ class MultiTaskVecEnv(VecEnv):
         return self.receive_rows(slice(0, self.num_envs))
 
     def close(self) -> None:
-        try:
-            self._backend.close()
-        finally:
-            self.monitor.close()
+        self._backend.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         return [self._backend.get_attr(i, attr_name) for i in self._get_indices(indices)]
@@ -287,8 +324,10 @@ class MultiTaskVecEnv(VecEnv):
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         for i in self._get_indices(indices):
             self._backend.set_attr(i, attr_name, value)
+        self._seed_checks.forget()
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        self._seed_checks.forget()
         return [self._backend.call(i, method_name, args, kwargs) for i in self._get_indices(indices)]
 
     def env_is_wrapped(
@@ -310,57 +349,3 @@ def _checked_count(n_envs_per_task: int) -> int:
     if n_envs_per_task < 1:
         raise ValueError(f"`n_envs_per_task` must be at least 1 (got {n_envs_per_task})")
     return int(n_envs_per_task)
-
-
-def _make_prototypes(tasks: Sequence[Task], n_envs_per_task: int) -> list[Prototypes]:
-    """Environments of each task, to compare their spaces and to read their parameters.
-
-    One of a registered id, whose copies are alike; of a callable one for each copy, since it may make them differ.
-    """
-    prototypes: list[Prototypes] = []
-    try:
-        for task in tasks:
-            prototypes.append((task, []))
-            for _ in range(n_envs_per_task if callable(task.env_id) else 1):
-                prototypes[-1][1].append(task.make())
-                check_spaces(task, prototypes[-1][1][-1])
-    except Exception:
-        _close(prototypes)
-        raise
-    return prototypes
-
-
-def _close(prototypes: Sequence[Prototypes]) -> None:
-    for _, envs in prototypes:
-        for env in envs:
-            env.close()
-
-
-def _make_backend(
-    name: BackendName,
-    prototypes: Sequence[Prototypes],
-    n_envs_per_task: int,
-    render_mode: str | None,
-    n_threads: int | None,
-    workers: Callable[..., SubprocBackend],
-) -> Backend:
-    if name not in get_args(BackendName):
-        raise ValueError(f"`backend` must be one of {', '.join(get_args(BackendName))} (got {name!r})")
-    if name in ("auto", "batch"):
-        reason = why_not_batch(prototypes, render_mode)
-        if reason is None:
-            return BatchBackend(prototypes, n_envs_per_task, n_threads)
-        if name == "batch":
-            raise ValueError(f'`backend="batch"` cannot run these tasks: {reason}. backend="auto" takes another.')
-        if BATCH_IS_MISSING:
-            _warn_once(reason)
-    _close(prototypes)
-    tasks = [task for task, _ in prototypes]
-    if name == "subproc":
-        return workers(tasks, n_envs_per_task, render_mode)
-    return DummyBackend(tasks, n_envs_per_task, render_mode)
-
-
-@functools.cache
-def _warn_once(reason: str) -> None:
-    warnings.warn(f'The native backend is not used: {reason}. Falling back to backend="dummy".', stacklevel=5)

@@ -12,7 +12,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
-from sb3_multitask.envs.task_env import StepReturn, TaskObs
+from sb3_multitask.envs.task_env import StepReturn, TaskObs, box_of
 from sb3_multitask.files import replacing
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import is_fault
@@ -32,8 +32,11 @@ class MultiTaskVecNormalize(VecNormalize):
     Same arguments as ``VecNormalize`` (``norm_obs_keys`` is always ``["obs"]``). All statistics live in
     ``obs_rms["obs"]`` and ``ret_rms`` (leading axis: task), which is what ``sync_envs_normalization`` copies.
 
+    Observations are normalised in the type that they come in, then become float32.
+
     :param venv: a ``MultiTaskVecEnv``, one of its task views, or a ``TaskCyclingVecEnv`` over it
     :raises TypeError: if ``venv`` has no tasks
+    :raises ValueError: if ``venv`` is normalised already
     """
 
     venv: Any  # a VecEnv with tasks
@@ -54,6 +57,7 @@ class MultiTaskVecNormalize(VecNormalize):
                 f"MultiTaskVecNormalize needs a MultiTaskVecEnv, which knows the task of each row (got {venv!r}). "
                 "Make one with sb3_multitask.make_multitask_vec_env(tasks, normalize=True)."
             )
+        _check_raw(venv)
         observation_space = cast("spaces.Dict", venv.observation_space)
         (obs_dim,) = cast("spaces.Box", observation_space["obs"]).shape
         # Before SB3's constructor, which assigns initial values to the properties below.
@@ -72,6 +76,15 @@ class MultiTaskVecNormalize(VecNormalize):
             epsilon,
             norm_obs_keys=["obs"],
         )
+        self._set_observation_space(venv)
+
+    def _set_observation_space(self, venv: Any) -> None:
+        """Normalised observations are float32, whatever the VecEnv's are."""
+        space = venv.observation_space
+        if self.norm_obs:
+            obs = box_of(space["obs"].low, space["obs"].high, np.float32)
+            space = spaces.Dict({"obs": obs, "task": space["task"]})
+        self.observation_space = space
 
     def _make_returns(self, venv: Any) -> None:
         """Discounted returns of every sub-environment, (n_tasks, n_envs_per_task), shared with the views."""
@@ -94,8 +107,9 @@ class MultiTaskVecNormalize(VecNormalize):
     def set_venv(self, venv: Any) -> None:
         """After unpickling: the VecEnv to wrap.
 
-        :raises ValueError: if it has other tasks than these statistics
+        :raises ValueError: if it has other tasks than these statistics, or is normalised already
         """
+        _check_raw(venv)
         if venv.task_names != self._task_names:
             raise ValueError(
                 "These statistics are of other tasks, or in another order.\n"
@@ -103,6 +117,7 @@ class MultiTaskVecNormalize(VecNormalize):
             )
         self._make_returns(venv)
         super().set_venv(venv)
+        self._set_observation_space(venv)
 
     # Statistics are properties onto a table that all views share. Assigning makes a new table for all of them, so that
     # what was read before stays as it was; SB3 assigns in its constructor and in sync_envs_normalization.
@@ -145,6 +160,7 @@ class MultiTaskVecNormalize(VecNormalize):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         VecEnvWrapper.__init__(other, venv)
+        other._set_observation_space(venv)
         return other
 
     def task_view(self, task_id: int) -> Self:
@@ -238,11 +254,12 @@ class MultiTaskVecNormalize(VecNormalize):
     def normalize_obs(self, obs: TaskObs) -> TaskObs:  # type: ignore[override]
         """Normalise observations of any rows with the statistics of the tasks they carry; updates nothing.
 
-        :param obs: ``{"obs": (..., obs_dim), "task": (...,)}``
+        :param obs: ``{"obs": (..., obs_dim), "task": (...,)}``; a rollout buffer's ``task`` of shape (..., 1) will do
+        :raises ValueError: if there is not one task for each observation
         """
         if not self.norm_obs:
             return dict(obs)
-        rms, task = self.obs_rms["obs"], obs["task"]
+        rms, task = self.obs_rms["obs"], _task_of_rows(obs)
         normalized = (obs["obs"] - rms.mean[task]) / np.sqrt(rms.var[task] + self.epsilon)
         return {**obs, "obs": np.clip(normalized, -self.clip_obs, self.clip_obs).astype(np.float32)}
 
@@ -250,7 +267,7 @@ class MultiTaskVecNormalize(VecNormalize):
         """The inverse of :meth:`normalize_obs`, but for what was clipped."""
         if not self.norm_obs:
             return dict(obs)
-        rms, task = self.obs_rms["obs"], obs["task"]
+        rms, task = self.obs_rms["obs"], _task_of_rows(obs)
         return {**obs, "obs": obs["obs"] * np.sqrt(rms.var[task] + self.epsilon) + rms.mean[task]}
 
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
@@ -315,3 +332,25 @@ class MultiTaskVecNormalize(VecNormalize):
             self.old_obs = dict(state["old_obs"])
         for name, value in state["flags"].items():
             setattr(self, name, value)
+
+
+def _check_raw(venv: Any) -> None:
+    """Raise if a VecEnv is normalised already: its observations would be normalised twice."""
+    layer = venv
+    while layer is not None:
+        if isinstance(layer, VecNormalize):
+            raise ValueError(
+                f"The VecEnv is normalised already, by {type(layer).__name__}, and would be normalised twice: make it "
+                "with make_multitask_vec_env(tasks, normalize=False)."
+            )
+        layer = vars(layer).get("venv")
+
+
+def _task_of_rows(obs: TaskObs) -> np.ndarray:
+    """The task of each observation, in the shape of the observations without their last axis."""
+    task, shape = np.asarray(obs["task"]), np.shape(obs["obs"])[:-1]
+    if task.shape == shape:
+        return task
+    if task.size != np.prod(shape, dtype=int):
+        raise ValueError(f"`obs` must have a task for each observation (got {task.shape} for {np.shape(obs['obs'])})")
+    return task.reshape(shape)

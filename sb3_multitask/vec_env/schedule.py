@@ -26,8 +26,13 @@ def layers_of(env: VecEnv) -> Iterator[Any]:
 def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
     """The normaliser with statistics per task around an env, under other wrappers or not.
 
-    :raises ValueError: if it is a stock ``VecNormalize``
+    :raises ValueError: if it is a stock ``VecNormalize``, or if there are two
     """
+    if sum(isinstance(layer, VecNormalize) for layer in layers_of(env)) > 1:
+        raise ValueError(
+            "The env is normalised twice: put one MultiTaskVecNormalize over a VecEnv made with "
+            "make_multitask_vec_env(tasks, normalize=False)."
+        )
     normalizer = unwrap_vec_normalize(env)
     if isinstance(normalizer, VecNormalize) and not isinstance(normalizer, MultiTaskVecNormalize):
         raise ValueError(

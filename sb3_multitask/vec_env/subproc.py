@@ -6,6 +6,7 @@ SB3's ``SubprocVecEnv`` waits for ever for a worker that has died or hangs, so t
 from __future__ import annotations
 
 import multiprocessing as mp
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -17,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
+from sb3_multitask.envs.task_env import Description
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import Info, Transitions, failed
 from sb3_multitask.vec_env.faults import WorkerError
@@ -26,6 +28,14 @@ _GRACE = 3.0
 """Seconds that a worker has to end by itself, and again when it is told to by a signal."""
 _START = 120.0
 """Seconds in which at least one more worker must have started: each may have to import torch."""
+_NO_MAIN_GUARD = 99
+"""Exit code of a worker that came to make a VecEnv with workers of its own while it imported the main script."""
+_MAIN_GUARD = (
+    'backend="subproc" starts processes that import your script. Put what the script does below a guard:\n\n'
+    '    if __name__ == "__main__":\n'
+    '        env = make_multitask_vec_env(tasks, backend="subproc")\n'
+    "        ...\n"
+)
 
 
 class SubprocBackend:
@@ -34,6 +44,7 @@ class SubprocBackend:
     :param tasks: in order
     :param n_envs_per_task: processes of each
     :param render_mode: as in ``gymnasium.make``
+    :param seeds: of every row, for the global generators while its environment is made; ``None``: left alone
     :param start_method: "fork", "forkserver" or "spawn"; ``None``: as SB3, forkserver where there is one
     :param timeout: seconds that a worker may take for a step or a reset
     :raises WorkerError: if a worker does not start
@@ -46,9 +57,14 @@ class SubprocBackend:
         tasks: Sequence[Task],
         n_envs_per_task: int,
         render_mode: str | None,
+        seeds: Sequence[int | None] | None = None,
         start_method: str | None = None,
         timeout: float = 60.0,
     ) -> None:
+        if getattr(mp.current_process(), "_inheriting", False):
+            # A worker that starts imports the script that made the VecEnv, which is about to make another: the one that
+            # waits for this worker says what is missing.
+            os._exit(_NO_MAIN_GUARD)
         self.timeout = timeout
         self.names = [task.name for task in tasks for _ in range(n_envs_per_task)]
         self.processes: list[BaseProcess] = []
@@ -61,17 +77,18 @@ class SubprocBackend:
         rows = range(len(self.names))
         try:
             for row in rows:
-                self._start(context, CloudpickleWrapper(tasks[row // n_envs_per_task]), render_mode)
+                task, copy = divmod(row, n_envs_per_task)
+                self._start(context, CloudpickleWrapper(tasks[task]), copy, render_mode)
             for row in rows:
-                self._post(row, "make")
-            self._answers(rows, max(timeout, _START), starting=True)
+                self._post(row, "make", None if seeds is None else seeds[row])
+            self.descriptions: list[Description] = self._answers(rows, max(timeout, _START), starting=True)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, context: Any, task: CloudpickleWrapper, render_mode: str | None) -> None:
+    def _start(self, context: Any, task: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
         remote, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, task, render_mode), daemon=True)
+        process = context.Process(target=work, args=(theirs, task, copy, render_mode), daemon=True)
         process.start()
         theirs.close()  # at once, so that no worker that is forked later keeps it open after this one's death
         self.remotes.append(remote)
@@ -182,8 +199,10 @@ class SubprocBackend:
         self.processes[row].join(1)
         dead = [other for other, process in enumerate(self.processes) if not process.is_alive()] or [row]
         dead = [other for other in dead if self.names[other] == self.names[row]]
-        codes = ", ".join(str(self.processes[other].exitcode) for other in dead)
-        self._fail(dead, f"died (exit code {codes})", cause)
+        codes = [self.processes[other].exitcode for other in dead]
+        if _NO_MAIN_GUARD in codes:
+            self._fail(dead, f"could not start: {_MAIN_GUARD}")
+        self._fail(dead, f"died (exit code {', '.join(map(str, codes))})", cause)
 
     def _fail(self, rows: Sequence[int], what: str, cause: BaseException | None = None) -> Never:
         self.close()

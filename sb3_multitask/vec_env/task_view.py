@@ -35,7 +35,11 @@ class TaskView(VecEnv):
         super().__init__(venv.n_envs_per_task, venv.observation_space, venv.action_space)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        self.venv._seeds[self._rows] = super().seed(seed)
+        """Seed the sub-environments of this task as the whole would; the others keep theirs."""
+        kept = list(self.venv._seeds)
+        self._seeds = list(self.venv.seed(seed)[self._rows])
+        self.venv._seeds[:] = kept
+        self.venv._seeds[self._rows] = self._seeds
         return self._seeds
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:

@@ -15,9 +15,12 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
+from sb3_multitask.envs.task_env import Description
+from sb3_multitask.seeding import seeded_globals
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import Info, reset_env, step_and_reset
-from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact, wrappers_of
+from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
+from sb3_multitask.vec_env.wrappers import wrappers_of
 
 DONE, MISSING, REFUSED, RAISED = "done", "missing", "refused", "raised"
 """First half of an answer; the second: a value, the name of an attribute that there is not, a traceback.
@@ -27,11 +30,11 @@ Refused is what a user asked of an environment besides stepping: it goes on.
 _ASKED = ("call", "set_attr")
 
 
-def work(remote: Connection, task: CloudpickleWrapper, render_mode: str | None) -> None:
+def work(remote: Connection, task: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
     """Answer commands, which are names of methods of :class:`Worker` with arguments, until "close"."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one works for
     end_with_parent()
-    worker = Worker(task.var, render_mode)
+    worker = Worker(task.var, copy, render_mode)
     while True:
         try:
             command, args = remote.recv()
@@ -70,15 +73,23 @@ class Worker:
     """One sub-environment and what can be asked of it.
 
     :param task: whose environment it is
+    :param copy: which copy of the task
     :param render_mode: as in ``gymnasium.make``
     """
 
-    def __init__(self, task: Task, render_mode: str | None) -> None:
-        self.task, self.render_mode = task, render_mode
+    def __init__(self, task: Task, copy: int, render_mode: str | None) -> None:
+        self.task, self.copy, self.render_mode = task, copy, render_mode
         self.env: gym.Env[Any, Any] | None = None
 
-    def make(self) -> None:
-        self.env = self.task.make(self.render_mode)
+    def make(self, seed: int | None) -> Description:
+        """Make the environment.
+
+        :param seed: of the global generators meanwhile
+        :return: what the VecEnv must know of it
+        """
+        with seeded_globals(seed):
+            self.env = self.task.make(self.render_mode, copy=self.copy)
+        return Description.of(self.task, self.env)
 
     @property
     def _made(self) -> gym.Env[Any, Any]:
@@ -86,7 +97,7 @@ class Worker:
         return self.env
 
     def reset(self, seed: int | None, options: Info | None) -> tuple[np.ndarray, Info]:
-        return reset_env(self._made, seed=seed, options=options or None)
+        return reset_env(self._made, seed, options)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:
         return step_and_reset(self._made, action)

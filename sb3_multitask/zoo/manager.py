@@ -156,7 +156,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         return self._maybe_normalize(venv, eval_env)
 
     def _tasks_with(self, env_kwargs: Values) -> tuple[Task, ...]:
-        return tuple(dataclasses.replace(task, env_kwargs={**task.env_kwargs, **env_kwargs}) for task in self.tasks)
+        return tuple(dataclasses.replace(task, env_kwargs={**task.kwargs_of(), **env_kwargs}) for task in self.tasks)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         if not self.normalize:

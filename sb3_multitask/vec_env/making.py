@@ -1,0 +1,144 @@
+"""Which backend runs a list of tasks, and the environments that it needs for that."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gymnasium as gym
+from gymnasium import spaces
+
+from sb3_multitask.envs.task_env import Description, common_spaces
+from sb3_multitask.seeding import seeded_globals
+from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env.backends import Backend, BackendName, DummyBackend
+from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
+from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError
+from sb3_multitask.vec_env.subproc import SubprocBackend
+
+
+@dataclass(frozen=True)
+class Running:
+    """A backend that runs, and what is known of its environments.
+
+    :param reason: why ``"auto"`` took another backend than "batch"; ``None`` if it was asked for
+    :param descriptions: of all sub-environments
+    """
+
+    backend: Backend
+    name: str
+    reason: str | None
+    observation_space: spaces.Box
+    action_space: spaces.Box
+    descriptions: list[Description]
+
+
+def start_backend(
+    name: BackendName,
+    tasks: Sequence[Task],
+    n_envs_per_task: int,
+    seeds: Sequence[int | None],
+    render_mode: str | None,
+    n_threads: int | None,
+    workers: Callable[..., SubprocBackend],
+) -> Running:
+    """Make the environments, each once, and start the backend that runs them.
+
+    :param seeds: for the global generators, while the environment of each row is made
+    :param workers: makes the backend of "subproc"
+    :raises ValueError: on an unknown backend, one that cannot run these tasks, or spaces that differ
+    """
+    if name not in get_args(BackendName):
+        raise ValueError(f"`backend` must be one of {', '.join(get_args(BackendName))} (got {name!r})")
+    if name == "subproc":
+        backend = workers(tasks, n_envs_per_task, render_mode, seeds)
+        try:
+            return _running(backend, name, None, backend.descriptions)
+        except Exception:
+            backend.close()
+            raise
+    envs = _Environments(tasks, n_envs_per_task, seeds, render_mode)
+    try:
+        if name == "dummy":
+            envs.make_all()
+            return _running(DummyBackend(tasks, envs.rows()), name, None, envs.descriptions())
+        envs.make_prototypes()
+        common_spaces(envs.descriptions())  # what differs is said before what "batch" cannot run
+        backend_or_reason = _try_batch(envs.prototypes(), n_envs_per_task, render_mode, n_threads)
+        if isinstance(backend_or_reason, BatchBackend):
+            return _running(backend_or_reason, "batch", None, envs.descriptions())
+        if name == "batch":
+            raise ValueError(
+                f'`backend="batch"` cannot run these tasks: {backend_or_reason}. backend="auto" takes another.'
+            )
+        envs.make_all()
+        return _running(DummyBackend(tasks, envs.rows()), "dummy", backend_or_reason, envs.descriptions())
+    except Exception:
+        envs.close()
+        raise
+
+
+class _Environments:
+    """The environments of every task, as many as have been needed so far."""
+
+    def __init__(
+        self, tasks: Sequence[Task], n_envs_per_task: int, seeds: Sequence[int | None], render_mode: str | None
+    ) -> None:
+        self.tasks, self.n_envs_per_task = tasks, n_envs_per_task
+        self._seeds, self._render_mode = seeds, render_mode
+        self._envs: list[list[gym.Env[Any, Any]]] = [[] for _ in tasks]
+
+    def make_prototypes(self) -> None:
+        """One environment of a task whose copies are alike, else all: the native backend reads their parameters."""
+        self._make(lambda task: self.n_envs_per_task if task.copies_differ else 1)
+
+    def make_all(self) -> None:
+        """Every copy that there is not yet."""
+        self._make(lambda _task: self.n_envs_per_task)
+
+    def _make(self, n_copies: Callable[[Task], int]) -> None:
+        for i, (task, envs) in enumerate(zip(self.tasks, self._envs, strict=True)):
+            for copy in range(len(envs), n_copies(task)):
+                with seeded_globals(self._seeds[i * self.n_envs_per_task + copy]):
+                    envs.append(task.make(self._render_mode, copy=copy))
+
+    def prototypes(self) -> list[Prototypes]:
+        return list(zip(self.tasks, self._envs, strict=True))
+
+    def rows(self) -> list[gym.Env[Any, Any]]:
+        return [env for envs in self._envs for env in envs]
+
+    def descriptions(self) -> list[Description]:
+        return [Description.of(task, env) for task, envs in self.prototypes() for env in envs]
+
+    def close(self) -> None:
+        for env in self.rows():
+            env.close()
+
+
+def _running(backend: Backend, name: str, reason: str | None, descriptions: list[Description]) -> Running:
+    return Running(backend, name, reason, *common_spaces(descriptions), descriptions)
+
+
+def _try_batch(
+    prototypes: Sequence[Prototypes], n_envs_per_task: int, render_mode: str | None, n_threads: int | None
+) -> BatchBackend | str:
+    """The native backend, or why it cannot run these tasks."""
+    reason = why_not_batch(prototypes, render_mode)
+    if reason is not None:
+        if BATCH_IS_MISSING:
+            _warn_once(reason)
+        return reason
+    try:
+        return BatchBackend(prototypes, n_envs_per_task, n_threads)
+    except BatchRefusedError as e:
+        _warn_once(str(e))
+        return str(e)
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f'The native backend is not used: {reason}. Falling back to backend="dummy".', stacklevel=6)

@@ -1,0 +1,97 @@
+"""The numbers of a compiled MuJoCo model, which environments may draw anew: domain randomisation, curricula."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+
+_PARTS = ("opt", "stat")
+"""The model's structures beside its arrays that decide its physics: options, and statistics that the solver reads."""
+_SLEEP = int(getattr(getattr(mujoco, "mjtEnableBit", None), "mjENBL_SLEEP", 0))
+
+
+def get_model_state(model: Any) -> dict[str, Any]:
+    """Every number of a model that may be written: arrays of all types, options and statistics; copied.
+
+    Keys of options and statistics are ``opt.gravity``, ``stat.meaninertia`` and so on.
+    """
+    state: dict[str, Any] = {name: array.copy() for name, array in _arrays(model)}
+    for part in _PARTS:
+        struct = getattr(model, part)
+        for name in dir(struct):
+            value = None if name.startswith("_") else getattr(struct, name)
+            if isinstance(value, np.ndarray):
+                state[f"{part}.{name}"] = value.copy()
+            elif isinstance(value, int | float):
+                state[f"{part}.{name}"] = value
+    return state
+
+
+def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
+    """Restore what :func:`get_model_state` returned, in place: simulations that use the model see it at once.
+
+    :raises ValueError: if the model has another number of bodies, joints, ...
+    """
+    for key, value in state.items():
+        part, _, name = key.rpartition(".")
+        owner = getattr(model, part) if part else model
+        if isinstance(value, np.ndarray):
+            array = getattr(owner, name, None)
+            if not isinstance(array, np.ndarray) or array.shape != value.shape:
+                raise ValueError(
+                    f"The model has another layout than the one of the state ({key} is {value.shape} there)"
+                )
+            array[...] = value
+        else:
+            setattr(owner, name, value)
+
+
+class SharedModel:
+    """A model that several simulations share and that is rarely written to: its state is told if it has been.
+
+    :param model: as it was made
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._original, self._digest = copy.copy(model), _digest(model)
+
+    def has_changed(self) -> bool:
+        """Whether a number of the model differs from when it was made."""
+        return _digest(self.model) != self._digest
+
+    def get_state(self) -> dict[str, Any]:
+        """See :func:`get_model_state`."""
+        return get_model_state(self.model)
+
+    def set_state(self, state: Mapping[str, Any] | None) -> None:
+        """Restore a state; ``None``: the model as it was made."""
+        if state is not None:
+            set_model_state(self.model, state)
+        elif self.has_changed():
+            set_model_state(self.model, get_model_state(self._original))
+
+
+def _digest(model: Any) -> int:
+    content = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
+    mujoco.mj_saveModel(model, None, content)
+    return zlib.crc32(content.data)
+
+
+def why_untold(model: Any) -> str | None:
+    """Why MuJoCo does not tell all that a simulation of this model depends on; None if it does."""
+    if model.opt.enableflags & _SLEEP:
+        return "has sleep enabled, and MuJoCo does not tell which bodies sleep (<flag sleep='disable'/> is exact)"
+    return None
+
+
+def _arrays(model: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for name in dir(model):
+        array = None if name.startswith("_") else getattr(model, name, None)
+        if isinstance(array, np.ndarray) and array.flags.writeable and array.size:
+            yield name, array

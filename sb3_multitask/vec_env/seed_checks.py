@@ -1,0 +1,74 @@
+"""Whether environments obey their seeds: of some that do not, all copies learn from the same episodes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+from sb3_multitask.tasks import Task
+
+_MAX_REMEMBERED = 1000
+_starts_in_this_process: dict[Hashable, np.ndarray] = {}
+
+
+class SeedChecks:
+    """Warns, once for each task, of an environment that does not obey ``reset(seed=...)``.
+
+    It looks at first observations only and never resets an environment itself, which could count its episodes. Starts
+    are remembered: those of this VecEnv, and those of registered environments in the whole process.
+
+    :param tasks: in order
+    :param n_envs_per_task: copies of each
+    :param doubtful: names of the tasks whose environments are not known to obey their seeds
+    """
+
+    def __init__(self, tasks: Sequence[Task], n_envs_per_task: int, doubtful: set[str]) -> None:
+        self._tasks, self._n_envs_per_task = tasks, n_envs_per_task
+        self._unwarned = set(doubtful)
+        self._starts: dict[Hashable, np.ndarray] = {}
+
+    def forget(self) -> None:
+        """Somebody has changed the environments: their starts may differ from now on."""
+        self._starts.clear()
+
+    def after_reset(self, rows: slice, seeds: Sequence[int | None], obs: np.ndarray) -> None:
+        """Compare the first observations of a reset.
+
+        :param rows: that were reset, whole tasks
+        :param seeds: of these rows; ``None`` where the environment went on with its own generator
+        :param obs: their first observations, (n_rows, obs_dim)
+        """
+        for begin in range(0, len(seeds), self._n_envs_per_task):
+            copies = slice(begin, begin + self._n_envs_per_task)
+            task = self._tasks[((rows.start or 0) + begin) // self._n_envs_per_task]
+            seed = seeds[begin]
+            if task.name not in self._unwarned or seed is None or None in seeds[copies]:
+                continue
+            earlier = self._earlier_start(task, seed, obs[begin])
+            if earlier is not None and not np.array_equal(earlier, obs[begin], equal_nan=True):
+                self._warn(task, "begins otherwise than before with the same seed, so results cannot be repeated")
+            elif self._n_envs_per_task > 1 and (obs[copies] == obs[begin]).all():
+                self._warn(task, f"begins alike in all of its {self._n_envs_per_task} copies, whose seeds differ")
+
+    def _earlier_start(self, task: Task, seed: int, obs: np.ndarray) -> np.ndarray | None:
+        """What the first copy of a task began with when it had that seed before; remembers what it begins with now."""
+        mine: Hashable = (task.name, seed)
+        if mine in self._starts:
+            return self._starts[mine]
+        self._starts[mine] = obs.copy()
+        if not isinstance(task.env_id, str) or not isinstance(task.env_kwargs, Mapping):
+            return None  # a callable may make another environment each time
+        if len(_starts_in_this_process) >= _MAX_REMEMBERED:
+            _starts_in_this_process.clear()
+        key = (task.env_id, repr(sorted(task.env_kwargs.items())), seed)
+        return _starts_in_this_process.setdefault(key, self._starts[mine])
+
+    def _warn(self, task: Task, what: str) -> None:
+        self._unwarned.discard(task.name)
+        warnings.warn(
+            f"Task {task.name!r} {what}: its environment does not obey reset(seed=...). If its constructor takes a "
+            'seed, give each copy its own: Task(name, env_id, env_kwargs=lambda copy: {"seed": copy}).',
+            stacklevel=5,
+        )
