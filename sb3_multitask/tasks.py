@@ -91,6 +91,11 @@ class Task:
                 env = self.env_id(**kwargs) if callable(self.env_id) else gym.make(self.env_id, **kwargs)
         except Exception as e:
             raise RuntimeError(f"Task {self.name!r}: making its environment failed: {e}") from e
+        if isinstance(env, gym.vector.VectorEnv):
+            raise RuntimeError(
+                f"Task {self.name!r}: its factory returned a {type(env).__name__} (num_envs={env.num_envs}). A task is "
+                "one environment: make a single one, and `n_envs_per_task` says how many copies of it to run."
+            )
         if not isinstance(env, gym.Env):
             raise RuntimeError(f"Task {self.name!r}: its factory returned {type(env).__name__}, not a gymnasium.Env")
         return env

@@ -1,7 +1,15 @@
-import pytest
+import os
 
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import DriftEnv, drift_tasks
+from stable_baselines3.common.monitor import Monitor, load_results
+
+import sb3_multitask as mt
 from sb3_multitask.experiments.monitor_files import read_monitor_files
 from sb3_multitask.experiments.progress import make_logger
+from sb3_multitask.files import SaveError
 
 HEAD = '#{"t_start": 0.0, "env_id": "X"}\nr,l,t,task\n'
 
@@ -55,3 +63,109 @@ def test_a_new_run_begins_a_new_log(tmp_path):
     path.write_text("time/total_timesteps\n100\n")
     make_logger(path, [], 0).close()
     assert path.read_text() == ""
+
+
+def monitored(folder, n_envs=2, **kwargs):
+    env = mt.MultiTaskVecEnv(drift_tasks(2), n_envs, seed=0, monitor_dir=folder, **kwargs)
+    env.reset()
+    return env
+
+
+def play(env, n_steps):
+    for _ in range(n_steps):
+        env.step(np.zeros((env.num_envs, 2)))
+    env.close()
+
+
+def test_sb3_reads_the_files_before_the_first_episode_has_ended(tmp_path):
+    monitored(tmp_path)
+    assert len(load_results(str(tmp_path))) == 0
+
+
+def test_a_second_run_replaces_the_first_and_says_so(tmp_path):
+    play(monitored(tmp_path), 30)
+    assert len(load_results(str(tmp_path))) > 0
+    env = monitored(tmp_path)
+    assert len(load_results(str(tmp_path))) == 0  # no row of the first run is taken for the second's
+    with pytest.warns(UserWarning, match="`override_existing=False`"):
+        play(env, 3)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{row}.monitor.csv" for row in range(4)}
+
+
+def test_a_run_without_an_episode_is_replaced_in_silence(tmp_path):
+    play(monitored(tmp_path), 2)
+    play(monitored(tmp_path), 2)
+
+
+def test_rows_of_earlier_runs_may_be_kept(tmp_path):
+    play(monitored(tmp_path), 30)
+    n_rows = len(load_results(str(tmp_path)))
+    play(monitored(tmp_path, override_existing=False), 30)
+    together = load_results(str(tmp_path))
+    assert len(together) == 2 * n_rows
+    for path in tmp_path.iterdir():
+        seconds = [float(line.split(",")[2]) for line in path.read_text().splitlines()[2:]]
+        assert seconds == sorted(seconds)  # by one clock, since load_results sorts by it
+
+
+def test_a_resumed_run_takes_its_rows_back_even_after_a_kill_at_its_start(tmp_path):
+    env = monitored(tmp_path)
+    play(env, 30)
+    state = env.monitor.get_state()
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    monitored(tmp_path)  # killed between its reset and its first step
+    env = monitored(tmp_path)
+    env.monitor.set_state(state)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    play(env, 10)
+    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert all(after[name].startswith(before[name]) for name in before)
+
+
+def test_files_are_not_kept_open(tmp_path):
+    """A process may open about a thousand."""
+    n_open = len(os.listdir("/proc/self/fd"))
+    env = monitored(tmp_path, n_envs=100)
+    for _ in range(10):
+        env.step(np.zeros((200, 2)))
+    assert len(os.listdir("/proc/self/fd")) < n_open + 10
+    assert len(load_results(str(tmp_path))) >= 200
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_the_first_reset(tmp_path):
+    (tmp_path / "file").write_text("")
+    env = mt.MultiTaskVecEnv(drift_tasks(1), seed=0, monitor_dir=tmp_path / "file")
+    with pytest.raises(SaveError, match="file"):
+        env.reset()
+
+
+def test_a_comma_in_a_tasks_name_is_part_of_the_name(tmp_path):
+    env = mt.MultiTaskVecEnv([mt.Task('left, "slow"', DriftEnv)], seed=0, monitor_dir=tmp_path)
+    env.reset()
+    play(env, 20)
+    assert set(load_results(str(tmp_path))["task"]) == {'left, "slow"'}
+    assert {episode.task for episode in read_monitor_files(tmp_path)[0]} == {'left, "slow"'}
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+def test_a_monitor_inside_the_task_says_what_an_episode_is(backend, tmp_path):
+    """As SB3's make_vec_env reports it with a wrapper around its Monitor."""
+
+    def make():
+        return gym.wrappers.TransformReward(Monitor(DriftEnv()), lambda reward: 0.01 * reward)
+
+    kwargs = {"start_method": "fork"} if backend == "subproc" else {}
+    tasks = [mt.Task("inside", make), mt.Task("plain", DriftEnv)]
+    env = mt.MultiTaskVecEnv(tasks, seed=0, backend=backend, monitor_dir=tmp_path, **kwargs)
+    env.reset()
+    total = np.zeros(2)
+    while True:
+        _, rewards, dones, infos = env.step(np.full((2, 2), 0.5))
+        total += rewards
+        if dones.any():
+            break
+    assert infos[0]["episode"]["r"] == pytest.approx(100 * total[0], rel=1e-4)
+    assert infos[1]["episode"]["r"] == pytest.approx(total[1], rel=1e-4)
+    env.close()
+    rows = load_results(str(tmp_path)).set_index("task")["r"]
+    assert rows["inside"] == pytest.approx(100 * total[0], rel=1e-4)

@@ -5,7 +5,7 @@ import pytest
 from conftest import DriftEnv, drift_tasks
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecNormalize, sync_envs_normalization
 
 import sb3_multitask as mt
 from sb3_multitask.seeding import env_seeds
@@ -175,3 +175,38 @@ def test_a_pickle_of_other_tasks_is_refused(tmp_path):
     mt.make_multitask_vec_env(drift_tasks(2), 2).save(str(tmp_path / "stats.pkl"))
     with pytest.raises(ValueError, match=r"(?s)statistics: A, B.*env:        B, A"):
         mt.MultiTaskVecNormalize.load(str(tmp_path / "stats.pkl"), mt.MultiTaskVecEnv(drift_tasks(2)[::-1]))
+
+
+def test_what_is_normalised_already_is_not_normalised_again(tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0)
+    env.save(tmp_path / "vn.pkl")
+    with pytest.raises(ValueError, match="normalize=False"):
+        mt.MultiTaskVecNormalize(env)
+    with pytest.raises(ValueError, match="normalize=False"):
+        mt.MultiTaskVecNormalize.load(str(tmp_path / "vn.pkl"), mt.make_multitask_vec_env(drift_tasks(2), 2))
+    with pytest.raises(ValueError, match="normalize=False"):
+        mt.MultiTaskVecNormalize(VecCheckNan(env))
+    with pytest.raises(ValueError, match="normalize=False"):
+        mt.MultiTaskVecNormalize(mt.TaskCyclingVecEnv(env))
+    for twice in (VecNormalize(env, norm_obs_keys=["obs"]), VecNormalize(VecCheckNan(env), norm_obs_keys=["obs"])):
+        with pytest.raises(ValueError, match="normalised twice"):
+            mt.A2CMultiTask("MultiTaskMlpPolicy", twice)
+    loaded = mt.MultiTaskVecNormalize.load(
+        str(tmp_path / "vn.pkl"), mt.make_multitask_vec_env(drift_tasks(2), 2, normalize=False)
+    )
+    assert loaded.observation_space == env.observation_space
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 2), (2, 2, 1)])
+def test_tasks_of_a_buffers_shape_are_those_of_the_rows(shape):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0)
+    step_all(env, 20)
+    obs, task = np.arange(12.0).reshape(4, 3), np.array([0, 0, 1, 1])
+    expected = env.normalize_obs({"obs": obs, "task": task})["obs"]
+    rows = shape[:-1] if shape[-1] == 1 else shape
+    given = {"obs": obs.reshape(*rows, 3), "task": task.reshape(shape)}
+    np.testing.assert_array_equal(env.normalize_obs(given)["obs"].reshape(4, 3), expected)
+    back = env.unnormalize_obs({"obs": env.normalize_obs(given)["obs"], "task": given["task"]})["obs"]
+    assert back.shape == (*rows, 3)
+    with pytest.raises(ValueError, match="a task for each"):
+        env.normalize_obs({"obs": obs, "task": np.zeros(3, dtype=int)})

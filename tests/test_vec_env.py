@@ -1,5 +1,6 @@
 import re
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import DriftEnv, drift_tasks
@@ -249,3 +250,128 @@ def test_rendering_tiles_all_tasks():
     env = mt.make_multitask_vec_env([mt.Task("p", Picture)], 4, render_mode="rgb_array")
     env.reset()
     assert env.render().shape == (8, 10, 3)
+
+
+class Simple(DriftEnv):
+    """Written as older environments are: a reset without options."""
+
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+def test_environments_without_reset_options_train_as_in_sb3(backend):
+    kwargs = {"start_method": "fork"} if backend == "subproc" else {}
+    env = mt.MultiTaskVecEnv([mt.Task("A", Simple)], 2, seed=0, backend=backend, **kwargs)
+    env.reset()
+    for _ in range(20):
+        env.step(np.zeros((2, 2)))
+    env.close()
+    one = mt.TaskEnv(Simple(), "A", ["A"])
+    one.reset(seed=0)
+
+
+def test_reset_options_are_handed_over_once():
+    seen = []
+
+    class Listening(DriftEnv):
+        def reset(self, **kwargs):
+            seen.append(kwargs)
+            return super().reset(**kwargs)
+
+    env = mt.MultiTaskVecEnv([mt.Task("A", Listening)], backend="dummy")
+    env.set_options({"goal": 3})
+    env.reset()
+    env.reset()
+    assert seen == [{"seed": None, "options": {"goal": 3}}, {"seed": None}]
+
+
+def test_the_native_backend_says_that_it_has_no_options():
+    env = mt.MultiTaskVecEnv("HalfCheetahBigLeg-v0", seed=0)
+    if env.backend != "batch":
+        pytest.skip("no mujoco.batch")
+    env.set_options({"goal": 3})
+    with pytest.warns(UserWarning, match="'goal': 3"):
+        env.reset()
+
+
+@pytest.mark.parametrize(("backend", "n_made"), [("auto", 6), ("dummy", 6)])
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+def test_every_environment_is_made_once(backend, n_made, render_mode):
+    made = []
+
+    def make(**kwargs):
+        made.append(kwargs)
+        return DriftEnv()
+
+    tasks = [mt.Task("A", make), mt.Task("B", make)]
+    env = mt.MultiTaskVecEnv(tasks, 3, backend=backend, render_mode=render_mode)
+    assert len(made) == n_made
+    assert len(env.envs) == 6
+
+
+def test_environment_objects_are_there_on_dummy_as_in_sb3():
+    env = mt.MultiTaskVecEnv(drift_tasks(2), 2, backend="dummy")
+    assert [one.target for one in env.envs] == env.get_attr("target")
+    other = mt.MultiTaskVecEnv("HalfCheetahBigLeg-v0")
+    if other.backend == "batch":
+        assert not hasattr(other, "envs")
+        with pytest.raises(AttributeError, match='`envs` needs backend="dummy"'):
+            _ = other.envs
+
+
+class Pool(gym.Env):
+    """Steps several environments at once, as EnvPool's objects do, which are instances of gymnasium.Env."""
+
+    observation_space = spaces.Box(-1, 1, (3,))
+    action_space = spaces.Box(-1, 1, (2,))
+    config = {"num_envs": 4}
+
+
+def vectorised():
+    return gym.vector.SyncVectorEnv([DriftEnv, DriftEnv])
+
+
+class TwoRewards(DriftEnv):
+    """As of mo-gymnasium."""
+
+    reward_space = spaces.Box(-np.inf, np.inf, (2,))
+
+
+@pytest.mark.parametrize("backend", ["auto", "dummy", "subproc"])
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (Pool, ValueError, "'odd'.*num_envs=4.*`n_envs_per_task`"),
+        (vectorised, RuntimeError, "'odd'.*SyncVectorEnv.*num_envs=2.*`n_envs_per_task`"),
+        (TwoRewards, ValueError, r"'odd'.*reward.*\(2,\)"),
+        (lambda: gym.wrappers.TimeLimit(TwoRewards(), 5), ValueError, r"'odd'.*reward.*\(2,\)"),
+    ],
+)
+def test_what_is_no_single_task_is_refused_at_construction(make, error, message, backend):
+    kwargs = {"start_method": "fork"} if backend == "subproc" else {}
+    if backend == "subproc" and error is RuntimeError:
+        message = "(?s)" + message  # with the worker's traceback
+    with pytest.raises(error, match=message):
+        mt.MultiTaskVecEnv([mt.Task("odd", make)], backend=backend, **kwargs)
+
+
+def test_a_reward_that_is_no_number_names_its_task():
+    class Undeclared(DriftEnv):
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return obs, np.array([reward, reward]), *rest
+
+    class OneElement(DriftEnv):
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return obs, np.array([reward]), *rest
+
+    env = mt.MultiTaskVecEnv([mt.Task("odd", Undeclared)], seed=0)
+    env.reset()
+    with pytest.raises(ValueError, match="reward must be one number") as caught:
+        env.step(np.zeros((1, 2)))
+    assert "'odd'" in caught.value.__notes__[0]
+    env = mt.MultiTaskVecEnv([mt.Task("odd", OneElement)], seed=0)
+    env.reset()
+    assert env.step(np.zeros((1, 2)))[1].shape == (1,)

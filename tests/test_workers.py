@@ -227,3 +227,19 @@ def test_a_call_that_fails_ends_no_worker():
         env.env_method("step")
     env.step(np.zeros((2, 2)))
     env.close()
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_script_without_a_main_guard_is_told_what_to_write(start_method, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sb3_multitask as mt\n"
+        "import gymnasium as gym\n"
+        f'env = mt.MultiTaskVecEnv(["Pendulum-v1"], 2, backend="subproc", start_method="{start_method}")\n'
+        "env.reset()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'if __name__ == "__main__":' in done.stderr
+    assert done.stderr.count("Traceback") == 1  # of the script itself, and none of its workers
+    assert not done.stdout
