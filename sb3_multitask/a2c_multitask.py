@@ -54,6 +54,7 @@ from sb3_multitask.vec_env.schedule import (
     TaskSchedule,
     check_same_tasks,
     check_task_observations,
+    differs_in_type_only,
     scheduled,
     task_names_of,
     task_normalizer_of,
@@ -554,6 +555,8 @@ class A2CMultiTask(A2C):
         self._check_env(env, state)
         if self.num_timesteps == 0 and state is not None and state["obs_rms"]["count"].max() < 1:
             state = None  # nothing is known yet: the env keeps what it brings
+        if differs_in_type_only(self.observation_space, env.observation_space):
+            self.observation_space = env.observation_space
         super().set_env(scheduled(env, self.task_schedule), force_reset)  # refuses without a change
         self.normalizer_state = state
         assert self.env is not None
@@ -620,6 +623,8 @@ class A2CMultiTask(A2C):
                 normalize |= {"gamma": kwargs["gamma"]} if "gamma" in kwargs else {}
             env = cls._wrap_env(env, normalize=normalize)
             check_same_tasks(saved.get("task_names"), task_names_of(env))
+            if differs_in_type_only(saved.get("observation_space"), env.observation_space):
+                custom_objects = {**(custom_objects or {}), "observation_space": env.observation_space}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_multitask.envs.task_env import box_of
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
@@ -107,3 +108,13 @@ def check_task_observations(env: Any) -> None:
             "Make it with make_multitask_vec_env(tasks), or pass the tasks themselves: "
             'A2CMultiTask("MultiTaskMlpPolicy", ["Hopper-v5", ...]).'
         )
+
+
+def differs_in_type_only(saved: Any, space: Any) -> bool:
+    """Whether a model's observations differ from an env's in being float32 or float64 only: 0.1.0 had float32 always."""
+    if not (isinstance(saved, spaces.Dict) and isinstance(space, spaces.Dict)) or saved == space:
+        return False
+    mine, other = saved.spaces.get("obs"), space.spaces.get("obs")
+    if not (isinstance(mine, spaces.Box) and isinstance(other, spaces.Box)):
+        return False
+    return box_of(mine.low, mine.high, other.dtype) == other and saved.spaces.get("task") == space.spaces.get("task")
