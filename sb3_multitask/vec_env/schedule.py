@@ -111,7 +111,7 @@ def check_task_observations(env: Any) -> None:
 
 
 def differs_in_type_only(saved: Any, space: Any) -> bool:
-    """Whether a model's observations differ from an env's in being float32 or float64 only: 0.1.0 had float32 always."""
+    """Whether observations of a model and of an env differ in float32 and float64 only: 0.1.0 had float32 always."""
     if not (isinstance(saved, spaces.Dict) and isinstance(space, spaces.Dict)) or saved == space:
         return False
     mine, other = saved.spaces.get("obs"), space.spaces.get("obs")
