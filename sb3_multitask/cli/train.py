@@ -76,7 +76,7 @@ def train(
         folder = RunFolder.create(run_dir, run_config.name, overwrite)
     console.print(f"Run folder: [bold]{escape(str(folder.path))}[/bold]")
     try:
-        results = train_run(run_config, folder, progress, verbose=int(verbose), announce=console.print)
+        results = train_run(run_config, folder, progress, verbose=int(verbose), announce=_announce)
     except KeyboardInterrupt as e:
         console.print(
             f"Interrupted ({escape(str(e))}). Go on with: sb3-multitask train --resume {escape(str(folder.path))}",
@@ -92,6 +92,10 @@ def train(
     if folder.curves.exists():
         curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; "
     console.print(f"{curves}Model: [bold]{escape(str(folder.model))}[/bold]", soft_wrap=True)
+
+
+def _announce(text: str) -> None:
+    console.print(text, markup=False)  # brackets in names and paths are no markup
 
 
 def split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:

@@ -21,6 +21,7 @@ from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.files import file_name
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -78,7 +79,7 @@ def _env_of(config: TrainConfig, folder: RunFolder, index: int) -> VecEnv:
         config.seed + 1_000 * index,
         config.backend,
         config.normalizer_kwargs(),
-        monitor_dir=folder.monitor / task.name,
+        monitor_dir=folder.monitor / file_name(task.name),
         on_fault=config.on_fault,
     )
 
