@@ -38,8 +38,8 @@ from typing import Any
 import torch as th
 from filelock import FileLock, Timeout
 
-from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.files import remove_leftovers, write_json
+from sb3_multitask.task_results import TaskResult
 
 _LOCK = ".lock"
 _PACKAGES = ("sb3-multitask", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")

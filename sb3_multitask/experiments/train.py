@@ -17,7 +17,6 @@ from sb3_multitask.agents import agent_of
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
-from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
@@ -27,6 +26,8 @@ from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
 from sb3_multitask.files import SaveError
+from sb3_multitask.generators import seeded_globals
+from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
@@ -129,16 +130,18 @@ def _train(
     )
     eval_envs: list[VecEnv] = []
     try:
-        eval_envs.append(
-            MultiTaskVecEnv(
-                tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000, on_fault=config.on_fault
+        seed = config.seed + 10_000
+        with seeded_globals(seed):
+            eval_envs.append(
+                MultiTaskVecEnv(
+                    tasks, config.eval_episodes, backend=config.backend, seed=seed, on_fault=config.on_fault
+                )
             )
-        )
         model = make_algorithm(config, env, verbose)
         if isinstance(model, A2CMultiTask):
             _begin_with(model, config)
         other_ids = config.also_on.values()
-        eval_envs += [other_env(model, env_id, config.eval_episodes, config.seed + 10_000) for env_id in other_ids]
+        eval_envs += [other_env(model, env_id, config.eval_episodes, seed) for env_id in other_ids]
         newest = read_latest(folder.checkpoints)
         others = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
         model.set_logger(make_logger(folder.progress, others, 0 if newest is None else int(newest[0].name)))
