@@ -41,7 +41,7 @@ def train_in_turn(
 ) -> dict[str, object]:
     """Train on each task for its share of the steps; ``results.json`` gets the returns on all tasks after each.
 
-    A run that was killed begins anew.
+    A run that was killed is started over.
 
     :return: facts of the run
     """
