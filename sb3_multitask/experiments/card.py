@@ -161,6 +161,8 @@ def _films(films: Mapping[str, Path] | None, output: Path) -> str:
 def _usage(run: CardSource) -> str:
     """Code that runs as it stands in the folder."""
     task, env_id = next(iter(run.env_ids.items()))
+    kwargs = next((dict(one.env_kwargs) for one in run.tasks if one.name == task), {})
+    arguments = f", **{kwargs!r}" if kwargs else ""
     evaluation = (
         "for task, result in mt.evaluate_tasks(agent, n_eval_episodes=5).items():\n"
         '    print(f"{task}: {result.mean_reward:.1f}")\n'
@@ -171,7 +173,7 @@ def _usage(run: CardSource) -> str:
         "## Use\n\n"
         "```python\nimport gymnasium as gym\n\nimport sb3_multitask as mt  # registers the environments\n\n"
         'agent = mt.load_agent(".")  # this folder; from a hub: huggingface_hub.snapshot_download("<user>/<name>")\n'
-        f"env = gym.make({_literal(env_id)})\n"
+        f"env = gym.make({_literal(env_id)}{arguments})\n"
         "obs, _ = env.reset(seed=0)\n"
         f'action, _ = agent.predict({{"obs": obs, "task": agent.head_of({_literal(task)})}}, deterministic=True)\n'
         f"{evaluation}```\n\n"

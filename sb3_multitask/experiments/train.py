@@ -159,15 +159,15 @@ def _train(
         model = make_algorithm(config, env, verbose)
         if isinstance(model, A2CMultiTask):
             _begin_with(model, config)
-        other_ids = config.also_on.values()
-        eval_envs += [other_env(model, env_id, config.eval_episodes, seed) for env_id in other_ids]
+        others = config.other_tasks()
+        eval_envs += [other_env(model, other, config.eval_episodes, seed) for other in others.values()]
         newest = read_latest(folder.checkpoints)
-        others = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
-        model.set_logger(make_logger(folder.progress, others, 0 if newest is None else int(newest[0].name)))
+        formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
+        model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         results = folder.read_results()
         if "before" not in results:
             announce("Evaluating the untrained agent ...")
-            results["before"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
+            results["before"] = evaluate_fully(model, config.n_eval_episodes, others)
             folder.write_results(**results)
         if newest is None:
             announce(f"Training for {config.n_timesteps:,} steps ...")
@@ -190,7 +190,7 @@ def _train(
         save_agent(agent_of(model), folder.agents / "final")
         announce("Evaluating the trained agent ...")
         results = folder.read_results()
-        results["after"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
+        results["after"] = evaluate_fully(model, config.n_eval_episodes, others)
         folder.write_results(**results)
         venv = cast("MultiTaskVecEnv", env.unwrapped)
         engine = model.last_engine if isinstance(model, A2CMultiTask) else None
@@ -233,5 +233,5 @@ def _evaluations(
             for name, eval_env in zip(("", *config.also_on), eval_envs, strict=True)
         ]
     if config.report_at:
-        callbacks.append(MilestoneCallback(folder, config.report_at, config.n_eval_episodes, config.also_on))
+        callbacks.append(MilestoneCallback(folder, config.report_at, config.n_eval_episodes, config.other_tasks()))
     return callbacks
