@@ -17,7 +17,7 @@ from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.files import replacing, write_json
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.readers.zoo_folder import ZooFolder
-from sb3_multitask.tasks import Task
+from sb3_multitask.tasks import Task, registered_id
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
@@ -198,12 +198,18 @@ def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
 def describe_tasks(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
     """Names, ids and arguments of tasks; None if one is a callable, or its arguments are not what JSON can hold."""
     described = [
-        {"name": task.name, "env_id": task.env_id, "env_kwargs": _listed(task.env_kwargs)} for task in tasks or ()
+        {"name": task.name, "env_id": _without_module(task.env_id), "env_kwargs": _listed(task.env_kwargs)}
+        for task in tasks or ()
     ]
     try:
         return described if tasks is not None and json.loads(json.dumps(described)) == described else None
     except TypeError:
         return None
+
+
+def _without_module(env_id: Any) -> Any:
+    """An id as files have it: a file names no module, which whoever evaluates the agent imports."""
+    return registered_id(env_id) if isinstance(env_id, str) else env_id
 
 
 def _listed(value: Any) -> Any:

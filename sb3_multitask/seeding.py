@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
-import torch as th
-
-from sb3_multitask.generators import global_states, set_global_states
 
 _TRAINING, _EVALUATION = 0, 1
 
@@ -34,22 +27,3 @@ def env_seeds(seed: int, n_tasks: int, n_envs_per_task: int, *, training: bool =
     """The seeds of all sub-environments, task by task; see :func:`env_seed`."""
     places = ((task, copy) for task in range(n_tasks) for copy in range(n_envs_per_task))
     return [env_seed(seed, task, copy, training=training) for task, copy in places]
-
-
-@contextmanager
-def seeded_globals(seed: int | None) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's global generators for a while, and restore them afterwards.
-
-    Some environments draw from them when they are made. ``None`` leaves the generators alone.
-    """
-    if seed is None:
-        yield
-        return
-    states = global_states()
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (environments draw from it)
-    th.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        set_global_states(states)

@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+import stand_in
 import yaml
 from conftest import drift_tasks
 from matplotlib import pyplot as plt
@@ -36,6 +38,7 @@ from sb3_multitask.zoo.settings import (
     merged,
     read_hyperparameters,
 )
+from sb3_multitask.zoo.study import check_study
 
 CONFIGS = Path(__file__).parents[1] / "zoo_configs"
 SET = "MultiTask/HalfCheetahBody6-v0"
@@ -109,10 +112,10 @@ def test_the_zoos_settings_are_those_of_a_run(zoo_file, run_file):
         ({"policy_kwargs": "dict(net_arch=[64])"}, "`policy_kwargs` must be a mapping.*execute"),
         ({"normalize": "dict(norm_obs=False)"}, "`normalize` must be true, false or a mapping.*execute"),
         ({"normalize": {"gama": 1}}, "MultiTaskVecNormalize in `normalize`: 'gama'. Did you mean 'gamma'"),
-        ({"policy": "os.system"}, "`policy` of a2c_mt must be MultiTaskMlpPolicy"),
-        ({"callback": "os.system"}, "`callback` must be a callback of stable_baselines3"),
-        ({"callback": [{"sb3_multitask.os.system": {"command": "true"}}]}, "`callback` must be a callback of"),
-        ({"callback": "stable_baselines3.common.callbacks.os"}, "`callback` must be a callback of"),
+        ({"policy": "stand_in.EmptyDict"}, "`policy` of a2c_mt must be MultiTaskMlpPolicy"),
+        ({"callback": "stand_in.EmptyDict"}, "`callback` must be a callback of stable_baselines3"),
+        ({"callback": [{"sb3_multitask.stand_in.EmptyDict": {}}]}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.common.callbacks.warnings"}, "`callback` must be a callback of"),
         ({"callback": "stable_baselines3.common.callbacks.NoCallback"}, "`callback` must be a callback of"),
         ({"callback": "stable_baselines3.PPO"}, "`callback` must be a callback of"),
         ({"n_timesteps": None, "learning_rate": "fast"}, "`learning_rate` must be a number, or lin_"),
@@ -165,14 +168,15 @@ def test_flags_and_trials_replace_single_arguments_of_the_policy():
         assert merged(config, {"policy_kwargs": none})["policy_kwargs"] == none  # to be refused by its value, or none
 
 
-def test_configs_are_not_executed(tmp_path):
+def test_configs_are_not_executed(tmp_path, monkeypatch):
+    monkeypatch.setattr(stand_in, "BUILT", [])
     (tmp_path / "x.py").write_text("hyperparams = {}")
-    (tmp_path / "x.yml").write_text("a: !!python/object/apply:os.mkdir [made]")
+    (tmp_path / "x.yml").write_text(f"a: {stand_in.TAGS[0]}")
     (tmp_path / "y.yml").write_text("a: {n_timesteps: 1e6}\nb: 3")
     with pytest.raises(ConfigError, match="must be a YAML file"):
         read_hyperparameters(tmp_path / "x.py", "a")
     assert not isinstance(read_or_none(tmp_path / "x.yml"), dict)
-    assert not Path("made").exists()
+    assert not stand_in.BUILT
     assert read_hyperparameters(tmp_path / "y.yml", "a") == {"n_timesteps": 1e6}
     with pytest.raises(ConfigError, match="must be a mapping"):
         read_hyperparameters(tmp_path / "y.yml", "b")
@@ -187,7 +191,7 @@ def read_or_none(path):
         return None
 
 
-def test_values_on_the_command_line_are_plain():
+def test_values_on_the_command_line_are_plain(monkeypatch):
     values = parse_params("n_envs:2", "learning_rate:lin_1e-3", "policy_kwargs:{log_std_mode: shared}", "x:None", "t:A")
     assert values == {
         "n_envs": 2,
@@ -196,7 +200,9 @@ def test_values_on_the_command_line_are_plain():
         "x": None,
         "t": "A",
     }
-    assert parse_params("x:__import__('os').getcwd()") == {"x": "__import__('os').getcwd()"}
+    monkeypatch.setattr(stand_in, "BUILT", [])
+    assert parse_params(f"x:{stand_in.EXPRESSION}") == {"x": stand_in.EXPRESSION}
+    assert not stand_in.BUILT
     with pytest.raises(SystemExit):
         parse_params("n_envs=2")
 
@@ -613,3 +619,51 @@ for command in COMMANDS:
 """
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+SETTINGS = {"score": "mean", "n_timesteps": 100, "hyperparameters": {"gamma": 0.99, "policy_kwargs": {"a": [1, 2]}}}
+ANOTHER = [
+    ({"score": "worst"}, "score .'mean' there, 'worst' now"),
+    ({"n_timesteps": 200}, "n_timesteps .100 there, 200 now"),
+    ({"hyperparameters": {"gamma": 0.9, "policy_kwargs": {"a": [1, 2]}}}, "gamma .0.99 there, 0.9 now"),
+    ({"hyperparameters": {"policy_kwargs": {"a": [1]}}}, r"gamma .0.99 there, None now., a .\[1, 2\] there, \[1\] now"),
+]
+
+
+@pytest.mark.parametrize("storage", ["study.log", "sqlite:///study.db"])
+@pytest.mark.parametrize(("another", "message"), ANOTHER)
+def test_a_study_holds_trials_of_one_score_budget_and_config(tmp_path, monkeypatch, another, message, storage):
+    monkeypatch.chdir(tmp_path)
+    check_study(storage, "s", SETTINGS)
+    check_study(storage, "s", SETTINGS)  # continued, or another worker
+    with pytest.raises(ConfigError, match=message):
+        check_study(storage, "s", {**SETTINGS, **another})
+    check_study(storage, "another", {**SETTINGS, **another})
+
+
+def test_a_study_that_names_only_its_trials_scores_is_not_mixed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage="sqlite:///study.db", study_name="s", direction="maximize")
+    trial = study.ask()
+    trial.set_user_attr("score", "worst")
+    study.tell(trial, 1.0)
+    with pytest.raises(ConfigError, match=r"score .'worst' there, 'mean' now"):
+        check_study("sqlite:///study.db", "s", SETTINGS)
+    check_study("sqlite:///study.db", "s", {**SETTINGS, "score": "worst"})
+
+
+@pytest.mark.slow
+def test_a_search_does_not_go_on_with_another_score_or_budget(tmp_path):
+    study = ["--storage", "logs/study.log", "--study-name", "s", "--optimize", "--n-trials", 1, "--n-evaluations", 1]
+    short = ["--env-kwargs", "max_episode_steps:5", "--eval-episodes", 1, "-params", "n_envs:1"]
+    common = ["train", "--algo", "a2c_mt", "--env", SET, *study, *short]
+    zoo(*common, "-n", 60, cwd=tmp_path)
+    for flags, named in (
+        (["-n", 60, "--score", "worst"], "score ("),
+        (["-n", 120], "n_timesteps (60 there, 120 now)"),
+        (["-n", 60, "-params", "n_envs:1", "vf_coef:0.9"], "vf_coef ("),
+    ):
+        done = zoo_process(*common, *flags, cwd=tmp_path)
+        assert done.returncode == 1
+        assert named in done.stderr
+    assert "Number of finished trials:  2" in zoo(*common, "-n", 60, cwd=tmp_path)

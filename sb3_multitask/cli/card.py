@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from sb3_multitask.cli.output import console
+from sb3_multitask.cli.packages import GymPackagesOption, import_packages
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\nsb3-multitask card runs/main --output cheetahs\n\n"
@@ -29,10 +30,12 @@ def card(
         int | None,
         typer.Option(min=1, help="For rl_zoo3's folders, which hold no returns: episodes per task; default: 20."),
     ] = None,
+    gym_packages: GymPackagesOption = None,
 ) -> None:
     """Make a folder with a run's agent and its model card, ready for a model hub."""
     from sb3_multitask.experiments.card import write_card
 
+    import_packages(gym_packages)
     output = output or (run.with_name(f"{run.stem}_card") if run.suffix == ".zip" else run / "card")
     write_card(run, output, clips, n_eval_episodes)
     console.print(f"Model card: [bold]{escape(str(output / 'README.md'))}[/bold]", soft_wrap=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
@@ -58,6 +59,9 @@ class TrainConfig(BaseModel):
     tasks: str | tuple[str, ...] | dict[str, str] = Field(
         "HalfCheetahBody6", description="A task set, an id, a list of ids, or names with their ids"
     )
+    env_kwargs: dict[str, Any] = Field(
+        {}, description="Arguments of the environments: of all, and under a task's name of this one alone"
+    )
     n_timesteps: int = Field(1_000_000, ge=1, description="Environment steps over all tasks")
     n_envs_per_task: int = Field(4, ge=1, description="Copies of each task")
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
@@ -107,14 +111,14 @@ class TrainConfig(BaseModel):
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, tasks: str | tuple[str, ...] | dict[str, str]) -> str | tuple[str, ...] | dict[str, str]:
-        resolve_tasks(tasks)
+        resolve_tasks(tasks, import_modules=False)
         return tasks
 
     @field_validator("also_on")
     @classmethod
     def _known_envs(cls, also_on: dict[str, str]) -> dict[str, str]:
         if also_on:
-            resolve_tasks(also_on)
+            resolve_tasks(also_on, import_modules=False)
         return also_on
 
     @field_validator("policy_kwargs")
@@ -171,6 +175,9 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
+        for name in self._env_names:
+            if not isinstance(self.env_kwargs.get(name, {}), dict):
+                raise ValueError(f"env_kwargs of task {name!r} must be a mapping (got {self.env_kwargs[name]!r})")
         if self.init_tasks and self.init_from is None:
             raise ValueError("init_tasks says what to take over from init_from, which is not given")
         if unknown := set(self.init_tasks) - set(self.task_names):
@@ -182,13 +189,35 @@ class TrainConfig(BaseModel):
             raise ValueError(f"report_at must lie within n_timesteps {self.n_timesteps} (got {late})")
         return self
 
+    @property
+    def is_resumable(self) -> bool:
+        """Whether an interrupted run goes on from a checkpoint, to the same bits; others are started over."""
+        return self.algo == "a2c_mt" and not self.sequential
+
     def resolved_tasks(self) -> tuple[Task, ...]:
-        """The tasks, in order."""
-        return resolve_tasks(self.tasks)
+        """The tasks, in order, with the arguments of their environments."""
+        return self._with_kwargs(resolve_tasks(self.tasks, import_modules=False))
+
+    def other_tasks(self) -> dict[str, Task]:
+        """The envs of ``also_on``, by name."""
+        others = resolve_tasks(self.also_on, import_modules=False) if self.also_on else ()
+        return {task.name: task for task in self._with_kwargs(others)}
+
+    def _with_kwargs(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        names = self._env_names
+        common = {key: value for key, value in self.env_kwargs.items() if key not in names}
+        return tuple(
+            replace(task, env_kwargs={**task.kwargs_of(), **common, **self.env_kwargs.get(task.name, {})})
+            for task in tasks
+        )
+
+    @property
+    def _env_names(self) -> tuple[str, ...]:
+        return (*self.task_names, *self.also_on)
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        return tuple(task.name for task in self.resolved_tasks())
+        return tuple(task.name for task in resolve_tasks(self.tasks, import_modules=False))
 
     def normalizer_kwargs(self) -> bool | dict[str, Any]:
         """``normalize`` of ``make_multitask_vec_env``: rewards are discounted as the algorithm's."""

@@ -12,6 +12,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from sb3_multitask.agents import Agent
 from sb3_multitask.envs.task_env import TaskEnv
+from sb3_multitask.seeding import env_seed
 from sb3_multitask.tasks import Task
 
 _CAMERA = "track"
@@ -97,7 +98,8 @@ class _Player:
 def play(scene: Scene) -> Iterator[tuple[Shot, ...]]:
     """Play a scene; a shot of every task at each picture, in the order of the tasks."""
     generator = np.random.default_rng(scene.seed)
-    players = [_Player(scene, task, scene.seed + i) for i, task in enumerate(scene.tasks)]
+    seeds = (env_seed(scene.seed, i, training=False) for i in range(len(scene.tasks)))
+    players = [_Player(scene, task, seed) for task, seed in zip(scene.tasks, seeds, strict=True)]
     try:
         for step in range(1, scene.skip + scene.n_steps + 1):
             for player in players:
