@@ -346,7 +346,7 @@ def test_tasks_are_played_by_the_heads_of_their_names(model, as_agent):
         alone |= mt.evaluate_tasks(trained, task, n_eval_episodes=2)
     state = model.get_vec_normalize_env().get_statistics()
     env = c.make()
-    obs, _ = env.reset(seed=0)
+    obs, _ = env.reset(seed=env_seed(0, task=0, training=False))
     total, done = 0.0, False
     while not done:
         mean, var = (state["obs_rms"][part][2] for part in ("mean", "var"))

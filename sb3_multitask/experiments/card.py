@@ -161,7 +161,7 @@ def _films(films: Mapping[str, Path] | None, output: Path) -> str:
 def _usage(run: CardSource) -> str:
     """Code that runs as it stands in the folder."""
     task, env_id = next(iter(run.env_ids.items()))
-    kwargs = next((dict(one.env_kwargs) for one in run.tasks if one.name == task), {})
+    kwargs = next((one.kwargs_of() for one in run.tasks if one.name == task), {})
     arguments = f", **{kwargs!r}" if kwargs else ""
     evaluation = (
         "for task, result in mt.evaluate_tasks(agent, n_eval_episodes=5).items():\n"
