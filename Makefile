@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 RUN := runs/main
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
@@ -10,7 +11,7 @@ export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
 export SB3_LOGDIR := $(CURDIR)/.cache/sb3
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/.cache/torchinductor
 
-.PHONY: help setup train test test-all lint type format bench docs clean
+.PHONY: help setup train test test-all test-lowest lint type format bench docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,21 @@ test: setup  ## The tests (under five minutes on 2 cores)
 test-all: test  ## The tests and the slow ones (learning, many processes); what CI runs
 	$(BIN)/pytest -n 2 -m slow
 
+# `make test-lowest TORCH=torch==2.13.0` keeps the PyTorch that pip installs. Without TORCH it is the lowest, like all others.
+$(LOWEST)/.installed: pyproject.toml
+	@echo "Installing the lowest version of every dependency into $(LOWEST) ..."
+	@rm -rf $(LOWEST) .cache/pip-tmp
+	@mkdir -p .cache/pip-tmp
+	@$(PYTHON) -m venv $(LOWEST)
+	@TMPDIR=$(CURDIR)/.cache/pip-tmp $(LOWEST)/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps uv $(TORCH)
+	@$(LOWEST)/bin/uv pip install --quiet --cache-dir .cache/uv --python $(LOWEST)/bin/python \
+		--resolution lowest-direct -e ".[dev]" $(TORCH)
+	@rm -rf .cache/pip-tmp
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed  ## The tests with the lowest versions that pyproject.toml allows; before a release
+	$(LOWEST)/bin/pytest -n 2 -m "not slow" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
+
 lint: setup  ## Ruff: rules and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +69,4 @@ docs: setup  ## This documentation as a site in docs/_build/html; warnings are e
 	$(BIN)/sphinx-build -b html -W --keep-going -n -d .cache/doctrees docs docs/_build/html
 
 clean:  ## Remove the virtual environment, caches, runs and the site
-	rm -rf $(VENV) .cache runs docs/_build
+	rm -rf $(VENV) $(LOWEST) .cache runs docs/_build

@@ -1,5 +1,8 @@
 """Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task."""
 
+import sb3_multitask.mujoco_install  # noqa: F401 (before Gymnasium imports MuJoCo)
+
+# isort: split
 from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.agent_files import load_agent, save_agent
 from sb3_multitask.agents import Agent

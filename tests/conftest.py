@@ -12,8 +12,30 @@ import torch as th
 from gymnasium import spaces
 
 import sb3_multitask as mt
+from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
 
 th.set_num_threads(1)  # tests run side by side, one per core
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None:
+        cache = config.rootpath / ".cache"
+        cache.mkdir(exist_ok=True)  # pytest makes the last folder of a path only
+        config.option.basetemp = str(cache / "tmp")
+    if BATCH_IS_MISSING:
+        config.addinivalue_line("filterwarnings", "ignore:The native backend is not used:UserWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs the native backend where MuJoCo has none: what is so marked, and parameters "batch"."""
+    if not BATCH_IS_MISSING:
+        return
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        values = () if callspec is None else map(str, callspec.params.values())
+        if item.get_closest_marker("native") or "batch" in values:
+            item.add_marker(pytest.mark.skip(reason="needs mujoco.batch (MuJoCo 3.17 or newer)"))
 
 
 class DriftEnv(gym.Env):

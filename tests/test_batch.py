@@ -8,7 +8,8 @@ import pytest
 from conftest import drift_tasks
 
 import sb3_multitask as mt
-from sb3_multitask.vec_env import batch, making
+
+pytestmark = pytest.mark.native
 
 FAMILIES = {
     "HalfCheetah": ["HalfCheetahSmallFoot-v0", "HalfCheetahBigTorso-v0", "HalfCheetah-v5"],
@@ -150,15 +151,6 @@ def test_unknown_wrappers_are_not_left_out():
     assert mt.MultiTaskVecEnv([mt.Task("clipped", make)]).backend == "dummy"
     with pytest.raises(ValueError, match="'clipped' is wrapped with ClipAction"):
         mt.MultiTaskVecEnv([mt.Task("clipped", make)], backend="batch")
-
-
-def test_without_mujoco_batch_auto_falls_back_and_says_so_once(monkeypatch):
-    for module in (batch, making):
-        monkeypatch.setattr(module, "BATCH_IS_MISSING", True)
-    making._warn_once.cache_clear()
-    with pytest.warns(UserWarning, match=r"needs mujoco.batch.*>= 3.17.*Falling back"):
-        assert mt.MultiTaskVecEnv("HalfCheetahBigLeg-v0").backend == "dummy"
-    assert mt.MultiTaskVecEnv("HalfCheetahBigLeg-v0").backend == "dummy"  # a second warning would be an error
 
 
 def test_what_needs_an_environment_object_is_refused():

@@ -9,7 +9,6 @@ import pytest
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
 import sb3_multitask as mt
-from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
 from sb3_multitask.vec_env.mujoco_model import get_model_state, set_model_state
 
 OPTIONS = {
@@ -101,8 +100,6 @@ def test_every_number_of_a_model_comes_back():
 @pytest.mark.parametrize("backend", ["batch", "dummy"])
 def test_models_that_somebody_else_writes_to_are_part_of_the_state(backend):
     """A curriculum's callback, for example."""
-    if backend == "batch" and BATCH_IS_MISSING:
-        pytest.skip("no mujoco.batch")
     tasks = ["HalfCheetah-v5", "HalfCheetahBigLeg-v0"]
     make = lambda seed: mt.MultiTaskVecEnv(tasks, 2, seed=seed, backend=backend)  # noqa: E731
     env = make(0)
@@ -146,7 +143,7 @@ def sleep(spec):
     spec.option.enableflags |= mujoco.mjtEnableBit.mjENBL_SLEEP
 
 
-@pytest.mark.skipif(BATCH_IS_MISSING, reason="no mujoco.batch")
+@pytest.mark.native
 @pytest.mark.skipif(not hasattr(mujoco.MjSpec().add_actuator(), "delay"), reason="MuJoCo has no delayed actuators")
 def test_models_of_other_layouts_run_in_batches_of_their_own_bit_for_bit():
     tasks = [mt.Task("plain", edited()), mt.Task("delayed", edited(delay=delay)), mt.Task("again", edited())]
@@ -158,7 +155,7 @@ def test_models_of_other_layouts_run_in_batches_of_their_own_bit_for_bit():
     np.testing.assert_array_equal(*runs)
 
 
-@pytest.mark.skipif(BATCH_IS_MISSING, reason="no mujoco.batch")
+@pytest.mark.native
 @pytest.mark.skipif(not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"), reason="MuJoCo has no sleep")
 def test_what_mujocos_batch_refuses_runs_on_dummy_and_is_refused_by_name():
     tasks = [mt.Task("plain", edited()), mt.Task("sleepy", edited(sleep=sleep))]

@@ -78,6 +78,7 @@ def test_a_simulation_that_fails_is_quarantined_and_the_others_go_on_to_the_bit(
     whole.close()
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("what", ["action", "simulation"])
 def test_bad_actions_and_failed_simulations_are_given_up_too(what):
     env = simulations("batch", "quarantine")

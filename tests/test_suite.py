@@ -89,6 +89,7 @@ def assert_same_infos(infos, their_infos):
             np.testing.assert_array_equal(value, their_info[key], err_msg=key)
 
 
+@pytest.mark.native
 @pytest.mark.parametrize(
     "env_id", [*VARIANTS, "Ant-v5", "Humanoid-v5", "HumanoidStandup-v5", "Pusher-v5", "Striker-v0"]
 )
@@ -103,6 +104,7 @@ def touches_an_obstacle(env):
     return any(GROUP in env.model.geom_group[contact.geom] for contact in env.data.contact)
 
 
+@pytest.mark.native
 @pytest.mark.parametrize(
     ("env_id", "x", "speed"),
     [
@@ -130,10 +132,12 @@ def test_the_native_backend_is_the_environment_at_an_obstacle(env_id, x, speed):
     assert touched.any(axis=0).all()
 
 
+@pytest.mark.native
 def test_robots_of_several_kinds_run_side_by_side():
     assert len(list(held_bit_for_bit(mt.TASK_SETS["HumanoidStandup3"], 30))) == 30
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("env_id", ["HumanoidWall-v0", "AntMaze-v0", "StrikerMovingStart-v0", "HopperSimpleWall-v0"])
 def test_a_snapshot_of_the_native_backend_goes_on_with_the_same_bits(env_id):
     first, second = (mt.MultiTaskVecEnv([env_id], 2, backend="batch") for _ in range(2))
@@ -594,6 +598,7 @@ def test_task_sets_share_their_spaces(name):
     assert all(space == spaces[0] for space in spaces)
 
 
+@pytest.mark.native
 def test_sampled_bodies_are_reproducible_and_of_any_size():
     bodies = mt.sample_bodies("Hopper", 12, (0.8, 1.1), seed=1)
     assert mt.sample_bodies("Hopper", 5, (0.8, 1.1), seed=1) == bodies[:5]
@@ -688,12 +693,14 @@ def near_wall(**kwargs):
     return env
 
 
+@pytest.mark.native
 def test_copies_that_factories_made_differ_on_the_native_backend_too():
     tasks = [mt.Task("near", near_wall), mt.Task("far", far_wall)]
     native, reference = (mt.MultiTaskVecEnv(tasks, 1, seed=0, backend=backend) for backend in ("batch", "dummy"))
     np.testing.assert_array_equal(native.reset()["obs"], reference.reset()["obs"])
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("kwargs", [{"main_body": "torso"}, {"contact_force_range": np.array([-2.0, 2.0])}])
 def test_other_settings_of_ant_run_natively(kwargs):
     native, reference = (

@@ -173,6 +173,16 @@ class StrikerMovingStartEnv(StrikerEnv):
         return np.array([generator.uniform(0.43, 0.55), generator.uniform(-0.3, -0.05)])
 
 
+def _delete(spec: mujoco.MjSpec, element: Any) -> None:
+    """Remove a geom or a body, with what is in it, from ``spec``."""
+    if hasattr(spec, "delete"):
+        spec.delete(element)
+    elif isinstance(element, mujoco.MjsBody):  # MuJoCo before 3.3.4 has no MjSpec.delete
+        spec.detach_body(element)
+    else:
+        element.delete()
+
+
 def _striker(spec: mujoco.MjSpec) -> None:
     """Make a striker of Gymnasium's pusher: a paddle for its hand, a ball for the cylinder, a goal with a back."""
     for geom in spec.geoms:
@@ -180,14 +190,14 @@ def _striker(spec: mujoco.MjSpec) -> None:
     for actuator in spec.actuators:
         actuator.ctrlrange = [-3.0, 3.0]
     for tip in ("tip_arml", "tip_armr"):
-        spec.delete(spec.geom(tip))
+        _delete(spec, spec.geom(tip))
     touchable = {"contype": 3, "conaffinity": 1, "friction": [0.0, 0.0, 0.0]}
     paddle = {"type": mujoco.mjtGeom.mjGEOM_BOX, "pos": [0.017, 0, 0], "size": [0.003, 0.12, 0.05]}
     spec.body("tips_arm").add_geom(name="paddle", density=300, condim=1, margin=0.002, **paddle, **touchable)
     for prongs in spec.body("r_wrist_roll_link").geoms[1:]:
-        spec.delete(prongs)  # the bar across stays
+        _delete(spec, prongs)  # the bar across stays
     for name in ("object", "goal"):
-        spec.delete(spec.body(name))
+        _delete(spec, spec.body(name))
     ball = spec.worldbody.add_body(name="object", pos=[0, 0, -0.27])
     ball.add_geom(
         type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.05, 0, 0], density=300, condim=1, margin=0.002,

@@ -50,4 +50,5 @@ class WithWall(WithObstacles):
         return beam_readings(np.array(distances))
 
     def _cast(self, poses: mujoco.MjData, origin: np.ndarray, direction: np.ndarray) -> float:
-        return float(mujoco.mj_ray(self.model, poses, origin, direction, OBSTACLES_ONLY, 1, -1, None))
+        hit = np.empty(1, dtype=np.int32)  # MuJoCo before 3.5 insists on a place for the geom's id
+        return float(mujoco.mj_ray(self.model, poses, origin, direction, OBSTACLES_ONLY, 1, -1, hit))

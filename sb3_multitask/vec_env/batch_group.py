@@ -12,6 +12,7 @@ from gymnasium.utils import seeding
 
 from sb3_multitask.envs.readings import WithReadings
 from sb3_multitask.generators import generator_state, make_generator
+from sb3_multitask.mujoco_install import Batch
 from sb3_multitask.vec_env.adapters import ADAPTERS, State, readings_of
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.faults import FIRST_PHYSICS, LAST_PHYSICS, describe_physics
@@ -19,10 +20,6 @@ from sb3_multitask.vec_env.infos import Infos
 from sb3_multitask.vec_env.mujoco_model import SharedModel
 from sb3_multitask.vec_env.wrappers import time_limit_of
 
-try:
-    from mujoco.batch import Batch
-except ImportError:  # MuJoCo < 3.17
-    Batch = None
 BATCH_IS_MISSING = Batch is None
 
 _CONTACT_FORCES = "cfrc_ext"
