@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import warnings
@@ -111,10 +112,21 @@ def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
     policy = read_sb3_zip(training.model)
     if normalizer is None and policy.statistics is None:
         normalizer = training.statistics
-    return _agent_of_zip(policy, normalizer, training.tasks)
+    if policy.n_heads > 1 or policy.task_names is not None:
+        return _agent_of_zip(policy, normalizer, training.tasks)
+    facts = {"env_id": training.own_id, **({"wrapper": training.wrapper} if training.wrapper else {})}
+    agent = _agent_of_zip(
+        dataclasses.replace(policy, saw_vec_normalize=False), normalizer, training.tasks_of_one_head, facts
+    )
+    return agent if agent.tasks else dataclasses.replace(agent, task_names=(training.own_id,))
 
 
-def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None, tasks: tuple[Task, ...] | None = None) -> Agent:
+def _agent_of_zip(
+    policy: SavedPolicy,
+    normalizer: str | Path | None,
+    tasks: tuple[Task, ...] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Agent:
     statistics = policy.statistics
     if normalizer is not None:
         statistics = read_vec_normalize(normalizer)
@@ -141,7 +153,7 @@ def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None, tasks: tup
         low,
         high,
         policy.log_std_bounds,
-        {"algorithm": policy.algorithm, **steps},
+        {"algorithm": policy.algorithm, **steps, **(facts or {})},
         tasks,
     )
 
