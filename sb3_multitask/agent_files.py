@@ -17,6 +17,7 @@ import safetensors.numpy
 from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.files import replacing, write_json
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
+from sb3_multitask.readers.other_files import ACCEPTED, is_zip, what_file, what_folder
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import Task
 
@@ -79,7 +80,7 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     path = _file_in(Path(path))
-    if ZooFolder.at(path) is None and path.suffix != ".zip":
+    if ZooFolder.at(path) is None and not is_zip(path):
         if normalizer is not None:
             raise ValueError(
                 f"`normalizer` belongs to a zip of another algorithm (got {str(normalizer)!r}): {path} is an agent's "
@@ -103,8 +104,18 @@ def _file_in(path: Path) -> Path:
     """The agent's files, without their ending, or its zip; rl_zoo3's folder as it is."""
     if path.is_dir() and ZooFolder.at(path) is None:
         stems = (path / "agents" / "final", path / SHARED_NAME)
-        return next((stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()), path / "model.zip")
+        found = [stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()]
+        if not found and not (path / "model.zip").exists():
+            raise UnreadableFileError(f"{path}: {what_folder(path)}")
+        return found[0] if found else path / "model.zip"
+    if not path.exists() and not _exists(path) and path.with_name(f"{path.name}.zip").exists():
+        return path.with_name(f"{path.name}.zip")  # as SB3's own `load` takes it
     return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+
+
+def _exists(path: Path) -> bool:
+    """Whether one of an agent's files is there."""
+    return any(path.with_name(f"{path.name}.{ending}").exists() for ending in ("safetensors", "json"))
 
 
 def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
@@ -166,9 +177,7 @@ def _read_agent(path: Path) -> Agent:
                 raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
         content, text = arrays_path.read_bytes(), json_path.read_bytes()
     except FileNotFoundError as e:
-        raise UnreadableFileError(
-            f"{e.filename} does not exist; give a run's folder, a model.zip or an agent's .safetensors"
-        ) from None
+        raise UnreadableFileError(_what_is_missing(path, str(e.filename))) from None
     except OSError as e:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:
@@ -199,6 +208,13 @@ def _read_agent(path: Path) -> Agent:
         if isinstance(e, UnreadableFileError):
             raise
         raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
+
+
+def _what_is_missing(path: Path, missing: str) -> str:
+    """Why there is no agent: the path is a file of another kind, half of an agent, or nothing."""
+    if _exists(path):
+        return f"{missing} does not exist; give an agent with both of its files, .safetensors and .json (save_agent)"
+    return f"{path}: {what_file(path)}" if path.exists() else f"{path} does not exist; give {ACCEPTED}"
 
 
 def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:

@@ -47,7 +47,9 @@ def algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str:
         for setting, algorithm in _OURS.items():
             if setting in data:
                 return algorithm
-    raise UnreadableFileError(f"is a model of {other or 'an unknown algorithm'}; what can be read is {ACCEPTED}")
+    raise UnreadableFileError(
+        f"is a model of {other or 'an unknown algorithm'}, which is not read; give one of {ACCEPTED}"
+    )
 
 
 def _other_algorithm(data: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ import torch as th
 
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
+from sb3_multitask.readers.other_files import lfs_pointer
 from sb3_multitask.readers.saved_algorithms import algorithm_of
 from sb3_multitask.readers.saved_policy import (
     action_bounds,
@@ -139,6 +140,8 @@ def _read_members(path: Path) -> dict[str, bytes]:
             raise UnreadableFileError("cannot be read (no such file)")
         if path.stat().st_size > _MAX_BYTES:
             _too_large()
+        if pointer := lfs_pointer(path):
+            raise UnreadableFileError(pointer)
         with zipfile.ZipFile(path) as archive:
             _check_members(archive)
             if "data" not in archive.namelist():

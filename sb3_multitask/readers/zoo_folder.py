@@ -65,8 +65,8 @@ class ZooFolder:
             return model
         others = ", ".join(path.name for path in sorted(self.path.glob("*.zip"))) or "none"
         raise FileNotFoundError(
-            f"{self.path} has no {model.name}, since its training did not end. Models in it, which can be given "
-            f"themselves: {others}"
+            f"{self.path} has no {model.name}: its training did not end, or the file was not copied along. Models in "
+            f"it, which can be given themselves: {others}"
         )
 
     @property
