@@ -24,10 +24,12 @@ from sb3_multitask.tasks import Task
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
 
-SCHEMA = 1
+SCHEMA = 2
 SHARED_NAME = "agent"
 """Name, without ending, of an agent's files in a folder that is shared."""
 _FORMAT = "sb3-multitask agent"
+_SEAL = "description_sha256"
+"""In a description, the SHA-256 of the rest of it; since schema 2."""
 _MAX_BYTES = 256 * 2**20
 
 
@@ -49,22 +51,26 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
     with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
         beside.write_bytes(content)
     statistics = agent.statistics
-    write_json(
-        path.with_name(f"{path.name}.json"),
-        {
-            "format": _FORMAT,
-            "schema": SCHEMA,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "task_names": list(agent.task_names),
-            "activation": agent.activation,
-            "action_low": np.broadcast_to(agent.action_low, agent.action_dim).tolist(),
-            "action_high": np.broadcast_to(agent.action_high, agent.action_dim).tolist(),
-            "log_std_bounds": agent.log_std_bounds,
-            "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
-            "facts": dict(agent.facts),
-            "tasks": describe_tasks(agent.tasks),
-        },
-    )
+    description = {
+        "format": _FORMAT,
+        "schema": SCHEMA,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "task_names": list(agent.task_names),
+        "activation": agent.activation,
+        "action_low": np.broadcast_to(agent.action_low, agent.action_dim).tolist(),
+        "action_high": np.broadcast_to(agent.action_high, agent.action_dim).tolist(),
+        "log_std_bounds": agent.log_std_bounds,
+        "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
+        "facts": dict(agent.facts),
+        "tasks": describe_tasks(agent.tasks),
+    }
+    write_json(path.with_name(f"{path.name}.json"), {**description, _SEAL: _seal(description)})
+
+
+def _seal(description: Mapping[str, Any]) -> str:
+    """SHA-256 of a description, whatever the order of its keys, without its own seal."""
+    sealed = {key: value for key, value in description.items() if key != _SEAL}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
@@ -182,8 +188,11 @@ def _read_agent(path: Path) -> Agent:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:
         facts = json.loads(text)
-        if facts["format"] != _FORMAT or facts["schema"] != SCHEMA:
-            raise UnreadableFileError(f"{json_path}: is no agent of schema version {SCHEMA}")
+        if facts["format"] != _FORMAT or facts["schema"] not in (1, SCHEMA):
+            raise UnreadableFileError(
+                f"{json_path}: is no agent of schema version 1 or {SCHEMA}, which this version of sb3-multitask reads "
+                f"(got {facts['schema']!r:.50})"
+            )
         if facts["sha256"] != hashlib.sha256(content).hexdigest():
             raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
         arrays = safetensors.numpy.load(content)
@@ -193,7 +202,7 @@ def _read_agent(path: Path) -> Agent:
             mean, var = arrays["statistics/mean"], arrays["statistics/var"]
             statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
         bounds = facts["log_std_bounds"]
-        return Agent(
+        agent = Agent(
             {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
             names,
             statistics,
@@ -204,9 +213,15 @@ def _read_agent(path: Path) -> Agent:
             facts["facts"],
             _tasks(facts.get("tasks")),
         )
-    except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as e:
-        if isinstance(e, UnreadableFileError):
-            raise
+        if facts.get(_SEAL) != (_seal(facts) if facts["schema"] == SCHEMA else None):
+            raise UnreadableFileError(
+                f"{json_path}: is not the description that was written (its SHA-256 differs). To change an agent, "
+                "use dataclasses.replace(agent, ...) and save_agent"
+            )
+        return agent
+    except UnreadableFileError:
+        raise
+    except Exception as e:  # whatever a damaged description leads to
         raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
 
 
