@@ -6,10 +6,11 @@ from sb3_multitask.agents import Agent
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
-from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.evaluation import evaluate_tasks
 from sb3_multitask.export import export_onnx, export_torch
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
 from sb3_multitask.pretrained import load_pretrained
+from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import TASK_SETS, Task
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer

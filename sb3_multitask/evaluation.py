@@ -3,60 +3,39 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
-import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.agents import Agent, normalizer_state_of
-from sb3_multitask.generators import global_states, set_global_states
-from sb3_multitask.tasks import Task
+from sb3_multitask.agents import Agent
+from sb3_multitask.evaluation_envs import (
+    Evaluable,
+    checked_env,
+    fresh_env,
+    given_env,
+    heads_of,
+    normalized_like,
+    tasks_of,
+    training_env_of,
+    wrappers_of,
+)
+from sb3_multitask.generators import seed_torch, seeded_globals
+from sb3_multitask.task_results import TaskResult, TaskResults
+from sb3_multitask.tasks import TasksLike, resolve_tasks
 from sb3_multitask.threads import one_thread_for_arrays
-from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
-from sb3_multitask.vec_env.faults import OnFault, is_fault
-from sb3_multitask.vec_env.schedule import layers_of, task_normalizer_of
+from sb3_multitask.vec_env import MultiTaskVecEnv
+from sb3_multitask.vec_env.faults import is_fault
 
-Evaluable: TypeAlias = BaseAlgorithm | Agent
-_TRANSPARENT = (TaskCyclingVecEnv, VecNormalize, VecCheckNan, VecMonitor)
 Predict: TypeAlias = Callable[[Any], tuple[np.ndarray, Any]]
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """Undiscounted returns of one task's evaluation episodes, in the units of its reward.
-
-    :param mean_reward: mean return
-    :param std_reward: standard deviation of the returns (population, as SB3 reports it)
-    :param episode_rewards: return of each episode
-    :param episode_lengths: steps of each episode
-    """
-
-    mean_reward: float
-    std_reward: float
-    episode_rewards: tuple[float, ...]
-    episode_lengths: tuple[int, ...]
-
-    @classmethod
-    def of(cls, episodes: Sequence[tuple[float, int]]) -> Self:
-        """From (return, length) of each episode."""
-        rewards, lengths = zip(*episodes, strict=True)
-        return cls(float(np.mean(rewards)), float(np.std(rewards)), tuple(rewards), tuple(lengths))
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """From what ``dataclasses.asdict`` made of one, by way of JSON."""
-        return cls.of(list(zip(fields["episode_rewards"], fields["episode_lengths"], strict=True)))
 
 
 def evaluate_tasks(
     model: Evaluable,
-    env: VecEnv | None = None,
+    env: VecEnv | TasksLike | None = None,
     n_eval_episodes: int = 20,
     deterministic: bool = True,
     *,
@@ -66,24 +45,26 @@ def evaluate_tasks(
     """Return of a model on each of its tasks, over the same number of episodes for each.
 
     Nothing of the training is touched: its envs, its normaliser's statistics, and all random numbers stay as they
-    are. Observations are normalised with the model's statistics; returns are raw.
+    are, also if environments draw from the global generators. Observations are normalised with the model's statistics;
+    returns are raw.
 
     :param model: an ``A2CMultiTask``, another SB3 model on a multi-task VecEnv, or an :class:`Agent`
-    :param env: a ``MultiTaskVecEnv``, normalised or not, other than the model's own; ``None`` makes fresh copies of
-        the model's tasks, with the ``on_fault`` of its env. An episode that is quarantined is played again, with a
-        warning
+    :param env: a ``MultiTaskVecEnv``, normalised or not, other than the model's own; or tasks, as
+        ``make_multitask_vec_env`` takes them, of which fresh envs are made. A model with one head plays any tasks; one
+        with several plays those that have the names of its own, or their ids. ``None``: all of the model's tasks. Fresh
+        envs have the ``on_fault`` of the model's env. An episode that is quarantined is played again, with a warning
     :param n_eval_episodes: episodes **per task** (the paper: 20)
     :param deterministic: the mean of the Gaussian instead of a sample (the paper: deterministic)
-    :param seed: of the fresh envs, and of the samples if not deterministic
+    :param seed: of the fresh envs, of the samples if not deterministic, and of the global generators meanwhile
     :param max_episode_steps: an episode that lasts longer counts as it stands, with a warning
-    :return: task name -> result, in the model's order
+    :return: task name -> result, in the model's order, or that of the tasks that were given; ``print`` shows a table
 
     Wrappers around ``env`` stay: an episode goes through them. Those of the training env are not around fresh copies of
     its tasks, which a warning says.
 
     :raises TypeError: if ``model`` is neither a model nor an agent
-    :raises ValueError: on an env with other tasks, the model's own env, too few episodes, or a wrapper around an env
-        without the normaliser that the model's observations need
+    :raises ValueError: on an env with other tasks, the model's own env, too few episodes, a wrapper around an env
+        without the normaliser that the model's observations need, or tasks that the model has no head for
     """
     if not isinstance(model, Evaluable):
         raise TypeError(
@@ -92,28 +73,26 @@ def evaluate_tasks(
     for name, value in {"n_eval_episodes": n_eval_episodes, "max_episode_steps": max_episode_steps}.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1 (got {value})")
-    if env is None:
-        training_env: Any = _training_env(model)
-        if training_env is not None and (wrappers := _wrappers_of(training_env)):
-            warnings.warn(
-                f"The training env's {', '.join(wrappers)} is not around the envs of this evaluation; pass `env`.",
-                stacklevel=2,
-            )
-        on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
-        venv = MultiTaskVecEnv(tasks_of(model), min(n_eval_episodes, 5), seed=seed, on_fault=on_fault)
-    else:
-        venv = checked_env(model, env)
-    try:
-        with (
-            _normalized_like(model, venv, env) as eval_env,
-            _predicting(model, deterministic, seed) as predict,
-            one_thread_for_arrays(),
-        ):
-            episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
-    finally:
-        if env is None:
-            venv.close()
-    return {task: TaskResult.of(task_episodes) for task, task_episodes in episodes.items()}
+    given = given_env(env)
+    if given is None and (wrappers := wrappers_of(training_env_of(model))):
+        warnings.warn(
+            f"The training env's {', '.join(wrappers)} is not around the envs of this evaluation; pass `env`.",
+            stacklevel=2,
+        )
+    with ExitStack() as stack:
+        stack.enter_context(seeded_globals(seed))
+        heads = None
+        if given is not None:
+            venv = checked_env(model, given)
+        else:
+            tasks = tasks_of(model) if env is None else resolve_tasks(cast("TasksLike", env))
+            heads = heads_of(model, tasks)
+            venv = stack.enter_context(closing(fresh_env(model, tasks, min(n_eval_episodes, 5), seed)))
+        eval_env = stack.enter_context(normalized_like(model, venv, given, heads))
+        predict = stack.enter_context(_predicting(model, deterministic, seed, heads))
+        stack.enter_context(one_thread_for_arrays())
+        episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
+    return TaskResults({task: TaskResult.of(task_episodes) for task, task_episodes in episodes.items()})
 
 
 def _run_episodes(
@@ -174,124 +153,20 @@ def _run_round(
     return dict(sorted(played.items()))
 
 
-def tasks_of(model: Evaluable) -> tuple[Task, ...]:
-    """The tasks of a model or an agent, in order.
-
-    :raises ValueError: if it does not know them
-    """
-    tasks = getattr(model, "tasks", None) or getattr(_training_env(model), "tasks", None)
-    if tasks is None:
-        raise ValueError(
-            "The model's tasks are not known, since it was not trained on a MultiTaskVecEnv, or is an agent whose file "
-            "does not name their ids. Pass `env=make_multitask_vec_env(tasks, training=False)`."
-        )
-    return cast("tuple[Task, ...]", tasks)
-
-
-def _training_env(model: Evaluable) -> VecEnv | None:
-    return None if isinstance(model, Agent) else model.get_env()
-
-
-def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
-    """The MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
-    venv = env.unwrapped
-    if not isinstance(venv, MultiTaskVecEnv):
-        raise ValueError(f"`env` must be a MultiTaskVecEnv, normalised or not (got {env!r})")
-    training_env = _training_env(model)
-    if training_env is not None and training_env.unwrapped is venv:
-        raise ValueError("`env` is the model's training env, which an evaluation would disturb; make another.")
-    names = getattr(model, "task_names", None) or getattr(training_env, "task_names", None) or venv.task_names
-    if tuple(names) != venv.task_names:
-        raise ValueError(
-            f"`env` must have the model's tasks, in their order.\n  model: {', '.join(names)}\n"
-            f"  env:   {', '.join(venv.task_names)}"
-        )
-    return venv
-
-
-def _wrappers_of(env: VecEnv) -> list[str]:
-    """Names of the wrappers that may change what a policy sees or does."""
-    return [
-        type(layer).__name__
-        for layer in layers_of(env)
-        if isinstance(layer, VecEnvWrapper) and not isinstance(layer, _TRANSPARENT)
-    ]
-
-
 @contextmanager
-def _normalized_like(model: Evaluable, venv: MultiTaskVecEnv, given: VecEnv | None) -> Iterator[VecEnv]:
-    """``venv``, in the wrappers of ``given``, normalised as the model's observations are, with statistics that stay.
-
-    A model that brings no statistics (another algorithm, loaded from a file) is given those of the env it came with.
-
-    :raises ValueError: if the model or the env has a stock ``VecNormalize``, or a wrapper is around an env that does
-        not normalise as the model does
-    """
-    wrappers = [] if given is None else _wrappers_of(given)
+def _predicting(model: Evaluable, deterministic: bool, seed: int, heads: np.ndarray | None) -> Iterator[Predict]:
+    """The model's ``predict``, of observations whose task ids stand for ``heads``; its mode is put back afterwards."""
     if isinstance(model, Agent):
-        if given is not None and wrappers and task_normalizer_of(given) is not None:
-            raise ValueError(
-                f"An agent brings its normaliser: pass an `env` with {', '.join(wrappers)} and without one"
-            )
-        yield given if given is not None and wrappers else venv
-        return
-    state = normalizer_state_of(model)
-    if state is None and given is not None:
-        normalizer = task_normalizer_of(given)
-        state = None if normalizer is None or model.get_env() is not None else normalizer.get_statistics()
-    if given is not None and wrappers:
-        yield from _borrowed(given, state, wrappers)
-    elif state is None:
-        yield venv
-    else:
-        frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
-        frozen.set_statistics(state)
-        yield frozen
-
-
-def _borrowed(env: VecEnv, state: dict[str, Any] | None, wrappers: Sequence[str]) -> Iterator[VecEnv]:
-    """The env itself, its normaliser with other statistics for a while."""
-    normalizer = task_normalizer_of(env)
-    if (normalizer is None) != (state is None):
-        does, does_not = ("model", "env") if normalizer is None else ("env", "model")
-        raise ValueError(
-            f"The {does} normalises its observations and the {does_not} does not; under {', '.join(wrappers)} the env "
-            "must have a MultiTaskVecNormalize exactly if the model does"
-        )
-    if normalizer is None or state is None:
-        yield env
-        return
-    mine, flags = normalizer.get_statistics(), (normalizer.training, normalizer.norm_reward)
-    try:
-        normalizer.set_statistics(state)
-        normalizer.training, normalizer.norm_reward = False, False
-        yield env
-    finally:
-        normalizer.set_statistics(mine)
-        normalizer.training, normalizer.norm_reward = flags
-
-
-@contextmanager
-def _predicting(model: Evaluable, deterministic: bool, seed: int) -> Iterator[Predict]:
-    """The model's ``predict``; all global random states and the policy's mode are put back afterwards."""
-    states = global_states()
-    try:
-        yield from _predict_of(model, deterministic, seed)
-    finally:
-        set_global_states(states)
-
-
-def _predict_of(model: Evaluable, deterministic: bool, seed: int) -> Iterator[Predict]:
-    if isinstance(model, Agent):
-        yield partial(model.predict, deterministic=deterministic, generator=np.random.default_rng(seed))
+        predict: Predict = partial(model.predict, deterministic=deterministic, generator=np.random.default_rng(seed))
+        yield _with_heads(predict, heads)
         return
     was_training = model.policy.training
-    on_gpu = model.device.type == "cuda"
-    with th.random.fork_rng(devices=[model.device] if on_gpu else []):
-        th.default_generator.manual_seed(seed)  # th.manual_seed would seed every device, forked or not
-        if on_gpu:
-            th.cuda.manual_seed(seed)
-        try:
-            yield partial(model.predict, deterministic=deterministic)
-        finally:
-            model.policy.set_training_mode(was_training)
+    seed_torch(seed)  # what the envs drew while they were made does not matter
+    try:
+        yield _with_heads(partial(model.predict, deterministic=deterministic), heads)
+    finally:
+        model.policy.set_training_mode(was_training)
+
+
+def _with_heads(predict: Predict, heads: np.ndarray | None) -> Predict:
+    return predict if heads is None else lambda obs: predict({**obs, "task": heads[obs["task"]]})

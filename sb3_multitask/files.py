@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 
@@ -57,6 +58,15 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write a JSON file; see :func:`replacing`."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def file_name(text: str) -> str:
+    """A text, such as a task's name, as the name of a file or folder that stays in its parent and is no other text's.
+
+    Letters, digits and what no file system minds stay as they are; the rest is percent-encoded.
+    """
+    name = quote(text, safe=" ,()[]{}=+@!;'&$#^")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,29 @@ def set_global_states(states: dict[str, Any]) -> None:
     th.set_rng_state(th.from_numpy(states["torch"].copy()))
     if states["cuda"] and th.cuda.is_available():
         th.cuda.set_rng_state_all([th.from_numpy(state.copy()) for state in states["cuda"]])
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Python's, numpy's and torch's global generators, seeded inside, and as they were before afterwards.
+
+    For whatever makes environments, or plays in them, beside a training: some draw from these generators.
+    """
+    states = global_states()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        seed_torch(seed)
+        yield
+    finally:
+        set_global_states(states)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's generators, of the CPU and of every GPU."""
+    th.default_generator.manual_seed(seed)
+    if th.cuda.is_available():
+        th.cuda.manual_seed_all(seed)
 
 
 def next_permutation(n: int) -> np.ndarray:

@@ -8,19 +8,21 @@ from typing import Never
 import torch as th
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
+from sb3_multitask.csv_log import quote_keys
 from sb3_multitask.losses import A2CLoss
 
 _LONGEST_PREFIX_AND_KEY = len("rollout//explained_variance")
 
 
 def make_room_for_tasks(logger: Logger, task_names: Iterable[str], prefix: str = "") -> None:
-    """Widen the logger's tables so that keys with task names are not cut.
+    """Widen the logger's tables so that keys with task names are not cut, and let its CSV quote commas in them.
 
     :param prefix: what stands before the task's name; what is before its first slash is a heading of the table
     SB3 cuts keys at 36 characters and raises when two become equal, which long task names make happen.
     """
     longest = max(map(len, task_names), default=0)
     needed = longest + _LONGEST_PREFIX_AND_KEY + len(prefix.partition("/")[2])
+    quote_keys(logger)
     for output_format in logger.output_formats:
         if isinstance(output_format, HumanOutputFormat):
             output_format.max_length = max(output_format.max_length, needed)

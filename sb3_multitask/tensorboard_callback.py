@@ -16,7 +16,7 @@ from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.agents import agent_of
 from sb3_multitask.checkpoint.snapshot import descend
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
-from sb3_multitask.evaluation import tasks_of
+from sb3_multitask.evaluation_envs import tasks_of
 
 Layout = dict[str, dict[str, list[Any]]]
 _NOT_HPARAMS = {"self", "env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}

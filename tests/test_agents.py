@@ -6,6 +6,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+import stand_in
 from conftest import drift_tasks
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -121,7 +122,7 @@ def test_damaged_files_are_refused_with_their_name(saved):
     [
         ({"task_names": ["A", "B"]}, "3 heads for 2 tasks: A, B"),
         ({"task_names": [1, 2, 3]}, "task names must be strings"),
-        ({"activation": "__import__('os')"}, "activation must be one of Tanh, ReLU, ELU"),
+        ({"activation": stand_in.EXPRESSION}, "activation must be one of Tanh, ReLU, ELU"),
         ({"schema": 9}, "no agent of schema version 1 or 2.*got 9"),
         ({"normalizer": {"epsilon": -1, "clip": 10}}, "must not be negative"),
     ],

@@ -1,3 +1,7 @@
+import pickle
+import random
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -7,6 +11,9 @@ from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import sb3_multitask as mt
+from sb3_multitask.agents import agent_of
+from sb3_multitask.experiments.milestones import evaluate_fully, other_env
+from sb3_multitask.films import real_time_fps
 
 
 @pytest.fixture
@@ -257,3 +264,151 @@ def test_numpys_generator_stays_where_it_is(model):
     drawn = np.random.random()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     assert drawn == np.random.random()  # noqa: NPY002
+
+
+class GreedyEnv(DriftEnv):
+    """Draws from the global generators when it is made, and plays accordingly, as other people's environments do."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.push = random.random() + np.random.random() + th.rand(()).item()  # noqa: S311, NPY002
+
+    def step(self, action):
+        np.random.random()  # noqa: NPY002
+        obs, reward, *rest = super().step(action)
+        return obs, reward + self.push, *rest
+
+
+def greedy_model():
+    tasks = [mt.Task(name, GreedyEnv) for name in "AB"]
+    env = mt.make_multitask_vec_env(tasks, 2, seed=0, backend="dummy")
+    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("as_agent", [True, False])
+def test_evaluations_of_envs_that_draw_from_global_generators_are_equal_for_equal_seeds(as_agent):
+    model = greedy_model()
+    model = agent_of(model) if as_agent else model
+    first = mt.evaluate_tasks(model, n_eval_episodes=2, seed=3)
+    random.random(), np.random.random(), th.rand(3)  # noqa: S311, NPY002
+    assert mt.evaluate_tasks(model, n_eval_episodes=2, seed=3) == first
+    assert mt.evaluate_tasks(model, n_eval_episodes=2, seed=4) != first
+
+
+def drawn():
+    return random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()  # noqa: NPY002
+
+
+def test_whatever_makes_envs_beside_a_training_leaves_its_draws_as_they_are(monkeypatch):
+    model = greedy_model().learn(20)
+    before = drawn()
+    mt.evaluate_tasks(model, n_eval_episodes=2)
+    assert drawn() == before
+    mt.evaluate_tasks(model, [mt.Task("A", GreedyEnv)], n_eval_episodes=1)
+    assert drawn() == before
+    with pytest.raises(ValueError, match="no head for task 'C'"):
+        mt.evaluate_tasks(model, [mt.Task("C", GreedyEnv)])
+    assert drawn() == before
+    monkeypatch.setattr(GreedyEnv, "metadata", {"render_modes": ["rgb_array"], "render_fps": 30})
+    real_time_fps(model.tasks)
+    assert drawn() == before
+    gym.register("Greedy-v0", GreedyEnv, disable_env_checker=True)
+    try:
+        single = mt.make_multitask_vec_env({"only": "Greedy-v0"}, 1, seed=0)
+        model = mt.A2CMultiTask("MultiTaskMlpPolicy", single, seed=0, device="cpu")
+        before = drawn()
+        other_env(model, "Greedy-v0", 1).close()
+        evaluate_fully(model, 1, {"other": "Greedy-v0"})
+        assert drawn() == before
+    finally:
+        del gym.registry["Greedy-v0"]
+
+
+# Tasks in the place of an env
+
+
+def test_tasks_in_the_place_of_an_env_are_the_models_own(model):
+    everything = mt.evaluate_tasks(model, n_eval_episodes=2)
+    assert mt.evaluate_tasks(model, drift_tasks(3), n_eval_episodes=2) == everything
+    assert mt.evaluate_tasks(model, list(drift_tasks(3)), 2) == everything
+
+
+@pytest.mark.parametrize("as_agent", [True, False])
+def test_tasks_are_played_by_the_heads_of_their_names(model, as_agent):
+    """A task alone is played as in an env where other tasks stand beside it: same head, same statistics."""
+    a, _, c = drift_tasks(3)
+    alone = {}
+    trained = agent_of(model) if as_agent else model
+    turned = mt.evaluate_tasks(trained, [c, a], n_eval_episodes=2)
+    assert list(turned) == ["C", "A"]
+    for task in (a, c):
+        alone |= mt.evaluate_tasks(trained, task, n_eval_episodes=2)
+    state = model.get_vec_normalize_env().get_statistics()
+    env = c.make()
+    obs, _ = env.reset(seed=0)
+    total, done = 0.0, False
+    while not done:
+        mean, var = (state["obs_rms"][part][2] for part in ("mean", "var"))
+        seen = np.clip((obs - mean) / np.sqrt(var + state["epsilon"]), -state["clip_obs"], state["clip_obs"])
+        action, _ = model.predict({"obs": seen.astype(np.float32), "task": np.int64(2)}, deterministic=True)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total, done = total + reward, terminated or truncated
+    assert alone["C"].episode_rewards[0] == pytest.approx(total, abs=1e-4)
+    assert turned["C"].episode_rewards[0] == pytest.approx(total, abs=1e-4)
+
+
+@pytest.mark.parametrize("as_agent", [True, False])
+def test_one_head_plays_any_tasks_under_their_names(as_agent):
+    env = mt.make_multitask_vec_env(drift_tasks(1), 2, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu").learn(60)
+    results = mt.evaluate_tasks(agent_of(model) if as_agent else model, drift_tasks(3), n_eval_episodes=2)
+    assert [result.episode_lengths[0] for result in results.values()] == [5, 7, 9]
+    assert list(results) == ["A", "B", "C"]
+    ppo = PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=10, batch_size=20, device="cpu")
+    assert list(mt.evaluate_tasks(ppo, drift_tasks(2), n_eval_episodes=1)) == ["A", "B"]
+
+
+def test_a_bare_id_is_the_task_of_this_environment():
+    agent = mt.load_pretrained("HalfCheetahBody6-vanilla")
+    results = mt.evaluate_tasks(agent, ["HalfCheetahBigFoot-v0"], n_eval_episodes=1, max_episode_steps=3000)
+    own = mt.evaluate_tasks(agent, {"BigFoot": "HalfCheetahBigFoot-v0"}, n_eval_episodes=1)
+    assert results["HalfCheetahBigFoot-v0"] == own["BigFoot"]
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ([mt.Task("D", DriftEnv)], "no head for task 'D'.*Heads: A, B, C"),
+        (["Hopper-v5"], "no head for task 'Hopper-v5'"),
+        ("HalfCheetahBody5", "Unknown task set.*'HalfCheetahBody5'"),
+        ([], "`tasks` must hold at least one task"),
+        ([mt.Task("A", DriftEnv, {"obs_dim": 5})], r"shapes \(5,\) and \(2,\); the model's are \(3,\) and \(2,\)"),
+        (DriftEnv, "`env` must be a MultiTaskVecEnv.*or tasks"),
+        (3, r"`env` must be .*got 3"),
+    ],
+)
+@pytest.mark.parametrize("as_agent", [True, False])
+def test_tasks_that_do_not_fit_are_refused(model, env, message, as_agent):
+    with pytest.raises(ValueError, match=message):
+        mt.evaluate_tasks(agent_of(model) if as_agent else model, env)
+
+
+def test_a_model_that_lost_its_statistics_says_so(tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0)
+    PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=10, batch_size=20, device="cpu").save(tmp_path / "model")
+    with pytest.raises(ValueError, match="PPO without an env does not know how .* pass `env`"):
+        mt.evaluate_tasks(PPO.load(tmp_path / "model", device="cpu"), drift_tasks(2))
+
+
+def test_results_print_as_a_table(model):
+    results = mt.evaluate_tasks(model, n_eval_episodes=2)
+    assert isinstance(results, dict)
+    assert pickle.loads(pickle.dumps(results)) == results
+    header, *rows, mean = str(results).splitlines()
+    assert header.split() == ["task", "mean", "return", "std", "episodes", "mean", "length"]
+    for (task, result), row in zip(results.items(), rows, strict=True):
+        numbers = f"{result.mean_reward:.1f} {result.std_reward:.1f} 2 {np.mean(result.episode_lengths):.1f}"
+        assert row.split() == [task, *numbers.split()]
+    assert mean.split()[:3] == ["mean", "over", "tasks"]
+    assert len({len(row) for row in (header, *rows)}) == 1  # aligned
+    assert f"{results}" == str(results)

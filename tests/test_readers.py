@@ -3,17 +3,18 @@
 import base64
 import io
 import json
-import os
 import pickle
 import zipfile
 
 import numpy as np
 import pytest
+import stand_in
 import torch as th
 from conftest import drift_tasks
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from stand_in import Payload
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import TrainConfig, load_config
@@ -186,33 +187,27 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, saved):
 # What must not run
 
 
-class Payload:
-    """Pickles to a call that leaves a file behind."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+@pytest.fixture(autouse=True)
+def no_marks(monkeypatch):
+    monkeypatch.setattr(stand_in, "BUILT", [])
 
 
-def test_the_payload_of_these_tests_works(tmp_path):
-    pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
-    assert (tmp_path / "ran").exists()
+def test_the_payload_of_these_tests_works():
+    assert pickle.loads(pickle.dumps(Payload())) == {}
+    assert stand_in.BUILT == ["EmptyDict"]
 
 
 def test_a_hostile_pickle_does_not_run(tmp_path, env):
-    ran = tmp_path / "ran"
-    (tmp_path / "vn.pkl").write_bytes(pickle.dumps(Payload(ran)))
+    (tmp_path / "vn.pkl").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UnreadableFileError, match=r"vn\.pkl: is no VecNormalize"):
         read_vec_normalize(tmp_path / "vn.pkl")
-    env.payload = Payload(ran)  # hidden in a real one: it is read, and the payload stays inert
+    env.payload = Payload()  # hidden in a real one: it is read, and the payload stays inert
     try:
         env.save(tmp_path / "vn.pkl")
     finally:
         del env.payload
     np.testing.assert_array_equal(read_vec_normalize(tmp_path / "vn.pkl").mean, env.obs_rms.mean[None])
-    assert not ran.exists()
+    assert not stand_in.BUILT
 
 
 @pytest.mark.parametrize(
@@ -221,7 +216,7 @@ def test_a_hostile_pickle_does_not_run(tmp_path, env):
         b"",
         b"no pickle",
         pickle.dumps([1, 2]),
-        pickle.dumps(np.array([Payload("x")], dtype=object)),
+        pickle.dumps(np.array([Payload()], dtype=object)),
         b"\x80\x04\x82\x01.",  # an extension code
         b"cnumpy._core.multiarray\nscalar\n(I1\nI2\ntR.",
         b"\x80\x04Pname\n.",  # a persistent id
@@ -292,28 +287,26 @@ def test_an_array_cannot_claim_more_than_its_bytes(tmp_path, env):
 
 
 def test_a_hostile_zip_does_not_run(tmp_path, saved):
-    ran = tmp_path / "ran"
-    hostile = rewrite(saved, tmp_path / "hostile.zip", policy_pth=torch_bytes({"a": Payload(ran)}))
+    hostile = rewrite(saved, tmp_path / "hostile.zip", policy_pth=torch_bytes({"a": Payload()}))
     with pytest.raises(UnreadableFileError, match="its weights cannot be read"):
         read_sb3_zip(hostile)
     data = json.loads(zipfile.ZipFile(saved).read("data"))
     data |= {"task_schedule": "joint", "task_names": ["A"]}
-    data["normalizer_state"] = {":serialized:": base64.b64encode(pickle.dumps(Payload(ran))).decode()}
+    data["normalizer_state"] = {":serialized:": base64.b64encode(pickle.dumps(Payload())).decode()}
     with pytest.raises(UnreadableFileError, match="statistics"):
         read_sb3_zip(rewrite(saved, tmp_path / "hostile.zip", data=json.dumps(data).encode()))
-    assert not ran.exists()
+    assert not stand_in.BUILT
 
 
 def test_a_hostile_config_does_not_run(tmp_path):
-    ran = tmp_path / "ran"
-    for tag in (f"!!python/object/apply:os.mkdir ['{ran}']", f'!!python/object/new:os.mkdir ["{ran}"]'):
+    for tag in stand_in.TAGS:
         (tmp_path / "config.yml").write_text(f"tasks: {tag}\n")
         with pytest.raises(ConfigError):
             load_config(TrainConfig, tmp_path / "config.yml")
-    (tmp_path / "config.yml").write_text(f"policy_kwargs: \"__import__('os').mkdir('{ran}')\"\n")
+    (tmp_path / "config.yml").write_text(f'policy_kwargs: "{stand_in.EXPRESSION}"\n')
     with pytest.raises(ConfigError):
         load_config(TrainConfig, tmp_path / "config.yml")
-    assert not ran.exists()
+    assert not stand_in.BUILT
 
 
 def test_a_runs_name_stays_in_its_folder():

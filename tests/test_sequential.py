@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
+from typer.testing import CliRunner
 
 import sb3_multitask as mt
+from sb3_multitask.cli import app
 from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config, make_config
+from sb3_multitask.experiments.grid import GridRun
+from sb3_multitask.experiments.local_engine import LocalJob
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
@@ -155,3 +159,94 @@ def test_a_run_folder_of_another_algorithm_is_an_agent_that_normalises(tmp_path)
 def test_what_makes_no_sense_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         make_config(TrainConfig, {**GROUP, **settings})
+
+
+# Runs that cannot be resumed
+
+PPO_RUN = {"algo": "ppo", "n_steps": 50, "algo_kwargs": {"batch_size": 50}, "eval_freq": 500, "n_timesteps": 600}
+KINDS = pytest.mark.parametrize("settings", [PPO_RUN, {"sequential": True, "n_timesteps": 600}], ids=["ppo", "in turn"])
+
+
+def killed(path, **settings):
+    """A run's folder as a kill leaves it, and its files' contents."""
+    _, folder = run(path, **settings)
+    folder.write_status("running")
+    return folder, contents(folder.path)
+
+
+def contents(path):
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def train(*args):
+    done = CliRunner().invoke(app, ["train", "--no-progress", *map(str, args)])
+    return done, str(done.exception or "")
+
+
+@KINDS
+def test_what_a_run_left_that_cannot_be_resumed_is_kept_until_it_is_asked_for(tmp_path, settings):
+    folder, before = killed(tmp_path / "run", **settings)
+    done, error = train("--resume", folder.path)
+    assert done.exit_code != 0
+    assert all(word in error for word in ("cannot be resumed", "kept", "agents", "--set-aside", "--overwrite"))
+    assert contents(folder.path) == before
+
+
+@KINDS
+def test_a_run_that_starts_over_sets_the_earlier_attempt_aside(tmp_path, settings):
+    folder, before = killed(tmp_path / "run", **settings)
+    (folder.path / "notes.txt").write_text("mine")
+    done, _ = train("--resume", folder.path, "--set-aside")
+    assert done.exit_code == 0
+    earlier = contents(folder.path / "earlier_1")
+    assert earlier == {name: content for name, content in before.items() if name != ".lock"}
+    assert (folder.path / "notes.txt").read_text() == "mine"
+    assert folder.read_status()["status"] == "finished"
+    assert folder.read_results() == RunFolder(folder.path / "earlier_1").read_results()
+    folder.write_status("running")
+    train_run(load_config(TrainConfig, folder.config), folder)  # as grids do
+    assert contents(folder.path / "earlier_1") == earlier
+    assert (folder.path / "earlier_2" / "results.json").exists()
+
+
+def test_overwrite_leaves_nothing_of_the_earlier_attempt(tmp_path):
+    folder, before = killed(tmp_path / "run", **PPO_RUN)
+    assert "best_model.zip" in before
+    (folder.agents / "stale.json").touch()
+    assert train("--resume", folder.path, "--overwrite")[0].exit_code == 0
+    assert contents(folder.path).keys() == before.keys()
+    done, error = train("--resume", folder.path, "--overwrite")  # it is finished now
+    assert done.exit_code != 0
+    assert "--overwrite" in error
+
+
+def test_overwrite_is_refused_where_a_run_resumes(tmp_path):
+    folder, before = killed(tmp_path / "run", n_timesteps=600)
+    done, error = train("--resume", folder.path, "--overwrite")
+    assert done.exit_code != 0
+    assert "--overwrite" in error
+    assert contents(folder.path) == before
+    assert "--set-aside goes with --resume" in train("--set-aside")[1]
+
+
+@KINDS
+def test_ctrl_c_names_no_command_that_loses_anything(tmp_path, settings, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt("SIGINT")
+
+    folder, _ = killed(tmp_path / "run", **settings)
+    monkeypatch.setattr("sb3_multitask.experiments.train.train_run", interrupted)
+    done, _ = train("--resume", folder.path)
+    assert done.exit_code == 130
+    assert "overwrite" not in done.output
+    assert "--set-aside" in done.output
+
+
+def test_a_grids_run_that_was_killed_is_done_again_and_loses_nothing(tmp_path):
+    folder, before = killed(tmp_path / "run", **PPO_RUN)
+    job = LocalJob(GridRun("p/run/seed_0", load_config(TrainConfig, folder.config), folder.path))
+    job.wait()
+    assert job.poll() == ""
+    assert folder.read_status()["status"] == "finished"
+    assert contents(folder.path / "earlier_1").items() <= before.items()
+    assert (folder.path / "earlier_1" / "agents" / "best.json").exists()

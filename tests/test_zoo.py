@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_in
 import yaml
 from conftest import drift_tasks
 from matplotlib import pyplot as plt
@@ -109,10 +110,10 @@ def test_the_zoos_settings_are_those_of_a_run(zoo_file, run_file):
         ({"policy_kwargs": "dict(net_arch=[64])"}, "`policy_kwargs` must be a mapping.*execute"),
         ({"normalize": "dict(norm_obs=False)"}, "`normalize` must be true, false or a mapping.*execute"),
         ({"normalize": {"gama": 1}}, "MultiTaskVecNormalize in `normalize`: 'gama'. Did you mean 'gamma'"),
-        ({"policy": "os.system"}, "`policy` of a2c_mt must be MultiTaskMlpPolicy"),
-        ({"callback": "os.system"}, "`callback` must be a callback of stable_baselines3"),
-        ({"callback": [{"sb3_multitask.os.system": {"command": "true"}}]}, "`callback` must be a callback of"),
-        ({"callback": "stable_baselines3.common.callbacks.os"}, "`callback` must be a callback of"),
+        ({"policy": "stand_in.EmptyDict"}, "`policy` of a2c_mt must be MultiTaskMlpPolicy"),
+        ({"callback": "stand_in.EmptyDict"}, "`callback` must be a callback of stable_baselines3"),
+        ({"callback": [{"sb3_multitask.stand_in.EmptyDict": {}}]}, "`callback` must be a callback of"),
+        ({"callback": "stable_baselines3.common.callbacks.warnings"}, "`callback` must be a callback of"),
         ({"callback": "stable_baselines3.common.callbacks.NoCallback"}, "`callback` must be a callback of"),
         ({"callback": "stable_baselines3.PPO"}, "`callback` must be a callback of"),
         ({"n_timesteps": None, "learning_rate": "fast"}, "`learning_rate` must be a number, or lin_"),
@@ -165,14 +166,15 @@ def test_flags_and_trials_replace_single_arguments_of_the_policy():
         assert merged(config, {"policy_kwargs": none})["policy_kwargs"] == none  # to be refused by its value, or none
 
 
-def test_configs_are_not_executed(tmp_path):
+def test_configs_are_not_executed(tmp_path, monkeypatch):
+    monkeypatch.setattr(stand_in, "BUILT", [])
     (tmp_path / "x.py").write_text("hyperparams = {}")
-    (tmp_path / "x.yml").write_text("a: !!python/object/apply:os.mkdir [made]")
+    (tmp_path / "x.yml").write_text(f"a: {stand_in.TAGS[0]}")
     (tmp_path / "y.yml").write_text("a: {n_timesteps: 1e6}\nb: 3")
     with pytest.raises(ConfigError, match="must be a YAML file"):
         read_hyperparameters(tmp_path / "x.py", "a")
     assert not isinstance(read_or_none(tmp_path / "x.yml"), dict)
-    assert not Path("made").exists()
+    assert not stand_in.BUILT
     assert read_hyperparameters(tmp_path / "y.yml", "a") == {"n_timesteps": 1e6}
     with pytest.raises(ConfigError, match="must be a mapping"):
         read_hyperparameters(tmp_path / "y.yml", "b")
@@ -187,7 +189,7 @@ def read_or_none(path):
         return None
 
 
-def test_values_on_the_command_line_are_plain():
+def test_values_on_the_command_line_are_plain(monkeypatch):
     values = parse_params("n_envs:2", "learning_rate:lin_1e-3", "policy_kwargs:{log_std_mode: shared}", "x:None", "t:A")
     assert values == {
         "n_envs": 2,
@@ -196,7 +198,9 @@ def test_values_on_the_command_line_are_plain():
         "x": None,
         "t": "A",
     }
-    assert parse_params("x:__import__('os').getcwd()") == {"x": "__import__('os').getcwd()"}
+    monkeypatch.setattr(stand_in, "BUILT", [])
+    assert parse_params(f"x:{stand_in.EXPRESSION}") == {"x": stand_in.EXPRESSION}
+    assert not stand_in.BUILT
     with pytest.raises(SystemExit):
         parse_params("n_envs=2")
 

@@ -5,6 +5,7 @@ import shlex
 
 import numpy as np
 import pytest
+import stand_in
 from ruamel.yaml import YAML
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
@@ -156,12 +157,13 @@ def test_models_whose_tasks_or_statistics_are_missing_say_so(tmp_path):
         mt.load_agent(tmp_path / "a" / "best_model.zip")
 
 
-def test_nothing_in_the_settings_is_executed(tmp_path):
+def test_nothing_in_the_settings_is_executed(tmp_path, monkeypatch):
+    monkeypatch.setattr(stand_in, "BUILT", [])
     make_folder(tmp_path)
-    config, made = tmp_path / NAME / "config.yml", tmp_path / "made"
-    config.write_text(f"normalize: true\nx: !!python/object/apply:os.mkdir [{made}]\n")
+    config = tmp_path / NAME / "config.yml"
+    config.write_text(f"normalize: true\nx: {stand_in.TAGS[0]}\n")
     write_card(tmp_path, tmp_path / "card", clips=False, n_eval_episodes=1)
-    assert not made.exists()
+    assert not stand_in.BUILT
     assert "!!python" not in (tmp_path / "card" / "config.yml").read_text()
     config.write_text("!!python/object/apply:os.getcwd\n- - - normalize\n    - true\n")
     with pytest.raises(ValueError, match=rf"must be a mapping.*The model alone can be read: .*{NAME}\.zip"):

@@ -59,7 +59,7 @@ def enjoy(
             raise ValueError(f"{name} must be a positive number (got {value})")
 
     from sb3_multitask.agents import Agent, agent_of
-    from sb3_multitask.evaluation import tasks_of
+    from sb3_multitask.evaluation_envs import tasks_of
     from sb3_multitask.films import MAX_FPS, Scene, check_film_path, film, grid_of, real_time_fps, write_film
     from sb3_multitask.films.window import has_display, show
 

@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console()
@@ -25,7 +26,7 @@ def results_table(results: Any, title: str) -> Table:
         table.add_column(moment, justify="right")
     columns = list(results.values())
     for task in columns[0]:
-        table.add_row(task, *(f"{c[task].mean_reward:.1f} ± {c[task].std_reward:.1f}" for c in columns))
+        table.add_row(escape(task), *(f"{c[task].mean_reward:.1f} ± {c[task].std_reward:.1f}" for c in columns))
     means = [sum(r.mean_reward for r in column.values()) / len(column) for column in columns]
     table.add_section()
     table.add_row("mean over tasks", *(f"{mean:.1f}" for mean in means))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from sb3_multitask.cli.output import console, exit_code, results_table
+
+if TYPE_CHECKING:
+    from sb3_multitask.experiments.config import TrainConfig
+    from sb3_multitask.experiments.run_folder import RunFolder
+    from sb3_multitask.experiments.train import Earlier
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
@@ -39,11 +45,21 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with an interrupted run from its newest checkpoint, to the same bits; PPO, TRPO and tasks in "
-            "turn begin anew.",
+            help="Resume an interrupted run from its newest checkpoint, to the same bits. Runs with PPO or TRPO, or of "
+            "tasks in turn, have none: they need --set-aside or --overwrite.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --run-dir.")] = False,
+    set_aside: Annotated[
+        bool,
+        typer.Option(
+            "--set-aside",
+            help="With --resume: a run that cannot be resumed starts over; what it left is moved to RUN/earlier_1.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the run in --run-dir, or in --resume if it cannot be resumed."),
+    ] = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print SB3's log and each evaluation.")] = False,
 ) -> None:
@@ -63,11 +79,19 @@ def train(
     overrides = {key: value for key, value in overrides.items() if value is not None}
     overrides |= parse_settings(settings or [])
     if resume is not None:
-        if overrides or config or run_dir or overwrite:
+        if overrides or config or run_dir:
             raise ValueError("--resume goes on with the run's own config: leave out the other settings")
         folder = RunFolder.existing(resume)
         run_config = load_config(TrainConfig, folder.config)
+        is_finished = folder.read_status().get("status") == "finished"
+        if overwrite and (set_aside or run_config.is_resumable or is_finished):
+            raise ValueError(
+                "--overwrite replaces what an interrupted run left that cannot be resumed, and goes without "
+                f"--set-aside; train anew with --config {folder.config} --run-dir FOLDER"
+            )
     else:
+        if set_aside:
+            raise ValueError("--set-aside goes with --resume")
         run_config = (
             load_config(TrainConfig, find_config(config), overrides)
             if config is not None
@@ -75,13 +99,11 @@ def train(
         )
         folder = RunFolder.create(run_dir, run_config.name, overwrite)
     console.print(f"Run folder: [bold]{escape(str(folder.path))}[/bold]")
+    earlier: Earlier = "set_aside" if set_aside else "remove" if overwrite else "refuse"
     try:
-        results = train_run(run_config, folder, progress, verbose=int(verbose), announce=console.print)
+        results = train_run(run_config, folder, progress, int(verbose), _announce, earlier)
     except KeyboardInterrupt as e:
-        console.print(
-            f"Interrupted ({escape(str(e))}). Go on with: sb3-multitask train --resume {escape(str(folder.path))}",
-            soft_wrap=True,
-        )
+        console.print(f"Interrupted ({escape(str(e))}). {escape(_how_to_go_on(run_config, folder))}", soft_wrap=True)
         raise typer.Exit(exit_code(e)) from None
     except Exception:
         if resume is None and run_dir is None and not folder.results.exists():  # of a run that never began
@@ -92,6 +114,21 @@ def train(
     if folder.curves.exists():
         curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; "
     console.print(f"{curves}Model: [bold]{escape(str(folder.model))}[/bold]", soft_wrap=True)
+
+
+def _how_to_go_on(config: TrainConfig, folder: RunFolder) -> str:
+    """What to do with an interrupted run; the command loses nothing."""
+    command = shlex.join(["sb3-multitask", "train", "--resume", str(folder.path)])
+    if config.is_resumable:
+        return f"Go on with: {command}"
+    return (
+        f"It cannot be resumed; what it left stays in {folder.path}. Start it over, with that moved aside: "
+        f"{command} --set-aside"
+    )
+
+
+def _announce(text: str) -> None:
+    console.print(text, markup=False)  # brackets in names and paths are no markup
 
 
 def split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:

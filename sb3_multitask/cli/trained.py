@@ -39,7 +39,7 @@ def load_trained(source: str) -> Any:
     :raises ValueError: if it does not know its tasks
     """
     from sb3_multitask import load_pretrained
-    from sb3_multitask.evaluation import tasks_of
+    from sb3_multitask.evaluation_envs import tasks_of
 
     if source.startswith(_PRETRAINED):
         return load_pretrained(source.removeprefix(_PRETRAINED))

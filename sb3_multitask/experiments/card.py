@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from sb3_multitask.agent_files import SHARED_NAME, save_agent
 from sb3_multitask.experiments.card_sources import CardSource, read_source
 from sb3_multitask.experiments.report.clips import render_clips
-from sb3_multitask.experiments.report.tables import Table
+from sb3_multitask.experiments.report.tables import Table, markdown_text
 from sb3_multitask.files import write_text
 from sb3_multitask.films import NoRendererError
 
@@ -113,9 +113,10 @@ def _front_matter(run: CardSource) -> str:
 
 
 def _introduction(run: CardSource) -> str:
+    names = ", ".join(markdown_text(task.name) for task in run.tasks)
     return (
         f"# {run.algorithm} on {run.tasks_name}\n\n"
-        f"One agent for {', '.join(task.name for task in run.tasks)} ({run.heads}), trained with **sb3-multitask**, "
+        f"One agent for {names} ({run.heads}), trained with **sb3-multitask**, "
         "the multi-task extension of [Stable-Baselines3](https://stable-baselines3.readthedocs.io). "
         f"`{SHARED_NAME}.safetensors` and `{SHARED_NAME}.json` hold the policy with its normaliser: it takes raw "
         "observations. Nothing in them is executed when they are read.\n"
@@ -126,7 +127,7 @@ def _returns(run: CardSource) -> str:
     untrained, steps = run.results.get("before", {}), run.agent.facts.get("num_timesteps")
     rows = [
         (
-            task,
+            markdown_text(task),
             f"`{run.env_ids[task]}`",
             f"{result.mean_reward:.1f} ± {result.std_reward:.1f}",
             f"{untrained[task].mean_reward:.1f}" if task in untrained else "-",
@@ -151,9 +152,10 @@ def _films(films: Mapping[str, Path] | None, output: Path) -> str:
     if not films:
         return "## Clips\n\nNone: nothing could render the environments where this card was made.\n"
     paths = {task: quote(path.relative_to(output).as_posix()) for task, path in films.items()}
-    cells = [f"![{task}]({path})" for task, path in paths.items()]
+    names = [markdown_text(task) for task in paths]
+    cells = [f"![{name}]({path})" for name, path in zip(names, paths.values(), strict=True)]
     note = "The deterministic policy under way, at half speed."
-    return Table("clips", "Clips", note, list(paths), [cells]).markdown()
+    return Table("clips", "Clips", note, names, [cells]).markdown()
 
 
 def _usage(run: CardSource) -> str:
@@ -169,9 +171,14 @@ def _usage(run: CardSource) -> str:
         "## Use\n\n"
         "```python\nimport gymnasium as gym\n\nimport sb3_multitask as mt  # registers the environments\n\n"
         'agent = mt.load_agent(".")  # this folder; from a hub: huggingface_hub.snapshot_download("<user>/<name>")\n'
-        f"env = gym.make({json.dumps(env_id)})\n"
+        f"env = gym.make({_literal(env_id)})\n"
         "obs, _ = env.reset(seed=0)\n"
-        f'action, _ = agent.predict({{"obs": obs, "task": agent.head_of({json.dumps(task)})}}, deterministic=True)\n'
+        f'action, _ = agent.predict({{"obs": obs, "task": agent.head_of({_literal(task)})}}, deterministic=True)\n'
         f"{evaluation}```\n\n"
         "From the shell, in this folder: `sb3-multitask export . --output agent.onnx` writes it for other runtimes.\n"
     )
+
+
+def _literal(text: str) -> str:
+    """A string of Python's, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)

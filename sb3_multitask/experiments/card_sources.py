@@ -14,13 +14,14 @@ from ruamel.yaml import YAML
 
 from sb3_multitask.agent_files import load_agent
 from sb3_multitask.agents import Agent
-from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.evaluation import evaluate_tasks
 from sb3_multitask.experiments.algorithms import ALGORITHMS
 from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.experiments.plot import plot_runs, read_run
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import replacing
 from sb3_multitask.readers.zoo_folder import ZooFolder
+from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
 
 _N_EVAL_EPISODES = 20

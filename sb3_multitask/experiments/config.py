@@ -182,6 +182,11 @@ class TrainConfig(BaseModel):
             raise ValueError(f"report_at must lie within n_timesteps {self.n_timesteps} (got {late})")
         return self
 
+    @property
+    def is_resumable(self) -> bool:
+        """Whether an interrupted run goes on from a checkpoint, to the same bits; others are started over."""
+        return self.algo == "a2c_mt" and not self.sequential
+
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The tasks, in order."""
         return resolve_tasks(self.tasks)

@@ -99,7 +99,7 @@ def draw_learning_curves(
     for axis, task in zip(axes, tasks, strict=False):
         for number, (name, curves) in enumerate(runs.items()):
             _draw_run(axis, curves, task, name, f"C{number}", window, with_episodes=len(runs) == 1)
-        axis.set_title(task, fontsize=10)
+        axis.set_title(task, fontsize=10, parse_math=False)  # names are no formulas
         axis.grid(alpha=0.3)
     for axis in axes[len(tasks) :]:
         axis.set_visible(False)
@@ -108,8 +108,10 @@ def draw_learning_curves(
     lines = {str(line.get_label()): line for axis in figure.axes for line in axis.get_lines()}
     named = {label: line for label, line in lines.items() if not label.startswith("_")}
     if len(named) > 1:
-        figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8)
-    figure.suptitle(title, fontsize=11)
+        legend = figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     figure.supxlabel("thousand steps of this task", fontsize=9)
     has_training = any(curves.training for curves in runs.values())
     figure.supylabel(f"return per episode{f' (line: mean of {window})' if has_training else ''}", fontsize=9)

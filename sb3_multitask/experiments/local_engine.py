@@ -20,7 +20,8 @@ class LocalJob:
     """A run in a process of its own; what it prints goes to ``log.txt`` of its folder."""
 
     def __init__(self, run: GridRun) -> None:
-        command = [sys.executable, "-m", "sb3_multitask.cli", "train", "--resume", str(run.folder), "--no-progress"]
+        command = [sys.executable, "-m", "sb3_multitask.cli", "train", "--resume", str(run.folder)]
+        command += ["--set-aside", "--no-progress"]
         with RunFolder(run.folder).log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603
                 command,

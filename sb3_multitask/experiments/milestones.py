@@ -12,8 +12,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
-from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.evaluation import evaluate_tasks
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.generators import seeded_globals
+from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv
 
@@ -32,10 +34,11 @@ def evaluate_fully(model: BaseAlgorithm, n_episodes: int, also_on: Mapping[str, 
 
 
 def other_env(model: BaseAlgorithm, env_id: str, n_envs: int, seed: int = 0) -> MultiTaskVecEnv:
-    """Another env in the place of the model's only task, for the same head and statistics."""
+    """Another env in the place of the model's only task, for the same head and statistics; training draws as before."""
     env: Any = model.get_env()
     (name,) = env.task_names
-    return MultiTaskVecEnv([Task(name, env_id)], n_envs, seed=seed, on_fault=env.unwrapped.on_fault)
+    with seeded_globals(seed):
+        return MultiTaskVecEnv([Task(name, env_id)], n_envs, seed=seed, on_fault=env.unwrapped.on_fault)
 
 
 class MilestoneCallback(BaseCallback):

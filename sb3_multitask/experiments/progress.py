@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 
-from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, make_output_format
+from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
 
+from sb3_multitask.csv_log import QuotedCSVOutputFormat, csv_line
 from sb3_multitask.files import write_text
 
 _STEPS = "time/total_timesteps"
-
-
-class _ContinuedCSV(CSVOutputFormat):
-    """A CSV log that begins with earlier rows.
-
-    :param header: their columns
-    :param lines: the rows as they stood in the file
-    """
-
-    def __init__(self, filename: str, header: list[str], lines: list[str]) -> None:
-        write_text(filename, "".join([",".join(header) + "\n", *lines] if header else []))
-        self.file = open(filename, "r+")  # noqa: SIM115 (closed by SB3's close)
-        self.file.seek(0, os.SEEK_END)
-        self.keys, self.separator, self.quotechar = header, ",", '"'
 
 
 def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
@@ -34,23 +22,37 @@ def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
     :param formats: SB3's other formats: stdout, tensorboard
     :param up_to: environment steps of the checkpoint that the run goes on from; 0 for a new run
     """
-    csv_log = _ContinuedCSV(str(path), *_rows_up_to(path, up_to))
+    header, rows = _rows_up_to(path, up_to)
+    write_text(path, "".join(map(csv_line, [header, *rows] if header else [])))
+    file = path.open("r+", encoding="utf-8", newline="")  # closed by the logger
+    file.seek(0, os.SEEK_END)
     others: list[KVWriter] = [make_output_format(name, str(path.parent)) for name in formats]
-    return Logger(str(path.parent), [csv_log, *others])
+    return Logger(str(path.parent), [QuotedCSVOutputFormat(file, header), *others])
 
 
-def _rows_up_to(path: Path, up_to: int) -> tuple[list[str], list[str]]:
+def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Columns and whole rows of a ``progress.csv``; a row that was cut is left out.
+
+    :raises OSError: if it cannot be read
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    if rows and not text.endswith("\n"):
+        rows.pop()
+    return header, [row for row in rows if len(row) == len(header)]
+
+
+def steps_of(header: list[str], row: list[str]) -> int | None:
+    """Environment steps of a row; None if it does not say."""
+    field = row[header.index(_STEPS)] if _STEPS in header else ""
+    return int(field) if field.isdecimal() else None
+
+
+def _rows_up_to(path: Path, up_to: int) -> tuple[list[str], list[list[str]]]:
     if up_to == 0 or not path.exists():
         return [], []
-    header_line, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-    header = header_line.strip().split(",")
+    header, rows = read_progress(path)
     if _STEPS not in header:
         return [], []
-    column = header.index(_STEPS)
-
-    def is_kept(line: str) -> bool:
-        fields = next(csv.reader([line]), [])
-        is_whole = line.endswith("\n") and len(fields) == len(header)
-        return is_whole and fields[column].isdecimal() and int(fields[column]) <= up_to
-
-    return header, [line for line in lines if is_kept(line)]
+    steps = [steps_of(header, row) for row in rows]
+    return header, [row for row, n in zip(rows, steps, strict=True) if n is not None and n <= up_to]

@@ -14,6 +14,7 @@
 ``model.zip``          the model at the end
 ``vecnormalize.pkl``   its normaliser, where the algorithm is not ours
 ``learning_curves.png``  training returns per task
+``earlier_<number>/``  what an attempt left that was started over: runs that cannot be resumed
 =====================  ==============================================================================
 """
 
@@ -38,10 +39,14 @@ from typing import Any
 import torch as th
 from filelock import FileLock, Timeout
 
-from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.files import remove_leftovers, write_json
+from sb3_multitask.task_results import TaskResult
 
 _LOCK = ".lock"
+_OUTPUTS = (
+    *("agents", "monitor", "checkpoints", "on_*", "progress.csv", "evaluations.npz", "results.json"),
+    *("best_model.zip", "model.zip", "vecnormalize.pkl", "learning_curves.png", "events.out.tfevents.*"),
+)
 _PACKAGES = ("sb3-multitask", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
 
 
@@ -83,7 +88,7 @@ class RunFolder:
         :raises FileExistsError: if ``path`` holds something, unless ``overwrite`` and it is a run's folder
         """
         if path is None:
-            path = _first_free(name)
+            path = _first_free(Path("runs"), name)
         folder = cls(path)
         if folder.path.exists() and any(item.name != _LOCK for item in folder.path.iterdir()):
             if not overwrite:
@@ -113,12 +118,32 @@ class RunFolder:
             raise FileNotFoundError(f"{folder.path} is no run's folder (no {folder.config.name})")
         return folder
 
-    def begin_anew(self) -> None:
-        """Remove what a run that cannot be gone on with has left."""
-        for folder in (self.monitor, self.agents):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.progress, self.evaluations, self.results):
-            file.unlink(missing_ok=True)
+    def outputs(self) -> list[Path]:
+        """What a run has left so far, but for its config, status and log."""
+        return sorted(path for pattern in _OUTPUTS for path in self.path.glob(pattern))
+
+    def set_aside(self) -> Path | None:
+        """Move what an earlier attempt has left into ``earlier_<number>``, with copies of its config and status.
+
+        :return: where it is now; None if there was nothing
+        """
+        if not (outputs := self.outputs()):
+            return None
+        aside = _first_free(self.path, "earlier")
+        for file in (self.config, self.run):
+            if file.exists():
+                shutil.copy2(file, aside / file.name)
+        for path in outputs:
+            path.rename(aside / path.name)
+        return aside
+
+    def remove_outputs(self) -> None:
+        """Delete what an earlier attempt has left."""
+        for path in self.outputs():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -208,10 +233,10 @@ def _program() -> str:
     return "sb3-multitask" if name == "__main__.py" else name
 
 
-def _first_free(name: str) -> Path:
-    """Make and return ``runs/<name>_<number>`` with the first number that nobody has."""
+def _first_free(parent: Path, name: str) -> Path:
+    """Make and return ``<parent>/<name>_<number>`` with the first number that nobody has."""
     for number in itertools.count(1):
-        path = Path("runs") / f"{name}_{number}"
+        path = parent / f"{name}_{number}"
         with suppress(FileExistsError):
             path.mkdir(parents=True)
             return path

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sb3_multitask.checkpoint.format import list_checkpoints
 from sb3_multitask.experiments.grid import GridRun, prepare
+from sb3_multitask.experiments.progress import read_progress, steps_of
 from sb3_multitask.experiments.run_folder import FolderInUseError, RunFolder
 from sb3_multitask.experiments.signals import stopping_on_signals
 
@@ -202,7 +203,7 @@ def steps_so_far(path: Path) -> int:
     """How far a run has come, by its log and its checkpoints, as far as these can be read."""
     folder = RunFolder(path)
     steps = [int(checkpoint.name) for checkpoint in list_checkpoints(folder.checkpoints)[:1]]
-    with suppress(OSError, csv.Error), folder.progress.open(encoding="utf-8", errors="replace") as file:
-        rows = list(csv.DictReader(file))[-1:]
-        steps += [int(row["time/total_timesteps"]) for row in rows if str(row.get("time/total_timesteps")).isdecimal()]
+    with suppress(OSError, csv.Error):
+        header, rows = read_progress(folder.progress)
+        steps += [n for row in rows[-1:] if (n := steps_of(header, row)) is not None]
     return max(steps, default=0)

@@ -7,7 +7,7 @@ nothing could be forgotten. The normaliser's statistics go on from task to task,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
-from sb3_multitask.evaluation import TaskResult, evaluate_tasks
+from sb3_multitask.evaluation import evaluate_tasks
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.files import file_name
+from sb3_multitask.generators import seeded_globals
+from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -38,7 +41,7 @@ def train_in_turn(
 ) -> dict[str, object]:
     """Train on each task for its share of the steps; ``results.json`` gets the returns on all tasks after each.
 
-    A run that was killed begins anew.
+    A run that was killed is started over.
 
     :return: facts of the run
     """
@@ -78,7 +81,7 @@ def _env_of(config: TrainConfig, folder: RunFolder, index: int) -> VecEnv:
         config.seed + 1_000 * index,
         config.backend,
         config.normalizer_kwargs(),
-        monitor_dir=folder.monitor / task.name,
+        monitor_dir=folder.monitor / file_name(task.name),
         on_fault=config.on_fault,
     )
 
@@ -99,6 +102,9 @@ def _evaluate(model: OnPolicyAlgorithm, tasks: tuple[Task, ...], config: TrainCo
     results = {}
     for task in tasks:
         alone = [Task(HEAD, task.env_id, task.env_kwargs)]
-        with closing(MultiTaskVecEnv(alone, min(config.n_eval_episodes, 5), seed=0, on_fault=config.on_fault)) as env:
+        with ExitStack() as stack:
+            stack.enter_context(seeded_globals(0))  # training draws as before
+            env = MultiTaskVecEnv(alone, min(config.n_eval_episodes, 5), seed=0, on_fault=config.on_fault)
+            stack.callback(env.close)
             (results[task.name],) = evaluate_tasks(model, env, config.n_eval_episodes).values()
     return results

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -17,7 +17,6 @@ from sb3_multitask.agents import agent_of
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
-from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
@@ -27,11 +26,14 @@ from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
 from sb3_multitask.files import SaveError
+from sb3_multitask.generators import seeded_globals
+from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 from sb3_multitask.yaml_files import ConfigError
 
+Earlier: TypeAlias = Literal["set_aside", "remove", "refuse"]
 Results = Mapping[str, Mapping[str, TaskResult]]
 
 
@@ -41,17 +43,22 @@ def train_run(
     progress_bar: bool = False,
     verbose: int = 0,
     announce: Callable[[str], None] = lambda _text: None,
+    earlier: Earlier = "set_aside",
 ) -> Results:
     """Train as ``config`` says and leave everything in ``folder``.
 
-    A folder in which this run was interrupted, however hard, is gone on with from its newest checkpoint, to the same
-    bits. SIGTERM and Ctrl-C leave a checkpoint and the status "interrupted".
+    A run that was interrupted in the folder, however hard, is resumed from its newest checkpoint, to the same bits;
+    SIGTERM and Ctrl-C leave a checkpoint and the status "interrupted". One that cannot be resumed
+    (``config.is_resumable``) is started over.
 
     :param progress_bar: show SB3's progress bar
     :param verbose: 1 prints SB3's log tables and each evaluation
     :param announce: called with what is being done
+    :param earlier: what happens to the outputs of a run that is started over: ``"set_aside"`` moves them into
+        ``earlier_<number>``, ``"remove"`` deletes them, ``"refuse"`` keeps them and raises
     :return: ``"before"`` and ``"after"`` -> task -> result
     :raises FolderInUseError: if another process works in the folder
+    :raises FileExistsError: with ``earlier="refuse"``, if the run would be started over and has outputs
     """
     with folder.locked(), stopping_on_signals() as stop:
         if folder.read_status().get("status") == "finished":
@@ -61,12 +68,12 @@ def train_run(
             dump_config(config, folder.config)
         elif load_config(TrainConfig, folder.config) != config:
             raise ConfigError(f"{folder.config} is the config of another run; choose another folder")
-        goes_on = config.algo == "a2c_mt" and not config.sequential  # the others begin anew
-        clock = _Clock(folder.read_status() if goes_on else {})
+        if not config.is_resumable:
+            _start_over(config, folder, earlier, announce)
+        clock = _Clock(folder.read_status() if config.is_resumable else {})
         folder.write_status("running", seed=config.seed, **clock.read())
         try:
             if config.sequential:
-                folder.begin_anew()
                 facts = train_in_turn(config, folder, progress_bar, verbose, announce)
             else:
                 facts = _train(config, folder, stop, progress_bar, verbose, announce)
@@ -89,6 +96,21 @@ def train_run(
             raise
         folder.write_status("finished", seed=config.seed, **facts, **clock.read())
         return folder.read_results()
+
+
+def _start_over(config: TrainConfig, folder: RunFolder, earlier: Earlier, announce: Callable[[str], None]) -> None:
+    """Make room in a folder for a run that cannot be resumed."""
+    if earlier == "refuse" and (outputs := folder.outputs()):
+        what = "of tasks in turn" if config.sequential else f"with algo {config.algo!r}"
+        raise FileExistsError(
+            f"{folder.path} was interrupted and cannot be resumed (a run {what} has no checkpoints). What it left is "
+            f"kept: {', '.join(path.name for path in outputs)}. Start it over with --set-aside, which moves this into "
+            "earlier_<number>, or with --overwrite, which deletes it"
+        )
+    if earlier == "remove":
+        folder.remove_outputs()
+    elif (aside := folder.set_aside()) is not None:
+        announce(f"Starting over; what the earlier attempt left is in {aside}")
 
 
 class _Clock:
@@ -115,8 +137,6 @@ def _train(
     announce: Callable[[str], None],
 ) -> dict[str, object]:
     """Everything between the statuses "running" and "finished"; facts of the run for the latter."""
-    if config.algo != "a2c_mt":
-        folder.begin_anew()  # there is nothing to go on from
     tasks = config.resolved_tasks()
     env = make_multitask_vec_env(
         tasks,
@@ -129,16 +149,18 @@ def _train(
     )
     eval_envs: list[VecEnv] = []
     try:
-        eval_envs.append(
-            MultiTaskVecEnv(
-                tasks, config.eval_episodes, backend=config.backend, seed=config.seed + 10_000, on_fault=config.on_fault
+        seed = config.seed + 10_000
+        with seeded_globals(seed):
+            eval_envs.append(
+                MultiTaskVecEnv(
+                    tasks, config.eval_episodes, backend=config.backend, seed=seed, on_fault=config.on_fault
+                )
             )
-        )
         model = make_algorithm(config, env, verbose)
         if isinstance(model, A2CMultiTask):
             _begin_with(model, config)
         other_ids = config.also_on.values()
-        eval_envs += [other_env(model, env_id, config.eval_episodes, config.seed + 10_000) for env_id in other_ids]
+        eval_envs += [other_env(model, env_id, config.eval_episodes, seed) for env_id in other_ids]
         newest = read_latest(folder.checkpoints)
         others = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
         model.set_logger(make_logger(folder.progress, others, 0 if newest is None else int(newest[0].name)))

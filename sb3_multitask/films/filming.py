@@ -20,6 +20,7 @@ import cloudpickle
 import gymnasium as gym
 
 from sb3_multitask.films.playing import Scene, Shot
+from sb3_multitask.generators import seeded_globals
 from sb3_multitask.tasks import Task
 
 _RENDERERS = ("egl", "osmesa", "glfw")
@@ -81,7 +82,8 @@ def real_time_fps(tasks: Sequence[Task]) -> float:
     """
     rates = []
     for task in tasks:
-        env = task.make()
+        with seeded_globals(0):  # whatever an env draws while it is made, a training beside it draws as before
+            env = task.make()
         modes = env.metadata.get("render_modes") or []
         rates.append(float(env.metadata.get("render_fps") or _RATE_WITHOUT_ONE))
         env.close()

@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from pprint import pprint
@@ -27,6 +28,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
 from sb3_multitask.files import write_text
+from sb3_multitask.generators import seeded_globals
 from sb3_multitask.readers.zoo_folder import statistics_beside
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
@@ -144,13 +146,15 @@ class MultiTaskExperimentManager(ExperimentManager):
         :param eval_env: raw rewards, frozen statistics, seeds of its own
         :param no_log: write no monitor files
         """
-        venv = MultiTaskVecEnv(
-            self._tasks_with(self.eval_env_kwargs if eval_env else self.env_kwargs),
-            n_envs,
-            backend="subproc" if self.vec_env_class is SubprocVecEnv else "auto",
-            seed=self.seed + EVAL_SEED_OFFSET if eval_env else self.seed,
-            monitor_dir=None if eval_env or no_log else self.save_path,
-        )
+        seed = self.seed + EVAL_SEED_OFFSET if eval_env else self.seed
+        with seeded_globals(seed) if eval_env else nullcontext():  # of a model that is there already
+            venv = MultiTaskVecEnv(
+                self._tasks_with(self.eval_env_kwargs if eval_env else self.env_kwargs),
+                n_envs,
+                backend="subproc" if self.vec_env_class is SubprocVecEnv else "auto",
+                seed=seed,
+                monitor_dir=None if eval_env or no_log else self.save_path,
+            )
         if self.verbose > 0 and not self.optimize_hyperparameters:
             print(f"{venv.n_tasks} tasks x {n_envs} environments, backend {venv.backend!r}")  # noqa: T201
         return self._maybe_normalize(venv, eval_env)

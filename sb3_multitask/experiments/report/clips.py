@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from sb3_multitask.agent_files import load_agent
+from sb3_multitask.files import file_name
 from sb3_multitask.films import Scene, film, write_film
 from sb3_multitask.tasks import Task
 
@@ -28,7 +29,7 @@ def render_clips(agent: Path, tasks: Sequence[Task], folder: Path) -> dict[str, 
     """
     scene = Scene(load_agent(agent), tuple(tasks), _N_FRAMES, skip=_SKIPPED_STEPS, size=_SIZE)
     pictures = [[Image.fromarray(shot.image) for shot in shots] for shots in film(scene)]
-    clips = {task.name: folder / f"{task.name}.gif" for task in tasks}
+    clips = {task.name: folder / f"{file_name(task.name)}.gif" for task in tasks}
     for path, film_of_task in zip(clips.values(), zip(*pictures, strict=True), strict=True):
         write_film(path, film_of_task, _FPS, n_colors=64)
     return clips

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.experiments.curves import read_evaluations
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.task_results import TaskResult
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def draw_panels(panels: Sequence[Panel], path: Path, x_label: str) -> Path:
 
 
 def _finish(axis: Any, title: str) -> None:
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)  # names are no formulas
     axis.grid(alpha=0.3)
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 0.5M
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sb3_multitask.files import write_text
@@ -17,7 +18,7 @@ _LONG = 50
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title and a sentence on how to read it."""
+    """A table with a title and a sentence on how to read it; :meth:`write` takes its cells for plain text."""
 
     name: str
     title: str
@@ -26,6 +27,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
+        """As Markdown, and so may the cells be."""
         lines = [f"## {self.title}", "", self.note, "", _line(self.header), _line(["---"] * len(self.header))]
         return "\n".join([*lines, *map(_line, self.rows)]) + "\n"
 
@@ -40,10 +42,21 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """Write ``<name>.md`` and ``<name>.csv``."""
-        write_text(folder / f"{self.name}.md", self.markdown())
+        plain = replace(self, header=_plain(self.header), rows=list(map(_plain, self.rows)))
+        write_text(folder / f"{self.name}.md", plain.markdown())
         file = io.StringIO()
         csv.writer(file, lineterminator="\n").writerows([self.header, *self.rows])
         write_text(folder / f"{self.name}.csv", file.getvalue())
+
+
+def markdown_text(text: str) -> str:
+    """A text, such as a task's name, that Markdown shows as it is."""
+    return re.sub(r"([\\`*<\[\]]|\b_|_\b)", r"\\\1", text)
+
+
+def _plain(cells: Sequence[str]) -> list[str]:
+    """Plain text as Markdown; brackets stay where they make no link, as in intervals."""
+    return [re.sub(r"([\\`*<]|\](?=[(\[:]))", r"\\\1", cell) for cell in cells]
 
 
 def _line(cells: Sequence[str]) -> str:

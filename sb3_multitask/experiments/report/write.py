@@ -195,8 +195,9 @@ def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
     images = []
     for task, path in clips.items():
         data = base64.b64encode(path.read_bytes()).decode()
-        caption = f"{task}: {best.results['after'][task].mean_reward:.0f}"
-        image = f"<img alt='{task}' src='data:image/gif;base64,{data}'>"
+        name = html.escape(task)
+        caption = f"{name}: {best.results['after'][task].mean_reward:.0f}"
+        image = f"<img alt='{name}' src='data:image/gif;base64,{data}'>"
         images.append(f"<figure class='clip'>{image}<figcaption>{caption}</figcaption></figure>")
     return f"<h2>{preset}/{best.name}, seed {best.seed}: three seconds, at half speed</h2><div>{''.join(images)}</div>"
 

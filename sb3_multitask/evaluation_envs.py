@@ -1,0 +1,196 @@
+"""The envs that a model is evaluated on: which tasks, which head plays them, and how observations are normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+
+from sb3_multitask.agents import Agent, normalizer_state_of
+from sb3_multitask.tasks import Task, did_you_mean
+from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
+from sb3_multitask.vec_env.faults import OnFault
+from sb3_multitask.vec_env.schedule import layers_of, task_normalizer_of
+
+Evaluable: TypeAlias = BaseAlgorithm | Agent
+_TRANSPARENT = (TaskCyclingVecEnv, VecNormalize, VecCheckNan, VecMonitor)
+
+
+def given_env(env: Any) -> VecEnv | None:
+    """``env`` if it is one; None for tasks, or nothing.
+
+    :raises ValueError: if it is neither
+    """
+    if isinstance(env, VecEnv):
+        return env
+    if env is None or isinstance(env, str | Task | Mapping | Sequence):
+        return None
+    raise ValueError(
+        "`env` must be a MultiTaskVecEnv, normalised or not, or tasks: a set's name, an id, a Task, or a list of these "
+        f"(got {env!r:.100})"
+    )
+
+
+def fresh_env(model: Evaluable, tasks: Sequence[Task], n_envs_per_task: int, seed: int) -> MultiTaskVecEnv:
+    """New envs of tasks that fit the model.
+
+    :raises ValueError: if they do not
+    """
+    training_env: Any = training_env_of(model)
+    on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
+    env = MultiTaskVecEnv(tasks, n_envs_per_task, seed=seed, on_fault=on_fault)
+    theirs = env.observation_space["obs"].shape, env.action_space.shape
+    if isinstance(model, Agent):
+        ours: Any = (model.obs_dim,), (model.action_dim,)
+    else:
+        space: Any = model.observation_space
+        ours = space["obs"].shape, model.action_space.shape
+    if theirs != ours:
+        env.close()
+        raise ValueError(
+            f"The tasks {', '.join(env.task_names)} have observations and actions of the shapes {theirs[0]} and "
+            f"{theirs[1]}; the model's are {ours[0]} and {ours[1]}"
+        )
+    return env
+
+
+def tasks_of(model: Evaluable) -> tuple[Task, ...]:
+    """The tasks of a model or an agent, in order.
+
+    :raises ValueError: if it does not know them
+    """
+    tasks = getattr(model, "tasks", None) or getattr(training_env_of(model), "tasks", None)
+    if tasks is None:
+        raise ValueError(
+            "The model's tasks are not known, since it was not trained on a MultiTaskVecEnv, or is an agent whose file "
+            "does not name their ids. Pass `env=make_multitask_vec_env(tasks, training=False)`."
+        )
+    return cast("tuple[Task, ...]", tasks)
+
+
+def heads_of(model: Evaluable, tasks: Sequence[Task]) -> np.ndarray | None:
+    """The model's head for each task, (n_tasks,); None if they are all of its own, in order.
+
+    :raises ValueError: if it has none for a task, or its statistics are not known
+    """
+    env: Any = training_env_of(model)
+    if env is None and not isinstance(model, Agent) and not hasattr(model, "normalizer_state"):
+        raise ValueError(
+            f"A {type(model).__name__} without an env does not know how its observations were normalised: pass `env`, "
+            "a MultiTaskVecEnv in a MultiTaskVecNormalize with the statistics of its training"
+        )
+    names = tuple(getattr(model, "task_names", None) or getattr(env, "task_names", None) or ())
+    if tuple(task.name for task in tasks) == names:
+        return None
+    if len(names) == 1:
+        return np.zeros(len(tasks), dtype=np.int64)
+    own = getattr(model, "tasks", None) or getattr(env, "tasks", None) or ()
+    by_id = {one.env_id: one.name for one in own if not one.env_kwargs}
+    heads = []
+    for task in tasks:
+        name = by_id.get(task.env_id, task.name) if task.name == task.env_id and task.name not in names else task.name
+        if name not in names:
+            raise ValueError(
+                f"The model has no head for task {task.name!r}.{did_you_mean(task.name, names)} "
+                f"Heads: {', '.join(names)}"
+            )
+        heads.append(names.index(name))
+    return np.array(heads, dtype=np.int64)
+
+
+def training_env_of(model: Evaluable) -> VecEnv | None:
+    return None if isinstance(model, Agent) else model.get_env()
+
+
+def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
+    """The MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
+    venv = env.unwrapped
+    if not isinstance(venv, MultiTaskVecEnv):
+        raise ValueError(f"`env` must be a MultiTaskVecEnv, normalised or not, or tasks (got {env!r})")
+    training_env = training_env_of(model)
+    if training_env is not None and training_env.unwrapped is venv:
+        raise ValueError("`env` is the model's training env, which an evaluation would disturb; make another.")
+    names = getattr(model, "task_names", None) or getattr(training_env, "task_names", None) or venv.task_names
+    if tuple(names) != venv.task_names:
+        raise ValueError(
+            f"`env` must have the model's tasks, in their order.\n  model: {', '.join(names)}\n"
+            f"  env:   {', '.join(venv.task_names)}"
+        )
+    return venv
+
+
+def wrappers_of(env: VecEnv | None) -> list[str]:
+    """Names of the wrappers that may change what a policy sees or does."""
+    return [
+        type(layer).__name__
+        for layer in (() if env is None else layers_of(env))
+        if isinstance(layer, VecEnvWrapper) and not isinstance(layer, _TRANSPARENT)
+    ]
+
+
+@contextmanager
+def normalized_like(
+    model: Evaluable, venv: MultiTaskVecEnv, given: VecEnv | None, heads: np.ndarray | None
+) -> Iterator[VecEnv]:
+    """``venv``, in the wrappers of ``given``, normalised as the model's observations are, with statistics that stay.
+
+    A model that brings no statistics (another algorithm, loaded from a file) is given those of the env it came with.
+
+    :param heads: whose statistics each task is normalised with; None: its own
+    :raises ValueError: if the model or the env has a stock ``VecNormalize``, or a wrapper is around an env that does
+        not normalise as the model does
+    """
+    wrappers = [] if given is None else wrappers_of(given)
+    if isinstance(model, Agent):
+        if given is not None and wrappers and task_normalizer_of(given) is not None:
+            raise ValueError(
+                f"An agent brings its normaliser: pass an `env` with {', '.join(wrappers)} and without one"
+            )
+        yield given if given is not None and wrappers else venv
+        return
+    state = normalizer_state_of(model)
+    if state is None and given is not None:
+        normalizer = task_normalizer_of(given)
+        state = None if normalizer is None or model.get_env() is not None else normalizer.get_statistics()
+    if given is not None and wrappers:
+        yield from _borrowed(given, state, wrappers)
+    elif state is None:
+        yield venv
+    else:
+        frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
+        frozen.set_statistics(state if heads is None else _of_heads(state, heads))
+        yield frozen
+
+
+def _of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
+    """A normaliser's statistics with those of a head for each task."""
+    return {
+        name: {part: array[heads] for part, array in value.items()} if name.endswith("_rms") else value
+        for name, value in state.items()
+    }
+
+
+def _borrowed(env: VecEnv, state: dict[str, Any] | None, wrappers: Sequence[str]) -> Iterator[VecEnv]:
+    """The env itself, its normaliser with other statistics for a while."""
+    normalizer = task_normalizer_of(env)
+    if (normalizer is None) != (state is None):
+        does, does_not = ("model", "env") if normalizer is None else ("env", "model")
+        raise ValueError(
+            f"The {does} normalises its observations and the {does_not} does not; under {', '.join(wrappers)} the env "
+            "must have a MultiTaskVecNormalize exactly if the model does"
+        )
+    if normalizer is None or state is None:
+        yield env
+        return
+    mine, flags = normalizer.get_statistics(), (normalizer.training, normalizer.norm_reward)
+    try:
+        normalizer.set_statistics(state)
+        normalizer.training, normalizer.norm_reward = False, False
+        yield env
+    finally:
+        normalizer.set_statistics(mine)
+        normalizer.training, normalizer.norm_reward = flags

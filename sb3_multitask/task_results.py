@@ -1,0 +1,63 @@
+"""What an evaluation found, by task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Undiscounted returns of one task's evaluation episodes, in the units of its reward.
+
+    :param mean_reward: mean return
+    :param std_reward: standard deviation of the returns (population, as SB3 reports it)
+    :param episode_rewards: return of each episode
+    :param episode_lengths: steps of each episode
+    """
+
+    mean_reward: float
+    std_reward: float
+    episode_rewards: tuple[float, ...]
+    episode_lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, episodes: Sequence[tuple[float, int]]) -> Self:
+        """From (return, length) of each episode."""
+        rewards, lengths = zip(*episodes, strict=True)
+        return cls(float(np.mean(rewards)), float(np.std(rewards)), tuple(rewards), tuple(lengths))
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """From what ``dataclasses.asdict`` made of one, by way of JSON."""
+        return cls.of(list(zip(fields["episode_rewards"], fields["episode_lengths"], strict=True)))
+
+
+class TaskResults(dict[str, TaskResult]):
+    """Task name -> result; as a text it is a table."""
+
+    def __str__(self) -> str:
+        """Mean, standard deviation, number and mean length of each task's episodes, and the mean over the tasks."""
+        header = ("task", "mean return", "std", "episodes", "mean length")
+        rows = [
+            (
+                name,
+                f"{result.mean_reward:.1f}",
+                f"{result.std_reward:.1f}",
+                str(len(result.episode_rewards)),
+                f"{np.mean(result.episode_lengths):.1f}",
+            )
+            for name, result in self.items()
+        ]
+        if len(rows) > 1:
+            mean = np.mean([result.mean_reward for result in self.values()])
+            rows.append(("mean over tasks", f"{mean:.1f}", "", "", ""))
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = []
+        for first, *others in (header, *rows):
+            cells = [first.ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(others, widths[1:], strict=True))]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
