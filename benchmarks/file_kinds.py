@@ -19,12 +19,12 @@ import sb3_multitask as mt
 from sb3_multitask.checkpoint.format import CheckpointError, read_checkpoint, write_checkpoint
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import read_evaluations, read_training_returns
-from sb3_multitask.experiments.progress import rows_up_to
+from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import steps_so_far
-from sb3_multitask.evaluation import TaskResult
 from sb3_multitask.readers import UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.readers.zoo_folder import ZooFolder
+from sb3_multitask.task_results import TaskResult
 from sb3_multitask.yaml_files import ConfigError
 
 _OWN = (UnreadableFileError, CheckpointError, ConfigError)
@@ -73,21 +73,19 @@ def _digest(*parts: Any) -> str:
 
 def _of_agent(agent: mt.Agent) -> str:
     statistics = agent.statistics
-    return _digest(
-        agent.digest, agent.task_names, agent.activation, agent.log_std_bounds, sorted(agent.facts.items()), agent.tasks,
-        np.asarray(agent.action_low), np.asarray(agent.action_high),
-        *(() if statistics is None else (statistics.epsilon, statistics.clip)),
-    )  # fmt: skip
+    names = (agent.digest, agent.task_names, agent.tasks, sorted(agent.facts.items()))
+    numbers = (agent.activation, agent.log_std_bounds, np.asarray(agent.action_low), np.asarray(agent.action_high))
+    return _digest(*names, *numbers, *(() if statistics is None else (statistics.epsilon, statistics.clip)))
 
 
-def _of_zip(path: Path) -> str:
-    policy = read_sb3_zip(path)
+def _of_zip(folder: Path) -> str:
+    policy = read_sb3_zip(folder / "model.zip")
     weights = [part for item in sorted(policy.weights.items()) for part in item]
     return _digest(*weights, policy.algorithm, policy.activation, policy.task_names, *policy.action_bounds)
 
 
-def _of_statistics(path: Path) -> str:
-    statistics = read_vec_normalize(path)
+def _of_statistics(folder: Path) -> str:
+    statistics = read_vec_normalize(folder / "vecnormalize.pkl")
     return _digest(statistics.mean, statistics.var, statistics.epsilon, statistics.clip, statistics.task_names)
 
 
@@ -106,20 +104,37 @@ def _of_zoo(folder: Path) -> str:
     return _digest(training.hyperparameters, training.arguments, _of_agent(mt.load_agent(folder)))
 
 
+def _of_log(folder: Path) -> str:
+    """The log as a run that is resumed keeps it."""
+    make_logger(folder / "progress.csv", [], up_to=10**9).close()
+    return _digest((folder / "progress.csv").read_text(encoding="utf-8"), steps_so_far(folder))
+
+
 KINDS = (
-    Kind("agent", ("agent.safetensors", "agent.json"), lambda f: _of_agent(mt.load_agent(f / "agent")), True),
-    Kind("checkpoint", ("manifest.json", "state.json", "arrays.safetensors"), _of_checkpoint, True),
-    Kind("model_zip", ("model.zip",), lambda f: _of_zip(f / "model.zip"), True, True),
-    Kind("sb3_zip", ("model.zip",), lambda f: _of_zip(f / "model.zip"), True, True),
-    Kind("normalizer", ("vecnormalize.pkl",), lambda f: _of_statistics(f / "vecnormalize.pkl")),
-    Kind("task_normalizer", ("vecnormalize.pkl",), lambda f: _of_statistics(f / "vecnormalize.pkl")),
-    Kind("config", ("config.yml",), lambda f: _digest(load_config(TrainConfig, f / "config.yml"))),
+    Kind(
+        "agent",
+        ("agent.safetensors", "agent.json"),
+        lambda folder: _of_agent(mt.load_agent(folder / "agent")),
+        has_checksum=True,
+    ),
+    Kind("checkpoint", ("manifest.json", "state.json", "arrays.safetensors"), _of_checkpoint, has_checksum=True),
+    Kind("model_zip", ("model.zip",), _of_zip, has_checksum=True, is_zip=True),
+    Kind("sb3_zip", ("model.zip",), _of_zip, has_checksum=True, is_zip=True),
+    Kind("normalizer", ("vecnormalize.pkl",), _of_statistics),
+    Kind("task_normalizer", ("vecnormalize.pkl",), _of_statistics),
+    Kind("config", ("config.yml",), lambda folder: _digest(load_config(TrainConfig, folder / "config.yml"))),
     Kind("zoo_folder", (f"{_ZOO_ENV}/config.yml", f"{_ZOO_ENV}/args.yml"), _of_zoo),
-    Kind("status", ("run.json",), lambda f: _digest(RunFolder(f).read_status())),
-    Kind("results", ("results.json",), lambda f: _digest(RunFolder(f).read_results())),
-    Kind("monitor", ("0.monitor.csv", "1.monitor.csv"), lambda f: _of_curves(read_training_returns(f))),
-    Kind("progress", ("progress.csv",), lambda f: _digest(steps_so_far(f), rows_up_to(f / "progress.csv", 10**9))),
-    Kind("evaluations", ("evaluations.npz",), lambda f: _of_curves(read_evaluations(f / "evaluations.npz")), True, True),
+    Kind("status", ("run.json",), lambda folder: _digest(RunFolder(folder).read_status())),
+    Kind("results", ("results.json",), lambda folder: _digest(RunFolder(folder).read_results())),
+    Kind("monitor", ("0.monitor.csv", "1.monitor.csv"), lambda folder: _of_curves(read_training_returns(folder))),
+    Kind("progress", ("progress.csv",), _of_log),
+    Kind(
+        "evaluations",
+        ("evaluations.npz",),
+        lambda folder: _of_curves(read_evaluations(folder / "evaluations.npz")),
+        has_checksum=True,
+        is_zip=True,
+    ),
 )
 
 

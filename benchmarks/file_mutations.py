@@ -6,16 +6,34 @@ Random bytes and numbers only: no mutation writes the name of a function that an
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 _BYTES = (0x00, 0x01, 0x7F, 0x80, 0xFF, 0x20, 0x22, 0x5B, 0x7B)
 _NUMBERS = (b"-1", b"0", b"1e999", b"NaN", b"Infinity", b"99999999999999999999", b"1" * 5000, b"0.5", b"null", b'"x"')
-_TOKENS = (b"null", b"[]", b"{}", b'""', b"true", b"-0", b"[" * 3000, b'{"a":' * 2000, b"\x00", b"\xff\xfe", b"\xe2\x80\xa8")
+_TOKENS = (
+    b"null",
+    b"[]",
+    b"{}",
+    b'""',
+    b"true",
+    b"-0",
+    b"[" * 3000,
+    b'{"a":' * 2000,
+    b"\x00",
+    b"\xff\xfe",
+    b"\xe2\x80\xa8",
+)
+_VALUES: tuple[Any, ...] = (
+    *(None, True, 0, -1, 2**31, 2**63, 10**400, 1e308, -0.0, float("nan"), float("inf"), 0.25),
+    *("", "x", "os", "é" * 1000, [], [[]], [1, "a", None], {}, {"a": {"b": []}}, [0.0] * 1000),
+)
 _SIZES = (2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1, 0)
 
 
@@ -86,6 +104,47 @@ def other_token(content: bytes, rng: np.random.Generator) -> bytes:
     return content[: match.start()] + _TOKENS[int(rng.integers(len(_TOKENS)))] + content[match.end() :]
 
 
+def other_digit(content: bytes, rng: np.random.Generator) -> bytes:
+    """A digit becomes another: the text stays one of its kind."""
+    digits = list(re.finditer(rb"\d", content[:200_000]))
+    if not digits:
+        return flip_bits(content, rng)
+    place = digits[int(rng.integers(len(digits)))].start()
+    return content[:place] + str(int(rng.integers(10))).encode() + content[place + 1 :]
+
+
+def other_leaf(content: bytes, rng: np.random.Generator) -> bytes:
+    """A value somewhere in a JSON tree becomes another, or is left out, and the tree is written again."""
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError):
+        return other_digit(content, rng)
+    places: list[tuple[Any, Any]] = []
+    pending: list[Any] = [tree]
+    while pending and len(places) < 10_000:
+        node = pending.pop()
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], dict | list):
+                pending.append(node[key])
+    if not places:
+        return other_token(content, rng)
+    node, key = places[int(rng.integers(len(places)))]
+    if rng.random() < 0.2:
+        del node[key]
+    else:
+        node[key] = _VALUES[int(rng.integers(len(_VALUES)))]
+    return json.dumps(tree).encode()
+
+
+def alias_without_end(content: bytes, _rng: np.random.Generator) -> bytes:
+    """Lines of YAML at the end in which few aliases stand for a number of values without end."""
+    lines = [b"a0: &a0 [1, 2]"] + [
+        b"a%d: &a%d [%s]" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 12)
+    ]
+    return content + b"\n" + b"\n".join(lines) + b"\n"
+
+
 def swap_lines(content: bytes, rng: np.random.Generator) -> bytes:
     lines = content.splitlines(keepends=True)
     if len(lines) < 2:
@@ -96,7 +155,8 @@ def swap_lines(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 BINARY: tuple[Mutation, ...] = (flip_bits, overwrite, cut, remove, repeat, insert, zero_block, other_size)
-TEXT: tuple[Mutation, ...] = (*BINARY[:6], other_number, other_number, other_token, other_token, swap_lines)
+_OF_TEXT = (other_number, other_token, other_digit, other_leaf, other_leaf)
+TEXT: tuple[Mutation, ...] = (*BINARY[:6], *_OF_TEXT, *_OF_TEXT, swap_lines, alias_without_end)
 SEVERAL = 0.2
 """How often a second mutation follows."""
 

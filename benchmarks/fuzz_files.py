@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from benchmarks.file_kinds import KINDS, Kind, make_originals, own_errors
 from benchmarks.file_mutations import mutate, mutate_member
 
@@ -97,7 +98,7 @@ def read_mutant(number: int, originals: Path, folder: Path, whole: dict[str, Any
         try:
             found = kind.read(target)
             verdict = "unchanged" if found == whole[kind.name] else "changed"
-        except BaseException as e:  # noqa: BLE001 (any other is what is looked for)
+        except BaseException as e:  # any other is what is looked for
             found = None
             verdict = "refused" if own_errors(e, target) else "foreign exception"
             detail = "" if verdict == "refused" else traceback.format_exc(limit=-6)
@@ -215,7 +216,8 @@ def main() -> None:
         "mutants": len(outcomes),
         "seed": SEED,
         "minutes": round((time.monotonic() - start) / 60, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}",
+        "python": platform.python_version(),
         "faults": [asdict(outcome) for outcome in outcomes if is_fault(outcome)],
         "slowest_seconds": round(max(outcome.seconds for outcome in outcomes), 2),
         "most_mib": round(max(outcome.mib for outcome in outcomes), 1),

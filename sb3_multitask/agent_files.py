@@ -189,40 +189,43 @@ def _read_agent(path: Path) -> Agent:
     try:
         facts = json.loads(text)
         if facts["format"] != _FORMAT or facts["schema"] not in (1, SCHEMA):
-            raise UnreadableFileError(
-                f"{json_path}: is no agent of schema version 1 or {SCHEMA}, which this version of sb3-multitask reads "
+            raise ValueError(
+                f"it is no agent of schema version 1 or {SCHEMA}, which this version of sb3-multitask reads "
                 f"(got {facts['schema']!r:.50})"
             )
         if facts["sha256"] != hashlib.sha256(content).hexdigest():
             raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
-        arrays = safetensors.numpy.load(content)
-        names = _checked_names(facts["task_names"])
-        statistics = None
-        if facts["normalizer"] is not None:
-            mean, var = arrays["statistics/mean"], arrays["statistics/var"]
-            statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
-        bounds = facts["log_std_bounds"]
-        agent = Agent(
-            {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
-            names,
-            statistics,
-            facts["activation"],
-            np.array(facts["action_low"]),
-            np.array(facts["action_high"]),
-            None if bounds is None else tuple(bounds),
-            facts["facts"],
-            _tasks(facts.get("tasks")),
-        )
+        agent = _agent_of(facts, safetensors.numpy.load(content))
         if facts.get(_SEAL) != (_seal(facts) if facts["schema"] == SCHEMA else None):
-            raise UnreadableFileError(
-                f"{json_path}: is not the description that was written (its SHA-256 differs). To change an agent, "
-                "use dataclasses.replace(agent, ...) and save_agent"
+            raise ValueError(
+                "it is not what was written (its SHA-256 differs). To change an agent, use dataclasses.replace(agent, "
+                "...) and save_agent"
             )
-        return agent
-    except UnreadableFileError:
-        raise
+    except UnreadableFileError as e:
+        raise UnreadableFileError(str(e) if str(arrays_path) in str(e) else f"{json_path}: {e}") from e
     except Exception as e:  # whatever a damaged description leads to
         raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
+    return agent
+
+
+def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Agent:
+    names = _checked_names(facts["task_names"])
+    statistics = None
+    if facts["normalizer"] is not None:
+        mean, var = arrays["statistics/mean"], arrays["statistics/var"]
+        statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
+    bounds = facts["log_std_bounds"]
+    return Agent(
+        {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
+        names,
+        statistics,
+        facts["activation"],
+        np.array(facts["action_low"]),
+        np.array(facts["action_high"]),
+        None if bounds is None else tuple(bounds),
+        facts["facts"],
+        _tasks(facts.get("tasks")),
+    )
 
 
 def _what_is_missing(path: Path, missing: str) -> str:

@@ -6,6 +6,7 @@ read as the mapping that it stands for; the values under any other are the plain
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
 
-_MAX_BYTES = 128 * 2**10
+_MAX_BYTES = 64 * 2**10  # which ruamel reads in about two seconds
 _MAX_VALUES = 20_000
+_MAX_DEPTH = 100
 _ORDERED_DICT = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
 
 
@@ -35,8 +37,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path}: is larger than {_MAX_BYTES // 2**10} KiB, which no config is")
-        with path.open(encoding="utf-8") as file:
-            content = YAML(typ="rt").load(file)
+        text = path.read_text(encoding="utf-8")
+        if _depth(text) > _MAX_DEPTH:  # ruamel needs seconds to see it
+            raise ConfigError(f"{path}: cannot read this config: it is nested too deeply")
+        content = YAML(typ="rt").load(text)
         return _values_and_lines(content, path)
     except ConfigError:
         raise
@@ -44,6 +48,15 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{path}: cannot read this config: it is nested too deeply") from e
     except Exception as e:  # ruamel raises many kinds for values that do not fit their tags
         raise ConfigError(f"{path}: cannot read this config: {e}") from e
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at most, those in texts and comments included."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(depth - 1, 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _values_and_lines(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, int]]:

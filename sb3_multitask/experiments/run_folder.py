@@ -177,7 +177,7 @@ class RunFolder:
         """What ``run.json`` says; empty without one."""
         try:
             content = json.loads(self.run.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -223,7 +223,7 @@ class RunFolder:
                 moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
                 for moment, by_task in content.items()
             }
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as e:
             raise ValueError(f"{self.results} does not hold the results of a run ({e}); it was damaged") from e
 
 

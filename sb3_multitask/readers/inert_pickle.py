@@ -208,9 +208,7 @@ class _Weights:
             n_more = opcode.stack_before.index(pickletools.markobject)
         else:
             n_more = len(opcode.stack_before)
-        for _ in range(min(n_more, len(self.stack))):
-            taken.append(self.stack.pop() or 1)
-        return taken
+        return taken + [self.stack.pop() or 1 for _ in range(min(n_more, len(self.stack)))]
 
 
 def array_of(value: Any) -> np.ndarray:

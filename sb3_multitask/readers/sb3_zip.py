@@ -17,6 +17,7 @@ import torch as th
 
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
+from sb3_multitask.readers.npz import check_members
 from sb3_multitask.readers.other_files import lfs_pointer
 from sb3_multitask.readers.saved_algorithms import algorithm_of
 from sb3_multitask.readers.saved_policy import (
@@ -143,7 +144,7 @@ def _read_members(path: Path) -> dict[str, bytes]:
         if pointer := lfs_pointer(path):
             raise UnreadableFileError(pointer)
         with zipfile.ZipFile(path) as archive:
-            _check_members(archive)
+            check_members(archive, _MAX_BYTES)
             if "data" not in archive.namelist():
                 raise UnreadableFileError(f"is no model of SB3 (no data in it){_what_it_is(archive.namelist())}")
             return {name: archive.read(name) for name in ("data", "policy.pth") if name in archive.namelist()}
@@ -162,14 +163,6 @@ def _what_it_is(names: Sequence[str]) -> str:
     return ""
 
 
-def _check_members(archive: zipfile.ZipFile) -> None:
-    """Raise if unpacking could give more than a model can have; plain deflate gives no more than it says."""
-    if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
-        _too_large()
-    if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise UnreadableFileError("is compressed in a way that SB3 never uses")
-
-
 def _too_large() -> NoReturn:
     raise UnreadableFileError(f"is larger than {_MAX_BYTES // 2**20} MB unpacked")
 
@@ -177,7 +170,7 @@ def _too_large() -> NoReturn:
 def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            _check_members(archive)
+            check_members(archive, _MAX_BYTES)
             for name in archive.namelist():
                 if name.endswith("data.pkl"):
                     check_size(archive.read(name))
