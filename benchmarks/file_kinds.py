@@ -17,9 +17,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_multitask as mt
 from sb3_multitask.checkpoint.format import CheckpointError, read_checkpoint, write_checkpoint
+from sb3_multitask.experiments.card_sources import read_source
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import read_evaluations, read_training_returns
 from sb3_multitask.experiments.progress import make_logger
+from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import steps_so_far
 from sb3_multitask.readers import UnreadableFileError, read_sb3_zip, read_vec_normalize
@@ -31,6 +33,7 @@ _OWN = (UnreadableFileError, CheckpointError, ConfigError)
 _TAG = "!!python/object/apply:collections.OrderedDict"
 _TEXT = (".json", ".yml", ".csv")
 _ZOO_ENV = "Pendulum-v1"
+_RUN = "default/A/seed_0"
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,14 @@ def _of_log(folder: Path) -> str:
     return _digest((folder / "progress.csv").read_text(encoding="utf-8"), steps_so_far(folder))
 
 
+def _of_run(root: Path) -> str:
+    """What a report and a card take from a finished run."""
+    runs, others = read_runs(root)
+    source = read_source(root / _RUN)
+    told = (source.algorithm, _of_agent(source.agent), source.results, source.training, source.seed, source.env_ids)
+    return _digest(others, [(run.config, run.results, _of_curves(run.curves())) for run in runs], told)
+
+
 KINDS = (
     Kind(
         "agent",
@@ -128,6 +139,11 @@ KINDS = (
     Kind("results", ("results.json",), lambda folder: _digest(RunFolder(folder).read_results())),
     Kind("monitor", ("0.monitor.csv", "1.monitor.csv"), lambda folder: _of_curves(read_training_returns(folder))),
     Kind("progress", ("progress.csv",), _of_log),
+    Kind(
+        "run",
+        tuple(f"{_RUN}/{name}" for name in ("config.yml", "run.json", "results.json", "agents/final.json")),
+        _of_run,
+    ),
     Kind(
         "evaluations",
         ("evaluations.npz",),
@@ -167,9 +183,21 @@ def make_originals(folder: Path) -> None:
     state = {"n": 3, "weights": np.arange(40.0), "names": ["a", "b"], "nested": {"x": [1, 2.5, None, True]}}
     shutil.rmtree(folder / "checkpoint")
     write_checkpoint(folder / "checkpoint", state)
-    dump_config(TrainConfig(tasks=("HalfCheetahBody6",)), folder / "config" / "config.yml")
+    dump_config(TrainConfig(tasks="HalfCheetahBody6"), folder / "config" / "config.yml")
     _write_zoo(folder / "zoo_folder", folder / "sb3_zip" / "model.zip")
     _write_run(folder)
+    _write_finished(folder / "run", folder)
+
+
+def _write_finished(root: Path, folder: Path) -> None:
+    """A finished run in a grid, with a shipped agent."""
+    agent = mt.load_pretrained("HalfCheetahBody6-vanilla")
+    run = root / _RUN
+    mt.save_agent(agent, run / "agents" / "final")
+    results = {task: asdict(TaskResult.of([(1.5, 7), (2.5, 8)])) for task in agent.task_names}
+    (run / "results.json").write_text(json.dumps({"before": results, "after": results}))
+    for kind, name in (("config", "config.yml"), ("status", "run.json"), ("evaluations", "evaluations.npz")):
+        shutil.copy(folder / kind / name, run / name)
 
 
 def _write_sb3(zip_path: Path, statistics: Path, policy_kwargs: Any) -> None:
