@@ -134,6 +134,31 @@ def test_descriptions_that_do_not_fit_are_refused(saved, change, message):
         mt.load_agent(saved)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"action_low": [-0.25, -0.5]},
+        {"facts": {"num_timesteps": 301}},
+        {"schema": 1},
+        {"description_sha256": None},
+        {"x": 1},
+    ],
+)
+def test_a_description_that_was_changed_is_refused(saved, change):
+    file = saved.with_name("agent.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UnreadableFileError, match=r"agent\.json: .*SHA-256 differs.*save_agent"):
+        mt.load_agent(saved)
+
+
+def test_a_description_of_schema_1_had_no_checksum(saved):
+    file, digest = saved.with_name("agent.json"), mt.load_agent(saved).digest
+    old = {**json.loads(file.read_text()), "schema": 1}
+    del old["description_sha256"]
+    file.write_text(json.dumps(old))
+    assert mt.load_agent(saved).digest == digest
+
+
 def test_weights_that_are_not_finite_are_refused(model):
     agent = agent_of(model)
     weights = {**agent.weights, "log_std": np.full((3, 2), np.nan)}
