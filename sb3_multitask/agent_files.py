@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import warnings
@@ -16,16 +17,19 @@ import safetensors.numpy
 from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.files import replacing, write_json
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
+from sb3_multitask.readers.other_files import ACCEPTED, is_zip, what_file, what_folder
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import Task, registered_id
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
 
-SCHEMA = 1
+SCHEMA = 2
 SHARED_NAME = "agent"
 """Name, without ending, of an agent's files in a folder that is shared."""
 _FORMAT = "sb3-multitask agent"
+_SEAL = "description_sha256"
+"""In a description, the SHA-256 of the rest of it; since schema 2."""
 _MAX_BYTES = 256 * 2**20
 
 
@@ -47,22 +51,26 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
     with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
         beside.write_bytes(content)
     statistics = agent.statistics
-    write_json(
-        path.with_name(f"{path.name}.json"),
-        {
-            "format": _FORMAT,
-            "schema": SCHEMA,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "task_names": list(agent.task_names),
-            "activation": agent.activation,
-            "action_low": np.broadcast_to(agent.action_low, agent.action_dim).tolist(),
-            "action_high": np.broadcast_to(agent.action_high, agent.action_dim).tolist(),
-            "log_std_bounds": agent.log_std_bounds,
-            "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
-            "facts": dict(agent.facts),
-            "tasks": describe_tasks(agent.tasks),
-        },
-    )
+    description = {
+        "format": _FORMAT,
+        "schema": SCHEMA,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "task_names": list(agent.task_names),
+        "activation": agent.activation,
+        "action_low": np.broadcast_to(agent.action_low, agent.action_dim).tolist(),
+        "action_high": np.broadcast_to(agent.action_high, agent.action_dim).tolist(),
+        "log_std_bounds": agent.log_std_bounds,
+        "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
+        "facts": dict(agent.facts),
+        "tasks": describe_tasks(agent.tasks),
+    }
+    write_json(path.with_name(f"{path.name}.json"), {**description, _SEAL: _seal(description)})
+
+
+def _seal(description: Mapping[str, Any]) -> str:
+    """SHA-256 of a description, whatever the order of its keys, without its own seal."""
+    sealed = {key: value for key, value in description.items() if key != _SEAL}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
@@ -78,7 +86,7 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     path = _file_in(Path(path))
-    if ZooFolder.at(path) is None and path.suffix != ".zip":
+    if ZooFolder.at(path) is None and not is_zip(path):
         if normalizer is not None:
             raise ValueError(
                 f"`normalizer` belongs to a zip of another algorithm (got {str(normalizer)!r}): {path} is an agent's "
@@ -102,8 +110,18 @@ def _file_in(path: Path) -> Path:
     """The agent's files, without their ending, or its zip; rl_zoo3's folder as it is."""
     if path.is_dir() and ZooFolder.at(path) is None:
         stems = (path / "agents" / "final", path / SHARED_NAME)
-        return next((stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()), path / "model.zip")
+        found = [stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()]
+        if not found and not (path / "model.zip").exists():
+            raise UnreadableFileError(f"{path}: {what_folder(path)}")
+        return found[0] if found else path / "model.zip"
+    if not path.exists() and not _exists(path) and path.with_name(f"{path.name}.zip").exists():
+        return path.with_name(f"{path.name}.zip")  # as SB3's own `load` takes it
     return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+
+
+def _exists(path: Path) -> bool:
+    """Whether one of an agent's files is there."""
+    return any(path.with_name(f"{path.name}.{ending}").exists() for ending in ("safetensors", "json"))
 
 
 def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
@@ -111,10 +129,21 @@ def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
     policy = read_sb3_zip(training.model)
     if normalizer is None and policy.statistics is None:
         normalizer = training.statistics
-    return _agent_of_zip(policy, normalizer, training.tasks)
+    if policy.n_heads > 1 or policy.task_names is not None:
+        return _agent_of_zip(policy, normalizer, training.tasks)
+    facts = {"env_id": training.own_id, **({"wrapper": training.wrapper} if training.wrapper else {})}
+    agent = _agent_of_zip(
+        dataclasses.replace(policy, saw_vec_normalize=False), normalizer, training.tasks_of_one_head, facts
+    )
+    return agent if agent.tasks else dataclasses.replace(agent, task_names=(training.own_id,))
 
 
-def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None, tasks: tuple[Task, ...] | None = None) -> Agent:
+def _agent_of_zip(
+    policy: SavedPolicy,
+    normalizer: str | Path | None,
+    tasks: tuple[Task, ...] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Agent:
     statistics = policy.statistics
     if normalizer is not None:
         statistics = read_vec_normalize(normalizer)
@@ -141,7 +170,7 @@ def _agent_of_zip(policy: SavedPolicy, normalizer: str | Path | None, tasks: tup
         low,
         high,
         policy.log_std_bounds,
-        {"algorithm": policy.algorithm, **steps},
+        {"algorithm": policy.algorithm, **steps, **(facts or {})},
         tasks,
     )
 
@@ -154,39 +183,56 @@ def _read_agent(path: Path) -> Agent:
                 raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
         content, text = arrays_path.read_bytes(), json_path.read_bytes()
     except FileNotFoundError as e:
-        raise UnreadableFileError(
-            f"{e.filename} does not exist; give a run's folder, a model.zip or an agent's .safetensors"
-        ) from None
+        raise UnreadableFileError(_what_is_missing(path, str(e.filename))) from None
     except OSError as e:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:
         facts = json.loads(text)
-        if facts["format"] != _FORMAT or facts["schema"] != SCHEMA:
-            raise UnreadableFileError(f"{json_path}: is no agent of schema version {SCHEMA}")
+        if facts["format"] != _FORMAT or facts["schema"] not in (1, SCHEMA):
+            raise ValueError(
+                f"it is no agent of schema version 1 or {SCHEMA}, which this version of sb3-multitask reads "
+                f"(got {facts['schema']!r:.50})"
+            )
         if facts["sha256"] != hashlib.sha256(content).hexdigest():
             raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
-        arrays = safetensors.numpy.load(content)
-        names = _checked_names(facts["task_names"])
-        statistics = None
-        if facts["normalizer"] is not None:
-            mean, var = arrays["statistics/mean"], arrays["statistics/var"]
-            statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
-        bounds = facts["log_std_bounds"]
-        return Agent(
-            {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
-            names,
-            statistics,
-            facts["activation"],
-            np.array(facts["action_low"]),
-            np.array(facts["action_high"]),
-            None if bounds is None else tuple(bounds),
-            facts["facts"],
-            _tasks(facts.get("tasks")),
-        )
-    except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as e:
-        if isinstance(e, UnreadableFileError):
-            raise
+        agent = _agent_of(facts, safetensors.numpy.load(content))
+        if facts.get(_SEAL) != (_seal(facts) if facts["schema"] == SCHEMA else None):
+            raise ValueError(
+                "it is not what was written (its SHA-256 differs). To change an agent, use dataclasses.replace(agent, "
+                "...) and save_agent"
+            )
+    except UnreadableFileError as e:
+        raise UnreadableFileError(str(e) if str(arrays_path) in str(e) else f"{json_path}: {e}") from e
+    except Exception as e:  # whatever a damaged description leads to
         raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
+    return agent
+
+
+def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Agent:
+    names = _checked_names(facts["task_names"])
+    statistics = None
+    if facts["normalizer"] is not None:
+        mean, var = arrays["statistics/mean"], arrays["statistics/var"]
+        statistics = ObsStatistics(mean, var, facts["normalizer"]["epsilon"], facts["normalizer"]["clip"], names)
+    bounds = facts["log_std_bounds"]
+    return Agent(
+        {name.removeprefix("policy/"): a for name, a in arrays.items() if name.startswith("policy/")},
+        names,
+        statistics,
+        facts["activation"],
+        np.array(facts["action_low"]),
+        np.array(facts["action_high"]),
+        None if bounds is None else tuple(bounds),
+        facts["facts"],
+        _tasks(facts.get("tasks")),
+    )
+
+
+def _what_is_missing(path: Path, missing: str) -> str:
+    """Why there is no agent: the path is a file of another kind, half of an agent, or nothing."""
+    if _exists(path):
+        return f"{missing} does not exist; give an agent with both of its files, .safetensors and .json (save_agent)"
+    return f"{path}: {what_file(path)}" if path.exists() else f"{path} does not exist; give {ACCEPTED}"
 
 
 def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:

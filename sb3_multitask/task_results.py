@@ -8,6 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
+_MAX_RETURN = 1e300  # larger ones have no variance
+
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -32,8 +34,21 @@ class TaskResult:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """From what ``dataclasses.asdict`` made of one, by way of JSON."""
-        return cls.of(list(zip(fields["episode_rewards"], fields["episode_lengths"], strict=True)))
+        """From what ``dataclasses.asdict`` made of one, by way of JSON.
+
+        :raises ValueError: if its parts are no numbers, or its mean is not that of its episodes
+        """
+        rewards, lengths = fields["episode_rewards"], fields["episode_lengths"]
+        if not all(type(r) in (int, float) and abs(r) <= _MAX_RETURN for r in rewards):
+            raise ValueError("its returns are not finite numbers")
+        if not all(type(n) is int and n >= 0 for n in lengths):
+            raise ValueError("its lengths are no numbers of steps")
+        result = cls.of(list(zip(map(float, rewards), lengths, strict=True)))
+        for name in ("mean_reward", "std_reward"):
+            said, found = fields.get(name), getattr(result, name)
+            if said is not None and not (type(said) in (int, float) and np.isclose(said, found, rtol=1e-6, atol=1e-6)):
+                raise ValueError(f"its {name} of {said!r:.50} is not that of its episodes, {found}")
+        return result
 
 
 class TaskResults(dict[str, TaskResult]):

@@ -1,14 +1,23 @@
-"""YAML files of plain values; nothing in them is executed."""
+"""YAML files of plain values; nothing in them is executed.
+
+rl_zoo3 writes its files as one tagged list of pairs, ``!!python/object/apply:collections.OrderedDict``. This one tag is
+read as the mapping that it stands for; the values under any other are the plain ones that stand in the file.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.comments import CommentedMap, TaggedScalar
+
+_MAX_BYTES = 64 * 2**10  # which ruamel reads in about two seconds
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 100
+_ORDERED_DICT = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
 
 
 class ConfigError(ValueError):
@@ -26,24 +35,92 @@ def load_values(path: str | Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The plain values of a YAML file, and the line of each key; raises as :func:`load_values`."""
     try:
-        with path.open(encoding="utf-8") as file:
-            content = YAML(typ="rt").load(file)
-    except (OSError, UnicodeDecodeError, YAMLError) as e:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than {_MAX_BYTES // 2**10} KiB, which no config is")
+        text = path.read_text(encoding="utf-8")
+        if _depth(text) > _MAX_DEPTH:  # ruamel needs seconds to see it
+            raise ConfigError(f"{path}: cannot read this config: it is nested too deeply")
+        content = YAML(typ="rt").load(text)
+        return _values_and_lines(content, path)
+    except ConfigError:
+        raise
+    except RecursionError as e:
+        raise ConfigError(f"{path}: cannot read this config: it is nested too deeply") from e
+    except Exception as e:  # ruamel raises many kinds for values that do not fit their tags
         raise ConfigError(f"{path}: cannot read this config: {e}") from e
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at most, those in texts and comments included."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(depth - 1, 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _values_and_lines(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if content is None:
-        content = CommentedMap()
-    if not isinstance(content, CommentedMap):
-        raise ConfigError(f"{path}: a config must be a mapping `key: value` (got a {type(content).__name__})")
-    return _plain(content), {key: content.lc.key(key)[0] + 1 for key in content}
+        return {}, {}
+    budget = _Budget(path)
+    if isinstance(content, CommentedMap):
+        return _plain(content, budget), {str(key): content.lc.key(key)[0] + 1 for key in content}
+    values = _plain(content, budget)
+    if not isinstance(values, dict):
+        kind = f"{type(content).__name__}{f' tagged {tag}' if (tag := _tag_of(content)) else ''}"
+        raise ConfigError(f"{path}: a config must be a mapping `key: value` (got a {kind})")
+    return values, {str(pair[0]): pair.lc.line + 1 for pair in content[0]}
 
 
-def _plain(value: Any) -> Any:
+class _Budget:
+    """Counts values, since aliases in a small file can stand for a number of them without end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.left = _MAX_VALUES
+
+    def spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError(f"{self.path}: holds more than {_MAX_VALUES} values, which no config does")
+
+
+def _plain(value: Any, budget: _Budget) -> Any:
     """Ruamel's round-trip types as Python's own."""
+    budget.spend()
+    if isinstance(value, TaggedScalar):
+        value = value.value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, budget) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        pairs = _pairs(value)
+        if pairs is not None:
+            return {str(key): _plain(item, budget) for key, item in pairs}
+        return [_plain(item, budget) for item in value]
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
     return value
+
+
+def _pairs(value: Any) -> list[Any] | None:
+    """The pairs of a tagged OrderedDict, ``[[[key, value], ...]]``; None for any other list.
+
+    :raises ValueError: if it is tagged as one and holds something else
+    """
+    if _tag_of(value) != _ORDERED_DICT:
+        return None
+    pairs = value[0] if len(value) == 1 else None
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str | int | float) for pair in pairs
+    ):
+        raise ValueError(f"what is tagged {_ORDERED_DICT} must hold one list of pairs of a key and a value")
+    keys = [str(pair[0]) for pair in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"what is tagged {_ORDERED_DICT} has a key twice: {', '.join(twice)}")
+    return pairs
+
+
+def _tag_of(value: Any) -> str | None:
+    tag = getattr(value, "tag", None)
+    return None if tag is None or tag.value is None else str(tag.value)

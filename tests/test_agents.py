@@ -123,7 +123,7 @@ def test_damaged_files_are_refused_with_their_name(saved):
         ({"task_names": ["A", "B"]}, "3 heads for 2 tasks: A, B"),
         ({"task_names": [1, 2, 3]}, "task names must be strings"),
         ({"activation": stand_in.EXPRESSION}, "activation must be one of Tanh, ReLU, ELU"),
-        ({"schema": 9}, "no agent of schema version 1"),
+        ({"schema": 9}, "no agent of schema version 1 or 2.*got 9"),
         ({"normalizer": {"epsilon": -1, "clip": 10}}, "must not be negative"),
     ],
 )
@@ -132,6 +132,31 @@ def test_descriptions_that_do_not_fit_are_refused(saved, change, message):
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(UnreadableFileError, match=message):
         mt.load_agent(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"action_low": [-0.25, -0.5]},
+        {"facts": {"num_timesteps": 301}},
+        {"schema": 1},
+        {"description_sha256": None},
+        {"x": 1},
+    ],
+)
+def test_a_description_that_was_changed_is_refused(saved, change):
+    file = saved.with_name("agent.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UnreadableFileError, match=r"agent\.json: .*SHA-256 differs.*save_agent"):
+        mt.load_agent(saved)
+
+
+def test_a_description_of_schema_1_had_no_checksum(saved):
+    file, digest = saved.with_name("agent.json"), mt.load_agent(saved).digest
+    old = {**json.loads(file.read_text()), "schema": 1}
+    del old["description_sha256"]
+    file.write_text(json.dumps(old))
+    assert mt.load_agent(saved).digest == digest
 
 
 def test_weights_that_are_not_finite_are_refused(model):

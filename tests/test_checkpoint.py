@@ -104,6 +104,14 @@ def test_any_flipped_bit_is_noticed(tmp_path):
         file.write_bytes(content)
 
 
+def test_a_manifest_that_nests_without_end_is_none(tmp_path):
+    save_step(tmp_path, 1, {"a": 1}, keep=1)
+    (path,) = list_checkpoints(tmp_path)
+    (path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: is no manifest"):
+        read_checkpoint(path)
+
+
 def test_a_later_schema_is_refused(tmp_path):
     save_step(tmp_path, 1, STATE, keep=1)
     (checkpoint,) = list_checkpoints(tmp_path)

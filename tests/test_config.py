@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,27 @@ def test_the_shipped_configs_are_valid():
 def test_arguments_that_nobody_takes_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         make_config(TrainConfig, settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 3000, "nested too deeply"),
+        ("a: " + "{a: " * 3000, "nested too deeply"),
+        ("- " * 20_000, "nested too deeply|cannot read"),
+        ("x: [1, 2]\n" + "# filler\n" * 10_000, "larger than 64 KiB"),
+        (
+            "a0: &a0 [1, 2]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
+            "holds more than 20000 values",
+        ),
+        ("seed: " + "9" * 5000, "cannot read this config"),
+        ("seed: !!timestamp x", "cannot read this config|seed"),
+    ],
+    ids=["brackets", "braces", "dashes", "size", "aliases", "digits", "tag"],
+)
+def test_a_file_that_would_take_long_to_read_is_one_quick_error(tmp_path, text, message):
+    (tmp_path / "run.yml").write_text(text)
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match=rf"run\.yml.*({message})"):
+        load_config(TrainConfig, tmp_path / "run.yml")
+    assert time.perf_counter() - start < 5

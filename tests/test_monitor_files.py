@@ -1,4 +1,5 @@
 import os
+from contextlib import nullcontext
 
 import gymnasium as gym
 import numpy as np
@@ -7,8 +8,10 @@ from conftest import DriftEnv, drift_tasks
 from stable_baselines3.common.monitor import Monitor, load_results
 
 import sb3_multitask as mt
+from sb3_multitask.experiments.curves import read_training_returns
 from sb3_multitask.experiments.monitor_files import read_monitor_files
 from sb3_multitask.experiments.progress import make_logger
+from sb3_multitask.experiments.scheduler import steps_so_far
 from sb3_multitask.files import SaveError
 
 HEAD = '#{"t_start": 0.0, "env_id": "X"}\nr,l,t,task\n'
@@ -31,6 +34,40 @@ def test_a_torn_row_is_left_out_and_counted(tmp_path, torn):
     with pytest.warns(UserWarning, match="2 torn rows left out of the monitor files in"):
         episodes = read_monitor_files(tmp_path)
     assert [[episode.total_reward for episode in rows] for rows in episodes] == [[1.5], [2.5]]
+
+
+@pytest.mark.parametrize(
+    "torn",
+    ["-3.5,1" + "0" * 400 + ",0.3,A\n", f'1.0,7,0.1,"{"x" * 200_000}"\n', "1.0,-7,0.1,A\n"],
+    ids=["long", "wide", "negative"],
+)
+def test_a_row_of_absurd_fields_is_left_out_and_counted(tmp_path, torn):
+    (tmp_path / "0.monitor.csv").write_text(f"{HEAD}1.5,7,0.1,A\n{torn}")
+    with pytest.warns(UserWarning, match="1 torn row left out"):
+        assert read_training_returns(tmp_path)["A"][1].tolist() == [1.5]
+
+
+@pytest.mark.parametrize("first", ["#" + "[" * 100_000, '#{"env_id": 1'])
+def test_a_damaged_first_line_leaves_the_rows(tmp_path, first):
+    (tmp_path / "0.monitor.csv").write_text(f"{first}\nr,l,t\n1.5,7,0.1\n")
+    assert read_monitor_files(tmp_path)[0][0].task == "task"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("time/total_timesteps\n" + "1" * 5000 + "\n", None),
+        (b"time/total_timesteps\n\xff\n100\n", None),
+        ("time/total_timesteps,x\n100," + "x" * 200_000 + "\n", "is no CSV"),
+    ],
+    ids=["digits", "bytes", "wide"],
+)
+def test_a_damaged_log_stops_neither_a_resume_nor_a_grid(tmp_path, content, told):
+    path = tmp_path / "progress.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert steps_so_far(tmp_path) in (0, 100)
+    with pytest.warns(UserWarning, match=told) if told else nullcontext():
+        make_logger(path, [], 10**9).close()
 
 
 @pytest.mark.parametrize("content", ["", "#{}", HEAD])

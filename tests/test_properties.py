@@ -147,6 +147,42 @@ def test_damaged_results_are_one_error_that_names_the_file(tmp_path, content):
         assert all(isinstance(result, TaskResult) for by_task in results.values() for result in by_task.values())
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"mean_reward": 1.0', '"mean_reward": 1.1'),
+        ('"std_reward": 0.0', '"std_reward": null, "std_reward": "0"'),
+        ("[1.0]", "[true]"),
+        ("[1.0]", "[NaN]"),
+        ("[1.0]", '["1.0"]'),
+        ("[1.0]", "[1" + "0" * 400 + "]"),
+        ("[3]", "[3.5]"),
+        ("[3]", "[-3]"),
+        ("[3]", "[" * 5000),
+    ],
+)
+def test_results_that_are_not_those_of_their_episodes_are_refused(tmp_path, old, new):
+    folder = RunFolder(tmp_path)
+    folder.results.write_text(SAVED)
+    assert folder.read_results()["before"]["A"].mean_reward == 1.0
+    assert old in SAVED
+    folder.results.write_text(SAVED.replace(old, new))
+    with pytest.raises(ValueError, match=r"results\.json does not hold the results of a run"):
+        folder.read_results()
+
+
+def test_facts_of_a_status_that_are_of_another_kind_are_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    sound = {"status": "finished", "cpu_seconds": 3.5, "versions": {"numpy": "2"}, "revision": None}
+    damaged = {"command": 3, "wall_seconds": "x", "reason": [], "python": {}, "host": None}
+    folder.run.write_text(json.dumps(sound | damaged))
+    assert folder.read_status() == sound
+    folder.run.write_text(json.dumps({"status": 1, "cpu_seconds": float("nan"), "wall_seconds": True, "versions": "2"}))
+    assert folder.read_status() == {}
+    folder.run.write_text("[" * 100_000)
+    assert folder.read_status() == {}
+
+
 MONITOR = b'#{"t_start": 0.0, "env_id": "X"}\nr,l,t,task\n1.5,7,0.1,A\n-1234.5,10,0.25,A\n2.0,3,0.5,A\n'
 
 

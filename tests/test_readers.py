@@ -18,7 +18,8 @@ from stand_in import Payload
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import TrainConfig, load_config
-from sb3_multitask.readers import UnreadableFileError, read_sb3_zip, read_vec_normalize
+from sb3_multitask.experiments.curves import read_evaluations
+from sb3_multitask.readers import UnreadableFileError, read_npz, read_sb3_zip, read_vec_normalize
 from sb3_multitask.yaml_files import ConfigError
 
 ENV_ID = "HalfCheetahSmallFoot-v0"
@@ -146,12 +147,12 @@ def test_flipped_bits_of_the_weights_are_noticed(tmp_path, saved):
 
 def test_other_algorithms_and_files_are_refused(tmp_path, saved):
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save(tmp_path / "sac")
-    with pytest.raises(UnreadableFileError, match="another algorithm than A2C, PPO, TRPO or A2CMultiTask"):
+    with pytest.raises(UnreadableFileError, match="model of SAC, which is not read; give one of A2C, PPO, TRPO"):
         read_sb3_zip(tmp_path / "sac.zip")
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "discrete")
-    with pytest.raises(UnreadableFileError, match="no Gaussian policy for continuous actions"):
+    with pytest.raises(UnreadableFileError, match="action_space is a Discrete"):
         read_sb3_zip(tmp_path / "discrete.zip")
-    with pytest.raises(UnreadableFileError, match=r"is no model of SB3 \(no policy\.pth in it\)"):
+    with pytest.raises(UnreadableFileError, match=r"is no model of SB3 .*\(no policy\.pth in it\)"):
         read_sb3_zip(rewrite(saved, tmp_path / "empty.zip", policy_pth=None))
     with pytest.raises(UnreadableFileError, match="cannot be read"):
         read_sb3_zip(tmp_path / "missing.zip")
@@ -173,6 +174,9 @@ def test_weights_that_are_not_finite_or_do_not_fit_the_spaces_are_refused(tmp_pa
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, saved):
+    small = rewrite(saved, tmp_path / "small.zip", data=b" " * (200 * 2**20))
+    with pytest.raises(UnreadableFileError, match=r"unpacks \d+ bytes to \d+, which no such file does"):
+        read_sb3_zip(small)
     bomb = rewrite(saved, tmp_path / "bomb.zip", data=b" " * (300 * 2**20))
     assert bomb.stat().st_size < 2**20
     with pytest.raises(UnreadableFileError, match="larger than 256 MB unpacked"):
@@ -251,6 +255,22 @@ def test_a_pickle_that_would_take_the_machine_down_is_refused(tmp_path, content)
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        b"N" + b"2\x86" * 16,
+        b"N\x94" + b"".join(b"h%c\x86\x94" % i for i in range(16)),
+        b"(" + b"(Nt" * 9 + b"N2t2\x86" * 16 + b"t",
+    ],
+    ids=["copied", "of the memo", "after marks"],
+)
+def test_a_key_of_tuples_that_are_twice_in_the_next_is_refused(tmp_path, key):
+    """2**16 values by 16 opcodes; with 60 its hash would have no end."""
+    (tmp_path / "vn.pkl").write_bytes(b"\x80\x04}" + key + b"Ns.")
+    with pytest.raises(UnreadableFileError, match=r"vn\.pkl: holds tuples within tuples"):
+        read_vec_normalize(tmp_path / "vn.pkl")
+
+
+@pytest.mark.parametrize(
     "tensor",
     [
         th.zeros(1).expand(300_000_000),
@@ -272,8 +292,78 @@ def test_other_compressions_are_refused(tmp_path, saved):
     with zipfile.ZipFile(saved) as old, zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    with pytest.raises(UnreadableFileError, match="in a way that SB3 never uses"):
+    with pytest.raises(UnreadableFileError, match="compressed in a way"):
         read_sb3_zip(tmp_path / "lzma.zip")
+
+
+def npz(path, **members):
+    """An ``.npz`` of arrays, or of members as they are."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            if isinstance(content, np.ndarray):
+                file = io.BytesIO()
+                np.save(file, content)
+                content = file.getvalue()
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+def header(shape, kind="<f8"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def test_arrays_are_those_of_numpy(tmp_path):
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3),
+        "b": np.asfortranarray(np.ones((2, 2), dtype=np.int8)),
+        "c": np.array(["x", "yy"]),
+    }
+    np.savez(tmp_path / "plain.npz", **arrays)
+    np.savez_compressed(tmp_path / "compressed.npz", **arrays)
+    for name in ("plain", "compressed"):
+        found = read_npz(tmp_path / f"{name}.npz")
+        assert found.keys() == arrays.keys()
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(found[key], array)
+            assert found[key].dtype == array.dtype
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header((10**12,)) + bytes(8), "shape .1000000000000,. does not fit its 8 bytes"),  # numpy would reserve 8 TB
+        (header((2,)) + bytes(8), "does not fit its 8 bytes"),
+        (header((1,), "|O") + b"x", "neither numbers nor texts"),
+        (header((1,), "<U1") + b"\xff" * 4, "no text"),
+        (header((1,))[:20], "no whole file of arrays"),
+        (b"\x93NUMPY\x01\x00\x04\x00(((\n", "no whole file of arrays"),
+        (b"text", "no whole file of arrays"),
+        (bytes(40 * 2**20), "unpacks .* bytes to"),
+    ],
+    ids=["huge", "short", "objects", "text", "cut", "header", "no array", "bomb"],
+)
+def test_arrays_that_claim_what_is_not_there_are_refused(tmp_path, content, message):
+    with pytest.raises(UnreadableFileError, match=rf"a\.npz: .*{message}"):
+        read_npz(npz(tmp_path / "a.npz", a=content))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"timesteps": np.arange(3)},
+        {"timesteps": np.arange(3), "results": np.zeros((2, 4))},
+        {"timesteps": np.arange(3), "results": np.zeros(3)},
+        {"timesteps": np.arange(3), "results": np.zeros((3, 0))},
+        {"timesteps": np.arange(3), "task_names": np.array(["A"]), "task_results": np.zeros((3, 2, 4))},
+        {"timesteps": np.array(3), "results": np.zeros((3, 4))},
+        {"timesteps": np.arange(3), "results": np.array([["a"], ["b"], ["c"]])},
+    ],
+)
+def test_evaluations_whose_arrays_do_not_fit_are_one_error(tmp_path, arrays):
+    with pytest.raises(UnreadableFileError, match=r"evaluations\.npz: holds no evaluations"):
+        read_evaluations(npz(tmp_path / "evaluations.npz", **arrays))
 
 
 def test_an_array_cannot_claim_more_than_its_bytes(tmp_path, env):

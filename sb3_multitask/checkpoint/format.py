@@ -67,7 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         arrays = safetensors.numpy.load(files[_ARRAYS])
         tree = json.loads(files[_STATE])
         state = _unpack(tree, arrays)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as e:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise CheckpointError(f"{path}: its contents do not fit together: {e}") from e
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / _STATE}: must hold an object (got {type(state).__name__})")
@@ -147,7 +147,7 @@ def _check_manifest(path: Path, files: dict[str, bytes]) -> None:
     try:
         found = json.loads(files[_MANIFEST])
         schema, listed = found["schema"], found["files"]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise CheckpointError(f"{path}: is no manifest of a checkpoint") from e
     if schema != SCHEMA:
         raise CheckpointError(f"{path}: schema version {schema!r}; this version of sb3-multitask reads {SCHEMA}")

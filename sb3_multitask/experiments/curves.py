@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
-from zipfile import BadZipFile
 
 import numpy as np
 
 from sb3_multitask.experiments.monitor_files import read_monitor_files
 from sb3_multitask.files import replacing
+from sb3_multitask.readers import UnreadableFileError, read_npz
 
 Curve: TypeAlias = tuple[np.ndarray, np.ndarray]
 ALL_TASKS = "all tasks"
@@ -59,15 +59,24 @@ def read_evaluations(path: Path) -> dict[str, Curve]:
     """
     if not path.exists():
         return {}
+    arrays = read_npz(path)
     try:
-        with path.open("rb") as content, np.load(content) as file:
-            if "task_names" not in file:
-                return {ALL_TASKS: (file["timesteps"], file["results"].mean(axis=1))}
-            names = [str(name) for name in file["task_names"]]
-            returns = file["task_results"].mean(axis=2)  # (n_evaluations, n_tasks)
-            return {name: (file["timesteps"] / len(names), returns[:, i]) for i, name in enumerate(names)}
-    except (BadZipFile, KeyError, TypeError, ValueError, EOFError) as e:
-        raise ValueError(f"{path}: holds no evaluations ({e})") from e
+        steps = arrays["timesteps"]
+        if "task_names" not in arrays:
+            return {ALL_TASKS: (steps, _means(arrays["results"][:, None], len(steps), 1)[:, 0])}
+        names = [str(name) for name in arrays["task_names"]]
+        returns = _means(arrays["task_results"], len(steps), len(names))
+        return {name: (steps / len(names), returns[:, i]) for i, name in enumerate(names)}
+    except (KeyError, TypeError, ValueError, IndexError) as e:
+        raise UnreadableFileError(f"{path}: holds no evaluations ({e})") from e
+
+
+def _means(returns: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:
+    """Mean returns, (n_evaluations, n_tasks), of (n_evaluations, n_tasks, n_episodes)."""
+    if returns.ndim != 3 or returns.shape[:2] != (n_evaluations, n_tasks) or not returns.shape[2]:
+        raise ValueError(f"returns of shape {returns.shape} for {n_evaluations} evaluations of {n_tasks} tasks")
+    means: np.ndarray = returns.mean(axis=2)
+    return means
 
 
 def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:

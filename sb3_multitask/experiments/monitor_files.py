@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+_MAX_LENGTH = 2**53  # what a float can count
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -44,7 +46,7 @@ def read_monitor_files(folder: Path) -> list[list[Episode]]:
 def _read(path: Path) -> tuple[list[Episode], int]:
     """Whole episodes of a file, and how many rows were not whole."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    rows = [next(csv.reader([line])) for line in lines[1:] if line.strip()]
+    rows = [_fields(line) for line in lines[1:] if line.strip()]
     if not rows or not {"r", "l", "t"} <= set(rows[0]):
         return [], int(len(rows) > 0)
     only_task = _env_id(lines[0])
@@ -61,16 +63,24 @@ def _read(path: Path) -> tuple[list[Episode], int]:
         except ValueError:
             n_torn += 1
             continue
-        if np.isfinite(episode.total_reward) and episode.length > 0:
+        if np.isfinite(episode.total_reward) and 0 < episode.length <= _MAX_LENGTH:
             episodes.append(episode)
         else:
             n_torn += 1
     return episodes, n_torn
 
 
+def _fields(line: str) -> list[str]:
+    """The fields of a row; none if it is no row."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
 def _env_id(first_line: str) -> str:
     """The environment's id in the line ``#{"t_start": ..., "env_id": ...}`` that monitor files begin with."""
     try:
         return str(json.loads(first_line.removeprefix("#"))["env_id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "task"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from pathlib import Path
 
 from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
@@ -13,6 +14,7 @@ from sb3_multitask.csv_log import QuotedCSVOutputFormat, csv_line
 from sb3_multitask.files import write_text
 
 _STEPS = "time/total_timesteps"
+_MAX_DIGITS = 18
 
 
 def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
@@ -34,9 +36,13 @@ def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:
     """Columns and whole rows of a ``progress.csv``; a row that was cut is left out.
 
     :raises OSError: if it cannot be read
+    :raises ValueError: if it is no CSV
     """
     text = path.read_text(encoding="utf-8", errors="replace")
-    header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except csv.Error as e:
+        raise ValueError(f"{path} is no CSV ({e})") from e
     if rows and not text.endswith("\n"):
         rows.pop()
     return header, [row for row in rows if len(row) == len(header)]
@@ -45,13 +51,17 @@ def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:
 def steps_of(header: list[str], row: list[str]) -> int | None:
     """Environment steps of a row; None if it does not say."""
     field = row[header.index(_STEPS)] if _STEPS in header else ""
-    return int(field) if field.isdecimal() else None
+    return int(field) if field.isdecimal() and len(field) <= _MAX_DIGITS else None
 
 
 def _rows_up_to(path: Path, up_to: int) -> tuple[list[str], list[list[str]]]:
     if up_to == 0 or not path.exists():
         return [], []
-    header, rows = read_progress(path)
+    try:
+        header, rows = read_progress(path)
+    except ValueError as e:
+        warnings.warn(f"{e}; the log begins again", stacklevel=3)
+        return [], []
     if _STEPS not in header:
         return [], []
     steps = [steps_of(header, row) for row in rows]

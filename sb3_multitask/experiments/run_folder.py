@@ -49,6 +49,12 @@ _OUTPUTS = (
 )
 _PACKAGES = ("sb3-multitask", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
 
+_KINDS_OF_FACTS: dict[str, type] = {
+    **dict.fromkeys(("status", "command", "host", "reason", "python", "machine"), str),
+    "versions": dict,
+}
+_MAX_SECONDS = 1e10  # three centuries
+
 
 class FolderInUseError(RuntimeError):
     """Another process works in a run's folder."""
@@ -174,12 +180,14 @@ class RunFolder:
             return True
 
     def read_status(self) -> dict[str, Any]:
-        """What ``run.json`` says; empty without one."""
+        """What ``run.json`` says, as far as it can be read; empty without one."""
         try:
             content = json.loads(self.run.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            return {}
+        return {name: value for name, value in content.items() if _is_sound(name, value)}
 
     def write_status(self, status: str, **facts: Any) -> None:
         """Write ``run.json``: status (running, finished, interrupted, failed) and where and with what it ran."""
@@ -223,8 +231,15 @@ class RunFolder:
                 moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
                 for moment, by_task in content.items()
             }
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as e:
             raise ValueError(f"{self.results} does not hold the results of a run ({e}); it was damaged") from e
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    """Whether a fact of a status is of its kind: a file that an editor or a disk changed may hold anything."""
+    if name in ("wall_seconds", "cpu_seconds"):
+        return type(value) in (int, float) and 0 <= value < _MAX_SECONDS
+    return isinstance(value, _KINDS_OF_FACTS.get(name, object))
 
 
 def _program() -> str:

@@ -8,7 +8,6 @@ to say: a process of this machine (:mod:`~sb3_multitask.experiments.local_engine
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -203,7 +202,7 @@ def steps_so_far(path: Path) -> int:
     """How far a run has come, by its log and its checkpoints, as far as these can be read."""
     folder = RunFolder(path)
     steps = [int(checkpoint.name) for checkpoint in list_checkpoints(folder.checkpoints)[:1]]
-    with suppress(OSError, csv.Error):
+    with suppress(OSError, ValueError):
         header, rows = read_progress(folder.progress)
         steps += [n for row in rows[-1:] if (n := steps_of(header, row)) is not None]
     return max(steps, default=0)

@@ -18,6 +18,7 @@ import numpy as np
 
 _MAX_OPCODES = 20_000
 _MAX_MEMO = 100_000
+_MAX_WEIGHT = 10_000
 _MAX_INT = 2**130  # a generator's state has 128 bits
 _NUMBER = re.compile(r"[<>=|]?[biuf][1248]")
 
@@ -154,12 +155,60 @@ def check_size(content: bytes) -> None:
 
     :raises UnreadableFileError: if it is too large
     """
+    weights = _Weights()
     for i, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         is_index = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET")
         if i >= _MAX_OPCODES or (is_index and int(argument or 0) > _MAX_MEMO):
             raise UnreadableFileError("is larger than any description of this kind")
         if isinstance(argument, int) and abs(argument) > _MAX_INT:
             raise UnreadableFileError("holds an absurd number")
+        weights.follow(opcode, argument)
+
+
+class _Weights:
+    """How many values stand in each item of a pickle's stack, tuples within tuples counted out.
+
+    A few opcodes can put a tuple into itself so often that its hash, which takes a step for each value in it, never
+    ends. Items that are hashed by their identity, such as :class:`Inert` objects, weigh 1.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[int | None] = []  # None is a mark
+        self.memo: dict[int, int] = {}
+
+    def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do to the weights what an opcode does to the stack."""
+        name = opcode.name
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = self._top()
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo.get(int(argument), 1))
+        elif name == "DUP":
+            self.stack.append(self._top())
+        elif name == "MARK":
+            self.stack.append(None)
+        else:
+            taken = self._take(opcode)
+            if name.startswith("TUPLE") or name == "FROZENSET":
+                self.stack.append(1 + sum(taken))
+                if self.stack[-1] > _MAX_WEIGHT:  # type: ignore[operator]
+                    raise UnreadableFileError("holds tuples within tuples without end")
+            else:
+                self.stack += [1] * len(opcode.stack_after)
+
+    def _top(self) -> int:
+        return (self.stack[-1] if self.stack else None) or 1
+
+    def _take(self, opcode: pickletools.OpcodeInfo) -> list[int]:
+        """Take off the stack what an opcode does, back to the last mark if it takes a slice."""
+        taken: list[int] = []
+        if pickletools.markobject in opcode.stack_before:
+            while self.stack and (weight := self.stack.pop()) is not None:
+                taken.append(weight)
+            n_more = opcode.stack_before.index(pickletools.markobject)
+        else:
+            n_more = len(opcode.stack_before)
+        return taken + [self.stack.pop() or 1 for _ in range(min(n_more, len(self.stack)))]
 
 
 def array_of(value: Any) -> np.ndarray:

@@ -6,9 +6,8 @@ import base64
 import binascii
 import io
 import json
-import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,13 +15,23 @@ from typing import Any, NoReturn
 import numpy as np
 import torch as th
 
-from sb3_multitask.policies import LOG_STD_BOUNDS
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
+from sb3_multitask.readers.npz import check_members
+from sb3_multitask.readers.other_files import lfs_pointer
+from sb3_multitask.readers.saved_algorithms import algorithm_of
+from sb3_multitask.readers.saved_policy import (
+    action_bounds,
+    activation_of,
+    check_parts,
+    check_spaces,
+    dimensions,
+    log_std_bounds,
+    n_heads,
+    without_shared_layers,
+)
 
 _MAX_BYTES = 256 * 2**20
-_TRUNK = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
-_HEAD = re.compile(r"action_net\.layers\.(\d+)\.weight")
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class SavedPolicy:
     @property
     def n_heads(self) -> int:
         """Heads of a multi-task policy; 1 of any other."""
-        return next((len(array) for name, array in self.weights.items() if _HEAD.fullmatch(name)), 1)
+        return n_heads(self.weights)
 
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:
@@ -79,27 +88,22 @@ def read_sb3_zip(path: str | Path) -> SavedPolicy:
 
 
 def _read(path: Path) -> SavedPolicy:
-    members = _read_members(path, ("data", "policy.pth"))
-    try:
-        data = json.loads(members["data"])
-    except ValueError as e:
-        raise UnreadableFileError(f"its description of the model is no JSON ({e})") from e
-    if not isinstance(data, dict):
-        raise UnreadableFileError("its description of the model is no JSON object")
-    algorithm = _algorithm(data)
+    members = _read_members(path)
+    data = _description(members["data"])
+    algorithm = algorithm_of(data, members)
     if data.get("use_sde"):
-        raise UnreadableFileError("its exploration depends on the state (use_sde), which is not supported")
-    weights = _read_tensors(members["policy.pth"])
-    log_std_bounds = _log_std_bounds(data.get("policy_kwargs"))
-    obs_dim, action_dim = _dimensions(weights, is_state_dependent=log_std_bounds is not None)
-    for name, size in (("observation_space", obs_dim), ("action_space", action_dim)):
-        space = data.get(name)
-        if not isinstance(space, dict):
-            raise UnreadableFileError(f"it has no {name}")
-        shape = space.get("_shape")  # a Dict has none
-        if shape is not None and shape != [size]:
-            raise UnreadableFileError(f"its {name} has the shape {shape}, its weights are for [{size}]")
-    bounds = _action_bounds(data["action_space"], action_dim)
+        raise UnreadableFileError(
+            "its exploration depends on the state (gSDE, `use_sde=True`), which an agent's does not: train without it"
+        )
+    policy_kwargs = data.get("policy_kwargs")
+    if not isinstance(policy_kwargs, dict):
+        raise UnreadableFileError(f"its policy_kwargs are no mapping (got {policy_kwargs!r:.100})")
+    weights = without_shared_layers(_read_tensors(members["policy.pth"]))
+    check_parts(weights, policy_kwargs)
+    check_spaces(data, weights)
+    bounds_of_log_std = log_std_bounds(policy_kwargs)
+    obs_dim, action_dim = dimensions(weights, is_state_dependent=bounds_of_log_std is not None)
+    check_spaces(data, weights, obs_dim, action_dim)
     n_steps = data.get("num_timesteps")
     names = data.get("task_names") if algorithm == "A2CMultiTask" else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -108,44 +112,42 @@ def _read(path: Path) -> SavedPolicy:
     return SavedPolicy(
         algorithm,
         weights,
-        _activation(data),
+        activation_of(policy_kwargs),
         obs_dim,
         action_dim,
         None if names is None else tuple(names),
         statistics,
-        bounds,
-        log_std_bounds,
+        action_bounds(data["action_space"], action_dim),
+        bounds_of_log_std,
         n_steps if type(n_steps) is int else None,
         algorithm != "A2CMultiTask" and data.get("_last_original_obs") is not None,
     )
 
 
-def _action_bounds(space: dict[str, Any], action_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest actions, (action_dim,), from the texts that SB3 writes beside the pickled space."""
-    bounds = []
-    for name in ("low", "high"):
-        try:
-            numbers = np.array(str(space[name]).strip("[] ").split(), dtype=np.float32)
-        except (KeyError, ValueError) as e:
-            raise UnreadableFileError(f"its action_space has no {name}") from e
-        if numbers.shape != (action_dim,) or np.isnan(numbers).any():
-            raise UnreadableFileError(f"its action_space's {name} is not {action_dim} numbers")
-        bounds.append(numbers)
-    return bounds[0], bounds[1]
+def _description(content: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as e:
+        raise UnreadableFileError(f"its description of the model is no JSON ({e})") from e
+    if not isinstance(data, dict):
+        raise UnreadableFileError("its description of the model is no JSON object")
+    return data
 
 
-def _read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
+def _read_members(path: Path) -> dict[str, bytes]:
+    """The description of a model, and its policy if it has one."""
     try:
         if not path.is_file():
             raise UnreadableFileError("cannot be read (no such file)")
         if path.stat().st_size > _MAX_BYTES:
             _too_large()
+        if pointer := lfs_pointer(path):
+            raise UnreadableFileError(pointer)
         with zipfile.ZipFile(path) as archive:
-            _check_members(archive)
-            missing = [name for name in names if name not in archive.namelist()]
-            if missing:
-                raise UnreadableFileError(f"is no model of SB3 (no {', '.join(missing)} in it)")
-            return {name: archive.read(name) for name in names}
+            check_members(archive, _MAX_BYTES)
+            if "data" not in archive.namelist():
+                raise UnreadableFileError(f"is no model of SB3 (no data in it){_what_it_is(archive.namelist())}")
+            return {name: archive.read(name) for name in ("data", "policy.pth") if name in archive.namelist()}
     except UnreadableFileError:
         raise
     except OSError as e:
@@ -154,12 +156,11 @@ def _read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
         raise UnreadableFileError(f"is no whole zip file ({type(e).__name__}: {e})") from e
 
 
-def _check_members(archive: zipfile.ZipFile) -> None:
-    """Raise if unpacking could give more than a model can have; plain deflate gives no more than it says."""
-    if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
-        _too_large()
-    if not {info.compress_type for info in archive.infolist()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise UnreadableFileError("is compressed in a way that SB3 never uses")
+def _what_it_is(names: Sequence[str]) -> str:
+    """What a zip is that is no model of SB3, if that can be told from its members."""
+    if any(name.endswith("data.pkl") for name in names):
+        return ", but a file of torch.save. If it has the weights of a policy, give them to `Agent`"
+    return ""
 
 
 def _too_large() -> NoReturn:
@@ -169,7 +170,7 @@ def _too_large() -> NoReturn:
 def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            _check_members(archive)
+            check_members(archive, _MAX_BYTES)
             for name in archive.namelist():
                 if name.endswith("data.pkl"):
                     check_size(archive.read(name))
@@ -194,56 +195,6 @@ def _is_weight(tensor: th.Tensor) -> bool:
     if tensor.layout != th.strided or tensor.device.type != "cpu" or tensor.dtype not in (th.float32, th.float64):
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-def _algorithm(data: dict[str, Any]) -> str:
-    """Which algorithm's file it is, by the settings in it: their classes are pickled."""
-    is_on_policy = {"n_steps", "gae_lambda", "normalize_advantage"} <= set(data)
-    of = {"task_schedule": "A2CMultiTask", "clip_range": "PPO", "cg_max_steps": "TRPO", "n_steps": "A2C"}
-    for setting, algorithm in of.items():
-        if is_on_policy and setting in data:
-            return algorithm
-    raise UnreadableFileError("is the model of another algorithm than A2C, PPO, TRPO or A2CMultiTask")
-
-
-def _log_std_bounds(policy_kwargs: Any) -> tuple[float, float, float] | None:
-    """(low, high, init) of a state-dependent log-std, None for another; SB3 writes plain values beside their pickle."""
-    if not isinstance(policy_kwargs, dict) or policy_kwargs.get("log_std_mode") != "state_dependent":
-        return None
-    try:
-        low, high = policy_kwargs.get("log_std_bounds", LOG_STD_BOUNDS)
-        return float(low), float(high), float(policy_kwargs.get("log_std_init", 0.0))
-    except (TypeError, ValueError) as e:
-        raise UnreadableFileError(f"its bounds of the log-std are no numbers ({e})") from e
-
-
-def _dimensions(weights: dict[str, np.ndarray], is_state_dependent: bool) -> tuple[int, int]:
-    """Sizes of observation and action, by the first layer and the log-std, or the last layer of the heads.
-
-    :raises UnreadableFileError: if these are not the weights of an MLP policy with a Gaussian
-    """
-    layers = sorted(int(match[1]) for name in weights if (match := _TRUNK.fullmatch(name)))
-    if not layers:
-        raise UnreadableFileError("its policy is no MlpPolicy with hidden layers (no mlp_extractor.policy_net)")
-    first = weights[f"mlp_extractor.policy_net.{layers[0]}.weight"]
-    if is_state_dependent:
-        heads = {int(match[1]): array for name, array in weights.items() if (match := _HEAD.fullmatch(name))}
-        output = heads[max(heads)] if heads else None
-        if output is None or first.ndim != 2 or output.ndim != 3 or output.shape[2] % 2:
-            raise UnreadableFileError("its heads do not give means and log-stds")
-        return int(first.shape[1]), int(output.shape[2]) // 2
-    log_std = weights.get("log_std")
-    if log_std is None or first.ndim != 2 or log_std.ndim not in (1, 2):
-        raise UnreadableFileError("its policy has no log_std, so it is no Gaussian policy for continuous actions")
-    return int(first.shape[1]), int(log_std.shape[-1])
-
-
-def _activation(data: dict[str, Any]) -> str:
-    """Name of the activation: SB3 writes the policy's arguments as text beside their pickle."""
-    kwargs = data.get("policy_kwargs")
-    text = str(kwargs.get("activation_fn", "")) if isinstance(kwargs, dict) else ""
-    match = re.search(r"\.(\w+)'>$", text)
-    return match[1] if match else "Tanh"
 
 
 def _statistics(saved: Any, task_names: list[str]) -> ObsStatistics | None:

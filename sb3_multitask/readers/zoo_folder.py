@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ import gymnasium as gym
 
 from sb3_multitask.tasks import TASK_SETS, Task, resolve_tasks, set_id
 from sb3_multitask.yaml_files import ConfigError, load_values
+
+_NO_OBS = re.compile(r"\bnorm_obs['\"]?\s*[=:]\s*False\b")
+"""In the Python text that rl_zoo3 may have as ``normalize``, which is not executed here."""
+_WRAPPERS = ("env_wrapper", "vec_env_wrapper", "frame_stack")
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,7 @@ class ZooFolder:
     def at(cls, path: str | Path) -> ZooFolder | None:
         """The training in a folder, or the one that left a zip there; None if rl_zoo3 left none.
 
-        None as well for a zip beside settings that are not its own or need a loader that executes them: it can still
-        be read by itself.
+        None as well for a zip beside settings that are not its own or cannot be read: it can still be read by itself.
         """
         path = Path(path)
         chosen = path if path.suffix == ".zip" and not path.is_dir() else None
@@ -61,8 +65,8 @@ class ZooFolder:
             return model
         others = ", ".join(path.name for path in sorted(self.path.glob("*.zip"))) or "none"
         raise FileNotFoundError(
-            f"{self.path} has no {model.name}, since its training did not end. Models in it, which can be given "
-            f"themselves: {others}"
+            f"{self.path} has no {model.name}: its training did not end, or the file was not copied along. Models in "
+            f"it, which can be given themselves: {others}"
         )
 
     @property
@@ -74,6 +78,8 @@ class ZooFolder:
         normalize = self.hyperparameters.get("normalize", False)
         if normalize is False or (isinstance(normalize, dict) and normalize.get("norm_obs") is False):
             return None
+        if isinstance(normalize, str) and _NO_OBS.search(normalize):
+            return None
         path = statistics_beside(self.model, self.env_name)
         if path is None:
             raise FileNotFoundError(f"The statistics of the normaliser of {self.model} are missing (vecnormalize.pkl)")
@@ -83,7 +89,7 @@ class ZooFolder:
     def hyperparameters(self) -> dict[str, Any]:
         """What ``config.yml`` says.
 
-        :raises ConfigError: if it cannot be read, or needs a loader that executes it, as what rl_zoo3 writes itself
+        :raises ConfigError: if it cannot be read
         """
         return self._values("config.yml")
 
@@ -116,6 +122,27 @@ class ZooFolder:
         raise ValueError(f"{self.path}: no environment is registered that is called {self.env_name}")
 
     @property
+    def own_id(self) -> str:
+        """The environment's id as the training had it, registered here or not."""
+        env_id = self.arguments.get("env")
+        return env_id if isinstance(env_id, str) and _dashed(env_id) == self.env_name else self.env_name
+
+    @property
+    def wrapper(self) -> str | None:
+        """What was around the environment, as ``config.yml`` says; None for nothing."""
+        layers = {name: self.hyperparameters.get(name) for name in _WRAPPERS}
+        return ", ".join(f"{name}: {layer}" for name, layer in layers.items() if layer) or None
+
+    @property
+    def tasks_of_one_head(self) -> tuple[Task, ...] | None:
+        """As :attr:`tasks`; None if its environment is not registered, or was inside a wrapper.
+
+        rl_zoo3's agents are often of ids that are gone, or whose observations a wrapper made.
+        """
+        registered = any(_dashed(env_id) == self.env_name for env_id in gym.registry)
+        return self.tasks if registered and self.wrapper is None else None
+
+    @property
     def tasks(self) -> tuple[Task, ...]:
         """What the agent's heads are for, with the arguments of the environments that it was evaluated on.
 
@@ -143,10 +170,7 @@ class ZooFolder:
         try:
             return load_values(self.path / self.env_name / name)
         except ConfigError as e:
-            raise ConfigError(
-                f"{e}. What rl_zoo3 writes for its own algorithms needs a loader that executes it. The model alone can "
-                f"be read: {self.path / f'{self.env_name}.zip'}"
-            ) from e
+            raise ConfigError(f"{e}. The model alone can be read: {self.path / f'{self.env_name}.zip'}") from e
 
 
 def statistics_beside(model_path: str | Path, env_name: str) -> Path | None:
