@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sb3_multitask.experiments.config import (
     EvaluateConfig,
     TrainConfig,
+    as_schedule,
     dump_config,
     load_config,
     make_config,
@@ -136,3 +137,8 @@ def test_the_shipped_configs_are_valid():
 def test_arguments_that_nobody_takes_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         make_config(TrainConfig, settings)
+
+
+def test_linear_schedules_end_at_zero():
+    rate = as_schedule("lin_3e-4")
+    assert [rate(1.0), rate(0.5), rate(0.0), rate(-0.4), rate(1.4)] == [3e-4, 1.5e-4, 0.0, 0.0, 3e-4]

@@ -17,6 +17,7 @@ import numpy as np
 import torch as th
 
 from sb3_multitask.policies import LOG_STD_BOUNDS
+from sb3_multitask.policy_checks import ACTING
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 
@@ -89,6 +90,7 @@ def _read(path: Path) -> SavedPolicy:
     algorithm = _algorithm(data)
     if data.get("use_sde"):
         raise UnreadableFileError("its exploration depends on the state (use_sde), which is not supported")
+    _check_policy(data)
     weights = _read_tensors(members["policy.pth"])
     log_std_bounds = _log_std_bounds(data.get("policy_kwargs"))
     obs_dim, action_dim = _dimensions(weights, is_state_dependent=log_std_bounds is not None)
@@ -204,6 +206,19 @@ def _algorithm(data: dict[str, Any]) -> str:
         if is_on_policy and setting in data:
             return algorithm
     raise UnreadableFileError("is the model of another algorithm than A2C, PPO, TRPO or A2CMultiTask")
+
+
+def _check_policy(data: dict[str, Any]) -> None:
+    """Raise if the policy's class acts otherwise than its weights say: that is all that is read of it."""
+    reason = data.get("why_no_agent")  # as A2CMultiTask saw it when it was saved
+    described = data.get("policy_class")  # its own attributes as texts; what stands in its bases is not in a file
+    if reason is None and isinstance(described, dict):
+        package = str(described.get("__module__")).partition(".")[0]
+        overridden = [method for method in ACTING if method in described]
+        if overridden and package not in ("stable_baselines3", "sb3_contrib", "sb3_multitask"):
+            reason = f"its class overrides `{'`, `'.join(overridden)}`"
+    if reason is not None:
+        raise UnreadableFileError(f"its policy acts otherwise than its weights say ({str(reason)[:200]})")
 
 
 def _log_std_bounds(policy_kwargs: Any) -> tuple[float, float, float] | None:
