@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pathlib
 from collections import deque
@@ -18,7 +19,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
-from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
+from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.distillation import (
@@ -30,6 +31,7 @@ from sb3_multitask.distillation import (
     collect_with_teachers,
     targets_of_batch,
 )
+from sb3_multitask.env_checks import check_bounded_actions, device_of, warn_of_other_gamma
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
 from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import (
@@ -43,8 +45,21 @@ from sb3_multitask.losses import (
 )
 from sb3_multitask.model_files import can_be_pickled, whole_zip
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.policy_arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
+from sb3_multitask.policy_checks import why_no_agent
 from sb3_multitask.quarantined_rows import only_rows, rows_without_faults
-from sb3_multitask.task_logging import log_distillation, log_std, log_update, make_room_for_tasks, refuse_update
+from sb3_multitask.schedules import in_range
+from sb3_multitask.task_logging import (
+    episode_of,
+    log_distillation,
+    log_episodes,
+    log_last_update,
+    log_std,
+    log_update,
+    make_room_for_tasks,
+    refuse_update,
+)
+from sb3_multitask.task_steps import step_of_tasks
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
 from sb3_multitask.transfer import set_frozen
@@ -79,6 +94,8 @@ class A2CMultiTask(A2C):
     :param policy: ``"MultiTaskMlpPolicy"`` or a subclass of ``MultiTaskActorCriticPolicy``
     :param env: a multi-task VecEnv, one env that carries its task (``TaskEnv``), or the tasks themselves: a set's
         name, an id, a list of ids and ``Task``, or names with their ids; these become ``make_multitask_vec_env(tasks)``
+    :param policy_kwargs: as in SB3; ``optimizer_kwargs`` without an ``optimizer_class`` are for A2C's RMSprop
+    :param device: ``"auto"`` is the CPU, on which nets of this size are fastest; others are taken, with a warning
     :param task_schedule: ``"joint"`` steps all tasks together and makes one update from the mean over all rows;
         ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1)
     :param engine: what computes actions and updates: ``"torch"``; ``"fast"``, the same mathematics in numpy and closed
@@ -112,7 +129,7 @@ class A2CMultiTask(A2C):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
-        rms_prop_eps: float = 1e-5,
+        rms_prop_eps: float = DEFAULT_RMS_PROP_EPS,
         use_rms_prop: bool = True,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
@@ -153,6 +170,7 @@ class A2CMultiTask(A2C):
         self.task_names: tuple[str, ...] | None = None
         self.normalizer_state: dict[str, Any] | None = None
         self.normalizer_settings: dict[str, Any] | None = None  # of its rewards
+        self.why_no_agent: str | None = None  # of a file, for who reads only its weights
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
         self.teachers: Teachers | None = teachers  # type: ignore[assignment]  # resolved when the env is known
         self.is_taught = bool(teachers)
@@ -163,9 +181,12 @@ class A2CMultiTask(A2C):
         self.rollout_by_teacher = False
         self.raw_rollout: np.ndarray | None = None
         self.frozen: tuple[str, ...] = ()  # names of parameters that are not trained
+        if env is not None:
+            env = self._wrap_env(env, normalize={"gamma": gamma})
+            check_bounded_actions(env.action_space)
         super().__init__(
             policy,
-            None if env is None else self._wrap_env(env, normalize={"gamma": gamma}),  # type: ignore[arg-type]  # load() passes None
+            env,  # type: ignore[arg-type]  # load() passes None
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,
@@ -178,14 +199,14 @@ class A2CMultiTask(A2C):
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
             rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            rollout_buffer_kwargs=copy.deepcopy(rollout_buffer_kwargs),
             normalize_advantage=normalize_advantage,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
+            policy_kwargs=a2c_policy_kwargs(policy_kwargs, use_rms_prop, rms_prop_eps),
             verbose=verbose,
             seed=seed,
-            device=device,
+            device=device_of(device),
             _init_setup_model=_init_setup_model,
         )
 
@@ -217,7 +238,7 @@ class A2CMultiTask(A2C):
             values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
             advantages = rollout_data.advantages
-            if self.normalize_advantage:
+            if self.normalize_advantage and len(advantages) > 1:  # a single row has no spread, as in SB3's PPO
                 advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
             rows = (log_prob, values.flatten(), entropy, advantages, rollout_data.returns)
 
@@ -238,7 +259,10 @@ class A2CMultiTask(A2C):
             norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             if not th.isfinite(norm):
                 refuse_update(self.task_names or (), a2c_loss_per_task(task, n_tasks, *rows), present)
-            self.policy.optimizer.step()
+            if self.task_schedule == "cycle" or kept is not None:
+                step_of_tasks(self.policy, present)
+            else:
+                self.policy.optimizer.step()
 
             with th.no_grad():
                 per_task = a2c_loss_per_task(task, n_tasks, *rows)
@@ -320,8 +344,13 @@ class A2CMultiTask(A2C):
     def draw_who_acts(self) -> None:
         """Decide whether the next rollout's actions are the teachers'."""
         if self.teachers is not None:
-            progress = 1 - self.num_timesteps / self._total_timesteps
+            progress = in_range(1 - self.num_timesteps / self._total_timesteps)
             self.rollout_by_teacher = not self.distillation.rollout_is_students(progress)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """SB3's, but within [0, 1] in the last update too: see :mod:`sb3_multitask.schedules`."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = in_range(self._current_progress_remaining)
 
     def _coefficients(self) -> Coefficients:
         """Weights of the terms of the loss in this update."""
@@ -358,10 +387,11 @@ class A2CMultiTask(A2C):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Train; SB3's arguments and behaviour.
+        """Train; SB3's arguments and behaviour, but that the log of the last update is written too.
 
         :param total_timesteps: environment steps over all tasks, a lower bound: training ends after a whole
             rollout, in "cycle" after a whole cycle of tasks
+        :param log_interval: updates between two lines of the log; ``None``: no lines
         :raises ValueError: if the model has no env
         """
         if self.env is None:
@@ -377,9 +407,10 @@ class A2CMultiTask(A2C):
             )
         self._choose_engine()
         with one_thread_for_arrays() if self._fast is not None else nullcontext():
-            return super().learn(
-                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-            )
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if log_interval is not None:
+            log_last_update(self)
+        return self
 
     def _setup_learn(
         self,
@@ -423,18 +454,26 @@ class A2CMultiTask(A2C):
         super()._update_info_buffer(infos, dones)
         for info in infos:
             if "episode" in info and "task" in info:
-                self.task_ep_info_buffers[info["task"]].append(info["episode"])
+                self.task_ep_info_buffers[info["task"]].append(episode_of(info))
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Write the log: SB3's keys, returns and lengths of each task's latest episodes, and how many faults it had."""
+        """Write the log: SB3's keys, returns and lengths of each task's latest episodes, and how many faults it had.
+
+        SB3's ``rollout/ep_rew_mean`` is of the latest episodes in the order of the environments, which would be the
+        last tasks' alone where there are many of them. Here it, ``ep_len_mean`` and ``success_rate`` are means over
+        the tasks of their own means.
+        """
         for name, count in getattr(self.env.unwrapped if self.env else None, "fault_counts", {}).items():
             if count:
                 self.logger.record(f"faults/{name}", count)
-        for name, episodes in self.task_ep_info_buffers.items():
-            if episodes:
-                self.logger.record(f"rollout/{name}/ep_rew_mean", safe_mean([ep["r"] for ep in episodes]))
-                self.logger.record(f"rollout/{name}/ep_len_mean", safe_mean([ep["l"] for ep in episodes]))
-        super().dump_logs(iteration)
+        all_episodes = self.ep_info_buffer, self.ep_success_buffer
+        try:
+            if means := log_episodes(self.logger, self.task_ep_info_buffers):
+                self.ep_info_buffer = deque(means)
+                self.ep_success_buffer = deque(mean["success"] for mean in means if "success" in mean)
+            super().dump_logs(iteration)
+        finally:
+            self.ep_info_buffer, self.ep_success_buffer = all_episodes
 
     # The env: its tasks, its schedule, its normaliser
 
@@ -496,6 +535,7 @@ class A2CMultiTask(A2C):
     def _adopt_env(self, env: VecEnv) -> None:
         """Give the env's normaliser the model's statistics, and the model the env's tasks."""
         self._vec_normalize_env = task_normalizer_of(env)
+        warn_of_other_gamma(self.gamma, self._vec_normalize_env)
         if self.normalizer_state is not None and self._vec_normalize_env is not None:
             self._vec_normalize_env.set_statistics(self.normalizer_state)
         self.task_names = task_names_of(env)
@@ -525,6 +565,7 @@ class A2CMultiTask(A2C):
 
         :raises ValueError: if the file's model has another set or order of tasks, or is normalised where this is not
         """
+        device = self.device if device == "auto" else device
         if not isinstance(load_path_or_dict, dict):
             saved = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
             if isinstance(load_path_or_dict, io.IOBase):
@@ -583,6 +624,7 @@ class A2CMultiTask(A2C):
         :raises TypeError: if an attribute of the model cannot be stored; names it
         """
         self.normalizer_state, self.normalizer_settings = self.get_normalizer_state(), self._normalizer_settings()
+        self.why_no_agent = why_no_agent(self.policy)
         exclude = [] if exclude is None else list(exclude)
         if not can_be_pickled(self.tasks):
             exclude.append("tasks")
@@ -612,6 +654,7 @@ class A2CMultiTask(A2C):
 
         :raises ValueError: if ``env`` has another set or order of tasks than the model; shows both
         """
+        device = device_of(device)
         if env is not None:
             saved, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
             if isinstance(path, io.IOBase):

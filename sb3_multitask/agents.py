@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sb3_multitask.observations import checked_observation
+from sb3_multitask.policy_checks import why_no_agent
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -243,7 +244,8 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
 
     :param model: an ``A2CMultiTask``, or another SB3 model with this package's policy and VecEnv
     :param facts: kept with it, such as the number of steps
-    :raises ValueError: if the model has no tasks, or its statistics are a stock ``VecNormalize``'s
+    :raises ValueError: if the model has no tasks, its statistics are a stock ``VecNormalize``'s, or its policy does
+        something between observation and action that an agent cannot: says what
     """
     policy = cast("MultiTaskActorCriticPolicy", model.policy)
     task_names, tasks = (getattr(model, name, None) or getattr(model.get_env(), name, None) for name in _TASKS)
@@ -251,6 +253,12 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         raise ValueError(
             f"The model's policy is SB3's own ({type(policy).__name__}), which knows no tasks. Save the model, and its "
             "VecNormalize if it has one, and read them with load_agent(path, normalizer)."
+        )
+    if (reason := why_no_agent(policy)) is not None:
+        raise ValueError(
+            f"The model's policy, a {type(policy).__name__}, acts otherwise than an agent of its weights would: "
+            f"{reason}. Agents, and with them teachers and exports, are MultiTaskActorCriticPolicy as it is. Use the "
+            "model itself: model.save(path), evaluate_tasks(model)."
         )
     if task_names is None:
         raise ValueError("The model has no tasks yet: it was made without an env")
@@ -269,7 +277,7 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         {name: tensor.numpy(force=True).copy() for name, tensor in policy.state_dict().items()},
         tuple(task_names),
         statistics,
-        getattr(policy.activation_fn, "__name__", repr(policy.activation_fn)),
+        type(policy.activation_fn()).__name__,
         space.low.copy(),
         space.high.copy(),
         bounds,

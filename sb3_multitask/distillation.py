@@ -17,6 +17,7 @@ from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import DistillLoss
 from sb3_multitask.rows import by_step, by_task
+from sb3_multitask.schedules import in_range
 from sb3_multitask.vec_env.schedule import task_normalizer_of
 
 if TYPE_CHECKING:
@@ -103,21 +104,21 @@ class DistillationSettings:
         :param by_teacher: the rollout's actions came from the teacher, so it says nothing of the student's returns
         """
         if not has_teachers:
-            rl = 1.0 if self.rl_coef is None else _value(self.rl_coef, progress_remaining)
-            critic = 1.0 if self.critic_coef is None else _value(self.critic_coef, progress_remaining)
+            rl = 1.0 if self.rl_coef is None else _value("rl_coef", self.rl_coef, progress_remaining)
+            critic = 1.0 if self.critic_coef is None else _value("critic_coef", self.critic_coef, progress_remaining)
             return Coefficients(rl, critic, 0.0)
-        distill = _value(self.distill_coef, progress_remaining)
+        distill = _value("distill_coef", self.distill_coef, progress_remaining)
         if by_teacher:
             return Coefficients(0.0, 0.0, distill)
-        rl = 0.0 if self.rl_coef is None else _value(self.rl_coef, progress_remaining)
+        rl = 0.0 if self.rl_coef is None else _value("rl_coef", self.rl_coef, progress_remaining)
         stays_zero = self.rl_coef is None or (not callable(self.rl_coef) and self.rl_coef == 0)
         default = 0.0 if stays_zero else 1.0
-        critic = default if self.critic_coef is None else _value(self.critic_coef, progress_remaining)
+        critic = default if self.critic_coef is None else _value("critic_coef", self.critic_coef, progress_remaining)
         return Coefficients(rl, critic, distill)
 
     def rollout_is_students(self, progress_remaining: float) -> bool:
         """Whose actions the next rollout takes; draws from torch's generator only if it is open."""
-        prob = _value(self.student_rollout_prob, progress_remaining)
+        prob = _value("student_rollout_prob", self.student_rollout_prob, progress_remaining)
         return prob >= 1 or (prob > 0 and th.rand(()).item() < prob)
 
 
@@ -254,8 +255,17 @@ def _may_be_positive(coefficient: Coefficient | None) -> bool:
     return coefficient is not None and (callable(coefficient) or coefficient > 0)
 
 
-def _value(coefficient: Coefficient, progress_remaining: float) -> float:
-    return float(coefficient(progress_remaining)) if callable(coefficient) else float(coefficient)
+def _value(name: str, coefficient: Coefficient, progress_remaining: float) -> float:
+    """A coefficient in an update; what a schedule gives is held to what a number must be."""
+    if not callable(coefficient):
+        return float(coefficient)
+    value = float(coefficient(in_range(progress_remaining)))
+    if not 0 <= value < np.inf:
+        raise ValueError(
+            f"`{name}` is a schedule that gives {value} at the remaining progress {progress_remaining:.4g}: it must "
+            "give numbers that are at least 0 and finite, from 1 (the start) to 0 (the end)"
+        )
+    return value
 
 
 def _resolve(task: str, teacher: TeacherLike) -> Agent:

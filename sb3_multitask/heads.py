@@ -47,7 +47,7 @@ class TaskRows(NamedTuple):
         k, m = self.shape
         if self.slots is not None:
             rows = rows.new_zeros(k * m, rows.shape[1]).index_copy(0, self.slots, rows)
-        return rows.reshape(k, m, -1)
+        return rows.reshape(k, m, rows.shape[1])
 
     def ungroup(self, grouped: th.Tensor) -> th.Tensor:
         """(k, m, dim) -> (n_rows, dim), the inverse of :meth:`group`."""

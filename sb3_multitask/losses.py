@@ -5,6 +5,7 @@ Rows are the transitions of one rollout, ``(n_rows,)`` with ``n_rows = n_steps *
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -78,13 +79,16 @@ def _check_rows(**tensors: th.Tensor) -> None:
         raise ValueError(f"All of these must have the same shape (n_rows,), got {shapes}")
 
 
+_NEAR_ZERO = 0.25
+_SERIES = [1 / math.factorial(n) for n in range(2, 13)]  # what is left out is below 1e-14 of the sum
 DistillLoss: TypeAlias = Literal["forward_kl", "reverse_kl", "mse"]
 
 
 def gaussian_kl(mean_p: th.Tensor, log_std_p: th.Tensor, mean_q: th.Tensor, log_std_q: th.Tensor) -> th.Tensor:
     """KL(p ‖ q) of diagonal Gaussians in nats, summed over the action dimensions, (n_rows,).
 
-    Written so that it is exact near zero, and never negative, in float32 too.
+    Written so that it keeps its digits near zero too, where the difference of large terms would not: the part of the
+    log-stds has a relative error below 2e-6 in float32 and 1e-13 in float64. It is never negative.
 
     :param mean_p: (n_rows, action_dim)
     :param log_std_p: logarithm of the standard deviations, (n_rows, action_dim), or one row for all
@@ -99,9 +103,12 @@ def gaussian_kl(mean_p: th.Tensor, log_std_p: th.Tensor, mean_q: th.Tensor, log_
 
 
 def _expm1_less_x(x: th.Tensor) -> th.Tensor:
-    """exp(x) - 1 - x, which is x^2 / 2 near zero, where the difference would leave rounding only."""
-    near_zero = x * x * (0.5 + x * (1 / 6 + x / 24))
-    return th.where(x.abs() < 0.03, near_zero, th.expm1(x) - x)
+    """exp(x) - 1 - x; near zero by its series, since the difference would leave rounding only."""
+    near = x.clamp(-_NEAR_ZERO, _NEAR_ZERO)  # elsewhere the series could overflow, and its gradient with it
+    series = near.new_full((), _SERIES[-1])
+    for coefficient in reversed(_SERIES[:-1]):
+        series = coefficient + near * series
+    return th.where(x.abs() < _NEAR_ZERO, near * near * series, th.expm1(x) - x)
 
 
 def distill_loss(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import torch as th
@@ -15,11 +16,18 @@ from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_multitask.env_checks import advise_cpu
 from sb3_multitask.heads import TaskHeads, TaskRows
 from sb3_multitask.observations import checked_observation
+from sb3_multitask.policy_arguments import (
+    NetArch,
+    activation_class,
+    check_optimizer_kwargs,
+    check_sb3s_keys,
+    checked_arch,
+)
 
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
-NetArch: TypeAlias = Mapping[str, Sequence[int]]
 LOG_STD_BOUNDS = (-5.0, 1.0)
 """Of a state-dependent log-std, unless said otherwise."""
 
@@ -35,7 +43,9 @@ class SharedMlpExtractor(nn.Module):
     :param activation_fn: after each layer
     """
 
-    def __init__(self, features_dim: int, net_arch: NetArch, activation_fn: type[nn.Module]) -> None:
+    def __init__(
+        self, features_dim: int, net_arch: Mapping[str, Sequence[int]], activation_fn: type[nn.Module]
+    ) -> None:
         super().__init__()
         pi, vf = list(net_arch["pi"]), list(net_arch["vf"])
         self.policy_net = nn.Sequential(*create_mlp(features_dim, -1, pi, activation_fn))
@@ -67,9 +77,10 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     :param observation_space: with keys ``obs`` and ``task``
     :param action_space: a flat Box
     :param lr_schedule: learning rate, a function of the remaining progress
-    :param net_arch: units of the shared layers, ``dict(pi=[64, 64], vf=[64])`` by default
-    :param head_arch: units of each task's own hidden layers, ``dict(pi=[], vf=[64])`` by default
-    :param activation_fn: after each hidden layer
+    :param net_arch: units of the shared layers, ``dict(pi=[64, 64], vf=[64])`` by default; a list is for both
+    :param head_arch: units of each task's own hidden layers, ``dict(pi=[], vf=[64])`` by default; a list likewise
+    :param activation_fn: after each hidden layer: a class of torch, or ``"tanh"``, ``"relu"``, ``"elu"``,
+        ``"leaky_relu"``
     :param ortho_init: orthogonal initialisation, each head by itself, with SB3's gains
     :param use_sde: must be False
     :param log_std_init: initial logarithm of the standard deviation
@@ -78,7 +89,15 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     :param log_std_bounds: (low, high) for ``"state_dependent"``
     :param optimizer_class: as in SB3
     :param optimizer_kwargs: as in SB3
-    :raises ValueError: on spaces without a task, gSDE, or an unknown mode or key
+    :param full_std: SB3's, for gSDE: must be left as it is, as ``use_expln`` and ``squash_output``
+    :param use_expln: see ``full_std``
+    :param squash_output: see ``full_std``
+    :param features_extractor_class: SB3's; observations are vectors and flat already, so no other than SB3's own
+    :param features_extractor_kwargs: must be empty
+    :param share_features_extractor: SB3's; either is right, since there is nothing to share
+    :param normalize_images: SB3's; either is right, since there are no images
+    :raises ValueError: on spaces without a task, gSDE, an unknown mode or key, or an argument of SB3's policies that
+        would have no effect
     """
 
     def __init__(
@@ -88,7 +107,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         net_arch: NetArch | None = None,
         head_arch: NetArch | None = None,
-        activation_fn: type[nn.Module] = nn.Tanh,
+        activation_fn: type[nn.Module] | str = nn.Tanh,
         ortho_init: bool = True,
         use_sde: bool = False,
         log_std_init: float = 0.0,
@@ -96,6 +115,13 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        full_std: bool = True,
+        use_expln: bool = False,
+        squash_output: bool = False,
+        features_extractor_class: type[nn.Module] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,  # noqa: ARG002 (SB3's, without effect on vectors)
+        normalize_images: bool = True,  # noqa: ARG002
     ) -> None:
         obs_dim, n_tasks = _checked_observation_space(observation_space)
         _check_action_space(action_space)
@@ -104,22 +130,32 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 "`use_sde=True` is not supported: gSDE keeps one exploration matrix for one action net, and here "
                 "each task has its own. Use `log_std_mode` to choose how exploration is parameterised."
             )
+        check_sb3s_keys(
+            {
+                "full_std": full_std,
+                "use_expln": use_expln,
+                "squash_output": squash_output,
+                "features_extractor_class": features_extractor_class,
+                "features_extractor_kwargs": features_extractor_kwargs,
+            }
+        )
+        check_optimizer_kwargs(optimizer_class, optimizer_kwargs)
         _check_log_std(log_std_mode, log_std_init, log_std_bounds)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
-        self.head_arch = _checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
+        self.head_arch = checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
         self.log_std_mode = log_std_mode
         self.log_std_bounds = log_std_bounds
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=_checked_arch("net_arch", net_arch, {"pi": [64, 64], "vf": [64]}),
-            activation_fn=activation_fn,
+            net_arch=checked_arch("net_arch", net_arch, {"pi": [64, 64], "vf": [64]}),
+            activation_fn=activation_class(activation_fn),
             ortho_init=ortho_init,
             log_std_init=log_std_init,
             optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
+            optimizer_kwargs=copy.deepcopy(optimizer_kwargs),
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -135,7 +171,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Create the nets and the optimizer; called by SB3's constructor."""
-        arch: NetArch = self.net_arch  # type: ignore[assignment]
+        arch: dict[str, list[int]] = self.net_arch  # type: ignore[assignment]
         self.mlp_extractor = SharedMlpExtractor(self.obs_dim, arch, self.activation_fn)  # type: ignore[assignment]
         action_dim = self.action_space.shape[0]  # type: ignore[index]
         state_dependent = self.log_std_mode == "state_dependent"
@@ -158,6 +194,17 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             self.action_net.init_orthogonal(sqrt_2, output_gain=0.01)
             value_net.init_orthogonal(sqrt_2, output_gain=1.0)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """torch's; a device other than the CPU is taken, and advised against."""
+        advise_cpu(kwargs.get("device", args[0] if args else None))
+        return super().to(*args, **kwargs)
+
+    def load_from_vector(self, vector: np.ndarray) -> None:
+        """SB3's; each parameter keeps memory of its own, whose alignment decides how products are rounded."""
+        super().load_from_vector(vector)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.clone()
 
     def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
         """Features (n_rows, obs_dim), how rows are grouped by task, and the task of each row (n_rows,)."""
@@ -259,14 +306,3 @@ def _check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
         raise ValueError(f"`log_std_mode` must be one of {', '.join(get_args(LogStdMode))} (got {mode!r})")
     if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
         raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")
-
-
-def _checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:
-    if arch is None:
-        return default
-    if not isinstance(arch, Mapping) or not set(arch) <= {"pi", "vf"}:
-        raise ValueError(f"`{name}` must be a dict with the keys pi and vf, lists of layer sizes (got {arch!r})")
-    sizes = {key: list(layers) for key, layers in {**default, **arch}.items()}
-    if any(not isinstance(size, int) or size < 1 for layers in sizes.values() for size in layers):
-        raise ValueError(f"`{name}` must hold positive layer sizes (got {arch!r})")
-    return sizes

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Never
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Never
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
 from sb3_multitask.csv_log import quote_keys
 from sb3_multitask.losses import A2CLoss
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 _LONGEST_PREFIX_AND_KEY = len("rollout//explained_variance")
 
@@ -67,6 +71,46 @@ def log_std(logger: Logger, names: Sequence[str], std: th.Tensor) -> None:
     if std.ndim == 2:
         for name, mean in zip(names, std.mean(dim=1).tolist(), strict=True):
             logger.record(f"train/{name}/std", mean)
+
+
+def episode_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """An episode as its task's buffer keeps it: SB3's numbers, and ``success`` if the env says so."""
+    episode = dict(info["episode"])
+    if info.get("is_success") is not None:
+        episode["success"] = float(info["is_success"])
+    return episode
+
+
+def log_episodes(logger: Logger, buffers: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
+    """Record the mean return and length of each task's latest episodes.
+
+    :param buffers: task -> its latest episodes
+    :return: the means ``r``, ``l`` and, of those that tell it, ``success`` of each task that has had an episode
+    """
+    means = []
+    for name, episodes in buffers.items():
+        keys = [key for key in ("r", "l", "success") if any(key in episode for episode in episodes)]
+        mean = {key: float(np.mean([episode[key] for episode in episodes if key in episode])) for key in keys}
+        if mean:
+            logger.record(f"rollout/{name}/ep_rew_mean", mean["r"])
+            logger.record(f"rollout/{name}/ep_len_mean", mean["l"])
+            means.append(mean)
+    return means
+
+
+def log_last_update(model: OnPolicyAlgorithm) -> None:
+    """Write a line with what the last update left in the log, which SB3 keeps for the next ``learn``.
+
+    It stays there for that too, and for who reads ``model.logger.name_to_value`` after training.
+    """
+    logger, steps = model.logger, model.num_timesteps - model._num_timesteps_at_start
+    if not (logger.name_to_value and steps):
+        return
+    parts: list[dict[str, Any]] = [logger.name_to_value, logger.name_to_count, logger.name_to_excluded]
+    kept = [dict(part) for part in parts]
+    model.dump_logs(steps // (model.n_steps * model.n_envs))
+    for part, values in zip(parts, kept, strict=True):
+        part.update(values)
 
 
 def refuse_update(names: Sequence[str], per_task: A2CLoss, present: Sequence[bool]) -> Never:

@@ -9,9 +9,10 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from sb3_multitask.task_steps import stacked_parameters
+
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
-    from sb3_multitask.policies import MultiTaskActorCriticPolicy
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
 
@@ -37,7 +38,7 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
     if not pairs:
         raise ValueError("`tasks` must name at least one task of the model and the task of the source it takes over")
     ours, theirs = dict(model.policy.named_parameters()), dict(source.policy.named_parameters())
-    per_task = _per_task_names(model.policy)
+    per_task = set(stacked_parameters(model.policy))
     _check_same_nets(ours, theirs, per_task)
     _check_same_meaning(model, source)
     receiver, giver = model.get_vec_normalize_env(), source.get_normalizer_state()
@@ -105,12 +106,6 @@ def _index(model: A2CMultiTask, task: str, side: str) -> int:
     if task not in names:
         raise ValueError(f"{side} has no task {task!r}; it has: {', '.join(names)}")
     return names.index(task)
-
-
-def _per_task_names(policy: MultiTaskActorCriticPolicy) -> set[str]:
-    """Parameters with a task axis, which comes first."""
-    names = {name for name, _ in policy.named_parameters() if name.startswith(("action_net.", "value_net."))}
-    return names | ({"log_std"} if policy.log_std_mode == "per_task" else set())
 
 
 def _normalizes(state: Mapping[str, Any] | None) -> bool:

@@ -1,6 +1,8 @@
+import csv
 import re
 import threading
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -11,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 
 import sb3_multitask as mt
+from sb3_multitask.fast import why_not_fast
 
 HALF_CHEETAHS = "HalfCheetahBody6"
 
@@ -486,3 +489,173 @@ def test_an_untrained_model_leaves_an_env_its_statistics():
     model.set_env(prepared)
     np.testing.assert_array_equal(prepared.obs_rms["obs"].count, count)
     assert count.min() > 1
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"momentum": 0.5, "eps": 1e-3}])
+def test_optimizer_kwargs_are_those_of_a2cs_rmsprop(settings):
+    """SB3 drops them without an ``optimizer_class``."""
+    given = {"optimizer_kwargs": dict(settings), "net_arch": {"pi": [8]}}
+    model = make_model(policy_kwargs=given)
+    (group,) = model.policy.optimizer.param_groups
+    assert type(model.policy.optimizer) is th.optim.RMSprop
+    assert {name: group[name] for name in settings} == settings
+    assert group["alpha"] == 0.99
+    assert given == {"optimizer_kwargs": settings, "net_arch": {"pi": [8]}}  # the caller's
+
+
+def test_what_the_caller_hands_over_is_never_changed():
+    kwargs = {"policy_kwargs": {}, "rollout_buffer_kwargs": {}}
+    model = make_model(**kwargs)
+    model.policy_kwargs["x"] = model.rollout_buffer_kwargs["x"] = 1
+    assert kwargs == {"policy_kwargs": {}, "rollout_buffer_kwargs": {}}
+
+
+def test_optimizer_settings_are_kept_in_the_file(tmp_path):
+    make_model(policy_kwargs={"optimizer_kwargs": {"weight_decay": 0.1}, "activation_fn": "relu"}).save(tmp_path / "m")
+    loaded = mt.A2CMultiTask.load(tmp_path / "m")
+    assert loaded.policy.optimizer.param_groups[0]["weight_decay"] == 0.1
+    assert loaded.policy.activation_fn is th.nn.ReLU
+    assert mt.load_agent(tmp_path / "m.zip").activation == "ReLU"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"policy_kwargs": {"optimizer_kwargs": {"nonsense": 1}}}, "`optimizer_kwargs` .*RMSprop .*'nonsense'"),
+        ({"policy_kwargs": {"optimizer_kwargs": 0.1}}, "`optimizer_kwargs` must be a dict.*0.1"),
+        ({"use_rms_prop": False, "rms_prop_eps": 1e-3}, "`rms_prop_eps=0.001` .*`use_rms_prop` is False"),
+        (
+            {"rms_prop_eps": 1e-3, "policy_kwargs": {"optimizer_class": th.optim.RMSprop}},
+            "`rms_prop_eps=0.001` .*`optimizer_class` is given",
+        ),
+        ({"rms_prop_eps": 1e-3, "policy_kwargs": {"optimizer_kwargs": {"eps": 1e-4}}}, "eps=0.0001 differ"),
+    ],
+)
+def test_settings_of_the_optimizer_that_would_be_dropped_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**kwargs)
+
+
+class Watch(BaseCallback):
+    """The rate and the coefficients of every update."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates, self.progress = [], []
+
+    def _on_rollout_start(self):
+        self.rates.append(self.model.policy.optimizer.param_groups[0]["lr"])
+        self.progress.append(self.model._current_progress_remaining)
+
+    _on_training_end = _on_rollout_start
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_progress_stays_in_range_where_a_rollout_does_not_divide_the_total(engine, schedule):
+    """SB3's goes past the end: the last rate would be negative, and the step climb the loss."""
+    asked = []
+
+    def schedule_of_rate(progress_remaining):
+        asked.append(progress_remaining)
+        return 7e-4 * progress_remaining
+
+    model = make_model(engine=engine, task_schedule=schedule, learning_rate=schedule_of_rate)
+    watch = Watch()
+    model.learn(100, watch)
+    assert min(asked) == 0.0
+    assert max(asked) == 1.0
+    assert min(watch.rates) == watch.rates[-1] == 0.0
+    assert min(watch.progress) == 0.0
+    model.learn(70, watch, reset_num_timesteps=False)
+    assert min(asked) == 0.0
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_the_last_update_is_in_the_log(engine, tmp_path):
+    """SB3 writes its lines before updates, so what the last one came to would be lost."""
+    from stable_baselines3.common.logger import configure
+
+    model = make_model(engine=engine)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(300, log_interval=5)
+    model.logger.close()
+    rows = list(csv.DictReader((tmp_path / "progress.csv").read_text().splitlines()))
+    assert [row["train/n_updates"] for row in rows] == ["4", "9", "10"]
+    assert [row["time/iterations"] for row in rows] == ["5", "10", "10"]
+    assert [row["time/total_timesteps"] for row in rows] == ["150", "300", "300"]
+    assert model.logger.name_to_value["train/n_updates"] == 10  # as with SB3
+    assert "time/fps" not in model.logger.name_to_value
+
+
+def test_without_a_log_interval_there_are_no_lines(tmp_path):
+    from stable_baselines3.common.logger import configure
+
+    model = make_model()
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(90, log_interval=None)
+    model.logger.close()
+    assert (tmp_path / "progress.csv").read_text() == ""
+
+
+class Returns(DriftEnv):
+    """Episodes of two steps with a known return."""
+
+    def step(self, action):
+        obs, _, _, _, info = super().step(action)
+        return obs, self.target / 2, self.time >= 2, False, {**info, "is_success": self.target > 60}
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_the_mean_return_is_of_all_tasks_whatever_the_number_of_environments(engine, tmp_path):
+    """SB3's is of the last 100 episodes in the order of the environments: the last task's alone here."""
+    from stable_baselines3.common.logger import configure
+
+    tasks = [mt.Task(name, Returns, {"target": target}) for name, target in (("A", 0.0), ("B", 50.0), ("C", 100.0))]
+    model = make_model(tasks, 40, engine=engine, n_steps=4)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(4 * 120)
+    model.logger.close()
+    (row,) = csv.DictReader((tmp_path / "progress.csv").read_text().splitlines())
+    assert [float(row[f"rollout/{name}/ep_rew_mean"]) for name in "ABC"] == [0, 50, 100]
+    assert float(row["rollout/ep_rew_mean"]) == pytest.approx(50)
+    assert float(row["rollout/ep_len_mean"]) == 2
+    assert float(row["rollout/success_rate"]) == pytest.approx(1 / 3)
+    assert len(model.ep_info_buffer) == 100  # SB3's, for who reads it
+
+
+def test_auto_is_the_cpu_and_cuda_is_taken(monkeypatch, tmp_path):
+    monkeypatch.setattr(th.cuda, "is_available", lambda: True)
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env)
+    assert model.device == th.device("cpu")
+    assert why_not_fast(model) is None
+    model.save(tmp_path / "model")
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    loaded.set_parameters(str(tmp_path / "model"))
+    assert loaded.device == th.device("cpu")
+    assert all(parameter.device.type == "cpu" for parameter in loaded.policy.parameters())
+
+    monkeypatch.setattr(th.nn.Module, "to", lambda self, *_args, **_kwargs: self)
+    with pytest.warns(UserWarning, match="'cuda'.*faster on the CPU") as said:
+        model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, device="cuda")
+    assert model.device.type == "cuda"
+    assert len(said) == 1
+
+
+def test_another_gamma_than_the_normalisers_is_said():
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1, normalize={"gamma": 0.9})
+    with pytest.warns(UserWarning, match=r"gamma=0.9, the model gamma=0.99.*'gamma': 0.99"):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", env)
+    mt.A2CMultiTask("MultiTaskMlpPolicy", env, gamma=0.9)
+    raw = mt.make_multitask_vec_env(drift_tasks(2), 1, normalize={"gamma": 0.9, "norm_reward": False})
+    mt.A2CMultiTask("MultiTaskMlpPolicy", raw)
+
+
+def test_actions_without_bounds_are_refused_with_the_remedy():
+    tasks = [mt.Task("A", lambda: gym.wrappers.ClipAction(DriftEnv()))]
+    with pytest.raises(ValueError, match=r"`env` has the action space Box\(-inf.*ClipAction.*leave it out"):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", tasks)

@@ -7,15 +7,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import stand_in
+import torch as th
 from conftest import drift_tasks
 from stable_baselines3 import A2C
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
 
 import sb3_multitask as mt
 from sb3_multitask.agents import Agent, agent_of
+from sb3_multitask.heads import TaskHeads
+from sb3_multitask.policy_arguments import ACTIVATIONS
 from sb3_multitask.pretrained import PRETRAINED
 from sb3_multitask.readers import UnreadableFileError
-from sb3_multitask.zoo.settings import ACTIVATIONS
 
 
 def trained(**kwargs):
@@ -358,3 +362,110 @@ def test_other_observations_are_refused_by_models_and_agents(model_and_agent, ob
     for one in model_and_agent:
         with pytest.raises(ValueError, match=r"`observation` must be \{'obs': "):
             one.predict(observation, deterministic=True)
+
+
+class Documented(mt.MultiTaskActorCriticPolicy):
+    """Adds to the policy and changes nothing of how it acts."""
+
+    def n_weights(self):
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def predict_values(self, obs):
+        return 2 * super().predict_values(obs)
+
+
+class Halving(mt.MultiTaskActorCriticPolicy):
+    def split_observation(self, obs):
+        features, rows, task = super().split_observation(obs)
+        return 0.5 * features, rows, task
+
+
+class Inherits(Halving):
+    """Has the override of its base."""
+
+
+class Bounded(mt.MultiTaskActorCriticPolicy):
+    def _distribution(self, latent_pi, rows, task):
+        return super()._distribution(th.tanh(latent_pi), rows, task)
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x * th.sigmoid(x)
+
+
+class OwnHeads(TaskHeads):
+    pass
+
+
+def of_policy(policy="MultiTaskMlpPolicy", **kwargs):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1, seed=0)
+    return mt.A2CMultiTask(policy, env, seed=0, device="cpu", policy_kwargs=kwargs)
+
+
+def test_a_policy_that_acts_as_its_weights_say_becomes_an_agent(tmp_path):
+    model = of_policy(Documented)
+    assert isinstance(agent_of(model), Agent)
+    model.save(tmp_path / "model")
+    assert mt.load_agent(tmp_path / "model.zip").task_names == ("A", "B")
+
+
+def add_hook(policy):
+    policy.action_net.layers[0].register_forward_hook(lambda *_: None)
+
+
+def replace_distribution(policy):
+    policy.action_dist = SquashedDiagGaussianDistribution(2)
+
+
+def replace_layer(policy):
+    policy.mlp_extractor.policy_net[1] = nn.ReLU()
+
+
+def replace_heads(policy):
+    policy.action_net.__class__ = OwnHeads
+
+
+def replace_method(policy):
+    policy.forward = lambda *_args: None
+
+
+def replace_extractor(policy):
+    policy.mlp_extractor = nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs", "change", "reason"),
+    [
+        (Halving, {}, None, "Halving overrides `split_observation`"),
+        (Inherits, {}, None, "Inherits overrides `split_observation`"),
+        (Bounded, {}, None, "Bounded overrides `_distribution`"),
+        ("MultiTaskMlpPolicy", {"activation_fn": Swish}, None, "Swish is not torch's"),
+        ("MultiTaskMlpPolicy", {}, add_hook, "forward hooks"),
+        ("MultiTaskMlpPolicy", {}, replace_distribution, "`action_dist` is a SquashedDiagGaussian"),
+        ("MultiTaskMlpPolicy", {}, replace_layer, r"`mlp_extractor.policy_net.1` is ReLU\(\), not Tanh"),
+        ("MultiTaskMlpPolicy", {}, replace_heads, "`action_net` is a OwnHeads"),
+        ("MultiTaskMlpPolicy", {}, replace_method, "`forward` was replaced"),
+        ("MultiTaskMlpPolicy", {}, replace_extractor, "`mlp_extractor` is a Identity"),
+    ],
+)
+def test_a_policy_that_acts_otherwise_than_its_weights_say_is_refused(policy, kwargs, change, reason, tmp_path):
+    model = of_policy(policy, **kwargs)
+    if change is not None:
+        change(model.policy)
+    with pytest.raises(ValueError, match=f"the policy of a subclass|acts otherwise.*{reason}"):
+        mt.save_agent(model, tmp_path / "agent")
+    with pytest.raises(ValueError, match=f"teacher of task 'A'.*{reason}"):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", model.env, teachers={"A": model, "B": model})
+    assert not list(tmp_path.iterdir())
+    if change not in (add_hook, replace_method):  # which hold functions, and do not pickle or load
+        model.save(tmp_path / "model")
+        with pytest.raises(UnreadableFileError, match=f"acts otherwise.*{reason}"):
+            mt.load_agent(tmp_path / "model.zip")
+
+
+def test_a_zip_of_another_algorithm_tells_what_its_policy_overrides(tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1, seed=0, normalize=False)
+    A2C(Halving, env, device="cpu").save(tmp_path / "model")
+    with pytest.raises(UnreadableFileError, match="overrides `split_observation`"):
+        mt.load_agent(tmp_path / "model.zip")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sb3_multitask.experiments.config import (
     EvaluateConfig,
     TrainConfig,
+    as_schedule,
     dump_config,
     load_config,
     make_config,
@@ -163,3 +164,8 @@ def test_a_file_that_would_take_long_to_read_is_one_quick_error(tmp_path, text, 
     with pytest.raises(ConfigError, match=rf"run\.yml.*({message})"):
         load_config(TrainConfig, tmp_path / "run.yml")
     assert time.perf_counter() - start < 5
+
+
+def test_linear_schedules_end_at_zero():
+    rate = as_schedule("lin_3e-4")
+    assert [rate(1.0), rate(0.5), rate(0.0), rate(-0.4), rate(1.4)] == [3e-4, 1.5e-4, 0.0, 0.0, 3e-4]

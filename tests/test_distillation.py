@@ -286,3 +286,27 @@ def test_a_checkpoint_with_other_teachers_is_refused(tmp_path, teacher):
     other = agent_of(make_model("auto"))
     with pytest.raises(mt.CheckpointError, match="teachers"):
         train(other)
+
+
+def test_coefficients_never_see_progress_out_of_range(teacher):
+    """Where a rollout does not divide the total, the last update pushed a student away from its teacher."""
+    asked = []
+
+    def falling(progress_remaining):
+        asked.append(progress_remaining)
+        return progress_remaining
+
+    student = make_model(
+        "auto", teachers=teachers(teacher), distill_coef=falling, rl_coef=falling, student_rollout_prob=falling
+    )
+    student.learn(100)
+    assert min(asked) == 0.0
+    assert max(asked) <= 1.0
+
+
+def test_a_schedule_that_leaves_its_range_is_refused_by_name(teacher):
+    student = make_model("auto", teachers=teachers(teacher), distill_coef=lambda p: p - 0.5)
+    with pytest.raises(
+        ValueError, match=r"`distill_coef` is a schedule that gives -0\.\d+ at the remaining progress 0"
+    ):
+        student.learn(100)

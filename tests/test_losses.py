@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -119,3 +120,17 @@ def test_other_shapes_of_gaussians_are_refused():
 def test_mean_per_task():
     means = mean_per_task(th.tensor([2, 0, 2]), 3, th.tensor([1.0, 2.0, 4.0]))
     th.testing.assert_close(means, th.tensor([2.0, th.nan, 2.5]), equal_nan=True)
+
+
+def test_kl_keeps_its_digits_across_the_change_of_formula():
+    """Against the series in whole numbers; float64 and float32, below and above the change."""
+    ratio = np.concatenate([10.0 ** np.arange(-7, 0), [0.0299999, 0.0300001, 0.059, 0.25, 0.999, 1.001]])
+    for sign in (1, -1):
+        x = sign * ratio
+        exact = sum(x**n / math.factorial(n) for n in range(20, 1, -1))
+        for dtype, tolerance in ((th.float64, 1e-13), (th.float32, 2e-6)):
+            mean, log_std = th.zeros(len(x), 1, dtype=dtype), th.tensor(x / 2, dtype=dtype)[:, None]
+            kl = gaussian_kl(mean, log_std, mean, th.zeros_like(log_std))
+            given = 2 * log_std[:, 0].double().numpy()  # as rounded
+            wanted = exact if dtype == th.float64 else sum(given**n / math.factorial(n) for n in range(20, 1, -1))
+            np.testing.assert_allclose(2 * kl.double().numpy(), wanted, rtol=tolerance)

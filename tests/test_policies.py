@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -5,6 +7,7 @@ from conftest import batch_for, drift_tasks, weights_equal
 from gymnasium import spaces
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 
 import sb3_multitask as mt
 
@@ -160,7 +163,19 @@ def test_it_is_a_policy_class_of_the_other_algorithms(algorithm, mode, tmp_path)
         ({"use_sde": True}, "`use_sde=True` is not supported: gSDE keeps one exploration matrix"),
         ({"log_std_mode": "state"}, "`log_std_mode` must be one of per_task, state_dependent, shared"),
         ({"log_std_mode": "state_dependent", "log_std_init": 3.0}, "`log_std_init` must lie within"),
-        ({"net_arch": [64, 64]}, "`net_arch` must be a dict with the keys pi and vf"),
+        ({"net_arch": "64"}, "`net_arch` must be a dict with the keys pi and vf.*'64'"),
+        ({"net_arch": [64, "32"]}, "`net_arch` must be .*'32'"),
+        ({"net_arch": {"pi": 64}}, "`net_arch` must be .*64"),
+        ({"net_arch": [True]}, "`net_arch` must be .*True"),
+        ({"activation_fn": "rellu"}, "`activation_fn` must be one of tanh, relu.*'rellu'.*Did you mean 'relu'"),
+        ({"activation_fn": th.nn.ReLU()}, r"`activation_fn` must be a class.*ReLU\(\)"),
+        ({"squash_output": True}, "`squash_output=True` is not supported.*leave it out"),
+        ({"full_std": False}, "`full_std=False` is for gSDE.*leave it out"),
+        ({"use_expln": True}, "`use_expln=True` is for gSDE"),
+        ({"features_extractor_class": NatureCNN}, "`features_extractor_class=NatureCNN` .*`net_arch`"),
+        ({"features_extractor_kwargs": {"features_dim": 9}}, "`features_extractor_kwargs=.*features_dim.*9"),
+        ({"optimizer_kwargs": {"weight_decai": 0.1}}, "Adam .*'weight_decai'.*Did you mean 'weight_decay'"),
+        ({"optimizer_kwargs": {"lr": 0.1}}, "`optimizer_kwargs` .*'lr'.*`learning_rate`"),
         ({"head_arch": {"pi": [0]}}, "`head_arch` must hold positive layer sizes"),
         ({"head_arch": {"q": [3]}}, "`head_arch` must be a dict"),
     ],
@@ -185,3 +200,54 @@ def test_a_task_for_all_rows_or_for_each():
         policy.predict({"obs": obs, "task": np.zeros(2, dtype=int)})
     with pytest.raises(ValueError, match="whole numbers"):
         policy.predict({"obs": obs, "task": np.full(6, 0.9)})
+
+
+def test_sb3s_ways_to_write_nets():
+    policy = make_policy(net_arch=[32, 16], head_arch=[8], activation_fn="relu")
+    assert policy.net_arch == {"pi": [32, 16], "vf": [32, 16]}
+    assert policy.head_arch == {"pi": [8], "vf": [8]}
+    assert policy.activation_fn is th.nn.ReLU
+    assert make_policy(net_arch=[]).net_arch == {"pi": [], "vf": []}
+    assert make_policy(net_arch=[{"pi": [3]}]).net_arch == {"pi": [3], "vf": [64]}
+    assert make_policy(net_arch={"pi": []}).net_arch == {"pi": [], "vf": [64]}
+    for name in ("LeakyReLU", "nn.LeakyReLU", "leaky_relu"):
+        assert make_policy(activation_fn=name).activation_fn is th.nn.LeakyReLU
+    make_policy(normalize_images=False, share_features_extractor=False, features_extractor_class=FlattenExtractor)
+
+
+def test_what_is_handed_over_stays_as_it_is():
+    given = {
+        "net_arch": {"pi": [8], "vf": [8]},
+        "head_arch": {"pi": [4], "vf": [4]},
+        "optimizer_kwargs": {"betas": (0.8, 0.9)},
+    }
+    before = copy.deepcopy(given)
+    policy = make_policy(**given)
+    policy.net_arch["pi"].append(3)
+    policy.head_arch["vf"].append(3)
+    policy.optimizer_kwargs["eps"] = 0.1
+    assert given == before
+
+
+def test_an_empty_batch_gives_no_actions():
+    for kwargs in ({}, {"log_std_mode": "state_dependent"}, {"net_arch": [], "head_arch": [5]}):
+        policy = make_policy(**kwargs)
+        for task in (1, np.zeros(0, dtype=int)):
+            actions, _ = policy.predict({"obs": np.zeros((0, 4)), "task": task})
+            assert actions.shape == (0, 2)
+
+
+def test_parameters_from_a_vector_have_memory_of_their_own():
+    policy = make_policy()
+    policy.load_from_vector(policy.parameters_to_vector())
+    assert all(parameter.data_ptr() % 64 == 0 for parameter in policy.parameters())
+
+
+def test_a_gpu_is_advised_against(monkeypatch):
+    monkeypatch.setattr(th.nn.Module, "to", lambda self, *_args, **_kwargs: self)
+    policy = make_policy()
+    for device in ("cuda", "cuda:1", th.device("cuda")):
+        with pytest.warns(UserWarning, match=r"'cuda.*faster on the CPU.*device=\"cpu\""):
+            policy.to(device)
+    policy.to("cpu")
+    policy.to(th.float64)

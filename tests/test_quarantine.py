@@ -254,3 +254,16 @@ def test_an_evaluation_in_which_every_episode_fails_stops_at_its_cap_and_says_so
     ):
         results = mt.evaluate_tasks(model, env, n_eval_episodes=2, max_episode_steps=50)
     assert results["A"].episode_lengths == (5, 5)
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_a_single_good_row_is_not_normalised(engine):
+    env = make("", on_fault="quarantine")
+    model = model_on(env, engine=engine, normalize_advantage=True).learn(120)
+    rows_to_learn_from = np.zeros((model.n_steps, model.n_envs), dtype=bool)
+    rows_to_learn_from[2, 3] = True
+    model._rows_to_learn_from = lambda: rows_to_learn_from
+    before = model.policy.parameters_to_vector()
+    model.learn(30)
+    assert is_finite(model)
+    assert (model.policy.parameters_to_vector() != before).any()

@@ -47,7 +47,7 @@ def plugin_data(accumulator, tag):
 
 
 def trained(tmp_path, tasks, callback=None, with_eval=True, steps=600, **kwargs):
-    env = mt.make_multitask_vec_env(tasks, 1, seed=0)
+    env = mt.make_multitask_vec_env(tasks, 1, seed=0, normalize={"gamma": kwargs.get("gamma", 0.99)})
     kwargs = {"n_steps": 5, "seed": 0, "device": "cpu", "tensorboard_log": str(tmp_path), **kwargs}
     model = kwargs.pop("algorithm", mt.A2CMultiTask)(kwargs.pop("policy", "MultiTaskMlpPolicy"), env, **kwargs)
     callbacks = [callback or mt.MultiTaskTensorBoardCallback()]

@@ -89,7 +89,9 @@ def test_the_configs_make_their_algorithms(algo):
     arguments = constructor_arguments(values)
     for name in ("n_timesteps", "n_envs", "normalize"):
         del arguments[name]
-    model = ALGORITHMS[algo](env=mt.make_multitask_vec_env(drift_tasks(2), values["n_envs"]), device="cpu", **arguments)
+    normalize = {"gamma": values.get("gamma", 0.99)}
+    env = mt.make_multitask_vec_env(drift_tasks(2), values["n_envs"], normalize=normalize)
+    model = ALGORITHMS[algo](env=env, device="cpu", **arguments)
     assert isinstance(model.policy, mt.MultiTaskActorCriticPolicy)
 
 

@@ -8,9 +8,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.env_checks import warn_of_other_gamma
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.vec_env.schedule import task_normalizer_of
 from sb3_multitask.yaml_files import ConfigError
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
@@ -25,6 +27,7 @@ def make_algorithm(config: TrainConfig, env: VecEnv, verbose: int) -> OnPolicyAl
     kwargs = config.algorithm_kwargs()
     if config.algo != "a2c_mt":
         kwargs["policy"] = MultiTaskActorCriticPolicy
+        warn_of_other_gamma(kwargs.get("gamma", 0.99), task_normalizer_of(env))  # A2CMultiTask looks itself
     try:
         return ALGORITHMS[config.algo](env=env, verbose=verbose, **kwargs)
     except (TypeError, AssertionError) as e:  # SB3 asserts, for one, the size of a batch

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 
 from sb3_multitask.a2c_multitask import Engine
+from sb3_multitask.env_checks import device_of
 from sb3_multitask.eval_callback import Score
 from sb3_multitask.files import replacing
 from sb3_multitask.losses import DistillLoss
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.schedules import in_range
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.transfer import Frozen
 from sb3_multitask.vec_env.backends import BackendName
@@ -233,7 +235,7 @@ class TrainConfig(BaseModel):
 
     def algorithm_kwargs(self) -> dict[str, Any]:
         """The part that goes to the algorithm."""
-        common = {"policy": self.policy, "seed": self.seed, "device": self.device}
+        common = {"policy": self.policy, "seed": self.seed, "device": device_of(self.device)}
         if self.algo != "a2c_mt":  # what is not set has defaults of its own
             return {
                 **common,
@@ -346,4 +348,4 @@ def as_schedule(value: float | str | None) -> Any:
     if value is None:
         return None
     number, falls = _parse_schedule(value)
-    return (lambda progress_remaining: number * progress_remaining) if falls else number
+    return (lambda progress_remaining: number * in_range(progress_remaining)) if falls else number

@@ -14,6 +14,7 @@ from typing import Any
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
 from sb3_multitask.evaluation import evaluate_tasks
@@ -23,6 +24,7 @@ from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.files import file_name
 from sb3_multitask.seeding import env_seed
+from sb3_multitask.task_logging import log_last_update
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
@@ -60,6 +62,8 @@ def train_in_turn(
             model.learn(
                 per_task, reset_num_timesteps=i == 0, progress_bar=progress_bar, log_interval=config.log_interval
             )
+            if not isinstance(model, A2CMultiTask):  # which writes it itself
+                log_last_update(model)
             results[f"after_{i + 1}"] = _evaluate(model, tasks, config)
             folder.write_results(**results)
             save_agent(replace(agent_of(model), tasks=None), folder.agents / f"after_{i + 1}")

@@ -26,6 +26,7 @@ from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
 from sb3_multitask.files import SaveError
+from sb3_multitask.task_logging import log_last_update
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
 from sb3_multitask.transfer import freeze, transfer
@@ -187,6 +188,8 @@ def _train(
                 stack.enter_context(stop.at_next_rollout(checkpoints.stop))
             stack.callback(model.logger.close)
             model.learn(config.n_timesteps, callbacks, log_interval=config.log_interval, progress_bar=progress_bar)
+            if not isinstance(model, A2CMultiTask):  # which writes it itself
+                log_last_update(model)
         stop.raise_if_asked()  # a signal that came in the last rollout
         save_model(model, folder)
         save_agent(agent_of(model), folder.agents / "final")

@@ -13,7 +13,7 @@ from torch import nn
 
 from sb3_multitask.distillation import Coefficients, raw_observations, tasks_of_rows
 from sb3_multitask.fast.nets import Tasks, heads_forward, of_tasks, transposed, trunk_forward
-from sb3_multitask.fast.parameters import FlatParameters
+from sb3_multitask.fast.parameters import FlatParameters, aligned
 from sb3_multitask.fast.update import LossRows, Rollout, Targets, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.rows import by_step, by_task
@@ -48,6 +48,8 @@ def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a l
     unusual = [name for name in ("weight_decay", "momentum", "centered", "maximize") if settings.get(name)]
     if unusual:
         return f"RMSprop has {', '.join(unusual)}"
+    if settings["eps"] <= 0:
+        return f"RMSprop has eps={settings['eps']}, with which heads that wait for their turn become NaN"
     if type(model.rollout_buffer) is not DictRolloutBuffer:
         return f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
     assert model.env is not None
@@ -57,8 +59,6 @@ def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a l
     unknown = [type(layer).__name__ for layer in layers if type(layer) not in _KNOWN_LAYERS]
     if unknown:  # rows are given to heads by the env's order, which a wrapper could change in the observations
         return f"the env is wrapped with {', '.join(unknown)}"
-    if model.env.num_envs * model.n_steps < 2 and model.normalize_advantage:
-        return "a single row cannot be normalised"
     return None
 
 
@@ -275,7 +275,8 @@ class FastEngine:
         if not np.isfinite(clip_gradient(parameters.gradient, model.max_grad_norm)):
             refuse_update(model.task_names or (), rows.per_task(), rows.present())
         settings = model.policy.optimizer.param_groups[0]
-        rmsprop_step(parameters, settings["lr"], settings["alpha"], settings["eps"])
+        present = None if isinstance(rollout.tasks, slice) and keep is None else rows.present()
+        rmsprop_step(parameters, settings["lr"], settings["alpha"], settings["eps"], present)
         self._rollout = None
         return rows
 
@@ -293,7 +294,7 @@ class _Buffers:
         action_dim = nets.log_std.shape[-1]
 
         def empty(n: int, *shape: int) -> np.ndarray:
-            return np.empty((n, n_envs, *shape), dtype=dtype)
+            return aligned((n, n_envs, *shape), dtype)
 
         self.observations, self.actions = empty(n_steps + 1, policy.obs_dim), empty(n_steps, action_dim)
         self.rewards, self.episode_starts = empty(n_steps), empty(n_steps + 1)

@@ -12,14 +12,21 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sb3_multitask.fast.parameters import Layer
+from sb3_multitask.fast.parameters import Layer, aligned
 
 Tasks: TypeAlias = slice | np.ndarray
 
 
 def transposed(layers: list[Layer]) -> list[Layer]:
     """Layers with their weights copied to (in, out): products with these are twice as fast as with ``weight.T``."""
-    return [(np.ascontiguousarray(weight.T), bias) for weight, bias in layers]
+    return [(_copied(weight.T), bias) for weight, bias in layers]
+
+
+def _copied(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy, aligned: what is computed from it does not depend on where memory was free."""
+    copy = aligned(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def trunk_forward(layers: list[Layer], x: np.ndarray, hidden: Sequence[np.ndarray]) -> np.ndarray:
@@ -55,7 +62,9 @@ def trunk_backward(layers: list[Layer], gradients: list[Layer], activations: lis
 
 def of_tasks(layers: list[Layer], tasks: Tasks) -> list[Layer]:
     """The heads of some tasks, ready for :func:`heads_forward`: weights (k, in, out), biases (k, 1, out)."""
-    return [(weight[tasks], bias[tasks][:, None]) for weight, bias in layers]
+    if isinstance(tasks, slice):
+        return [(weight[tasks], bias[tasks][:, None]) for weight, bias in layers]
+    return [(_copied(weight[tasks]), bias[tasks][:, None]) for weight, bias in layers]
 
 
 def heads_forward(layers: list[Layer], x: np.ndarray) -> list[np.ndarray]:

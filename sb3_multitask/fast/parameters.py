@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -12,9 +13,36 @@ from torch import nn
 
 from sb3_multitask.heads import TaskHeads
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.task_steps import forget_counts, stacked_parameters
 
 Layer = tuple[np.ndarray, np.ndarray]
+_N_STATES = 2  # of RMSprop for a parameter: the average, and the count of steps
 _VERSION = attrgetter("_version")
+
+
+_LINE = 64  # bytes, to which torch aligns a tensor's memory
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array whose memory is aligned as a torch tensor's is; what stands in it is not said."""
+    array: np.ndarray = th.empty(shape, dtype=th.from_numpy(np.empty(0, dtype=dtype)).dtype).numpy()
+    return array
+
+
+def _whole_lines(n: int, dtype: th.dtype) -> int:
+    """The least number of elements, at least ``n``, that fill whole lines of memory."""
+    per_line = _LINE // dtype.itemsize
+    return -(-n // per_line) * per_line
+
+
+def _places(parameters: list[nn.Parameter]) -> dict[nn.Parameter, slice]:
+    """Where each parameter stands in the flat tensors."""
+    places, start = {}, 0
+    for parameter in parameters:
+        start = _whole_lines(start, parameter.dtype)
+        places[parameter] = slice(start, start + parameter.numel())
+        start += parameter.numel()
+    return places
 
 
 @dataclass
@@ -39,6 +67,10 @@ class FlatParameters:
     a handful of array operations. Whatever writes into them in place (an optimizer, ``load_state_dict``) is seen here;
     what replaces their storage (``.to()``, ``load_from_vector``) is noticed by :meth:`is_current`.
 
+    Every parameter begins at a multiple of 64 bytes, as a tensor of its own does: torch's matrix products take other
+    ways, which round differently, for other addresses, and a model must act as its copies do. Between parameters
+    there may be a gap, whose gradient stays 0.
+
     :param policy: the policy; its optimizer is RMSprop
     """
 
@@ -46,28 +78,28 @@ class FlatParameters:
         self.policy = policy
         self._parameters = list(policy.parameters())
         dtype = self._parameters[0].dtype
-        n = sum(parameter.numel() for parameter in self._parameters)
-        weights, averages = th.empty(n, dtype=dtype), th.zeros(n, dtype=dtype)
+        self.offsets = _places(self._parameters)
+        n = _whole_lines(max(place.stop for place in self.offsets.values()), dtype)
+        weights, gradient, averages = (th.zeros(n, dtype=dtype) for _ in range(3))
         steps = th.zeros(len(self._parameters))
-        self.offsets: dict[nn.Parameter, slice] = {}
-        start = 0
         for parameter, step in zip(self._parameters, steps, strict=True):
-            place = slice(start, start + parameter.numel())
-            self.offsets[parameter] = place
+            place = self.offsets[parameter]
             weights[place] = parameter.detach().flatten()
             parameter.data = weights[place].view_as(parameter)
             if parameter.requires_grad:
                 self._adopt_state(parameter, averages[place].view_as(parameter), step)
-            start = place.stop
-        self.weights = weights.numpy()
-        self.gradient = np.zeros_like(self.weights)
+        self.weights, self.gradient = weights.numpy(), gradient.numpy()
         self.is_trained = np.array([parameter.requires_grad for parameter in self._parameters])
-        tensors = (weights, th.from_numpy(self.gradient), averages, th.empty_like(weights))
-        self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._runs(frozen=False)]
+        tensors = (weights, gradient, averages, th.empty_like(weights))
+        self._trained_runs = self._runs(frozen=False)
+        self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._trained_runs]
+        self._decays: dict[tuple[float, tuple[bool, ...]], list[th.Tensor]] = {}
         self.frozen_gradients = [self.gradient[place] for place in self._runs(frozen=True)]
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
         self.steps = steps.numpy()
+        states, stacked = policy.optimizer.state, stacked_parameters(policy).values()
+        self._stacked_states = [states[parameter] for parameter in stacked if parameter.requires_grad]
         self._pointers = self._identity()
         self._optimizer_state = policy.optimizer.state
 
@@ -93,6 +125,29 @@ class FlatParameters:
         """
         return sum(map(_VERSION, self._parameters)), self._parameters[0].data_ptr()
 
+    def decays(self, alpha: float, present: Sequence[bool]) -> list[th.Tensor]:
+        """What the averages of the trainable parameters decay by, ``alpha``; those of absent tasks' heads do not.
+
+        :param present: whether each task took part, (n_tasks,)
+        """
+        key = alpha, tuple(present)
+        if key not in self._decays:
+            decay = th.full((len(self.weights),), alpha, dtype=self._parameters[0].dtype)
+            for parameter in stacked_parameters(self.policy).values():
+                absent = ~th.tensor(present)
+                decay[self.offsets[parameter]].view_as(parameter)[absent] = 1.0
+            if len(self._decays) > len(present):  # each task's turn is met again and again; quarantines are rare
+                self._decays.clear()
+            self._decays[key] = [decay[place] for place in self._trained_runs]
+        return self._decays[key]
+
+    def count_step(self) -> None:
+        """Count a step of every parameter, as torch does; RMSprop makes nothing of it, so not of each task."""
+        self.steps[self.is_trained] += 1
+        for state in self._stacked_states:
+            if len(state) > _N_STATES:  # an update that torch made in between has counted by task
+                forget_counts(state)
+
     def _identity(self) -> list[tuple[int, bool]]:
         """Where the parameters live, and which of them are trained."""
         return [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]
@@ -104,7 +159,7 @@ class FlatParameters:
             place = self.offsets[parameter]
             if parameter.requires_grad == frozen:
                 continue
-            if runs and runs[-1].stop == place.start:
+            if runs and _whole_lines(runs[-1].stop, parameter.dtype) == place.start:  # the gap is nobody's
                 place = slice(runs.pop().start, place.stop)
             runs.append(place)
         return runs

@@ -17,7 +17,9 @@ and the chain rule through tanh layers does the rest.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch as th
@@ -149,7 +151,7 @@ def a2c_gradient(
     n_rows, k, tasks, keep = n_steps * n_envs, rollout.k, rollout.tasks, rollout.keep
     n_learned = n_rows if keep is None else int(keep.sum())
     advantages = rollout.advantages
-    if normalize_advantage:
+    if normalize_advantage and n_learned > 1:  # a single row has no spread, as in SB3's PPO
         learned = advantages if keep is None else advantages[keep]
         advantages = (advantages - learned.mean()) / (learned.std(ddof=1) + 1e-8)
     grouped = by_task(np.stack((advantages, rollout.values - rollout.returns), axis=2), k)  # (k, T * m, 2)
@@ -238,9 +240,16 @@ def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
     return norm
 
 
-def rmsprop_step(parameters: FlatParameters, lr: float, alpha: float, eps: float) -> None:
-    """One step of torch's RMSprop, by its own operations on the flat tensors; frozen parameters are left out."""
-    for weights, gradient, average, scratch in parameters.trainable:
-        average.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
+def rmsprop_step(
+    parameters: FlatParameters, lr: float, alpha: float, eps: float, present: Sequence[bool] | None = None
+) -> None:
+    """One step of torch's RMSprop, by its own operations on the flat tensors; frozen parameters are left out.
+
+    :param present: whether each task took part, (n_tasks,); ``None``: all did. Heads of the others stay as they are,
+        and so do the averages of their gradients, which are 0
+    """
+    decays: Iterable[th.Tensor | float] = repeat(alpha) if present is None else parameters.decays(alpha, present)
+    for (weights, gradient, average, scratch), decay in zip(parameters.trainable, decays, strict=False):
+        average.mul_(decay).addcmul_(gradient, gradient, value=1 - alpha)
         weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
-    parameters.steps[parameters.is_trained] += 1  # what torch counts, a step of every parameter
+    parameters.count_step()

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch as th
 
+from sb3_multitask.policy_checks import ACTING
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 from sb3_multitask.readers.npz import check_members
@@ -95,6 +96,7 @@ def _read(path: Path) -> SavedPolicy:
         raise UnreadableFileError(
             "its exploration depends on the state (gSDE, `use_sde=True`), which an agent's does not: train without it"
         )
+    _check_policy(data)
     policy_kwargs = data.get("policy_kwargs")
     if not isinstance(policy_kwargs, dict):
         raise UnreadableFileError(f"its policy_kwargs are no mapping (got {policy_kwargs!r:.100})")
@@ -195,6 +197,19 @@ def _is_weight(tensor: th.Tensor) -> bool:
     if tensor.layout != th.strided or tensor.device.type != "cpu" or tensor.dtype not in (th.float32, th.float64):
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _check_policy(data: dict[str, Any]) -> None:
+    """Raise if the policy's class acts otherwise than its weights say: that is all that is read of it."""
+    reason = data.get("why_no_agent")  # as A2CMultiTask saw it when it was saved
+    described = data.get("policy_class")  # its own attributes as texts; what stands in its bases is not in a file
+    if reason is None and isinstance(described, dict):
+        package = str(described.get("__module__")).partition(".")[0]
+        overridden = [method for method in ACTING if method in described]
+        if overridden and package not in ("stable_baselines3", "sb3_contrib", "sb3_multitask"):
+            reason = f"its class overrides `{'`, `'.join(overridden)}`"
+    if reason is not None:
+        raise UnreadableFileError(f"its policy acts otherwise than its weights say ({str(reason)[:200]})")
 
 
 def _statistics(saved: Any, task_names: list[str]) -> ObsStatistics | None:

@@ -10,7 +10,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
-from sb3_multitask.zoo.settings import ACTIVATIONS
+from sb3_multitask.policy_arguments import ACTIVATIONS
 
 Values: TypeAlias = dict[str, Any]
 Sampler: TypeAlias = Callable[[optuna.Trial, int, int, Values], Values]

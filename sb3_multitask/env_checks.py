@@ -1,0 +1,55 @@
+"""What is looked at when a model meets an env, beside its tasks."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+
+def check_bounded_actions(action_space: spaces.Space[Any]) -> None:
+    """Raise on a Box without finite bounds, which SB3's algorithms cannot take.
+
+    :raises ValueError: says what to do
+    """
+    if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
+        unbounded = ~(np.isfinite(action_space.low) & np.isfinite(action_space.high))
+        raise ValueError(
+            f"`env` has the action space {action_space}, of which {int(unbounded.sum())} of {unbounded.size} actions "
+            "have no finite bounds: SB3's algorithms need them. gymnasium.wrappers.ClipAction takes them away: leave "
+            "it out, since models clip their actions to the bounds anyway. Otherwise give bounds by "
+            "gymnasium.wrappers.RescaleAction(env, -1, 1) or by an action_space of your own."
+        )
+
+
+def warn_of_other_gamma(gamma: float, normalizer: Any) -> None:
+    """Warn if rewards are scaled by returns of another discount factor than an algorithm learns with.
+
+    :param gamma: the algorithm's
+    :param normalizer: the env's ``MultiTaskVecNormalize``, or None
+    """
+    if normalizer is not None and normalizer.norm_reward and normalizer.training and normalizer.gamma != gamma:
+        warnings.warn(
+            f"The env's normaliser has gamma={normalizer.gamma}, the model gamma={gamma}: rewards are scaled by other "
+            "returns than those that are learned. Give both the same, such as make_multitask_vec_env(tasks, "
+            f"normalize={{'gamma': {gamma}}}).",
+            stacklevel=3,
+        )
+
+
+def device_of(device: th.device | str) -> th.device | str:
+    """The device that a model asks for; ``"auto"`` is the CPU, since nets of this size are fastest there."""
+    return "cpu" if device == "auto" else device
+
+
+def advise_cpu(device: object) -> None:
+    """Warn of a device on which nets of this size are slower than on the CPU; SB3 knows its own policy only."""
+    if isinstance(device, str | th.device) and (kind := th.device(device).type) in ("cuda", "mps", "xpu"):
+        warnings.warn(
+            f"The policy goes to the device {str(device)!r}: nets of this size train faster on the CPU, where "
+            f'A2CMultiTask also has its fast engine. Take device="cpu"; SB3\'s "auto" is {kind} where there is one.',
+            stacklevel=3,
+        )

@@ -1,0 +1,158 @@
+"""Arguments of the policy, checked, and in the forms that SB3's users write them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import torch as th
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from torch import nn
+
+from sb3_multitask.tasks import did_you_mean
+
+NetArch: TypeAlias = Mapping[str, Sequence[int]] | Sequence[int]
+"""Units of the layers, ``dict(pi=[...], vf=[...])``; a list is for both."""
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+}
+"""The names that ``activation_fn`` may have in a YAML file: those that agents act with too."""
+
+
+def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Layer sizes of actor and critic; what is left out is the default, and a list is for both, as in SB3.
+
+    :raises ValueError: on anything else
+    """
+    if arch is None:
+        return {key: list(sizes) for key, sizes in default.items()}
+    if isinstance(arch, list | tuple) and len(arch) == 1 and isinstance(arch[0], Mapping):
+        arch = arch[0]  # as it was written before SB3 1.8
+    if isinstance(arch, list | tuple):
+        arch = {"pi": arch, "vf": arch}
+    lists = arch.values() if isinstance(arch, Mapping) else ()
+    if not isinstance(arch, Mapping) or not set(arch) <= {"pi", "vf"} or not all(map(_is_sizes, lists)):
+        raise ValueError(
+            f"`{name}` must be a dict with the keys pi and vf, lists of layer sizes, such as dict(pi=[64, 64], "
+            f"vf=[64]), or one list for both (got {arch!r})"
+        )
+    if any(size < 1 for layers in lists for size in layers):
+        raise ValueError(f"`{name}` must hold positive layer sizes (got {arch!r})")
+    return {key: [int(size) for size in layers] for key, layers in {**default, **arch}.items()}
+
+
+def _is_sizes(layers: object) -> bool:
+    return isinstance(layers, list | tuple) and all(
+        isinstance(size, Integral) and not isinstance(size, bool) for size in layers
+    )
+
+
+def activation_class(activation_fn: object) -> Any:
+    """The class of an activation, which may be given by its name, such as ``"relu"`` or ``"nn.ReLU"``.
+
+    :raises ValueError: on an unknown name, or what makes no module when it is called
+    """
+    if isinstance(activation_fn, str):
+        key = activation_fn.rpartition(".")[2].lower().replace("_", "")
+        by_key = {name.replace("_", ""): found for name, found in ACTIVATIONS.items()}
+        if key not in by_key:
+            raise ValueError(
+                f"`activation_fn` must be one of {', '.join(ACTIVATIONS)}, or a class of torch.nn "
+                f"(got {activation_fn!r}).{did_you_mean(activation_fn.lower(), ACTIVATIONS)}"
+            )
+        return by_key[key]
+    if isinstance(activation_fn, nn.Module) or not callable(activation_fn):
+        raise ValueError(
+            f"`activation_fn` must be a class, such as torch.nn.ReLU, or one of {', '.join(ACTIVATIONS)} (got "
+            f"{activation_fn!r}): each layer gets an activation of its own"
+        )
+    return activation_fn
+
+
+def check_sb3s_keys(given: Mapping[str, Any]) -> None:
+    """Raise on arguments of SB3's policies that would have no effect here.
+
+    :param given: SB3's name -> value
+    :raises ValueError: names the argument, its value and what to do instead
+    """
+    for name, default in (("full_std", True), ("use_expln", False)):
+        if bool(given[name]) is not default:
+            raise ValueError(
+                f"`{name}={given[name]!r}` is for gSDE, which is not supported here: leave it out, and use "
+                "`log_std_mode` to choose how exploration is parameterised"
+            )
+    if given["squash_output"]:
+        raise ValueError(
+            f"`squash_output={given['squash_output']!r}` is not supported (SB3 has it with gSDE only): leave it out. "
+            "Actions are drawn from a Gaussian and clipped to the bounds of the action space."
+        )
+    extractor = given["features_extractor_class"]
+    if extractor not in (None, FlattenExtractor, CombinedExtractor):
+        raise ValueError(
+            f"`features_extractor_class={getattr(extractor, '__name__', extractor)}` is not supported: observations "
+            "are vectors, which go to the shared layers as they are. Leave it out and use `net_arch`, or compute "
+            "features in a wrapper of the environments."
+        )
+    if given["features_extractor_kwargs"]:
+        raise ValueError(
+            f"`features_extractor_kwargs={given['features_extractor_kwargs']!r}` is for a features extractor, of "
+            "which there is none here: leave it out and use `net_arch`"
+        )
+
+
+def check_optimizer_kwargs(optimizer_class: type[th.optim.Optimizer], kwargs: Mapping[str, Any] | None) -> None:
+    """Raise on keyword arguments that an optimizer does not have, or that are set elsewhere.
+
+    :raises ValueError: names the argument and the known ones
+    """
+    parameters = inspect.signature(optimizer_class).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name not in ("params", "lr")]
+    for name in kwargs or {}:
+        if name == "lr":
+            raise ValueError("`optimizer_kwargs` must not hold 'lr': the rate is the algorithm's `learning_rate`")
+        if name not in known:
+            raise ValueError(
+                f"`optimizer_kwargs` must be arguments of {optimizer_class.__name__} (got {name!r})."
+                f"{did_you_mean(str(name), known)} Known: {', '.join(known)}"
+            )
+
+
+def a2c_policy_kwargs(given: Mapping[str, Any] | None, use_rms_prop: bool, rms_prop_eps: float) -> dict[str, Any]:
+    """``policy_kwargs`` of A2C, a copy: with RMSprop as SB3's A2C sets it up, and what was given on top.
+
+    SB3 writes into what it is handed, and drops ``optimizer_kwargs`` that come without an ``optimizer_class``.
+
+    :raises ValueError: if ``rms_prop_eps`` would be ignored, or says something else than ``optimizer_kwargs``
+    """
+    kwargs = copy.deepcopy(dict(given or {}))
+    if isinstance(kwargs.get("activation_fn"), str):
+        kwargs["activation_fn"] = activation_class(kwargs["activation_fn"])  # files name it by its class
+    own = kwargs.get("optimizer_kwargs")
+    if own is not None and not isinstance(own, Mapping):
+        raise ValueError(f"`optimizer_kwargs` must be a dict of the optimizer's arguments (got {own!r})")
+    is_default = rms_prop_eps == DEFAULT_RMS_PROP_EPS
+    if not use_rms_prop or "optimizer_class" in kwargs:
+        if not is_default:
+            raise ValueError(
+                f"`rms_prop_eps={rms_prop_eps!r}` is for the RMSprop that A2C makes itself, and "
+                f"{'`optimizer_class` is given' if 'optimizer_class' in kwargs else '`use_rms_prop` is False'}: give "
+                'policy_kwargs={"optimizer_kwargs": {"eps": ...}}'
+            )
+        return kwargs
+    own = dict(own or {})
+    if not is_default and own.get("eps", rms_prop_eps) != rms_prop_eps:
+        raise ValueError(f"`rms_prop_eps={rms_prop_eps!r}` and optimizer_kwargs' eps={own['eps']!r} differ: give one")
+    kwargs["optimizer_class"] = th.optim.RMSprop
+    kwargs["optimizer_kwargs"] = {"alpha": 0.99, "eps": rms_prop_eps, "weight_decay": 0, **own}
+    return kwargs
+
+
+DEFAULT_RMS_PROP_EPS = 1e-5

@@ -1,0 +1,72 @@
+"""What makes a policy another one than its weights and settings say, and so than an ``Agent`` of them would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from torch import nn
+
+from sb3_multitask.heads import TaskHeads, TaskLinear
+from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
+
+ACTING = (
+    *("split_observation", "_distribution", "_bounded_log_std", "forward", "get_distribution", "predict", "_predict"),
+    *("obs_to_tensor", "is_vectorized_observation", "extract_features", "unscale_action", "set_training_mode"),
+    *("_get_action_dist_from_latent", "__call__", "_call_impl", "state_dict"),
+)
+"""Methods between an observation and an action; those of the critic and of training are nothing to an agent."""
+
+
+def why_no_agent(policy: MultiTaskActorCriticPolicy) -> str | None:
+    """What of a policy's acting is not in its weights and settings; None if all of it is.
+
+    Subclasses are fine that add methods, or change what is of the critic or of training alone.
+    """
+    return next(_differences(policy), None)
+
+
+def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
+    name = type(policy).__name__
+    for method in ACTING:
+        if method in vars(policy):
+            yield f"its `{method}` was replaced"
+        elif getattr(type(policy), method) is not getattr(MultiTaskActorCriticPolicy, method):
+            yield f"{name} overrides `{method}`"
+    if type(policy.action_dist) is not DiagGaussianDistribution:
+        yield f"its `action_dist` is a {type(policy.action_dist).__name__}, not a DiagGaussianDistribution"
+    if policy.squash_output:
+        yield "its `squash_output` is True"
+    extractor = policy.mlp_extractor
+    yield from _of_another_kind("mlp_extractor", extractor, SharedMlpExtractor)
+    yield from _of_another_kind("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
+    for i, layer in enumerate(extractor.policy_net.children()):
+        where = f"mlp_extractor.policy_net.{i}"
+        yield from _other_activation(where, layer, policy) if i % 2 else _of_another_kind(where, layer, nn.Linear)
+    yield from _of_another_kind("action_net", policy.action_net, TaskHeads)
+    heads: Any = policy.action_net
+    yield from _other_activation("action_net.activation", heads.activation, policy)
+    for i, layer in enumerate(heads.layers):
+        yield from _of_another_kind(f"action_net.layers.{i}", layer, TaskLinear)
+    acting = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules())
+    if any(module._forward_hooks or module._forward_pre_hooks for module in acting):
+        yield "it has forward hooks"
+
+
+def _of_another_kind(where: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[str]:
+    if type(module) is not kind:
+        yield f"its `{where}` is a {type(module).__name__}, not a {kind.__name__}"
+    elif "forward" in vars(module) or "forward_actor" in vars(module):
+        yield f"the forward of its `{where}` was replaced"
+
+
+def _other_activation(where: str, module: nn.Module, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
+    made, usual = policy.activation_fn, getattr(nn, type(module).__name__, None)
+    expected = made()
+    if type(module) is not type(expected) or repr(module) != repr(expected) or "forward" in vars(module):
+        yield f"its `{where}` is {module!r}, not {expected!r}"
+    elif usual is not type(module):
+        yield f"its activation {type(module).__name__} is not torch's"
+    elif repr(module) != repr(usual()):
+        yield f"its activation is {module!r}, and agents have {usual()!r}"
