@@ -18,13 +18,12 @@ from sb3_multitask.files import replacing, write_json
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import Task, registered_id
+from sb3_multitask.trained_files import NAMES, PRETRAINED, locate
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
 
 SCHEMA = 1
-SHARED_NAME = "agent"
-"""Name, without ending, of an agent's files in a folder that is shared."""
 _FORMAT = "sb3-multitask agent"
 _MAX_BYTES = 256 * 2**20
 
@@ -69,15 +68,19 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
     :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, of SB3's A2C
-        or PPO, or of sb3-contrib's TRPO; a run's folder, ours or rl_zoo3's, whose agent at the end it is; or a folder
-        that ``sb3-multitask card`` made
+        or PPO, or of sb3-contrib's TRPO, such as a run's ``best_model.zip``; a run's folder, ours or rl_zoo3's, whose
+        agent at the end it is; a folder that ``sb3-multitask card`` made; or ``"pretrained:<name>"``
     :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it. A
         ``model.zip`` in a run's folder has it beside it, and so has a zip in a folder that ``python -m
         sb3_multitask.zoo`` left. Without it an agent whose training had a VecNormalize comes with a warning
     :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
-    path = _file_in(Path(path))
+    if isinstance(path, str) and path.startswith(PRETRAINED):
+        from sb3_multitask.pretrained import load_pretrained  # which reads with this function
+
+        return load_pretrained(path.removeprefix(PRETRAINED))
+    path = Path(path) if normalizer is not None and Path(path).suffix == ".zip" else locate(path)
     if ZooFolder.at(path) is None and path.suffix != ".zip":
         if normalizer is not None:
             raise ValueError(
@@ -96,14 +99,6 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
         raise
     except (ValueError, FileNotFoundError) as e:
         raise UnreadableFileError(f"{path}: {e}") from e
-
-
-def _file_in(path: Path) -> Path:
-    """The agent's files, without their ending, or its zip; rl_zoo3's folder as it is."""
-    if path.is_dir() and ZooFolder.at(path) is None:
-        stems = (path / "agents" / "final", path / SHARED_NAME)
-        return next((stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()), path / "model.zip")
-    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
 
 
 def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
@@ -154,9 +149,7 @@ def _read_agent(path: Path) -> Agent:
                 raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
         content, text = arrays_path.read_bytes(), json_path.read_bytes()
     except FileNotFoundError as e:
-        raise UnreadableFileError(
-            f"{e.filename} does not exist; give a run's folder, a model.zip or an agent's .safetensors"
-        ) from None
+        raise UnreadableFileError(f"{e.filename} does not exist; give {NAMES}") from None
     except OSError as e:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:
