@@ -24,6 +24,8 @@ import sb3_multitask as mt
 RESULTS = Path(__file__).parents[1] / "results" / "tuning" / "vanilla.jsonl"
 PER_HEAD = 1_000_000
 BASE = {"gae_lambda": 0.9, "n_envs_per_task": 4}
+FIRST_BASE = {"gae_lambda": 0.9, "n_envs_per_task": 4}
+"""That of lines which do not say theirs."""
 CANDIDATES: list[dict[str, Any]] = [
     {},
     {"max_grad_norm": 0.1},
@@ -72,12 +74,19 @@ def train(settings: dict[str, Any], seed: int, per_head: int = PER_HEAD) -> dict
     return {**results, "per_head": per_head, "seconds": round(time.perf_counter() - start)}
 
 
+def _settings_of(run: dict[str, Any]) -> str:
+    """All settings of a line: candidates are changes of a base, which may change too."""
+    return json.dumps({**run.get("base", FIRST_BASE), **run["settings"]})
+
+
 def table() -> str:
     """Mean over tasks, per seed and over seeds."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in RESULTS.read_text().splitlines():
         run = json.loads(line)
-        rows[run.get("per_head", PER_HEAD), json.dumps(run["settings"])].append(run)
+        base = run.get("base", FIRST_BASE)
+        settings = run["settings"] if base == BASE else {**base, **run["settings"]}
+        rows[run.get("per_head", PER_HEAD), json.dumps(settings)].append(run)
     lines = ["| steps per head | settings | half | end | worst task | per seed |", "|---|---|---|---|---|---|"]
     for (per_head, settings), runs in sorted(rows.items()):
         half, end = ([float(np.mean(list(run[m].values()))) for run in runs] for m in ("half", "end"))
@@ -102,12 +111,14 @@ def main() -> None:
         return
     th.set_num_threads(1)
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    finished = {(json.dumps(run["settings"]), run["seed"], run.get("per_head", PER_HEAD)) for run in done}
+    finished = {(_settings_of(run), run["seed"], run.get("per_head", PER_HEAD)) for run in done}
     for seed in args.seeds:
         for settings in CANDIDATES:
-            if (json.dumps(settings), seed, args.per_head) in finished or args.only not in json.dumps(settings):
+            if (json.dumps({**BASE, **settings}), seed, args.per_head) in finished or args.only not in json.dumps(
+                settings
+            ):
                 continue
-            run = {"settings": settings, "seed": seed, **train(settings, seed, args.per_head)}
+            run = {"settings": settings, "base": BASE, "seed": seed, **train(settings, seed, args.per_head)}
             with RESULTS.open("a") as file:
                 file.write(json.dumps(run) + "\n")
             print(run, flush=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from sb3_multitask.observations import checked_observation
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -171,20 +172,13 @@ class Agent:
         :param deterministic: the mean instead of a sample
         :param generator: draws the samples; ``None``: a new one
         :return: actions (action_dim,) or (n_rows, action_dim), clipped to their bounds, and ``state``
-        :raises ValueError: on another shape or an unknown task id
+        :raises ValueError: on other keys or shapes, or what is no task id: models and agents refuse the same
         """
-        if not isinstance(observation, Mapping) or not {"obs", "task"} <= observation.keys():
-            raise ValueError(f'`observation` must be {{"obs": ..., "task": ...}} (got {observation!r:.100})')
-        obs = np.asarray(observation["obs"], dtype=np.float64)
+        observation = checked_observation(observation, self.n_tasks)
+        obs, task = np.asarray(observation["obs"], dtype=np.float64), observation["task"].reshape(-1)
         rows = np.atleast_2d(obs)
-        task = np.asarray(observation["task"])
-        if not np.issubdtype(task.dtype, np.number):
-            raise ValueError(f"`observation['task']` must be task ids, see `head_of` (got {observation['task']!r})")
-        task = np.broadcast_to(task.astype(np.int64).reshape(-1), len(rows))
         if rows.ndim != 2 or rows.shape[1] != self.obs_dim:
             raise ValueError(f"`observation['obs']` must be (n_rows, {self.obs_dim}) (got {obs.shape})")
-        if task.size and not (task.min() >= 0 and task.max() < self.n_tasks):
-            raise ValueError(f"`observation['task']` must be task ids from 0 to {self.n_tasks - 1} (got {task})")
         actions = np.empty((len(rows), self.action_dim), dtype=np.float32)
         for head in np.unique(task):
             mine = task == head

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_multitask.agents import Agent, normalizer_state_of
-from sb3_multitask.tasks import Task, did_you_mean
+from sb3_multitask.tasks import Task, did_you_mean, registered_id
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.schedule import layers_of, task_normalizer_of
@@ -89,10 +89,12 @@ def heads_of(model: Evaluable, tasks: Sequence[Task]) -> np.ndarray | None:
     if len(names) == 1:
         return np.zeros(len(tasks), dtype=np.int64)
     own = getattr(model, "tasks", None) or getattr(env, "tasks", None) or ()
-    by_id = {one.env_id: one.name for one in own if not one.env_kwargs}
+    by_id = {registered_id(one.env_id): one.name for one in own if isinstance(one.env_id, str) and not one.env_kwargs}
     heads = []
     for task in tasks:
-        name = by_id.get(task.env_id, task.name) if task.name == task.env_id and task.name not in names else task.name
+        name = task.name
+        if name not in names and isinstance(task.env_id, str) and name == registered_id(task.env_id):  # a bare id
+            name = by_id.get(name, name)
         if name not in names:
             raise ValueError(
                 f"The model has no head for task {task.name!r}.{did_you_mean(task.name, names)} "

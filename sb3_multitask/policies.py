@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_multitask.heads import TaskHeads, TaskRows
+from sb3_multitask.observations import checked_observation
 
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
 NetArch: TypeAlias = Mapping[str, Sequence[int]]
@@ -203,7 +204,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         :raises ValueError: on other keys or shapes, or an unknown task id
         """
         if not isinstance(observation, tuple):  # of which SB3 says what it means
-            observation = _checked_observation(observation, self.n_tasks)
+            observation = checked_observation(observation, self.n_tasks)
         return super().predict(observation, state, episode_start, deterministic)
 
     # SB3's five ways in. Each splits the observation once.
@@ -246,29 +247,6 @@ def _checked_observation_space(space: spaces.Space[Any]) -> tuple[int, int]:
         "MultiTaskActorCriticPolicy needs observations Dict(obs=Box(obs_dim,), task=Discrete(n_tasks)), "
         f"not {space}. sb3_multitask.make_multitask_vec_env(tasks) gives them; TaskEnv adds the task to one env."
     )
-
-
-def _checked_observation(observation: Any, n_tasks: int) -> dict[str, np.ndarray]:
-    """The observation, with a task for each row."""
-    if not isinstance(observation, dict) or set(observation) != {"obs", "task"}:
-        keys = ", ".join(sorted(map(str, observation))) if isinstance(observation, dict) else None
-        got = type(observation).__name__ if keys is None else f"the keys {keys}"
-        raise ValueError(
-            "`observation` must be {'obs': (..., obs_dim), 'task': task ids}, as MultiTaskVecEnv and TaskEnv give it "
-            f"(got {got})"
-        )
-    task = np.asarray(observation["task"])
-    if not np.issubdtype(task.dtype, np.number) or not np.array_equal(task, np.floor(task)):
-        raise ValueError(f"`observation['task']` must be whole numbers (got {observation['task']!r:.100})")
-    shape = np.shape(observation["obs"])
-    n_rows = shape[0] if len(shape) > 1 else 1
-    if task.ndim == 0 and len(shape) > 1:
-        task = np.full(n_rows, task)
-    if task.size != n_rows:
-        raise ValueError(f"`observation` must have a task for each row (got {task.size} for obs of shape {shape})")
-    if task.size and not (task.min() >= 0 and task.max() < n_tasks):
-        raise ValueError(f"`observation['task']` must be task ids from 0 to {n_tasks - 1} (got {task})")
-    return {**observation, "task": task}
 
 
 def _check_action_space(space: spaces.Space[Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -17,7 +19,8 @@ class Task:
     """One task of a multi-task agent.
 
     :param name: how logs, files and results call it; short, since SB3's logger cuts long keys
-    :param env_id: a registered Gymnasium id, or a callable that makes the environment
+    :param env_id: a registered Gymnasium id, ``"module:id"`` for one that a module registers when it is imported, or a
+        callable that makes the environment
     :param env_kwargs: keyword arguments for ``gymnasium.make`` or for the callable
     :raises ValueError: if ``name`` is empty or not a single line
     :raises TypeError: if a field has the wrong type
@@ -120,19 +123,22 @@ def task_set(name: str) -> tuple[Task, ...] | None:
 TasksLike: TypeAlias = str | Task | Sequence[str | Task] | Mapping[str, str]
 
 
-def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
+def resolve_tasks(tasks: TasksLike, *, import_modules: bool = True) -> tuple[Task, ...]:
     """Turn a set's name, an id, a task, a list of these, or names with their ids into tasks.
 
     :param tasks: for example ``"HalfCheetahBody6"`` (or the set's id, ``"MultiTask/HalfCheetahBody6-v0"``),
         ``"Hopper-v5"``, ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]`` or ``{"Hopper": "Hopper-v5"}``; a bare
-        id is named by itself
-    :raises ValueError: unknown set or id (with the closest match), no task, or a name twice
+        id is named by itself, ``"my_pkg:My/Arm-v0"`` by what stands behind the colon
+    :param import_modules: import the modules that ids name, as ``gymnasium.make`` does; False, for what comes from a
+        file: such a module must have been imported
+    :raises ValueError: unknown set or id (with the closest match), a module that cannot or may not be imported, no
+        task, or a name twice
     :raises TypeError: if an entry is neither an id nor a task
     """
     if isinstance(tasks, Mapping):
         tasks = [Task(name, env_id) for name, env_id in tasks.items()]
     entries = [tasks] if isinstance(tasks, str | Task) else list(tasks)
-    resolved = tuple(task for entry in entries for task in _resolve_entry(entry))
+    resolved = tuple(task for entry in entries for task in _resolve_entry(entry, import_modules))
     if not resolved:
         raise ValueError("`tasks` must hold at least one task (got none)")
     names = [task.name for task in resolved]
@@ -145,28 +151,59 @@ def resolve_tasks(tasks: TasksLike) -> tuple[Task, ...]:
     return resolved
 
 
-def _resolve_entry(entry: str | Task) -> tuple[Task, ...]:
+def _resolve_entry(entry: str | Task, import_modules: bool) -> tuple[Task, ...]:
     if isinstance(entry, str) and (tasks := task_set(entry)) is not None:
         return tasks
     if isinstance(entry, Task):
         if isinstance(entry.env_id, str):
-            _check_id(entry.env_id)
+            _check_id(entry.env_id, import_modules)
         return (entry,)
     if not isinstance(entry, str):
         raise TypeError(f"A task must be a Gymnasium id or a Task (got {entry!r})")
-    _check_id(entry)
-    return (Task(entry, entry),)
+    _check_id(entry, import_modules)
+    return (Task(registered_id(entry), entry),)
 
 
-def _check_id(env_id: str) -> None:
+def registered_id(env_id: str) -> str:
+    """An environment's id without the module that registers it."""
+    return env_id.rpartition(":")[2]
+
+
+def _check_id(env_id: str, import_modules: bool) -> None:
     """Raise if ``env_id`` is not registered, naming what comes closest."""
+    module, colon, name = env_id.rpartition(":")
+    if colon and module not in sys.modules:
+        if not import_modules:
+            raise ValueError(
+                f"{env_id!r} names the module {module!r}, which is not imported because a file says so: import it "
+                f"first, on the command line with --gym-packages {module}"
+            )
+        import_env_module(module, repr(env_id))
     try:
-        gym.spec(env_id)
+        gym.spec(name)
     except gym.error.Error as e:
         known = [*TASK_SETS, *gym.registry]
         raise ValueError(
-            f"Unknown task set or environment id {env_id!r}.{did_you_mean(env_id, known)} "
-            f"Task sets: {', '.join(TASK_SETS)}; environment ids: those of gymnasium.registry."
+            f"Unknown task set or environment id {env_id!r}.{did_you_mean(name, known)} "
+            f"Task sets: {', '.join(TASK_SETS)}; environment ids: those of gymnasium.registry, and with the module "
+            "that registers them 'my_package:My/Arm-v0' (on the command line also --gym-packages my_package)."
+        ) from e
+
+
+def import_env_module(module: str, where: str) -> None:
+    """Import a module that registers environments.
+
+    :param where: what names it
+    :raises ValueError: if it cannot be imported
+    """
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{where}: {module!r} is not the name of a module")
+    try:
+        importlib.import_module(module)
+    except Exception as e:  # other people's code, which may raise anything
+        raise ValueError(
+            f"{where}: the module {module!r} cannot be imported ({type(e).__name__}: {e}). Install it, or put the "
+            "folder that it lies in on PYTHONPATH"
         ) from e
 
 

@@ -300,3 +300,61 @@ def test_a_zip_whose_statistics_are_elsewhere_says_so(tmp_path):
     with pytest.warns(UserWarning, match="A2C was trained in a VecNormalize"):
         mt.load_agent(tmp_path / "a2c.zip")
     assert mt.load_agent(tmp_path / "a2c.zip", tmp_path / "statistics.pkl").statistics is not None
+
+
+@pytest.fixture(scope="module")
+def model_and_agent():
+    env = mt.make_multitask_vec_env(drift_tasks(3), 1, seed=0, normalize=False)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu")
+    return model, agent_of(model)
+
+
+BATCH = np.zeros((2, 3), dtype=np.float32)
+NO_TASK_IDS = [
+    (BATCH[0], 1.5),
+    (BATCH[0], np.nan),
+    (BATCH[0], np.inf),
+    (BATCH[0], True),
+    (BATCH[0], "B"),
+    (BATCH[0], None),
+    (BATCH[0], 1j),
+    (BATCH[0], np.timedelta64(1)),
+    (BATCH[0], -1),
+    (BATCH[0], 3),
+    (BATCH[0], [0, 1]),
+    (BATCH, [0, 0.5]),
+    (BATCH, [0, np.nan]),
+    (BATCH, [True, False]),
+    (BATCH, [[0], [1]]),
+    (BATCH, [[0, 1]]),
+    (BATCH, ["0", "1"]),
+    (BATCH, [0, -1]),
+    (BATCH, [0]),
+    (BATCH, [0, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("obs", "task"), NO_TASK_IDS, ids=repr)
+def test_what_is_no_task_id_is_refused_by_models_and_agents_in_the_same_words(model_and_agent, obs, task):
+    said = []
+    for one in model_and_agent:
+        with pytest.raises(ValueError, match=r"`observation\['task'\]` must ") as refused:
+            one.predict({"obs": obs, "task": task}, deterministic=True)
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("task", [1, 1.0, np.uint8(1), np.array(1), [1, 1], np.array([1.0, 1.0]), (1, 1)])
+def test_whole_numbers_are_task_ids_of_models_and_agents(model_and_agent, task):
+    model, agent = model_and_agent
+    observation = {"obs": BATCH + 0.3, "task": task}
+    first, second = (one.predict(observation, deterministic=True)[0] for one in (model, agent))
+    np.testing.assert_allclose(first, second, atol=1e-6)
+    np.testing.assert_allclose(agent.predict({**observation, "task": [1, 1]}, deterministic=True)[0], second)
+
+
+@pytest.mark.parametrize("observation", [BATCH, {"obs": BATCH}, {"obs": BATCH, "task": [0, 1], "mask": 1}, None, "obs"])
+def test_other_observations_are_refused_by_models_and_agents(model_and_agent, observation):
+    for one in model_and_agent:
+        with pytest.raises(ValueError, match=r"`observation` must be \{'obs': "):
+            one.predict(observation, deterministic=True)

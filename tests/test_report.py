@@ -33,6 +33,7 @@ from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.films import NoRendererError, find_renderer
 from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.tasks import TASK_SETS
+from sb3_multitask.yaml_files import ConfigError
 
 SCORES = np.array([[0.0, 10.0], [2.0, 20.0], [4.0, 30.0], [6.0, 40.0]])
 
@@ -466,3 +467,18 @@ def test_a_group_learned_in_turn_stands_beside_hendersons(tmp_path):
         f"| forward transfer, zero-shot, mean over all but the first | {forward:.0f} [" in table
         or f"| {forward - 0.5:.0f} [" in table
     )
+
+
+def test_seeds_with_other_settings_are_not_averaged(tmp_path):
+    root = tmp_path / "runs"
+
+    def write_student(seed, **settings):
+        teachers = {"Hopper-v5": str(root / f"p/teacher/seed_{seed}/agents/3000")}
+        write_run(root, "p", "student", seed, ("Hopper-v5",), 2.0, teachers=teachers, **settings)
+
+    write_student(0)
+    write_student(1, n_timesteps=500)
+    assert len(read_runs(root)[0]) == 2  # each seed has its own teacher, which is no other setting
+    write_student(2, gamma=0.9)
+    with pytest.raises(ConfigError, match=r"p/student: seeds 0 and 2 have different settings: gamma \(0.99 and 0.9\)"):
+        write_report(root, tmp_path / "report", with_clips=False)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import stand_in
 import yaml
@@ -37,6 +38,7 @@ from sb3_multitask.zoo.settings import (
     merged,
     read_hyperparameters,
 )
+from sb3_multitask.zoo.study import check_study
 
 CONFIGS = Path(__file__).parents[1] / "zoo_configs"
 SET = "MultiTask/HalfCheetahBody6-v0"
@@ -617,3 +619,51 @@ for command in COMMANDS:
 """
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+SETTINGS = {"score": "mean", "n_timesteps": 100, "hyperparameters": {"gamma": 0.99, "policy_kwargs": {"a": [1, 2]}}}
+ANOTHER = [
+    ({"score": "worst"}, "score .'mean' there, 'worst' now"),
+    ({"n_timesteps": 200}, "n_timesteps .100 there, 200 now"),
+    ({"hyperparameters": {"gamma": 0.9, "policy_kwargs": {"a": [1, 2]}}}, "gamma .0.99 there, 0.9 now"),
+    ({"hyperparameters": {"policy_kwargs": {"a": [1]}}}, r"gamma .0.99 there, None now., a .\[1, 2\] there, \[1\] now"),
+]
+
+
+@pytest.mark.parametrize("storage", ["study.log", "sqlite:///study.db"])
+@pytest.mark.parametrize(("another", "message"), ANOTHER)
+def test_a_study_holds_trials_of_one_score_budget_and_config(tmp_path, monkeypatch, another, message, storage):
+    monkeypatch.chdir(tmp_path)
+    check_study(storage, "s", SETTINGS)
+    check_study(storage, "s", SETTINGS)  # continued, or another worker
+    with pytest.raises(ConfigError, match=message):
+        check_study(storage, "s", {**SETTINGS, **another})
+    check_study(storage, "another", {**SETTINGS, **another})
+
+
+def test_a_study_that_names_only_its_trials_scores_is_not_mixed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage="sqlite:///study.db", study_name="s", direction="maximize")
+    trial = study.ask()
+    trial.set_user_attr("score", "worst")
+    study.tell(trial, 1.0)
+    with pytest.raises(ConfigError, match=r"score .'worst' there, 'mean' now"):
+        check_study("sqlite:///study.db", "s", SETTINGS)
+    check_study("sqlite:///study.db", "s", {**SETTINGS, "score": "worst"})
+
+
+@pytest.mark.slow
+def test_a_search_does_not_go_on_with_another_score_or_budget(tmp_path):
+    study = ["--storage", "logs/study.log", "--study-name", "s", "--optimize", "--n-trials", 1, "--n-evaluations", 1]
+    short = ["--env-kwargs", "max_episode_steps:5", "--eval-episodes", 1, "-params", "n_envs:1"]
+    common = ["train", "--algo", "a2c_mt", "--env", SET, *study, *short]
+    zoo(*common, "-n", 60, cwd=tmp_path)
+    for flags, named in (
+        (["-n", 60, "--score", "worst"], "score ("),
+        (["-n", 120], "n_timesteps (60 there, 120 now)"),
+        (["-n", 60, "-params", "n_envs:1", "vf_coef:0.9"], "vf_coef ("),
+    ):
+        done = zoo_process(*common, *flags, cwd=tmp_path)
+        assert done.returncode == 1
+        assert named in done.stderr
+    assert "Number of finished trials:  2" in zoo(*common, "-n", 60, cwd=tmp_path)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from sb3_multitask.cli.output import console
+from sb3_multitask.cli.packages import GymPackagesOption, import_packages
 from sb3_multitask.cli.trained import ModelArgument, PretrainedOption, load_trained, source_of
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def enjoy(
         float | None, typer.Option(help="Environment steps per second; default: those of real time.")
     ] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar while a film is written.")] = True,
+    gym_packages: GymPackagesOption = None,
 ) -> None:
     """Show a trained agent on all its tasks, side by side: on the screen, or as a film."""
+    import_packages(gym_packages)
     source = source_of(model, pretrained)
     if source is None:
         raise ValueError("Give a run's folder, a model.zip or an agent's .safetensors, or --pretrained NAME")

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from sb3_multitask.cli.output import console, results_table
+from sb3_multitask.cli.packages import GymPackagesOption, import_packages
 from sb3_multitask.cli.trained import ModelArgument, PretrainedOption, load_trained, source_of
 
 EXAMPLES = (
@@ -29,12 +30,14 @@ def evaluate(
     deterministic: Annotated[
         bool | None, typer.Option("--deterministic/--stochastic", help="The Gaussian's mean (default), or samples.")
     ] = None,
+    gym_packages: GymPackagesOption = None,
 ) -> None:
     """Return of a trained agent on each of its tasks."""
     from sb3_multitask.evaluation import evaluate_tasks
     from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
     from sb3_multitask.experiments.shipped import find_config
 
+    import_packages(gym_packages)
     model = source_of(model, pretrained)
     settings = {"model": model, "n_eval_episodes": n_eval_episodes, "seed": seed, "deterministic": deterministic}
     settings = {key: value for key, value in settings.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sb3_multitask.cli.output import console, exit_code
+from sb3_multitask.cli.packages import GymPackagesOption, import_packages
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
@@ -48,6 +50,7 @@ def grid(
             help="Only runs whose key (<preset>/<run>/seed_<n>) begins so, and what they need; may be repeated.",
         ),
     ] = None,
+    gym_packages: GymPackagesOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their status; start nothing.")] = False,
 ) -> None:
     """Run a grid of experiments; started again after a kill, it goes on with what is missing."""
@@ -56,6 +59,7 @@ def grid(
     from sb3_multitask.experiments.shipped import find_config
     from sb3_multitask.threads import n_cpus
 
+    modules = import_packages(gym_packages)
     runs = select(load_grid(find_config(config), folder), only or [])
     if dry_run:
         steps = sum(run.config.n_timesteps for run in runs)
@@ -70,12 +74,12 @@ def grid(
         if engine is GridEngine.RAY:
             from sb3_multitask.experiments.ray_engine import ray_cluster
 
-            with ray_cluster() as launch:
+            with ray_cluster(modules) as launch:
                 outcome = run_grid(runs, launch, processes or len(runs), console)
         else:
             from sb3_multitask.experiments.local_engine import LocalJob
 
-            outcome = run_grid(runs, LocalJob, processes or n_cpus(), console)
+            outcome = run_grid(runs, partial(LocalJob, modules=modules), processes or n_cpus(), console)
     except KeyboardInterrupt as e:
         console.print(f"Interrupted ({escape(str(e))}). Go on with the same command.", soft_wrap=True)
         raise typer.Exit(exit_code(e)) from None

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from sb3_multitask.cli.output import console
+from sb3_multitask.cli.packages import GymPackagesOption, import_packages
 
 EXAMPLES = "[bold]Example[/bold]\n\nsb3-multitask report runs/paper --output results/paper"
 
@@ -17,10 +18,12 @@ def report(
     runs: Annotated[Path, typer.Argument(help="Folder of a grid's runs.")],
     output: Annotated[Path | None, typer.Option(help="Where the report goes; default: <runs>/report.")] = None,
     clips: Annotated[bool, typer.Option(help="Film the best multi-task agent of each preset.")] = True,
+    gym_packages: GymPackagesOption = None,
 ) -> None:
     """Tables, learning curves and one page from the run folders of a grid."""
     from sb3_multitask.experiments.report import write_report
 
+    import_packages(gym_packages)
     output = output or runs / "report"
     missing = write_report(runs, output, clips)
     if missing:

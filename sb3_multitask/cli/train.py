@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from sb3_multitask.cli.output import console, exit_code, results_table
+from sb3_multitask.cli.packages import GymPackagesOption, flags_of, import_packages, modules_of
 
 if TYPE_CHECKING:
     from sb3_multitask.experiments.config import TrainConfig
@@ -31,7 +33,9 @@ def train(
         Path | None,
         typer.Option(help="YAML file with the run's settings; zoo_configs/<name>.yml comes with the package."),
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="A task set, or ids separated by commas.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="A task set, or ids separated by commas; an id of your own as module:id.")
+    ] = None,
     n_timesteps: Annotated[int | None, typer.Option(help="Environment steps over all tasks.")] = None,
     n_envs_per_task: Annotated[int | None, typer.Option(help="Copies of each task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of envs, weights and actions.")] = None,
@@ -60,6 +64,7 @@ def train(
         bool,
         typer.Option("--overwrite", help="Replace the run in --run-dir, or in --resume if it cannot be resumed."),
     ] = False,
+    gym_packages: GymPackagesOption = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print SB3's log and each evaluation.")] = False,
 ) -> None:
@@ -78,6 +83,7 @@ def train(
     }
     overrides = {key: value for key, value in overrides.items() if value is not None}
     overrides |= parse_settings(settings or [])
+    modules = import_packages([*(gym_packages or []), *modules_of(overrides)])
     if resume is not None:
         if overrides or config or run_dir:
             raise ValueError("--resume goes on with the run's own config: leave out the other settings")
@@ -103,7 +109,9 @@ def train(
     try:
         results = train_run(run_config, folder, progress, int(verbose), _announce, earlier)
     except KeyboardInterrupt as e:
-        console.print(f"Interrupted ({escape(str(e))}). {escape(_how_to_go_on(run_config, folder))}", soft_wrap=True)
+        console.print(
+            f"Interrupted ({escape(str(e))}). {escape(_how_to_go_on(run_config, folder, modules))}", soft_wrap=True
+        )
         raise typer.Exit(exit_code(e)) from None
     except Exception:
         if resume is None and run_dir is None and not folder.results.exists():  # of a run that never began
@@ -116,9 +124,9 @@ def train(
     console.print(f"{curves}Model: [bold]{escape(str(folder.model))}[/bold]", soft_wrap=True)
 
 
-def _how_to_go_on(config: TrainConfig, folder: RunFolder) -> str:
+def _how_to_go_on(config: TrainConfig, folder: RunFolder, modules: Sequence[str]) -> str:
     """What to do with an interrupted run; the command loses nothing."""
-    command = shlex.join(["sb3-multitask", "train", "--resume", str(folder.path)])
+    command = shlex.join(["sb3-multitask", "train", "--resume", str(folder.path), *flags_of(modules)])
     if config.is_resumable:
         return f"Go on with: {command}"
     return (

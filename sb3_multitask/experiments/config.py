@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
@@ -58,6 +59,9 @@ class TrainConfig(BaseModel):
     tasks: str | tuple[str, ...] | dict[str, str] = Field(
         "HalfCheetahBody6", description="A task set, an id, a list of ids, or names with their ids"
     )
+    env_kwargs: dict[str, Any] = Field(
+        {}, description="Arguments of the environments: of all, and under a task's name of this one alone"
+    )
     n_timesteps: int = Field(1_000_000, ge=1, description="Environment steps over all tasks")
     n_envs_per_task: int = Field(4, ge=1, description="Copies of each task")
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
@@ -81,7 +85,9 @@ class TrainConfig(BaseModel):
     vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient clipping")
     normalize_advantage: bool = Field(default=False, description="Standardise the advantages of each update")
-    teachers: dict[str, str] = Field({}, description="Task -> agent, model.zip or run folder to learn from")
+    teachers: dict[str, str] = Field(
+        {}, description="Task -> run folder, zip, agent or pretrained:<name> to learn from"
+    )
     distill_loss: DistillLoss = Field("forward_kl", description="KL(teacher || student), the reverse, or mse")
     distill_coef: Schedulable = Field(1.0, description="Coefficient of the distillation loss")
     rl_coef: Schedulable | None = Field(None, description="Coefficient of RL; default: 0 with teachers, else 1")
@@ -89,7 +95,7 @@ class TrainConfig(BaseModel):
         None, description="Coefficient of the critic; default: 0 with teachers and no RL, else 1"
     )
     student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
-    init_from: str | None = Field(None, description="model.zip (trusted: it is unpickled) or run folder to begin with")
+    init_from: str | None = Field(None, description="Run folder or zip (trusted: unpickled) to begin with")
     init_tasks: dict[str, str] = Field({}, description="With init_from: task -> the source's task; default: same names")
     freeze: Frozen = Field("nothing", description="What is not trained: trunk, all_but_last, nothing")
     also_on: dict[FolderName, str] = Field({}, description="Other envs, name -> id, to evaluate the (only) head on")
@@ -107,14 +113,14 @@ class TrainConfig(BaseModel):
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, tasks: str | tuple[str, ...] | dict[str, str]) -> str | tuple[str, ...] | dict[str, str]:
-        resolve_tasks(tasks)
+        resolve_tasks(tasks, import_modules=False)
         return tasks
 
     @field_validator("also_on")
     @classmethod
     def _known_envs(cls, also_on: dict[str, str]) -> dict[str, str]:
         if also_on:
-            resolve_tasks(also_on)
+            resolve_tasks(also_on, import_modules=False)
         return also_on
 
     @field_validator("policy_kwargs")
@@ -171,6 +177,9 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
+        for name in self._env_names:
+            if not isinstance(self.env_kwargs.get(name, {}), dict):
+                raise ValueError(f"env_kwargs of task {name!r} must be a mapping (got {self.env_kwargs[name]!r})")
         if self.init_tasks and self.init_from is None:
             raise ValueError("init_tasks says what to take over from init_from, which is not given")
         if unknown := set(self.init_tasks) - set(self.task_names):
@@ -188,12 +197,29 @@ class TrainConfig(BaseModel):
         return self.algo == "a2c_mt" and not self.sequential
 
     def resolved_tasks(self) -> tuple[Task, ...]:
-        """The tasks, in order."""
-        return resolve_tasks(self.tasks)
+        """The tasks, in order, with the arguments of their environments."""
+        return self._with_kwargs(resolve_tasks(self.tasks, import_modules=False))
+
+    def other_tasks(self) -> dict[str, Task]:
+        """The envs of ``also_on``, by name."""
+        others = resolve_tasks(self.also_on, import_modules=False) if self.also_on else ()
+        return {task.name: task for task in self._with_kwargs(others)}
+
+    def _with_kwargs(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        names = self._env_names
+        common = {key: value for key, value in self.env_kwargs.items() if key not in names}
+        return tuple(
+            replace(task, env_kwargs={**task.env_kwargs, **common, **self.env_kwargs.get(task.name, {})})
+            for task in tasks
+        )
+
+    @property
+    def _env_names(self) -> tuple[str, ...]:
+        return (*self.task_names, *self.also_on)
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        return tuple(task.name for task in self.resolved_tasks())
+        return tuple(task.name for task in resolve_tasks(self.tasks, import_modules=False))
 
     def normalizer_kwargs(self) -> bool | dict[str, Any]:
         """``normalize`` of ``make_multitask_vec_env``: rewards are discounted as the algorithm's."""
@@ -229,7 +255,7 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model: str = Field(description="A run's folder, a model.zip, an agent's .safetensors, or `pretrained:<name>`")
+    model: str = Field(description="A run's folder, a zip or an agent in it, or `pretrained:<name>`")
     n_eval_episodes: int = Field(20, ge=1, description="Episodes per task")
     seed: int = Field(0, ge=0, description="Seed of the evaluation's environments")
     deterministic: bool = Field(default=True, description="The Gaussian's mean, or samples")

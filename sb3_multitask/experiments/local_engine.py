@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 from sb3_multitask.experiments.grid import GridRun
@@ -17,11 +18,16 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class LocalJob:
-    """A run in a process of its own; what it prints goes to ``log.txt`` of its folder."""
+    """A run in a process of its own; what it prints goes to ``log.txt`` of its folder.
 
-    def __init__(self, run: GridRun) -> None:
+    :param run: which
+    :param modules: that register its environments
+    """
+
+    def __init__(self, run: GridRun, modules: Sequence[str] = ()) -> None:
         command = [sys.executable, "-m", "sb3_multitask.cli", "train", "--resume", str(run.folder)]
         command += ["--set-aside", "--no-progress"]
+        command += [part for module in modules for part in ("--gym-packages", module)]
         with RunFolder(run.folder).log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603
                 command,

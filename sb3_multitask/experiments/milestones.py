@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -16,29 +17,33 @@ from sb3_multitask.evaluation import evaluate_tasks
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.generators import seeded_globals
 from sb3_multitask.task_results import TaskResult
-from sb3_multitask.tasks import Task
+from sb3_multitask.tasks import EnvFactory, Task
 from sb3_multitask.vec_env import MultiTaskVecEnv
 
+OtherEnv: TypeAlias = str | EnvFactory | Task
 
-def evaluate_fully(model: BaseAlgorithm, n_episodes: int, also_on: Mapping[str, str]) -> dict[str, TaskResult]:
+
+def evaluate_fully(model: BaseAlgorithm, n_episodes: int, also_on: Mapping[str, OtherEnv]) -> dict[str, TaskResult]:
     """Return on the model's tasks, and of its only head on other envs.
 
     :param n_episodes: per task
-    :param also_on: name -> id of the other envs; these are seen through the statistics of the model's task
+    :param also_on: name -> id of the other envs, what makes one, or a task; these are seen through the statistics of
+        the model's task
     """
     results = evaluate_tasks(model, n_eval_episodes=n_episodes)
-    for name, env_id in also_on.items():
-        with closing(other_env(model, env_id, min(n_episodes, 5))) as env:
+    for name, other in also_on.items():
+        with closing(other_env(model, other, min(n_episodes, 5))) as env:
             (results[name],) = evaluate_tasks(model, env, n_episodes).values()
     return results
 
 
-def other_env(model: BaseAlgorithm, env_id: str, n_envs: int, seed: int = 0) -> MultiTaskVecEnv:
+def other_env(model: BaseAlgorithm, other: OtherEnv, n_envs: int, seed: int = 0) -> MultiTaskVecEnv:
     """Another env in the place of the model's only task, for the same head and statistics; training draws as before."""
     env: Any = model.get_env()
     (name,) = env.task_names
     with seeded_globals(seed):
-        return MultiTaskVecEnv([Task(name, env_id)], n_envs, seed=seed, on_fault=env.unwrapped.on_fault)
+        task = replace(other, name=name) if isinstance(other, Task) else Task(name, other)
+        return MultiTaskVecEnv([task], n_envs, seed=seed, on_fault=env.unwrapped.on_fault)
 
 
 class MilestoneCallback(BaseCallback):
@@ -50,7 +55,9 @@ class MilestoneCallback(BaseCallback):
     :param also_on: see :func:`evaluate_fully`
     """
 
-    def __init__(self, folder: RunFolder, budgets: Sequence[int], n_episodes: int, also_on: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: RunFolder, budgets: Sequence[int], n_episodes: int, also_on: Mapping[str, OtherEnv]
+    ) -> None:
         super().__init__()
         self.folder, self.budgets = folder, sorted(budgets)
         self.n_episodes, self.also_on = n_episodes, also_on

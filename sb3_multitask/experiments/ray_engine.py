@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from sb3_multitask.experiments.grid import GridRun
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import Job, Launch
 from sb3_multitask.experiments.train import train_run
+from sb3_multitask.tasks import import_env_module
 
 if TYPE_CHECKING:
     import ray
@@ -27,9 +28,10 @@ _RESTARTS = 10
 
 
 @contextmanager
-def ray_cluster() -> Iterator[Launch]:
+def ray_cluster(modules: Sequence[str] = ()) -> Iterator[Launch]:
     """How to start runs on the cluster at ``RAY_ADDRESS``; without that, on one of this machine's own.
 
+    :param modules: that register environments of the runs
     :raises ImportError: without Ray
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -41,7 +43,7 @@ def ray_cluster() -> Iterator[Launch]:
     task = ray.remote(num_cpus=1, max_retries=_RESTARTS)(work)
 
     def launch(run: GridRun) -> Job:
-        return _RayJob(task.remote(str(run.folder.absolute()), str(Path.cwd())))
+        return _RayJob(task.remote(str(run.folder.absolute()), str(Path.cwd()), list(modules)))
 
     try:
         yield launch
@@ -49,13 +51,16 @@ def ray_cluster() -> Iterator[Launch]:
         ray.shutdown()
 
 
-def work(path: str, cwd: str) -> None:
+def work(path: str, cwd: str, modules: list[str]) -> None:
     """What a task does: train the run in a folder, or go on with it. What it prints goes to the folder's log.
 
     :param path: of the folder
     :param cwd: what the config's paths are relative to
+    :param modules: that register its environments
     """
     os.chdir(cwd)
+    for module in modules:
+        import_env_module(module, "--gym-packages")
     folder = RunFolder(path)
     with folder.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         train_run(load_config(TrainConfig, folder.config), folder, announce=lambda text: print(text, flush=True))  # noqa: T201

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -29,6 +28,7 @@ from sb3_multitask.files import SaveError
 from sb3_multitask.generators import seeded_globals
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
+from sb3_multitask.trained_files import model_zip
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 from sb3_multitask.yaml_files import ConfigError
@@ -159,15 +159,15 @@ def _train(
         model = make_algorithm(config, env, verbose)
         if isinstance(model, A2CMultiTask):
             _begin_with(model, config)
-        other_ids = config.also_on.values()
-        eval_envs += [other_env(model, env_id, config.eval_episodes, seed) for env_id in other_ids]
+        others = config.other_tasks()
+        eval_envs += [other_env(model, other, config.eval_episodes, seed) for other in others.values()]
         newest = read_latest(folder.checkpoints)
-        others = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
-        model.set_logger(make_logger(folder.progress, others, 0 if newest is None else int(newest[0].name)))
+        formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
+        model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         results = folder.read_results()
         if "before" not in results:
             announce("Evaluating the untrained agent ...")
-            results["before"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
+            results["before"] = evaluate_fully(model, config.n_eval_episodes, others)
             folder.write_results(**results)
         if newest is None:
             announce(f"Training for {config.n_timesteps:,} steps ...")
@@ -190,7 +190,7 @@ def _train(
         save_agent(agent_of(model), folder.agents / "final")
         announce("Evaluating the trained agent ...")
         results = folder.read_results()
-        results["after"] = evaluate_fully(model, config.n_eval_episodes, config.also_on)
+        results["after"] = evaluate_fully(model, config.n_eval_episodes, others)
         folder.write_results(**results)
         venv = cast("MultiTaskVecEnv", env.unwrapped)
         engine = model.last_engine if isinstance(model, A2CMultiTask) else None
@@ -204,10 +204,11 @@ def _train(
 def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:
     """Weights, statistics and freezing that training begins with."""
     if config.init_from is not None:
-        path = Path(config.init_from)
-        if not (path.exists() or path.with_suffix(".zip").exists()):
-            raise ConfigError(f"init_from: {path} does not exist; give a run's folder or a model.zip")
-        source = A2CMultiTask.load(path / "model.zip" if path.is_dir() else path, device="cpu")
+        try:
+            path = model_zip(config.init_from)
+        except FileNotFoundError as e:
+            raise ConfigError(f"init_from: {e}") from e
+        source = A2CMultiTask.load(path, device="cpu")
         transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
     freeze(model, config.freeze)
 
@@ -233,5 +234,5 @@ def _evaluations(
             for name, eval_env in zip(("", *config.also_on), eval_envs, strict=True)
         ]
     if config.report_at:
-        callbacks.append(MilestoneCallback(folder, config.report_at, config.n_eval_episodes, config.also_on))
+        callbacks.append(MilestoneCallback(folder, config.report_at, config.n_eval_episodes, config.other_tasks()))
     return callbacks

@@ -21,7 +21,7 @@ import gymnasium as gym
 
 from sb3_multitask.films.playing import Scene, Shot
 from sb3_multitask.generators import seeded_globals
-from sb3_multitask.tasks import Task
+from sb3_multitask.tasks import Task, registered_id, resolve_tasks
 
 _RENDERERS = ("egl", "osmesa", "glfw")
 _PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
@@ -97,7 +97,7 @@ def real_time_fps(tasks: Sequence[Task]) -> float:
 
 def _specs(tasks: Sequence[Task]) -> tuple[Any, ...]:
     """How ids are made, some of which only this process may have registered."""
-    return tuple(gym.spec(task.env_id) for task in tasks if isinstance(task.env_id, str))
+    return tuple(gym.spec(registered_id(task.env_id)) for task in resolve_tasks(tasks) if isinstance(task.env_id, str))
 
 
 def _shots(pipe: IO[bytes], renderer: str | None) -> Iterator[tuple[Shot, ...]]:

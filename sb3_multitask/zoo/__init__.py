@@ -8,6 +8,7 @@ normaliser and evaluation; nothing of the zoo is copied or changed for good. Nee
 - ``settings``: what stands in a config and on the command line, read without executing it
 - ``manager``: training and tuning
 - ``search``: what is tuned, and how a trial is evaluated
+- ``study``: which trials can be compared, and so stand in one study
 - ``playing``: the environment in which a trained agent is shown
 - ``figures``: plots, saved
 

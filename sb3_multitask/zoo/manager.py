@@ -42,6 +42,7 @@ from sb3_multitask.zoo.settings import (
     merged,
     read_hyperparameters,
 )
+from sb3_multitask.zoo.study import check_study
 
 EVAL_SEED_OFFSET = 10_000  # as in `sb3-multitask train`
 
@@ -72,6 +73,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         self._gamma = 0.99
         self._n_rows = 1  # of the model's VecEnv
         self._is_my_folder = False
+        self._plain_hyperparams: Values = {}
         if self.n_jobs != 1:
             raise ConfigError(
                 f"--n-jobs must be 1 (got {self.n_jobs}): its threads would share torch's settings. For several "
@@ -100,6 +102,7 @@ class MultiTaskExperimentManager(ExperimentManager):
             values["env_kwargs"] = self.env_kwargs
         check_hyperparameters(values, self.algo)
         values = dict(sorted(values.items()))
+        self._plain_hyperparams = copy.deepcopy(values)
         if self.verbose > 0:
             pprint(values)  # noqa: T203
         return values, copy.deepcopy(values)
@@ -242,13 +245,34 @@ class MultiTaskExperimentManager(ExperimentManager):
     # Tuning
 
     def hyperparameters_optimization(self) -> None:
-        """The zoo's search, each trial evaluated on every task."""
+        """The zoo's search, each trial evaluated on every task.
+
+        :raises ConfigError: if the study holds trials of another score, budget or config
+        """
+        if self.storage is not None and self.study_name is not None:
+            check_study(self.storage, self.study_name, self._settings_of_trials())
         sampler = partial(self._sample, HYPERPARAMS_SAMPLER[self.algo])
         with (
             patch.dict(HYPERPARAMS_SAMPLER, {self.algo: sampler}),
             patch.object(exp_manager, "TrialEvalCallback", self._trial_callback),
         ):
             super().hyperparameters_optimization()
+
+    def _settings_of_trials(self) -> Values:
+        """What all trials of a study have in common; what they sample replaces the hyper-parameters here."""
+        hyperparams = {name: value for name, value in self._plain_hyperparams.items() if name != "n_timesteps"}
+        return {
+            "algo": self.algo,
+            "env": self.env_name.gym_id,
+            "score": self.score,
+            "n_timesteps": self.n_timesteps,
+            "n_evaluations": self.n_evaluations,
+            "eval_episodes": self.n_eval_episodes,
+            "trained_agent": self.trained_agent,
+            "env_kwargs": self.env_kwargs,
+            "eval_env_kwargs": self.eval_env_kwargs,
+            "hyperparameters": hyperparams,
+        }
 
     def _sample(self, sample: Sampler, trial: optuna.Trial, *args: Any) -> Values:
         """A trial's hyper-parameters; what they leave open of ``policy_kwargs`` stays as in the config."""

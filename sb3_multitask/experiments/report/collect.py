@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,14 @@ from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.experiments.curves import read_evaluations
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.task_results import TaskResult
+from sb3_multitask.yaml_files import ConfigError
+
+_MAY_DIFFER = {
+    *("seed", "n_timesteps", "report_at"),  # tables name the budgets
+    *("engine", "backend", "device", "log_interval", "eval_freq", "eval_episodes", "n_eval_episodes"),
+    *("checkpoint_freq", "keep_checkpoints", "tensorboard"),
+}
+"""Settings in which the seeds of a run may differ: what was learned does not depend on them, or the report says it."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,10 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
 
     :param root: folder of a grid: ``<preset>/<run>/seed_<n>``
     :raises FileNotFoundError: if there is no run
+    :raises ConfigError: if the seeds of a run have other settings; names what differs
     """
-    runs, others = [], []
+    runs: list[Run] = []
+    others = []
     for path in sorted(root.glob("*/*/seed_*")):
         preset, name = path.parts[-3:-1]
         folder = RunFolder(path)
@@ -58,7 +68,37 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
         runs.append(Run(preset, name, config.seed, path, config, folder.read_results(), status))
     if not runs and not others:
         raise FileNotFoundError(f"{root} holds no runs (<preset>/<run>/seed_<n>)")
+    for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
+        _check_seeds(root, select(runs, preset, name))
     return runs, others
+
+
+def _check_seeds(root: Path, seeds: Sequence[Run]) -> None:
+    """Raise unless the seeds of a run have the same settings: a mean over them would mean nothing."""
+    first, *others = seeds
+    ours = _settings(first)
+    for run in others:
+        theirs = _settings(run)
+        different = [f"{key} ({ours[key]!r:.60} and {theirs[key]!r:.60})" for key in ours if ours[key] != theirs[key]]
+        if different:
+            raise ConfigError(
+                f"{root / first.preset / first.name}: seeds {first.seed} and {run.seed} have different settings: "
+                f"{', '.join(different)}. Move the seeds of one of them to a grid's folder of their own"
+            )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """A run's settings without its seed, in the folders of the runs that it begins with too."""
+    settings = run.config.model_dump(exclude=_MAY_DIFFER)
+    return {key: _without_seed(value, f"seed_{run.seed}") for key, value in settings.items()}
+
+
+def _without_seed(value: Any, seed: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_seed(item, seed) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    return ["seed" if part == seed else part for part in Path(value).parts]
 
 
 def select(runs: Sequence[Run], preset: str, name: str) -> list[Run]:

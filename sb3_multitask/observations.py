@@ -1,0 +1,43 @@
+"""What models and agents ask of an observation before they act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def checked_observation(observation: Any, n_tasks: int) -> dict[str, Any]:
+    """The observation, with a task for each row.
+
+    :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": a whole number, or one for each row}``
+    :raises ValueError: on other keys, or task ids that are none: not whole, unknown, too many or too few
+    """
+    if not isinstance(observation, Mapping) or set(observation) != {"obs", "task"}:
+        keys = ", ".join(sorted(map(str, observation))) if isinstance(observation, Mapping) else None
+        got = f"{type(observation).__name__}: {observation!r:.100}" if keys is None else f"the keys {keys}"
+        raise ValueError(
+            "`observation` must be {'obs': (..., obs_dim), 'task': task ids}, as MultiTaskVecEnv and TaskEnv give it "
+            f"(got {got})"
+        )
+    shape = np.shape(observation["obs"])
+    return {**observation, "task": _checked_tasks(observation["task"], shape, n_tasks)}
+
+
+def _checked_tasks(task: Any, obs_shape: tuple[int, ...], n_tasks: int) -> np.ndarray:
+    """Task ids, int64: () for a single observation, (n_rows,) for a batch."""
+    ids = np.asarray(task)
+    if ids.dtype.kind not in "iuf" or not np.array_equal(ids, np.floor(ids)):  # no bool, no text, no NaN
+        raise ValueError(f"`observation['task']` must be whole numbers, task ids (got {task!r:.100})")
+    n_rows = obs_shape[0] if len(obs_shape) > 1 else 1
+    if ids.ndim == 0 and len(obs_shape) > 1:
+        ids = np.full(n_rows, ids)
+    if ids.ndim > 1 or ids.size != n_rows:
+        raise ValueError(
+            f"`observation['task']` must have a task for each row, (n_rows,) (got the shape {ids.shape} for obs of the "
+            f"shape {obs_shape})"
+        )
+    if ids.size and not (ids.min() >= 0 and ids.max() < n_tasks):
+        raise ValueError(f"`observation['task']` must be task ids from 0 to {n_tasks - 1} (got {ids})")
+    return ids.astype(np.int64)
