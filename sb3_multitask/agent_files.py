@@ -17,16 +17,15 @@ import safetensors.numpy
 from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.files import replacing, write_json
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
-from sb3_multitask.readers.other_files import ACCEPTED, is_zip, what_file, what_folder
+from sb3_multitask.readers.other_files import is_zip, what_file, what_folder
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import Task, registered_id
+from sb3_multitask.trained_files import NAMES, PRETRAINED, locate
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
 
 SCHEMA = 2
-SHARED_NAME = "agent"
-"""Name, without ending, of an agent's files in a folder that is shared."""
 _FORMAT = "sb3-multitask agent"
 _SEAL = "description_sha256"
 """In a description, the SHA-256 of the rest of it; since schema 2."""
@@ -77,15 +76,22 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
     :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, of SB3's A2C
-        or PPO, or of sb3-contrib's TRPO; a run's folder, ours or rl_zoo3's, whose agent at the end it is; or a folder
-        that ``sb3-multitask card`` made
+        or PPO, or of sb3-contrib's TRPO, such as a run's ``best_model.zip``; a run's folder, ours or rl_zoo3's, whose
+        agent at the end it is; a folder that ``sb3-multitask card`` made; or ``"pretrained:<name>"``
     :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it. A
         ``model.zip`` in a run's folder has it beside it, and so has a zip in a folder that ``python -m
         sb3_multitask.zoo`` left. Without it an agent whose training had a VecNormalize comes with a warning
     :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
-    path = _file_in(Path(path))
+    if isinstance(path, str) and path.startswith(PRETRAINED):
+        from sb3_multitask.pretrained import load_pretrained  # which reads with this function
+
+        return load_pretrained(path.removeprefix(PRETRAINED))
+    given = Path(path)
+    path = given if normalizer is not None and given.suffix == ".zip" else locate(given)
+    if given.is_dir() and path != given and path.suffix == ".zip" and not path.exists():
+        raise UnreadableFileError(f"{given}: {what_folder(given)}")
     if ZooFolder.at(path) is None and not is_zip(path):
         if normalizer is not None:
             raise ValueError(
@@ -104,19 +110,6 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
         raise
     except (ValueError, FileNotFoundError) as e:
         raise UnreadableFileError(f"{path}: {e}") from e
-
-
-def _file_in(path: Path) -> Path:
-    """The agent's files, without their ending, or its zip; rl_zoo3's folder as it is."""
-    if path.is_dir() and ZooFolder.at(path) is None:
-        stems = (path / "agents" / "final", path / SHARED_NAME)
-        found = [stem for stem in stems if stem.with_name(f"{stem.name}.json").exists()]
-        if not found and not (path / "model.zip").exists():
-            raise UnreadableFileError(f"{path}: {what_folder(path)}")
-        return found[0] if found else path / "model.zip"
-    if not path.exists() and not _exists(path) and path.with_name(f"{path.name}.zip").exists():
-        return path.with_name(f"{path.name}.zip")  # as SB3's own `load` takes it
-    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
 
 
 def _exists(path: Path) -> bool:
@@ -232,7 +225,7 @@ def _what_is_missing(path: Path, missing: str) -> str:
     """Why there is no agent: the path is a file of another kind, half of an agent, or nothing."""
     if _exists(path):
         return f"{missing} does not exist; give an agent with both of its files, .safetensors and .json (save_agent)"
-    return f"{path}: {what_file(path)}" if path.exists() else f"{path} does not exist; give {ACCEPTED}"
+    return f"{path}: {what_file(path)}" if path.exists() else f"{path} does not exist; give {NAMES}"
 
 
 def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:

@@ -109,6 +109,14 @@ def test_an_agent_of_rl_zoo3_teaches_and_is_saved(tmp_path):
     assert mt.load_agent(tmp_path / "agent").digest == agent.digest
 
 
+def test_an_agent_of_rl_zoo3_is_evaluated_by_one_call(tmp_path):
+    agent = mt.load_agent(make_zoo_folder(tmp_path))
+    task = mt.Task("arm", drift_tasks(1)[0].env_id)
+    results = mt.evaluate_tasks(agent, [task], n_eval_episodes=2)
+    assert list(results) == ["arm"]
+    assert len(results["arm"].episode_rewards) == 2
+
+
 def test_normalize_as_python_text_is_understood_and_not_executed(tmp_path):
     made = tmp_path / "made"
     for normalize, has_statistics in (

@@ -163,13 +163,14 @@ def test_modules_are_imported_for_whoever_asks_for_them(tmp_path, not_imported):
     assert CliRunner().invoke(app, [*line, "--gym-packages", "own_envs"]).exit_code == 0
 
 
-def test_ctrl_c_names_the_modules_too(tmp_path, not_imported, monkeypatch):
+def test_ctrl_c_names_the_modules_too(tmp_path, not_imported, monkeypatch, capsys):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt("SIGINT")
 
     monkeypatch.setattr("sb3_multitask.experiments.train.train_run", interrupted)
     done = CliRunner().invoke(app, ["train", "--tasks", ARM, "--run-dir", str(tmp_path / "run")])
-    assert f"--resume {tmp_path / 'run'} --gym-packages own_envs" in done.output
+    shown = done.output + capsys.readouterr().out  # rich keeps the stream that it met first
+    assert f"--resume {tmp_path / 'run'} --gym-packages own_envs" in shown
 
 
 @pytest.mark.slow

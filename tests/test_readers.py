@@ -296,15 +296,17 @@ def test_other_compressions_are_refused(tmp_path, saved):
         read_sb3_zip(tmp_path / "lzma.zip")
 
 
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def npz(path, **members):
     """An ``.npz`` of arrays, or of members as they are."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
-            if isinstance(content, np.ndarray):
-                file = io.BytesIO()
-                np.save(file, content)
-                content = file.getvalue()
-            archive.writestr(f"{name}.npy", content)
+            archive.writestr(f"{name}.npy", npy(content) if isinstance(content, np.ndarray) else content)
     return path
 
 

@@ -20,15 +20,16 @@ EXAMPLES = (
 
 def card(
     run: Annotated[
-        Path, typer.Argument(help="Folder of a finished run, of this package or of rl_zoo3, or a model in the latter.")
+        Path,
+        typer.Argument(help="Folder of a finished run, of this package or of rl_zoo3, or a zip or an agent in it."),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Folder to make; default: <run>/card, or <model>_card beside a model.")
+        Path | None, typer.Option(help="Folder to make; default: <run>/card, or <model>_card beside a zip or an agent.")
     ] = None,
     clips: Annotated[bool, typer.Option(help="Film the agent on its tasks.")] = True,
     n_eval_episodes: Annotated[
         int | None,
-        typer.Option(min=1, help="For rl_zoo3's folders, which hold no returns: episodes per task; default: 20."),
+        typer.Option(min=1, help="For agents whose returns no file holds: episodes per task; default: 20."),
     ] = None,
     gym_packages: GymPackagesOption = None,
 ) -> None:
@@ -36,6 +37,6 @@ def card(
     from sb3_multitask.experiments.card import write_card
 
     import_packages(gym_packages)
-    output = output or (run.with_name(f"{run.stem}_card") if run.suffix == ".zip" else run / "card")
+    output = output or (run / "card" if run.is_dir() else run.with_name(f"{run.stem}_card"))
     write_card(run, output, clips, n_eval_episodes)
     console.print(f"Model card: [bold]{escape(str(output / 'README.md'))}[/bold]", soft_wrap=True)

@@ -28,7 +28,7 @@ class ExportFormat(StrEnum):
 
 def export(
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             help="A run's folder (rl_zoo3's too), a zip of A2CMultiTask, A2C, PPO or TRPO, or an agent's file."
         ),

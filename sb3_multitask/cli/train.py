@@ -24,7 +24,6 @@ EXAMPLES = (
     "sb3-multitask train --config zoo_configs/quickstart.yml\n\n"
     "sb3-multitask train --tasks HalfCheetahBody6 --n-timesteps 1000000 --seed 1\n\n"
     "sb3-multitask train --tasks HalfCheetahBigLeg-v0,HalfCheetah-v5 --set ent_coef=0.001\n\n"
-    "sb3-multitask train --tasks my_package:My/Arm-v0,my_package:My/HeavyArm-v0\n\n"
     "sb3-multitask train --resume runs/HalfCheetahBody6_1"
 )
 

@@ -10,15 +10,12 @@ import typer
 ModelArgument: TypeAlias = Annotated[
     str | None,
     typer.Argument(
-        help="A run's folder (rl_zoo3's too) or a model's zip in it, a zip of A2CMultiTask, or an agent's .safetensors."
+        help="A run's folder (rl_zoo3's too), a zip or an agent in it, a zip of A2CMultiTask, or an agent's file."
     ),
 ]
 PretrainedOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="An agent that comes with the package.")
 ]
-_PRETRAINED = "pretrained:"
-_AGENTS = {"model.zip": "final", "best_model.zip": "best"}
-"""A run's models, and which of its agents they are."""
 
 
 def source_of(model: str | None, pretrained: str | None) -> str | None:
@@ -28,9 +25,11 @@ def source_of(model: str | None, pretrained: str | None) -> str | None:
     """
     if pretrained is None:
         return model
+    from sb3_multitask.trained_files import PRETRAINED
+
     if model is not None:
         raise ValueError("Give a model or --pretrained, not both")
-    return f"{_PRETRAINED}{pretrained}"
+    return f"{PRETRAINED}{pretrained}"
 
 
 def load_trained(source: str) -> Any:
@@ -40,33 +39,45 @@ def load_trained(source: str) -> Any:
     """
     from sb3_multitask import load_pretrained
     from sb3_multitask.evaluation_envs import tasks_of
+    from sb3_multitask.trained_files import PRETRAINED
 
-    if source.startswith(_PRETRAINED):
-        return load_pretrained(source.removeprefix(_PRETRAINED))
+    if source.startswith(PRETRAINED):
+        return load_pretrained(source.removeprefix(PRETRAINED))
     trained = _load(Path(source))
     try:
         tasks_of(trained)
     except ValueError as e:
-        raise ValueError(
-            f"{source} does not say which environments its tasks are; give the folder of its training, or the model "
-            "inside that folder"
-        ) from e
+        raise ValueError(_no_tasks(source)) from e
     return trained
 
 
-def _load(path: Path) -> Any:
-    from sb3_multitask import A2CMultiTask, load_agent
-    from sb3_multitask.readers.zoo_folder import ZooFolder
+def _no_tasks(source: str | Path) -> str:
+    return (
+        f"{source} does not say which environments its tasks are; give the folder of its training, or the model inside "
+        "that folder"
+    )
 
-    # of another algorithm, whose model does not know its tasks; of `sb3-multitask card`, which has no model; of rl_zoo3
-    if (path / "vecnormalize.pkl").exists() or (path / "agent.json").exists() or ZooFolder.at(path) is not None:
+
+def _load(path: Path) -> Any:
+    """A model of ours, or an agent."""
+    from sb3_multitask import A2CMultiTask, load_agent
+    from sb3_multitask.readers import UnreadableFileError, read_sb3_zip
+    from sb3_multitask.readers.zoo_folder import ZooFolder
+    from sb3_multitask.trained_files import NAMES, locate, model_zip
+
+    if path.is_dir() or path.suffix == ".zip" or locate(path).suffix == ".zip":
+        try:
+            model = model_zip(path)
+            policy = read_sb3_zip(model)
+            if ZooFolder.at(path) is None and policy.algorithm == A2CMultiTask.__name__:
+                return A2CMultiTask.load(model, device="cpu")
+            if locate(path) == model and ZooFolder.at(path) is None:
+                raise ValueError(_no_tasks(path))  # another algorithm's zip alone names none
+        except (FileNotFoundError, UnreadableFileError):
+            pass  # no model, or one that load_agent has words for
+    try:
         return load_agent(path)
-    agent = path.parent / "agents" / f"{_AGENTS.get(path.name)}.safetensors"
-    if path.with_name("vecnormalize.pkl").exists() and agent.exists():
-        return load_agent(agent)
-    path = path / "model.zip" if path.is_dir() else path
-    if not path.exists() and path.with_name(f"{path.name}.safetensors").exists():
-        return load_agent(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a run's folder, a model.zip or an agent's .safetensors")
-    return load_agent(path.with_suffix("")) if path.suffix == ".safetensors" else A2CMultiTask.load(path, device="cpu")
+    except UnreadableFileError:
+        if locate(path).suffix == "" and not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; give {NAMES}") from None
+        raise

@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 from ruamel.yaml import YAML
 
-from sb3_multitask.agent_files import SHARED_NAME, save_agent
+from sb3_multitask.agent_files import save_agent
 from sb3_multitask.experiments.card_sources import CardSource, read_source
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.tables import Table, markdown_text
 from sb3_multitask.files import write_text
 from sb3_multitask.films import NoRendererError
+from sb3_multitask.trained_files import SHARED_NAME
 
 _CLIPS, _CURVES = "clips", "learning_curves.png"
 
@@ -28,11 +29,12 @@ _CLIPS, _CURVES = "clips", "learning_curves.png"
 def write_card(run: str | Path, output: str | Path, clips: bool = True, n_eval_episodes: int | None = None) -> None:
     """Make a folder with a run's agent, config, learning curves, clips and model card; ``load_agent`` reads it back.
 
-    :param run: folder of a finished run, of any algorithm; or one that rl_zoo3 left, whose last model is evaluated, or
-        another model in it
+    :param run: folder of a finished run, of any algorithm, or another agent in it, such as ``RUN/best_model.zip`` or
+        ``RUN/agents/best``; or one that rl_zoo3 left, whose last model is evaluated, or another model in it
     :param output: a new or empty folder, or that of an earlier card, which is replaced
     :param clips: film the agent on its tasks, where something can render
-    :param n_eval_episodes: episodes **per task** for a folder of rl_zoo3, which holds no returns; ``None``: 20
+    :param n_eval_episodes: episodes **per task** for an agent whose returns no file holds, a run's best or one of
+        rl_zoo3's; ``None``: 20
     :raises FileNotFoundError: if ``run`` is no run's folder
     :raises FileExistsError: if ``output`` holds something else than a card
     :raises ValueError: if the run is not finished, or has returns of its own where ``n_eval_episodes`` is given

@@ -23,6 +23,7 @@ from sb3_multitask.files import replacing
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
+from sb3_multitask.trained_files import run_of
 
 _N_EVAL_EPISODES = 20
 
@@ -51,7 +52,7 @@ class CardSource(NamedTuple):
 def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
     """What a folder has to tell; an agent without stored returns is evaluated.
 
-    :param folder: of a run of ours or of rl_zoo3's, or a model in the latter
+    :param folder: of a run of ours or of rl_zoo3's, or an agent or model in it
     :param n_eval_episodes: episodes per task of that evaluation; ``None``: 20
     :raises FileNotFoundError: if it is neither
     :raises ValueError: if the run is not finished, cannot be read, or has returns of its own and
@@ -60,28 +61,43 @@ def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
     training = ZooFolder.at(folder)
     if training is not None:
         return _of_zoo(training, _N_EVAL_EPISODES if n_eval_episodes is None else n_eval_episodes)
-    run = RunFolder.existing(folder)
-    if n_eval_episodes is not None:
+    path, which = run_of(folder)
+    run = RunFolder.existing(path)
+    moment = "after" if which == "final" else which
+    results = run.read_results()
+    _check_is_finished(run, which, results)
+    if moment in results and n_eval_episodes is not None:
         raise ValueError(
-            f"`n_eval_episodes` is for folders of rl_zoo3: the card of {folder} tells the returns that the run holds "
-            f"(got {n_eval_episodes})"
+            f"`n_eval_episodes` is for folders of rl_zoo3 and agents whose returns no file holds: the card of {folder} "
+            f"tells the returns that the run holds (got {n_eval_episodes})"
         )
-    return _of_run(run)
+    return _of_run(run, folder, results, moment, _N_EVAL_EPISODES if n_eval_episodes is None else n_eval_episodes)
 
 
-def _of_run(folder: RunFolder) -> CardSource:
-    status, results = folder.read_status(), folder.read_results()
-    if status.get("status") != "finished" or "after" not in results:
+def _check_is_finished(folder: RunFolder, which: str, results: Mapping[str, object]) -> None:
+    """Raise unless a run has what its card tells; another agent than the last is there earlier."""
+    status = folder.read_status()
+    if which == "final" and (status.get("status") != "finished" or "after" not in results):
         raise ValueError(
             f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card tells the returns "
             f"after training. Go on with: sb3-multitask train --resume {folder.path}"
         )
-    config, agent = load_config(TrainConfig, folder.config), load_agent(folder.path)
+
+
+def _of_run(
+    folder: RunFolder, chosen: Path, results: Mapping[str, Mapping[str, TaskResult]], moment: str, n_episodes: int
+) -> CardSource:
+    config, agent = load_config(TrainConfig, folder.config), load_agent(chosen)
     tasks = config.resolved_tasks()
     has_heads = agent.task_names == config.task_names  # else one head for all of them
+    agent = replace(agent, tasks=tasks if has_heads else None)
+    others = config.other_tasks()
+    evaluated = "" if moment in results else f"The returns are of `{chosen.name}`, evaluated when this card was made.\n"
+    after = results.get(moment) or evaluate_tasks(agent, [*tasks, *others.values()], n_eval_episodes=n_episodes)
+    results = {**({"before": results["before"]} if "before" in results else {}), "after": after}
     return CardSource(
         algorithm=ALGORITHMS[config.algo].__name__,
-        agent=_with_returns(replace(agent, tasks=tasks if has_heads else None), results["after"]),
+        agent=_with_returns(agent, after),
         tasks=tasks,
         tasks_name=config.tasks if isinstance(config.tasks, str) else f"{len(tasks)} tasks",
         heads="one head that learned the tasks in turn" if config.sequential else "one head per task",
@@ -90,7 +106,7 @@ def _of_run(folder: RunFolder) -> CardSource:
         results=results,
         config=folder.config.read_text(encoding="utf-8"),
         draw_curves=partial(_copy, folder.curves) if folder.curves.exists() else None,
-        training=_training_of_run(folder),
+        training=f"{_training_of_run(folder)}\n{evaluated}" if evaluated else _training_of_run(folder),
     )
 
 

@@ -87,7 +87,9 @@ class TrainConfig(BaseModel):
     vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient clipping")
     normalize_advantage: bool = Field(default=False, description="Standardise the advantages of each update")
-    teachers: dict[str, str] = Field({}, description="Task -> agent, model.zip or run folder to learn from")
+    teachers: dict[str, str] = Field(
+        {}, description="Task -> run folder, zip, agent or pretrained:<name> to learn from"
+    )
     distill_loss: DistillLoss = Field("forward_kl", description="KL(teacher || student), the reverse, or mse")
     distill_coef: Schedulable = Field(1.0, description="Coefficient of the distillation loss")
     rl_coef: Schedulable | None = Field(None, description="Coefficient of RL; default: 0 with teachers, else 1")
@@ -95,7 +97,7 @@ class TrainConfig(BaseModel):
         None, description="Coefficient of the critic; default: 0 with teachers and no RL, else 1"
     )
     student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
-    init_from: str | None = Field(None, description="model.zip (trusted: it is unpickled) or run folder to begin with")
+    init_from: str | None = Field(None, description="Run folder or zip (trusted: unpickled) to begin with")
     init_tasks: dict[str, str] = Field({}, description="With init_from: task -> the source's task; default: same names")
     freeze: Frozen = Field("nothing", description="What is not trained: trunk, all_but_last, nothing")
     also_on: dict[FolderName, str] = Field({}, description="Other envs, name -> id, to evaluate the (only) head on")
@@ -255,7 +257,7 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model: str = Field(description="A run's folder, a model.zip, an agent's .safetensors, or `pretrained:<name>`")
+    model: str = Field(description="A run's folder, a zip or an agent in it, or `pretrained:<name>`")
     n_eval_episodes: int = Field(20, ge=1, description="Episodes per task")
     seed: int = Field(0, ge=0, description="Seed of the evaluation's environments")
     deterministic: bool = Field(default=True, description="The Gaussian's mean, or samples")

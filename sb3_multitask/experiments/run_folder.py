@@ -41,6 +41,7 @@ from filelock import FileLock, Timeout
 
 from sb3_multitask.files import remove_leftovers, write_json
 from sb3_multitask.task_results import TaskResult
+from sb3_multitask.trained_files import run_of
 
 _LOCK = ".lock"
 _OUTPUTS = (
@@ -61,9 +62,9 @@ class FolderInUseError(RuntimeError):
 
 
 def folder_of_agent(agent: str | Path) -> tuple[Path, str]:
-    """The run's folder that an agent is in, and the moment of its results: a budget in steps, or "after"."""
-    path = Path(agent)
-    return (path.parents[1], path.name) if path.parent.name == "agents" else (path, "after")
+    """The run's folder that an agent is in, and the moment of its results: a budget in steps, "best", or "after"."""
+    folder, which = run_of(agent)
+    return folder, "after" if which == "final" else which
 
 
 class RunFolder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -29,6 +28,7 @@ from sb3_multitask.files import SaveError
 from sb3_multitask.task_logging import log_last_update
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
+from sb3_multitask.trained_files import model_zip
 from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 from sb3_multitask.yaml_files import ConfigError
@@ -209,10 +209,11 @@ def _train(
 def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:
     """Weights, statistics and freezing that training begins with."""
     if config.init_from is not None:
-        path = Path(config.init_from)
-        if not (path.exists() or path.with_suffix(".zip").exists()):
-            raise ConfigError(f"init_from: {path} does not exist; give a run's folder or a model.zip")
-        source = A2CMultiTask.load(path / "model.zip" if path.is_dir() else path, device="cpu")
+        try:
+            path = model_zip(config.init_from)
+        except FileNotFoundError as e:
+            raise ConfigError(f"init_from: {e}") from e
+        source = A2CMultiTask.load(path, device="cpu")
         transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
     freeze(model, config.freeze)
 

@@ -1,0 +1,92 @@
+"""How a trained thing is named, the same wherever one is asked for.
+
+A run's folder, ours or rl_zoo3's, or one that ``sb3-multitask card`` made; a zip, such as ``RUN/best_model.zip``; an
+agent's files, such as ``RUN/agents/best``, with or without an ending; and ``pretrained:<name>``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sb3_multitask.readers.zoo_folder import ZooFolder
+
+PRETRAINED = "pretrained:"
+SHARED_NAME = "agent"
+"""Name, without ending, of an agent's files in a folder that is shared."""
+_AGENTS = {"model.zip": "final", "best_model.zip": "best"}
+"""A run's models, and which of its agents they are."""
+NAMES = (
+    "a run's folder (rl_zoo3's too), a zip such as RUN/best_model.zip, an agent's files such as RUN/agents/best, or "
+    "pretrained:NAME"
+)
+"""For messages."""
+
+
+def locate(path: str | Path) -> Path:
+    """What a name stands for: an agent's files, without their ending; a zip; or rl_zoo3's folder as it is.
+
+    A zip in one of our run folders stands for the agent that was saved with it, which has its tasks and statistics.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if ZooFolder.at(path) is not None:
+            return path
+        stems = (path / "agents" / "final", path / SHARED_NAME)
+        return next((stem for stem in stems if _is_agent(stem)), path / "model.zip")
+    if path.suffix in (".safetensors", ".json"):
+        return path.with_suffix("")
+    if path.suffix != ".zip" and not _is_agent(path):
+        path = _with_ending(path)
+    return agent_beside(path) or path
+
+
+def model_zip(path: str | Path) -> Path:
+    """The zip of an algorithm, with critic and optimizer, that a name stands for.
+
+    :raises FileNotFoundError: if there is none
+    """
+    path = Path(path)
+    if path.suffix in (".safetensors", ".json"):
+        path = path.with_suffix("")
+    by_agent = {agent: name for name, agent in _AGENTS.items()}
+    if path.is_dir():
+        found = path / "model.zip"
+    elif path.parent.name == "agents" and path.name in by_agent:
+        found = path.parents[1] / by_agent[path.name]
+    else:
+        found = path if path.suffix == ".zip" else _with_ending(path)
+    if found.is_file():
+        return found
+    if path.is_file() or _is_agent(path):
+        raise FileNotFoundError(
+            f"{path} is an agent without a model: it has no statistics of returns. Give a run's folder or a zip"
+        )
+    raise FileNotFoundError(f"{found} does not exist; give a run's folder, or a zip such as RUN/best_model.zip")
+
+
+def run_of(path: str | Path) -> tuple[Path, str]:
+    """The run's folder that something trained is in, and which of its agents it is: "final", "best", or a budget."""
+    path = Path(path)
+    if path.suffix in (".safetensors", ".json"):
+        path = path.with_suffix("")
+    if not path.is_dir():
+        path = _with_ending(path)
+    if path.suffix == ".zip":
+        return path.parent, _AGENTS.get(path.name, path.stem)
+    return (path.parents[1], path.name) if path.parent.name == "agents" else (path, "final")
+
+
+def agent_beside(path: Path) -> Path | None:
+    """The agent that a run saved with one of its zips; None without one."""
+    agent = path.parent / "agents" / _AGENTS.get(path.name, "")
+    return agent if (path.parent / "config.yml").exists() and path.name in _AGENTS and _is_agent(agent) else None
+
+
+def _is_agent(stem: Path) -> bool:
+    return stem.with_name(f"{stem.name}.json").is_file()
+
+
+def _with_ending(path: Path) -> Path:
+    """As SB3's ``load``: ``.zip`` may be left out."""
+    zipped = path.with_name(f"{path.name}.zip")
+    return zipped if zipped.is_file() else path
