@@ -44,7 +44,7 @@ def main() -> None:
         obs, _ = env.reset(seed=episode)
         total, done = 0.0, False
         while not done:
-            (action,) = session.run(None, {"obs": obs[None].astype(np.float32), "task": task})
+            (action,) = session.run(None, {"obs": obs[None].astype(facts["obs_dtype"]), "task": task})
             obs, reward, terminated, truncated, _ = env.step(action[0])
             total += float(reward)
             done = terminated or truncated

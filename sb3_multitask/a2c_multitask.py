@@ -31,7 +31,8 @@ from sb3_multitask.distillation import (
     collect_with_teachers,
     targets_of_batch,
 )
-from sb3_multitask.env_checks import check_bounded_actions, device_of, warn_of_other_gamma
+from sb3_multitask.env_checks import backend_message, check_bounded_actions, device_of, warn_of_other_gamma
+from sb3_multitask.envs.task_env import observation_dtype
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
 from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import (
@@ -168,6 +169,7 @@ class A2CMultiTask(A2C):
         self.last_engine: str | None = None  # what the latest learn() ran on
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
+        self.obs_dtype = "float32"  # of observations before they are normalised
         self.normalizer_state: dict[str, Any] | None = None
         self.normalizer_settings: dict[str, Any] | None = None  # of its rewards
         self.why_no_agent: str | None = None  # of a file, for who reads only its weights
@@ -358,7 +360,7 @@ class A2CMultiTask(A2C):
         return self.distillation.at(progress, self.teachers is not None, self.rollout_by_teacher)
 
     def _choose_engine(self) -> None:
-        """Take the engine that was asked for, and say so once.
+        """Take the engine that was asked for, and say so once, with the backend that runs the environments.
 
         :raises ValueError: if ``engine="fast"`` does not apply; says why
         """
@@ -368,6 +370,7 @@ class A2CMultiTask(A2C):
         self._fast = FastEngine(self) if reason is None else None
         self.last_engine = "fast" if reason is None else "torch"
         said = "Using the fast engine" if reason is None else f"Using the torch engine ({reason})"
+        said += backend_message(self.env)
         if self.verbose >= 1 and said != self._said:
             print(said)  # noqa: T201
         self._said = said
@@ -540,6 +543,7 @@ class A2CMultiTask(A2C):
             self._vec_normalize_env.set_statistics(self.normalizer_state)
         self.task_names = task_names_of(env)
         self.tasks = getattr(env, "tasks", None)
+        self.obs_dtype = observation_dtype(env.unwrapped.observation_space["obs"].dtype).name  # type: ignore[index]
 
     def get_normalizer_state(self) -> dict[str, Any] | None:
         """The statistics that travel with the model: its env's, or those it was loaded with; None without."""

@@ -62,6 +62,7 @@ def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
         "normalizer": None if statistics is None else {"epsilon": statistics.epsilon, "clip": statistics.clip},
         "facts": dict(agent.facts),
         "tasks": describe_tasks(agent.tasks),
+        "obs_dtype": agent.obs_dtype,
     }
     write_json(path.with_name(f"{path.name}.json"), {**description, _SEAL: _seal(description)})
 
@@ -165,6 +166,7 @@ def _agent_of_zip(
         policy.log_std_bounds,
         {"algorithm": policy.algorithm, **steps, **(facts or {})},
         tasks,
+        policy.obs_dtype,
     )
 
 
@@ -218,6 +220,7 @@ def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Age
         None if bounds is None else tuple(bounds),
         facts["facts"],
         _tasks(facts.get("tasks")),
+        facts.get("obs_dtype", "float32"),
     )
 
 

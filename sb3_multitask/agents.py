@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from sb3_multitask.envs.task_env import observation_dtype
 from sb3_multitask.observations import checked_observation
 from sb3_multitask.policy_checks import why_no_agent
 from sb3_multitask.readers import ObsStatistics
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from sb3_multitask.policies import MultiTaskActorCriticPolicy
 
+OBS_DTYPES = ("float32", "float64")
 _TASKS = ("task_names", "tasks")
 _ACTIVATIONS: dict[str, Any] = {
     "Tanh": np.tanh,
@@ -48,6 +50,8 @@ class Agent:
     :param log_std_bounds: (low, high, init) of a state-dependent log-std, see ``MultiTaskActorCriticPolicy``
     :param facts: where it comes from; plain values
     :param tasks: what the heads are for, if that is known: with them it can be evaluated by itself
+    :param obs_dtype: "float64" if the tasks' observations need it to keep their digits, else "float32"; what an
+        exported policy takes
     :raises ValueError: if the parts do not fit together, or a weight is not finite
     """
 
@@ -60,8 +64,11 @@ class Agent:
     log_std_bounds: tuple[float, float, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tasks: tuple[Task, ...] | None = field(default=None, repr=False)
+    obs_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.obs_dtype not in OBS_DTYPES:
+            raise ValueError(f"obs_dtype must be one of {', '.join(OBS_DTYPES)} (got {self.obs_dtype!r})")
         if self.activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)} (got {self.activation!r})")
         bad = [name for name, array in self.weights.items() if not np.isfinite(array).all()]
@@ -239,6 +246,15 @@ def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
     return getattr(model, "normalizer_state", None) if normalizer is None else normalizer.get_statistics()
 
 
+def obs_dtype_of(model: BaseAlgorithm) -> str:
+    """The type of a model's observations before they are normalised: "float32" or "float64"."""
+    env = model.get_env()
+    if env is None and getattr(model, "obs_dtype", None) in OBS_DTYPES:
+        return str(model.obs_dtype)  # type: ignore[attr-defined]
+    space: Any = model.observation_space if env is None else env.unwrapped.observation_space
+    return observation_dtype(space["obs"].dtype).name
+
+
 def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
     """The policy of a model as an agent, with copies of its weights and statistics.
 
@@ -283,4 +299,5 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         bounds,
         {"num_timesteps": model.num_timesteps, **facts},
         tasks,
+        obs_dtype_of(model),
     )

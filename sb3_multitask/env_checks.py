@@ -40,6 +40,19 @@ def warn_of_other_gamma(gamma: float, normalizer: Any) -> None:
         )
 
 
+def backend_message(env: Any) -> str:
+    """Which backend runs the environments of a model, and why: the end of a sentence; empty for other VecEnvs."""
+    venv = getattr(env, "unwrapped", None)
+    name, reason = getattr(venv, "backend", None), getattr(venv, "backend_reason", None)
+    if name is None:
+        return ""
+    if reason is not None:
+        return f' and the "{name}" backend (not "batch": {reason})'
+    n_threads = getattr(venv, "n_threads", 1)
+    threads = f", {n_threads} physics thread{'s' * (n_threads > 1)}" if name == "batch" else ""
+    return f' and the "{name}" backend{threads}'
+
+
 def device_of(device: th.device | str) -> th.device | str:
     """The device that a model asks for; ``"auto"`` is the CPU, since nets of this size are fastest there."""
     return "cpu" if device == "auto" else device

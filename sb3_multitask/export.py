@@ -1,8 +1,9 @@
 """Deterministic policies with their normalisers as ONNX files and torch programs, which run without this package.
 
-Both take raw observations ``obs`` (batch, obs_dim) float32 and task ids ``task`` (batch,) int64, and give ``action``
-(batch, action_dim) float32, clipped to the bounds: what ``Agent.predict(..., deterministic=True)`` returns. The size of
-the batch is free. A task id that does not exist is an error when the file is run.
+Both take raw observations ``obs`` (batch, obs_dim), float64 where the tasks' are and else float32, and task ids
+``task`` (batch,) int64, and give ``action`` (batch, action_dim) float32, clipped to the bounds: what
+``Agent.predict(..., deterministic=True)`` returns. The size of the batch is free. A task id that does not exist is an
+error when the file is run.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ _DYNAMIC = {"obs": {0: "batch"}, "task": {0: "batch"}}
 def export_onnx(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     """Write the deterministic policy and its normaliser as an ONNX file, for onnxruntime and other runtimes.
 
-    Input ``obs`` (batch, obs_dim) float32, raw, and ``task`` (batch,) int64; output ``action`` (batch, action_dim)
-    float32. The file's metadata name the tasks, the sizes and this package's version: see ``metadata_of``.
+    Input ``obs`` (batch, obs_dim), raw, of the agent's ``obs_dtype``, and ``task`` (batch,) int64; output ``action``
+    (batch, action_dim) float32. The file's metadata name the tasks, the sizes and this package's version: see
+    ``metadata_of``.
 
     :param agent: an agent, or a model whose policy becomes one
     :param path: ending in ``.onnx``
@@ -85,7 +87,7 @@ def metadata_of(agent: Agent) -> dict[str, str]:
     """What an exported file says of itself: texts, lists as JSON.
 
     ``task_names`` in the order of the task ids; ``tasks`` their environments, ``null`` if those are not known;
-    ``obs_dim``, ``action_dim``; ``digest`` of the agent; ``sb3_multitask_version``.
+    ``obs_dim``, ``obs_dtype``, ``action_dim``; ``digest`` of the agent; ``sb3_multitask_version``.
     """
     return {
         "format": "sb3-multitask policy",
@@ -93,6 +95,7 @@ def metadata_of(agent: Agent) -> dict[str, str]:
         "task_names": json.dumps(agent.task_names),
         "tasks": json.dumps(describe_tasks(agent.tasks)),
         "obs_dim": str(agent.obs_dim),
+        "obs_dtype": agent.obs_dtype,
         "action_dim": str(agent.action_dim),
         "digest": agent.digest,
     }
@@ -127,7 +130,7 @@ class _DeterministicPolicy(nn.Module):
         task = th.where(task < 0, self.n_tasks, task)  # indices below 0 would count from the end
         if self.clip is not None:
             obs = ((obs.double() - self.mean[task]) / self.std[task]).clamp(-self.clip, self.clip).float()
-        hidden = obs
+        hidden = obs.float()
         for layer in self.trunk:
             hidden = self.activation(layer(hidden))
         hidden = hidden.expand(self.n_tasks, -1, -1)
@@ -153,7 +156,10 @@ class _Layer(nn.Module):
 
 def _traced(agent: Agent) -> th.export.ExportedProgram:
     """The policy as a graph, for any size of batch."""
-    example = th.zeros(2, agent.obs_dim), th.zeros(2, dtype=th.int64)  # torch takes a size of 1 for a constant
+    example = (
+        th.zeros(2, agent.obs_dim, dtype=getattr(th, agent.obs_dtype)),
+        th.zeros(2, dtype=th.int64),
+    )  # torch takes a size of 1 for a constant
     batch = th.export.Dim("batch")
     shapes = {name: {0: batch} for name in _DYNAMIC}
     return th.export.export(_DeterministicPolicy(agent).eval(), example, dynamic_shapes=shapes)

@@ -659,3 +659,24 @@ def test_actions_without_bounds_are_refused_with_the_remedy():
     tasks = [mt.Task("A", lambda: gym.wrappers.ClipAction(DriftEnv()))]
     with pytest.raises(ValueError, match=r"`env` has the action space Box\(-inf.*ClipAction.*leave it out"):
         mt.A2CMultiTask("MultiTaskMlpPolicy", tasks)
+
+
+def test_verbose_says_which_backend_runs_and_why(capsys):
+    for tasks, backend, expected in (
+        (drift_tasks(2), "auto", r'and the "dummy" backend \(not "batch": it has no adapter for task .A.'),
+        (drift_tasks(2), "dummy", r'and the "dummy" backend\n'),
+        (["HalfCheetahBigLeg-v0"], "dummy", r'and the "dummy" backend\n'),
+    ):
+        env = mt.make_multitask_vec_env(tasks, 2, seed=0, backend=backend)
+        model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, verbose=1, seed=0)
+        model.learn(20).learn(20)
+        out = capsys.readouterr().out
+        assert re.search(expected, out), out
+        assert out.count("backend") == 1
+
+
+@pytest.mark.native
+def test_verbose_says_that_the_native_backend_runs(capsys):
+    env = mt.make_multitask_vec_env("HalfCheetahBigLeg-v0", 4, seed=0, n_threads=1)
+    mt.A2CMultiTask("MultiTaskMlpPolicy", env, verbose=1, seed=0).learn(20)
+    assert 'and the "batch" backend, 1 physics thread\n' in capsys.readouterr().out

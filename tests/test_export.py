@@ -1,5 +1,6 @@
 """Exported policies: what an agent predicts, in files that need neither it nor its package."""
 
+import dataclasses
 import io
 import json
 import logging
@@ -7,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch as th
-from conftest import drift_tasks
+from conftest import DriftEnv, drift_tasks
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from typer.testing import CliRunner
@@ -51,7 +53,7 @@ def assert_predicts_as(agent, path, scale=3.0, offset=0.0):
     """All tasks, shuffled rows, batches of one and of many, from plain to far out."""
     run, rng = runner_of(path), np.random.default_rng(0)
     for n_rows in (1, 2, 9, 257):
-        obs = (offset + scale * rng.normal(size=(n_rows, agent.obs_dim))).astype(np.float32)
+        obs = (offset + scale * rng.normal(size=(n_rows, agent.obs_dim))).astype(agent.obs_dtype)
         task = rng.permutation(np.arange(n_rows) % agent.n_tasks)
         expected, _ = agent.predict({"obs": obs, "task": task}, deterministic=True)
         actions = run(obs, task)
@@ -212,3 +214,39 @@ def test_the_example_needs_neither_torch_nor_this_package(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.rpartition(" ")[2]) > 100  # the agent runs on the standard body too
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_observations_that_need_float64_are_taken_in_float64(kind, normalize, tmp_path):
+    """Positions on a map: 5,400,000.2 m have their centimetres in float64 only."""
+
+    class Mapped(DriftEnv):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), dtype=np.float64)
+
+        def _obs(self):
+            return np.asarray(super()._obs(), dtype=np.float64) + (5.4e6 if normalize else 0)
+
+    model = trained(normalize, [mt.Task("A", Mapped)])
+    agent = agent_of(model)
+    assert agent.obs_dtype == "float64"
+    mt.save_agent(agent, tmp_path / "agent")
+    model.save(tmp_path / "model")
+    for read in (tmp_path / "agent", tmp_path / "model.zip"):
+        assert mt.load_agent(read).obs_dtype == "float64"
+    assert agent_of(mt.A2CMultiTask.load(tmp_path / "model")).obs_dtype == "float64"
+    path = export(agent, tmp_path, kind)
+    run = runner_of(path)
+    obs = 0.01 * np.arange(30.0).reshape(10, 3) + (5.4e6 if normalize else 0)
+    task = np.zeros(10, dtype=np.int64)
+    expected, _ = agent.predict({"obs": obs, "task": task}, deterministic=True)
+    np.testing.assert_allclose(run(obs, task), expected, atol=TOLERANCE)
+
+
+def test_an_agents_type_of_observations_is_checked():
+    agent = agent_of(trained())
+    assert agent.obs_dtype == "float32"
+    with pytest.raises(ValueError, match="obs_dtype must be one of float32, float64"):
+        dataclasses.replace(agent, obs_dtype="float16")

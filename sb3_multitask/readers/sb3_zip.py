@@ -49,6 +49,7 @@ class SavedPolicy:
     :param action_bounds: lowest and highest actions, each (action_dim,)
     :param log_std_bounds: (low, high, init) of a log-std that is an output of the heads
     :param num_timesteps: environment steps of its training, if the file says so
+    :param obs_dtype: "float32" or "float64", of observations before they are normalised
     :param saw_vec_normalize: a stock ``VecNormalize`` was around its env, whose statistics are not in the file
     """
 
@@ -63,6 +64,7 @@ class SavedPolicy:
     log_std_bounds: tuple[float, float, float] | None
     num_timesteps: int | None = None
     saw_vec_normalize: bool = False
+    obs_dtype: str = "float32"
 
     @property
     def n_heads(self) -> int:
@@ -123,7 +125,15 @@ def _read(path: Path) -> SavedPolicy:
         bounds_of_log_std,
         n_steps if type(n_steps) is int else None,
         algorithm != "A2CMultiTask" and data.get("_last_original_obs") is not None,
+        _obs_dtype(data),
     )
+
+
+def _obs_dtype(data: dict[str, Any]) -> str:
+    """The type of raw observations: as ``A2CMultiTask`` says, or as SB3 describes the space of a single Box."""
+    space = data.get("observation_space")
+    described = data.get("obs_dtype", space.get("dtype") if isinstance(space, dict) else None)
+    return "float64" if described in ("float64", "int64", "int32", "uint32", "uint64") else "float32"
 
 
 def _description(content: bytes) -> dict[str, Any]:
