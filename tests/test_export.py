@@ -212,3 +212,16 @@ def test_the_example_needs_neither_torch_nor_this_package(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.rpartition(" ")[2]) > 100  # the agent runs on the standard body too
+
+
+def test_the_command_replaces_no_file_unless_asked(tmp_path):
+    path = tmp_path / "agent.pt2"
+    path.write_text("mine")
+    line = ["export", "--pretrained", "HalfCheetahBody6-vanilla", "--format", "torch", "--output", str(path)]
+    done = CliRunner().invoke(cli.app, line)
+    assert done.exit_code != 0
+    assert f"{path} exists" in str(done.exception)
+    assert "--overwrite" in str(done.exception)
+    assert path.read_text() == "mine"
+    assert CliRunner().invoke(cli.app, [*line, "--overwrite"]).exit_code == 0
+    assert th.export.load(path) is not None
