@@ -217,7 +217,7 @@ def _check_id(env_id: str, import_modules: bool) -> None:
                 f"{env_id!r} names the module {module!r}, which is not imported because a file says so: import it "
                 f"first, on the command line with --gym-packages {module}"
             )
-        import_env_module(module, repr(env_id))
+        import_env_module(module, f"Unknown task set or environment id {env_id!r}")
     try:
         gym.spec(name)
     except gym.error.Error as e:

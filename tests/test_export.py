@@ -250,3 +250,16 @@ def test_an_agents_type_of_observations_is_checked():
     assert agent.obs_dtype == "float32"
     with pytest.raises(ValueError, match="obs_dtype must be one of float32, float64"):
         dataclasses.replace(agent, obs_dtype="float16")
+
+
+def test_the_command_replaces_no_file_unless_asked(tmp_path):
+    path = tmp_path / "agent.pt2"
+    path.write_text("mine")
+    line = ["export", "--pretrained", "HalfCheetahBody6-vanilla", "--format", "torch", "--output", str(path)]
+    done = CliRunner().invoke(cli.app, line)
+    assert done.exit_code != 0
+    assert f"{path} exists" in str(done.exception)
+    assert "--overwrite" in str(done.exception)
+    assert path.read_text() == "mine"
+    assert CliRunner().invoke(cli.app, [*line, "--overwrite"]).exit_code == 0
+    assert th.export.load(path) is not None

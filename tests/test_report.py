@@ -482,3 +482,13 @@ def test_seeds_with_other_settings_are_not_averaged(tmp_path):
     write_student(2, gamma=0.9)
     with pytest.raises(ConfigError, match=r"p/student: seeds 0 and 2 have different settings: gamma \(0.99 and 0.9\)"):
         write_report(root, tmp_path / "report", with_clips=False)
+
+
+def test_what_stands_beside_a_worst_tasks_interval_is_what_a_simulation_finds():
+    """Six equal tasks: the interval of the worst holds the truth far less often than it says."""
+    generator, found = np.random.default_rng(0), 0
+    for _ in range(100):
+        estimate = statistics.worst_task(generator.normal(size=(5, 6)))
+        found += estimate.low <= 0 <= estimate.high
+    assert found < 30
+    assert "rarely holds the truth" in statistics.WORST_TASK

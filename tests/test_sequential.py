@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import sb3_multitask as mt
 from sb3_multitask.cli import app
 from sb3_multitask.cli.trained import load_trained
+from sb3_multitask.experiments.algorithms import make_algorithm
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config, make_config
 from sb3_multitask.experiments.grid import GridRun
 from sb3_multitask.experiments.local_engine import LocalJob
@@ -16,6 +17,7 @@ from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
 from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.zoo.settings import check_hyperparameters
 
 SMALL = {"n_envs_per_task": 2, "n_eval_episodes": 1, "eval_episodes": 1, "eval_freq": 0}
 GROUP = {"tasks": ("Hopper-v5", "HopperBigFoot-v0", "HopperSmallLeg-v0"), "n_timesteps": 3000, **SMALL}
@@ -251,3 +253,41 @@ def test_a_grids_run_that_was_killed_is_done_again_and_loses_nothing(tmp_path):
     assert folder.read_status()["status"] == "finished"
     assert contents(folder.path / "earlier_1").items() <= before.items()
     assert (folder.path / "earlier_1" / "agents" / "best.json").exists()
+
+
+# Arguments of other algorithms
+
+
+@pytest.mark.parametrize("name", ["clip_range", "clip_range_vf", "learning_rate"])
+def test_schedules_of_an_algorithm_are_taken_under_their_own_names(name):
+    config = TrainConfig(**{**GROUP, "algo": "ppo", "n_steps": 50, "algo_kwargs": {"batch_size": 50, name: "lin_0.2"}})
+    schedule = config.algorithm_kwargs()[name]
+    assert [schedule(left) for left in (1.0, 0.5, 0.0, -0.1)] == pytest.approx([0.2, 0.1, 0.0, 0.0])
+    env = mt.make_multitask_vec_env("Hopper-v5", 2, seed=0)
+    model = make_algorithm(config, env, 0)
+    found = model.lr_schedule if name == "learning_rate" else getattr(model, name)
+    assert found(0.5) == pytest.approx(0.1)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"clip_range": "lin_x"}, r"`algo_kwargs`: clip_range must be a number, or lin_"),
+        ({"clip_range_vf": -1}, r"`algo_kwargs`: clip_range_vf must be finite and not negative"),
+        ({"learning_rate": "lin_-1"}, r"`algo_kwargs`: learning_rate must be finite and not negative"),
+        ({"target_kl": "lin_0.1"}, r"`algo_kwargs`: target_kl takes no schedule .*clip_range"),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_said_of_its_own_key(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(TrainConfig, {**GROUP, "algo": "ppo", "algo_kwargs": kwargs})
+
+
+def test_trpo_does_not_sub_sample():
+    kwargs = {"batch_size": 50, "sub_sampling_factor": 4}
+    with pytest.raises(ConfigError, match=r"sub_sampling_factor must be 1 .got 4"):
+        make_config(TrainConfig, {**GROUP, "algo": "trpo", "algo_kwargs": kwargs})
+    with pytest.raises(ConfigError, match=r"sub_sampling_factor must be 1 .got 4"):
+        check_hyperparameters({"n_timesteps": 1, "sub_sampling_factor": 4}, "trpo_mt")
+    assert make_config(TrainConfig, {**GROUP, "algo": "trpo", "algo_kwargs": {"sub_sampling_factor": 1}})

@@ -42,6 +42,8 @@ _SETTINGS = (
     "learning_rate",
 )
 _COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", *_COEFFICIENTS)
+"""Arguments of the algorithms that may be schedules."""
 _ONLY_OURS = (
     *("task_schedule", "engine", "teachers", "distill_loss", *_COEFFICIENTS),
     *("init_from", "init_tasks", "freeze"),
@@ -141,11 +143,21 @@ class TrainConfig(BaseModel):
     @field_validator("learning_rate", "distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
     @classmethod
     def _number_or_schedule(cls, value: float | str | None) -> float | str | None:
-        if value is not None:
-            number, _ = _parse_schedule(value)
-            if not 0 <= number < math.inf:
-                raise ValueError("must be finite and not negative")
+        _check_schedule(value)
         return value
+
+    @field_validator("algo_kwargs")
+    @classmethod
+    def _schedules_of_algorithm(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for name, value in kwargs.items():
+            if name in SCHEDULES:
+                try:
+                    _check_schedule(value)
+                except ValueError as e:
+                    raise ValueError(f"{name} {e}") from e
+            elif isinstance(value, str) and value.startswith("lin_"):
+                raise ValueError(f"{name} takes no schedule (got {value!r}); those that do: {', '.join(SCHEDULES)}")
+        return kwargs
 
     @model_validator(mode="after")
     def _algorithm_has_it(self) -> Self:
@@ -156,6 +168,8 @@ class TrainConfig(BaseModel):
                 raise ValueError(f"algo {self.algo!r} has no {', '.join(bad)}")
             if self.policy != type(self).model_fields["policy"].default or "policy" in self.algo_kwargs:
                 raise ValueError(f"algo {self.algo!r} runs with MultiTaskMlpPolicy only")
+        if self.algo == "trpo":
+            check_sub_sampling(self.algo_kwargs)
         if self.sequential:
             fields = type(self).model_fields
             bad = [name for name in _NOT_SEQUENTIAL if getattr(self, name) not in (fields[name].default, 0)]
@@ -242,14 +256,13 @@ class TrainConfig(BaseModel):
             return {
                 **common,
                 **self._values(name for name in _SETTINGS if name in self.model_fields_set),
-            } | self.algo_kwargs
+            } | _with_schedules(self.algo_kwargs)
         names = (*_SETTINGS, "task_schedule", "engine", "distill_loss", *_COEFFICIENTS)
-        return {**common, **self._values(names), "teachers": self.teachers or None, **self.algo_kwargs}
+        return {**common, **self._values(names), "teachers": self.teachers or None, **_with_schedules(self.algo_kwargs)}
 
     def _values(self, names: Iterable[str]) -> dict[str, Any]:
-        schedules = {"learning_rate", *_COEFFICIENTS}
         own = {name: copy.deepcopy(getattr(self, name)) for name in names}  # SB3 writes into policy_kwargs
-        return {name: as_schedule(value) if name in schedules else value for name, value in own.items()}
+        return _with_schedules(own)
 
 
 class EvaluateConfig(BaseModel):
@@ -351,3 +364,28 @@ def as_schedule(value: float | str | None) -> Any:
         return None
     number, falls = _parse_schedule(value)
     return (lambda progress_remaining: number * in_range(progress_remaining)) if falls else number
+
+
+def check_sub_sampling(arguments: Mapping[str, Any]) -> None:
+    """Raise on an argument of sb3-contrib's TRPO with which its ``train`` fails.
+
+    :raises ValueError: if the batch is to be sub-sampled: TRPO takes slices of the observations, and ours are a dict
+    """
+    factor = arguments.get("sub_sampling_factor", 1)
+    if factor != 1:
+        raise ValueError(
+            f"sub_sampling_factor must be 1 (got {factor!r}): sb3-contrib's TRPO cannot sub-sample observations that "
+            "are dicts, and multi-task ones are. For updates from fewer rows take a smaller n_steps"
+        )
+
+
+def _check_schedule(value: Any) -> None:
+    if value is not None:
+        number, _ = _parse_schedule(value)
+        if not 0 <= number < math.inf:
+            raise ValueError("must be finite and not negative")
+
+
+def _with_schedules(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an algorithm with ``lin_<number>`` as a function, wherever a schedule is taken."""
+    return {name: as_schedule(value) if name in SCHEDULES else value for name, value in values.items()}

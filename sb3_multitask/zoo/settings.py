@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.experiments.config import as_schedule
+from sb3_multitask.experiments.config import SCHEDULES, as_schedule, check_sub_sampling
 from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policy_arguments import ACTIVATIONS
@@ -32,10 +32,6 @@ ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo_m
 POLICY = "MultiTaskMlpPolicy"
 _OF_THE_ZOO = ("n_timesteps", "n_envs", "normalize", "env_kwargs", "callback")
 _SET_BY_FLAGS = ("self", "env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model")
-_SCHEDULES = (
-    *("learning_rate", "clip_range", "clip_range_vf"),
-    *("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob"),
-)
 _CALLBACKS_FROM = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.callbacks.", "sb3_multitask.")
 
 
@@ -96,6 +92,11 @@ def check_hyperparameters(values: Mapping[str, Any], algo: str) -> None:
         arguments = list(inspect.signature(MultiTaskVecNormalize).parameters)[1:]
         _check_keys(values["normalize"], arguments, "argument of MultiTaskVecNormalize in `normalize`")
     _check_callbacks(values.get("callback"))
+    if algo == "trpo_mt":
+        try:
+            check_sub_sampling(values)
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
 
 
 def _must_be_a_mapping(name: str, value: Any, others: str = "") -> str:
@@ -138,7 +139,7 @@ def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     :raises ConfigError: on a schedule or an activation that is none
     """
     arguments = dict(values)
-    for name in _SCHEDULES:
+    for name in SCHEDULES:
         if name in arguments:
             try:
                 arguments[name] = as_schedule(arguments[name])

@@ -20,7 +20,11 @@ FEW_SEEDS = (
     "two with two seeds and three in four with three."
 )
 """For the notes of tables; if the returns' distribution is symmetric."""
-WORST_TASK = "The worst task's interval lies mostly below its value: each resample takes the minimum anew."
+WORST_TASK = (
+    "The worst task's interval lies mostly below its value, since each resample takes the minimum anew, and rarely "
+    "holds the truth: 12 to 17 times in 100 in simulations with six equal tasks. Read it as a number, and look at the "
+    "seeds."
+)
 """For the notes of tables that have it."""
 
 
