@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import DriftEnv
@@ -243,3 +244,15 @@ def test_a_script_without_a_main_guard_is_told_what_to_write(start_method, tmp_p
     assert 'if __name__ == "__main__":' in done.stderr
     assert done.stderr.count("Traceback") == 1  # of the script itself, and none of its workers
     assert not done.stdout
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_workers_make_what_only_this_process_has_registered(start_method):
+    gym.register("ForTests/Here-v0", entry_point=DriftEnv, max_episode_steps=4, disable_env_checker=True)
+    try:
+        env = mt.MultiTaskVecEnv(["ForTests/Here-v0"], 1, seed=0, backend="subproc", start_method=start_method)
+        env.reset()
+        assert [bool(env.step(np.zeros((1, 2)))[2]) for _ in range(4)] == [False] * 3 + [True]
+        env.close()
+    finally:
+        del gym.registry["ForTests/Here-v0"]

@@ -19,7 +19,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_multitask.envs.task_env import Description
-from sb3_multitask.tasks import Task
+from sb3_multitask.tasks import Task, registered_id
 from sb3_multitask.vec_env.backends import Info, Transitions, failed
 from sb3_multitask.vec_env.faults import WorkerError
 from sb3_multitask.vec_env.worker import MISSING, RAISED, REFUSED, work
@@ -78,7 +78,7 @@ class SubprocBackend:
         try:
             for row in rows:
                 task, copy = divmod(row, n_envs_per_task)
-                self._start(context, CloudpickleWrapper(tasks[task]), copy, render_mode)
+                self._start(context, CloudpickleWrapper((tasks[task], _spec(tasks[task]))), copy, render_mode)
             for row in rows:
                 self._post(row, "make", None if seeds is None else seeds[row])
             self.descriptions: list[Description] = self._answers(rows, max(timeout, _START), starting=True)
@@ -86,9 +86,9 @@ class SubprocBackend:
             self.close()
             raise
 
-    def _start(self, context: Any, task: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
+    def _start(self, context: Any, job: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
         remote, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, task, copy, render_mode), daemon=True)
+        process = context.Process(target=work, args=(theirs, job, copy, render_mode), daemon=True)
         process.start()
         theirs.close()  # at once, so that no worker that is forked later keeps it open after this one's death
         self.remotes.append(remote)
@@ -224,6 +224,11 @@ class SubprocBackend:
             _end(process)
         for remote in self.remotes:
             remote.close()
+
+
+def _spec(task: Task) -> Any:
+    """How Gymnasium makes the environment of a task, which may be registered in this process only."""
+    return gym.registry.get(registered_id(task.env_id)) if isinstance(task.env_id, str) else None
 
 
 def _end(process: Any) -> None:

@@ -30,11 +30,17 @@ Refused is what a user asked of an environment besides stepping: it goes on.
 _ASKED = ("call", "set_attr")
 
 
-def work(remote: Connection, task: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
-    """Answer commands, which are names of methods of :class:`Worker` with arguments, until "close"."""
+def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
+    """Answer commands, which are names of methods of :class:`Worker` with arguments, until "close".
+
+    :param job: the task, and how Gymnasium makes its environment if it is registered: perhaps only where it was asked for
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one works for
     end_with_parent()
-    worker = Worker(task.var, copy, render_mode)
+    task, spec = job.var
+    if spec is not None and spec.id not in gym.registry:
+        gym.registry[spec.id] = spec
+    worker = Worker(task, copy, render_mode)
     while True:
         try:
             command, args = remote.recv()
