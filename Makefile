@@ -49,7 +49,8 @@ $(LOWEST)/.installed: pyproject.toml
 	@touch $@
 
 test-lowest: $(LOWEST)/.installed  ## The tests with the lowest versions that pyproject.toml allows; before a release
-	$(LOWEST)/bin/pytest -n 2 -m "not slow" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
+	PYTEST_ADDOPTS="-W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning" \
+		$(LOWEST)/bin/pytest -n 2 -m "not slow"
 
 lint: setup  ## Ruff: rules and formatting
 	$(BIN)/ruff check .
