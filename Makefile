@@ -44,7 +44,7 @@ $(LOWEST)/.installed: pyproject.toml
 	@$(PYTHON) -m venv $(LOWEST)
 	@TMPDIR=$(CURDIR)/.cache/pip-tmp $(LOWEST)/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps uv $(TORCH)
 	@$(LOWEST)/bin/uv pip install --quiet --cache-dir .cache/uv --python $(LOWEST)/bin/python \
-		--resolution lowest-direct -e ".[dev]" $(TORCH)
+		--resolution lowest-direct --only-binary :all: --no-binary sb3-multitask -e ".[dev]" $(TORCH)
 	@rm -rf .cache/pip-tmp
 	@touch $@
 
