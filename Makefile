@@ -44,12 +44,13 @@ $(LOWEST)/.installed: pyproject.toml
 	@$(PYTHON) -m venv $(LOWEST)
 	@TMPDIR=$(CURDIR)/.cache/pip-tmp $(LOWEST)/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps uv $(TORCH)
 	@$(LOWEST)/bin/uv pip install --quiet --cache-dir .cache/uv --python $(LOWEST)/bin/python \
-		--resolution lowest-direct -e ".[dev]" $(TORCH)
+		--resolution lowest-direct --only-binary :all: --no-binary sb3-multitask -e ".[dev]" $(TORCH)
 	@rm -rf .cache/pip-tmp
 	@touch $@
 
 test-lowest: $(LOWEST)/.installed  ## The tests with the lowest versions that pyproject.toml allows; before a release
-	$(LOWEST)/bin/pytest -n 2 -m "not slow" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
+	PYTEST_ADDOPTS="-W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning" \
+		$(LOWEST)/bin/pytest -n 2 -m "not slow"
 
 lint: setup  ## Ruff: rules and formatting
 	$(BIN)/ruff check .

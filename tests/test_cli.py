@@ -76,6 +76,7 @@ def test_training_in_which_no_episode_ends_draws_nothing(tmp_path):
     assert not (tmp_path / "runs" / "Swimmer-v5_1" / "learning_curves.png").exists()
 
 
+@pytest.mark.native  # else a warning names the backend that is taken
 def test_train_shows_progress_and_returns_before_and_after(trained):
     _, done = trained
     assert re.search(r"HalfCheetahBigFoot-v0\s+│\s+-?\d+\.\d ± \d+\.\d\s+│\s+-?\d+\.\d ±", done.stdout)

@@ -91,6 +91,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.10, in its own load
 @pytest.mark.parametrize("kind", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES)
 def test_the_file_predicts_what_the_loaded_agent_does(tmp_path, kwargs, kind):
