@@ -33,7 +33,7 @@ _ASKED = ("call", "set_attr")
 def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
     """Answer commands, which are names of methods of :class:`Worker` with arguments, until "close".
 
-    :param job: the task, and how Gymnasium makes its environment if it is registered: perhaps only where it was asked for
+    :param job: the task, and how Gymnasium makes its environment if it is registered, perhaps in one process only
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one works for
     end_with_parent()
