@@ -63,7 +63,6 @@ from sb3_multitask.task_logging import (
 from sb3_multitask.task_steps import step_of_tasks
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
-from sb3_multitask.transfer import set_frozen
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.schedule import (
@@ -504,7 +503,7 @@ class A2CMultiTask(A2C):
             self._adopt_env(self.env)
         _ = self.distillation  # checked
         super()._setup_model()
-        set_frozen(self.policy, self.frozen)
+        self.policy.set_frozen(self.frozen)
         if isinstance(self.teachers, Mapping):
             self.is_taught = bool(self.teachers)
             if self.is_taught:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -20,15 +23,9 @@ from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.schedules import in_range
 from sb3_multitask.vec_env.schedule import task_normalizer_of
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.buffers import RolloutBuffer
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    from sb3_multitask.a2c_multitask import A2CMultiTask
-
 Coefficient: TypeAlias = float | Callable[[float], float]
 """A number, or a function of the remaining progress (1 at the start, 0 at the end), as SB3's schedules."""
-TeacherLike: TypeAlias = "Agent | A2CMultiTask | str | Path"
+TeacherLike: TypeAlias = Agent | BaseAlgorithm | str | Path
 
 
 class Coefficients(NamedTuple):
@@ -185,7 +182,7 @@ def raw_observations(env: VecEnv, last_obs: Any) -> np.ndarray:
 
 
 def collect_with_teachers(
-    model: A2CMultiTask, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
 ) -> bool:
     """SB3's ``collect_rollouts`` with torch, where the teacher may act, and raw observations are kept for it.
 
@@ -200,12 +197,12 @@ def collect_with_teachers(
     model.draw_who_acts()
     raw = []
     tasks = tasks_of_rows(env)
-    low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
+    low, high = model.action_space.low, model.action_space.high
 
     while n_steps < n_rollout_steps:
         raw.append(raw_observations(env, model._last_obs))
         with th.no_grad():
-            obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+            obs_tensor = obs_as_tensor(model._last_obs, model.device)
             actions, values, log_probs = model.policy(obs_tensor)
         actions = model.teachers.act(tasks, raw[-1]) if model.rollout_by_teacher else actions.cpu().numpy()
         clipped_actions = np.clip(actions, low, high)
@@ -225,8 +222,8 @@ def collect_with_teachers(
                 with th.no_grad():
                     terminal_value = model.policy.predict_values(terminal_obs)[0]
                 rewards[idx] += model.gamma * terminal_value.item()
-        rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
-        model._last_obs = new_obs  # type: ignore[assignment]
+        rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)
+        model._last_obs = new_obs
         model._last_episode_starts = dones
 
     with th.no_grad():
@@ -238,7 +235,7 @@ def collect_with_teachers(
     return True
 
 
-def targets_of_batch(model: A2CMultiTask) -> tuple[th.Tensor, th.Tensor]:
+def targets_of_batch(model: Any) -> tuple[th.Tensor, th.Tensor]:
     """The teachers' means and log-stds, (n_rows, action_dim), in the order of the buffer's next batch of all rows."""
     assert model.teachers is not None
     assert model.raw_rollout is not None

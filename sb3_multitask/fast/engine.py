@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -23,11 +23,8 @@ from sb3_multitask.vec_env.schedule import layers_of
 
 _KNOWN_LAYERS = {MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor}
 
-if TYPE_CHECKING:
-    from sb3_multitask.a2c_multitask import A2CMultiTask
 
-
-def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a list of conditions)
+def why_not_fast(model: Any) -> str | None:  # noqa: C901, PLR0911 (a list of conditions)
     """Why the fast engine does not apply to a model; None if it does."""
     policy, optimizer = model.policy, model.policy.optimizer
     if type(policy) is not MultiTaskActorCriticPolicy:
@@ -78,7 +75,7 @@ class FastEngine:
     :param model: a model that :func:`why_not_fast` has nothing against
     """
 
-    def __init__(self, model: A2CMultiTask) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.parameters = FlatParameters(model.policy)
         self._buffers: _Buffers | None = None
@@ -99,7 +96,7 @@ class FastEngine:
         self._is_touched = False
         buffers.observations[0] = model._last_obs["obs"]
         buffers.episode_starts[0] = model._last_episode_starts
-        low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
+        low, high = model.action_space.low, model.action_space.high
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
         raw: list[np.ndarray] = []  # unnormalised observations, for the teachers
         tasks = tasks_of_rows(env) if model.teachers is not None else []
@@ -136,7 +133,7 @@ class FastEngine:
             n_steps += 1
             buffers.observations[n_steps] = new_obs["obs"]  # type: ignore[call-overload]
             buffers.episode_starts[n_steps] = dones
-            model._last_obs = new_obs  # type: ignore[assignment]
+            model._last_obs = new_obs
             model._last_episode_starts = dones
 
         self._bootstrap_truncations(truncations, buffers)
@@ -145,7 +142,8 @@ class FastEngine:
             assert self._rollout is not None
             model.raw_rollout = np.stack(raw)
             grouped = by_task(model.raw_rollout, buffers.k)
-            self._rollout.targets = Targets(*model.teachers.targets(tasks, grouped), model.distill_loss)
+            mean, log_std = model.teachers.targets(tasks, grouped)
+            self._rollout.targets = Targets(mean, log_std, model.distill_loss)
         callback.update_locals({**locals(), "self": model})
         callback.on_rollout_end()
         return True
@@ -205,7 +203,7 @@ class FastEngine:
             returns=returns,
             values=values[:-1],
         )
-        task_ids: np.ndarray = self.model.env.task_ids  # type: ignore[union-attr]
+        task_ids: np.ndarray = self.model.env.task_ids
         rollout_buffer.observations = {  # type: ignore[assignment]
             "obs": buffers.observations[:-1],
             "task": np.broadcast_to(task_ids[:, None], (n_steps, n_envs, 1)),
