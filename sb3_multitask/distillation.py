@@ -10,15 +10,14 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agent_files import load_agent
 from sb3_multitask.agents import Agent, agent_of
-from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import DistillLoss
+from sb3_multitask.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.schedules import in_range
 from sb3_multitask.vec_env.schedule import task_normalizer_of
@@ -182,12 +181,9 @@ def raw_observations(env: VecEnv, last_obs: Any) -> np.ndarray:
 
 
 def collect_with_teachers(
-    model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: TaskRolloutBuffer, n_rollout_steps: int
 ) -> bool:
-    """SB3's ``collect_rollouts`` with torch, where the teacher may act, and raw observations are kept for it.
-
-    Leaves the raw observations, (n_steps, n_envs, obs_dim), in ``model.raw_rollout``.
-    """
+    """SB3's ``collect_rollouts`` with torch, where the teacher may act; its targets go into the buffer."""
     assert model.teachers is not None
     assert model._last_obs is not None
     model.policy.set_training_mode(False)
@@ -229,23 +225,11 @@ def collect_with_teachers(
     with th.no_grad():
         values = model.policy.predict_values(obs_as_tensor(new_obs, model.device))  # type: ignore[arg-type]
     rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-    model.raw_rollout = np.stack(raw)
+    mean, log_std = model.teachers.targets(tasks, by_task(np.stack(raw), len(tasks)))
+    rollout_buffer.set_targets(by_step(mean, n_steps), by_step(log_std, n_steps))
     callback.update_locals({**locals(), "self": model})
     callback.on_rollout_end()
     return True
-
-
-def targets_of_batch(model: Any) -> tuple[th.Tensor, th.Tensor]:
-    """The teachers' means and log-stds, (n_rows, action_dim), in the order of the buffer's next batch of all rows."""
-    assert model.teachers is not None
-    assert model.raw_rollout is not None
-    raw, tasks = model.raw_rollout, tasks_of_rows(model.env)
-    n_steps, n_envs, _ = raw.shape
-    order = next_permutation(n_steps * n_envs)
-    targets = model.teachers.targets(tasks, by_task(raw, len(tasks)))
-    rows = (by_step(target, n_steps).swapaxes(0, 1).reshape(n_steps * n_envs, -1)[order] for target in targets)
-    mean, log_std = (th.as_tensor(array, device=model.device) for array in rows)
-    return mean, log_std
 
 
 def _may_be_positive(coefficient: Coefficient | None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "sb3_multitask"
 ROOMS = (
     *("mujoco_install", "mujoco_messages", "plain", "threads", "generators", "files", "yaml_files", "csv_log"),
-    *("schedules", "rows", "quarantined_rows", "losses", "heads", "tasks", "seeding", "observations", "model_files"),
+    *("schedules", "rows", "rollout_buffer", "losses", "heads", "tasks", "seeding", "observations", "model_files"),
     *("task_results", "policy_arguments", "env_checks", "policies", "policy_checks", "task_logging", "task_steps"),
     *("envs", "vec_env", "readers", "trained_files", "pretrained", "agents", "agent_files", "export"),
     *("distillation", "fast", "a2c_multitask", "transfer", "checkpoint"),

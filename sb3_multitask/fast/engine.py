@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
@@ -16,6 +16,7 @@ from sb3_multitask.fast.nets import Tasks, heads_forward, of_tasks, transposed, 
 from sb3_multitask.fast.parameters import FlatParameters, aligned
 from sb3_multitask.fast.update import LossRows, Rollout, Targets, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.task_logging import refuse_update
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
@@ -47,7 +48,7 @@ def why_not_fast(model: Any) -> str | None:  # noqa: C901, PLR0911 (a list of co
         return f"RMSprop has {', '.join(unusual)}"
     if settings["eps"] <= 0:
         return f"RMSprop has eps={settings['eps']}, with which heads that wait for their turn become NaN"
-    if type(model.rollout_buffer) is not DictRolloutBuffer:
+    if type(model.rollout_buffer) is not TaskRolloutBuffer:
         return f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
     assert model.env is not None
     layers = list(layers_of(model.env))
@@ -84,13 +85,14 @@ class FastEngine:
         self._is_touched = False  # a callback has put in weights since the rollout began
 
     def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: TaskRolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """SB3's ``collect_rollouts``; see there."""
         model = self.model
         assert model._last_obs is not None
         if model.policy.training:  # walking through the modules takes longer than a step
             model.policy.set_training_mode(False)
+        rollout_buffer.clear_columns()
         callback.on_rollout_start()  # may put another state into model and env
         buffers = self._prepare(env, n_rollout_steps)
         self._is_touched = False
@@ -140,9 +142,8 @@ class FastEngine:
         self._finish(rollout_buffer, buffers)
         if model.teachers is not None:
             assert self._rollout is not None
-            model.raw_rollout = np.stack(raw)
-            grouped = by_task(model.raw_rollout, buffers.k)
-            mean, log_std = model.teachers.targets(tasks, grouped)
+            mean, log_std = model.teachers.targets(tasks, by_task(np.stack(raw), buffers.k))
+            rollout_buffer.set_targets(by_step(mean, n_steps), by_step(log_std, n_steps))
             self._rollout.targets = Targets(mean, log_std, model.distill_loss)
         callback.update_locals({**locals(), "self": model})
         callback.on_rollout_end()
