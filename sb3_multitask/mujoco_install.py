@@ -42,8 +42,9 @@ def _import_batch() -> Any:
 def _broken(reason: str) -> ImportError:
     return ImportError(
         f"MuJoCo is installed but cannot be used: {reason}\n\n"
-        "`pip install` of MuJoCo 4 over 3 deletes files of the new version, of 3 over 4 mixes both, and `pip check` does "
-        f"not notice. Uninstall all parts of MuJoCo and install it, or mujoco==VERSION, again (docs/install.md):\n{_REMEDY}",
+        "`pip install` of MuJoCo 4 over 3 deletes files of the new version, that of 3 over 4 leaves files of the old "
+        "one, and `pip check` notices neither. Uninstall all parts of MuJoCo and install it again, if need be with its "
+        f"version (docs/install.md):\n{_REMEDY}",
         name="mujoco",
     )
 
