@@ -167,7 +167,7 @@ class MultiTaskVecEnv(VecEnv):
         self._was_reset = True
         n_rows = len(seeds)
         self._seeds[rows] = [None] * n_rows  # seeds and options are used once, as in SB3
-        self._seed_checks.after_reset(rows, seeds, obs)
+        self._seed_checks.after_reset(rows, seeds, self._options[rows], obs)
         self._options[rows] = [{} for _ in range(n_rows)]
         self.monitor.begin(rows)
         for i, what in bad_rows("observation", obs).items():
