@@ -296,6 +296,7 @@ class MultiTaskVecEnv(VecEnv):
         if state["backend"] != self.backend:
             raise ValueError(f'The state is of backend="{state["backend"]}", and this env has "{self.backend}"')
         self._seeds = list(state["seeds"])
+        self._seed_checks.forget()
         self._was_reset = state["envs"] is not None
         if self._was_reset:
             self._backend.set_state(state["envs"])
