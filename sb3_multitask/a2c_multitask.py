@@ -253,10 +253,7 @@ class A2CMultiTask(A2C):
             norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             if not th.isfinite(norm):
                 refuse_update(self.task_names or (), a2c_loss_per_task(task, n_tasks, *rows), present)
-            if self.task_schedule == "cycle" or keep is not None:
-                step_of_tasks(self.policy, present)
-            else:
-                self.policy.optimizer.step()
+            step_of_tasks(self.policy, present)
 
             with th.no_grad():
                 per_task = a2c_loss_per_task(task, n_tasks, *rows)

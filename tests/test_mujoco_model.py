@@ -166,3 +166,10 @@ def test_what_mujocos_batch_refuses_runs_on_dummy_and_is_refused_by_name():
     assert "sleep" in env.why_inexact()
     with pytest.raises(ValueError, match=r"batch.*'sleepy'"):
         mt.MultiTaskVecEnv(tasks, 1, seed=0, backend="batch")
+
+
+def test_a_state_of_another_mujoco_is_refused():
+    """MuJoCo 3.3 had ``opt.apirate``."""
+    model = gym.make("HalfCheetah-v5").unwrapped.model
+    with pytest.raises(ValueError, match=r"another version of MuJoCo.*opt.apirate \(100.0"):
+        set_model_state(model, {"opt.apirate": 100.0})

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
 
 from sb3_multitask.distillation import Coefficients, raw_observations, tasks_of_rows
-from sb3_multitask.fast.nets import Tasks, heads_forward, of_tasks, transposed, trunk_forward
+from sb3_multitask.fast.nets import Tasks, heads_forward, memory_of_copies, of_tasks, transposed, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters, aligned
 from sb3_multitask.fast.update import LossRows, Rollout, Targets, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
@@ -300,6 +300,15 @@ class _Buffers:
         self.hidden_pi = [empty(n_steps, len(bias)) for _, bias in nets.trunk_pi]
         self.hidden_vf = [empty(n_steps + 1, len(bias)) for _, bias in nets.trunk_vf]
         self.no_log_probs = np.full((n_steps, n_envs), np.nan, dtype=dtype)
+        # copies of weights, made anew for each rollout
+        self._trunk_pi, self._trunk_vf = (
+            memory_of_copies((weight.T.shape for weight, _ in layers), dtype)
+            for layers in (nets.trunk_pi, nets.trunk_vf)
+        )
+        self._head_pi, self._head_vf = (
+            memory_of_copies(((1, *weight.shape[1:]) for weight, _ in layers), dtype)
+            for layers in (nets.head_pi, nets.head_vf)
+        )
         # drawn as torch.distributions.Normal draws it: one tensor (n_envs, action_dim) a step
         self._noise = [th.empty(n_envs, action_dim, dtype=policy.log_std.dtype) for _ in range(n_steps)]
         self._noise_arrays = [noise.numpy() for noise in self._noise]
@@ -310,8 +319,11 @@ class _Buffers:
     def start(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Begin a rollout with ``k`` tasks and the weights as they are now."""
         self.weights, self.tasks, self.k = parameters.weight_nets, tasks, k
-        self.trunk_pi, self.trunk_vf = transposed(self.weights.trunk_pi), transposed(self.weights.trunk_vf)
-        self.head_pi, self.head_vf = of_tasks(self.weights.head_pi, tasks), of_tasks(self.weights.head_vf, tasks)
+        self.trunk_pi = transposed(self.weights.trunk_pi, self._trunk_pi)
+        self.trunk_vf = transposed(self.weights.trunk_vf, self._trunk_vf)
+        head_pi, head_vf = (self._head_pi, self._head_vf) if k == 1 else (None, None)
+        self.head_pi = of_tasks(self.weights.head_pi, tasks, head_pi)
+        self.head_vf = of_tasks(self.weights.head_vf, tasks, head_vf)
         self.std = np.exp(task_rows(self.weights.log_std, tasks, k))
         self.heads: list[list[np.ndarray]] = []
 

@@ -35,7 +35,7 @@ def get_model_state(model: Any) -> dict[str, Any]:
 def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
     """Restore what :func:`get_model_state` returned, in place: simulations that use the model see it at once.
 
-    :raises ValueError: if the model has another number of bodies, joints, ...
+    :raises ValueError: if the model has another number of bodies, joints, ..., or MuJoCo other options
     """
     for key, value in state.items():
         part, _, name = key.rpartition(".")
@@ -47,6 +47,8 @@ def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
                     f"The model has another layout than the one of the state ({key} is {value.shape} there)"
                 )
             array[...] = value
+        elif not hasattr(owner, name):
+            raise ValueError(f"The state is of another version of MuJoCo, whose models have {key} ({value!r} there)")
         else:
             setattr(owner, name, value)
 

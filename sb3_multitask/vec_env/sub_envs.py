@@ -91,7 +91,7 @@ class SubEnvs:
         self._was_reset = True
         n_rows = len(seeds)
         self.seeds[rows] = [None] * n_rows
-        self.seed_checks.after_reset(rows, seeds, obs)
+        self.seed_checks.after_reset(rows, seeds, self.options[rows], obs)
         self.options[rows] = [{} for _ in range(n_rows)]
         self.monitor.begin(rows)
         for i, what in bad_rows("observation", obs).items():
@@ -229,6 +229,7 @@ class SubEnvs:
         if state["backend"] != self.backend_name:
             raise ValueError(f'The state is of backend="{state["backend"]}", and this env has "{self.backend_name}"')
         self.seeds = list(state["seeds"])
+        self.seed_checks.forget()
         self._was_reset = state["envs"] is not None
         if self._was_reset:
             self.backend.set_state(state["envs"])
