@@ -12,7 +12,7 @@ import numpy as np
 
 _PARTS = ("opt", "stat")
 """The model's structures beside its arrays that decide its physics: options, and statistics that the solver reads."""
-_SLEEP = int(getattr(getattr(mujoco, "mjtEnableBit", None), "mjENBL_SLEEP", 0))
+_SLEEP, _IPC = (int(getattr(getattr(mujoco, "mjtEnableBit", None), name, 0)) for name in ("mjENBL_SLEEP", "mjENBL_IPC"))
 
 
 def get_model_state(model: Any) -> dict[str, Any]:
@@ -89,6 +89,8 @@ def why_untold(model: Any) -> str | None:
     """Why MuJoCo does not tell all that a simulation of this model depends on; None if it does."""
     if model.opt.enableflags & _SLEEP:
         return "has sleep enabled, and MuJoCo does not tell which bodies sleep (<flag sleep='disable'/> is exact)"
+    if model.opt.enableflags & _IPC:
+        return "has IPC enabled, and MuJoCo does not tell what that keeps from step to step"
     return None
 
 
