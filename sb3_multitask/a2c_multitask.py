@@ -46,7 +46,7 @@ from sb3_multitask.losses import (
 )
 from sb3_multitask.model_files import can_be_pickled, whole_zip
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.policy_arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
+from sb3_multitask.policy_arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs, check_names
 from sb3_multitask.policy_checks import why_no_agent
 from sb3_multitask.quarantined_rows import only_rows, rows_without_faults
 from sb3_multitask.schedules import in_range
@@ -503,6 +503,7 @@ class A2CMultiTask(A2C):
             self.n_envs = self.env.num_envs
             self._adopt_env(self.env)
         _ = self.distillation  # checked
+        check_names(self.policy_kwargs, self.policy_class)
         super()._setup_model()
         set_frozen(self.policy, self.frozen)
         if isinstance(self.teachers, Mapping):
