@@ -63,6 +63,7 @@ from sb3_multitask.task_logging import (
 from sb3_multitask.task_steps import step_of_tasks
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
+from sb3_multitask.trained_files import model_zip
 from sb3_multitask.transfer import set_frozen
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
 from sb3_multitask.vec_env.faults import is_fault
@@ -652,14 +653,18 @@ class A2CMultiTask(A2C):
     ) -> Self:
         """Load a model; SB3's arguments. A normalised ``env`` takes over the statistics from the file.
 
+        ``path`` may also be a run's folder, or one of its agents whose model stands beside it.
         An ``env`` made from tasks treats rewards as the model's did.
 
         Like every ``load`` of SB3's this unpickles, which runs code that the file may bring: load only files that you
         trust. ``sb3_multitask.readers.read_sb3_zip`` reads the weights of others.
 
+        :raises FileNotFoundError: if there is no such model
         :raises ValueError: if ``env`` has another set or order of tasks than the model; shows both
         """
         device = device_of(device)
+        if isinstance(path, str | pathlib.Path) and not pathlib.Path(path).is_file():
+            path = model_zip(path)
         if env is not None:
             saved, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
             if isinstance(path, io.IOBase):

@@ -214,7 +214,10 @@ def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:
         except FileNotFoundError as e:
             raise ConfigError(f"init_from: {e}") from e
         source = A2CMultiTask.load(path, device="cpu")
-        transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
+        try:
+            transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
+        except ValueError as e:
+            raise ConfigError(f"init_from {config.init_from}: {e}") from e
     freeze(model, config.freeze)
 
 
