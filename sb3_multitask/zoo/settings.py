@@ -21,7 +21,7 @@ from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.experiments.config import SCHEDULES, as_schedule, check_sub_sampling
 from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.policy_arguments import activation_class
+from sb3_multitask.policy_arguments import ACTIVATIONS
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
 from sb3_multitask.yaml_files import ConfigError, load_values
@@ -151,10 +151,9 @@ def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
         arguments["policy_kwargs"] = {**arguments["policy_kwargs"]}
         activation = arguments["policy_kwargs"].get("activation_fn")
         if isinstance(activation, str):
-            try:
-                arguments["policy_kwargs"]["activation_fn"] = activation_class(activation)
-            except ValueError as e:
-                raise ConfigError(str(e)) from e
+            if activation not in ACTIVATIONS:
+                raise ConfigError(f"`activation_fn` must be one of {', '.join(ACTIVATIONS)} (got {activation!r})")
+            arguments["policy_kwargs"]["activation_fn"] = ACTIVATIONS[activation]
     return arguments
 
 
