@@ -139,7 +139,7 @@ def test_what_is_no_observation_or_no_reward_is_an_error_of_its_task(kind, backe
         step_on(env, 1)
     text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
     assert "ask 'B'" in text
-    assert "NoneType" in text if kind == "reward" else "is none of the environment's Box" in text
+    assert "reward must be one number" in text if kind == "reward" else "is none of the environment's Box" in text
     env.close()
 
 

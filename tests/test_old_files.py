@@ -297,7 +297,7 @@ def test_a_zip_is_found_without_its_ending_and_under_another(tmp_path):
         ("agent.onnx", b"x", "is an export"),
         ("notes.txt", b"x", "notes.txt: is no file that an agent is read from; give a run's folder"),
         ("model.zip", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*git lfs pull"),
-        ("results.json", b"{}", "results.safetensors does not exist; give an agent with both"),
+        ("results.json", b"{}", "results.json: is no file that an agent is read from; give a run's folder"),
         ("weights.safetensors", b"x", "weights.json does not exist; give an agent with both"),
         ("run/notes.txt", b"x", "run: holds no agent"),
         ("run/best_model.zip", b"x", "run: has no agent of its own; models in it.*best_model.zip"),

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 import sb3_multitask as mt
 from sb3_multitask.cli import app
+from sb3_multitask.cli.output import console
 from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.algorithms import make_algorithm
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config, make_config
@@ -232,15 +233,16 @@ def test_overwrite_is_refused_where_a_run_resumes(tmp_path):
 
 
 @KINDS
-def test_ctrl_c_names_no_command_that_loses_anything(tmp_path, settings, monkeypatch, capsys):
+def test_ctrl_c_names_no_command_that_loses_anything(tmp_path, settings, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt("SIGINT")
 
     folder, _ = killed(tmp_path / "run", **settings)
     monkeypatch.setattr("sb3_multitask.experiments.train.train_run", interrupted)
-    done, _ = train("--resume", folder.path)
+    with console.capture() as captured:
+        done, _ = train("--resume", folder.path)
     assert done.exit_code == 130
-    shown = done.output + capsys.readouterr().out  # rich keeps the stream that it met first
+    shown = captured.get()
     assert "overwrite" not in shown
     assert "--set-aside" in shown
 

@@ -32,7 +32,27 @@ class SubEnvsView(VecEnv):
         self.n_envs_per_task = sub_envs.n_envs_per_task
         self._rows = rows
         self.task_ids = sub_envs.task_ids[rows]
+        seeds, options = sub_envs.seeds[rows], sub_envs.options[rows]
         super().__init__(len(self.task_ids), sub_envs.observation_space, sub_envs.action_space)
+        self._seeds, self._options = seeds, options  # SB3's constructor has assigned empty ones
+
+    # SB3's attributes are those of the sub-environments, which all views share.
+
+    @property
+    def _seeds(self) -> list[int | None]:
+        return self.sub_envs.seeds[self._rows]
+
+    @_seeds.setter
+    def _seeds(self, seeds: list[int | None]) -> None:
+        self.sub_envs.seeds[self._rows] = seeds
+
+    @property
+    def _options(self) -> list[dict[str, Any]]:
+        return self.sub_envs.options[self._rows]
+
+    @_options.setter
+    def _options(self, options: list[dict[str, Any]]) -> None:
+        self.sub_envs.options[self._rows] = options
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed every sub-environment of this VecEnv at the next reset, as ``seed`` of ``MultiTaskVecEnv`` does.
@@ -43,12 +63,7 @@ class SubEnvsView(VecEnv):
         if seed is None:
             seed = int(np.random.randint(0, np.iinfo(np.uint32).max, dtype=np.uint32))  # noqa: NPY002
         self._seeds = self.sub_envs.seeds_for(seed)[self._rows]
-        self.sub_envs.seeds[self._rows] = self._seeds
         return self._seeds
-
-    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        super().set_options(options)
-        self.sub_envs.options[self._rows] = self._options
 
     def reset(self) -> TaskObs:
         obs = self.sub_envs.reset(self._rows)
