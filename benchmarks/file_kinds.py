@@ -21,7 +21,7 @@ from sb3_multitask.experiments.card_sources import read_source
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import read_evaluations, read_training_returns
 from sb3_multitask.experiments.progress import make_logger
-from sb3_multitask.experiments.report.collect import read_runs
+from sb3_multitask.experiments.report.collect import read_runs, write_data
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import steps_so_far
 from sb3_multitask.readers import UnreadableFileError, read_sb3_zip, read_vec_normalize
@@ -121,6 +121,12 @@ def _of_run(root: Path) -> str:
     return _digest(others, [(run.config, run.results, _of_curves(run.curves())) for run in runs], told)
 
 
+def _of_data(root: Path) -> str:
+    """What a report takes from the data of another."""
+    runs, _ = read_runs(root)
+    return _digest([(run.config, run.results, run.status, _of_curves(run.curves())) for run in runs])
+
+
 KINDS = (
     Kind(
         "agent",
@@ -144,6 +150,7 @@ KINDS = (
         tuple(f"{_RUN}/{name}" for name in ("config.yml", "run.json", "results.json", "agents/final.json")),
         _of_run,
     ),
+    Kind("report_data", ("default/A_seed_0.json",), _of_data),
     Kind(
         "evaluations",
         ("evaluations.npz",),
@@ -187,6 +194,7 @@ def make_originals(folder: Path) -> None:
     _write_zoo(folder / "zoo_folder", folder / "sb3_zip" / "model.zip")
     _write_run(folder)
     _write_finished(folder / "run", folder)
+    write_data(read_runs(folder / "run")[0][0], folder / "report_data")
 
 
 def _write_finished(root: Path, folder: Path) -> None:

@@ -69,7 +69,7 @@ def physics(n_tasks: int, n_envs_per_task: int) -> Run:
     """``mujoco.batch`` alone: write controls, step."""
     env = mt.MultiTaskVecEnv(bodies(n_tasks), n_envs_per_task, backend="batch", seed=0)
     env.reset()
-    (group,) = env._backend.groups
+    (group,) = env.sub_envs.backend.groups
     actions = np.random.default_rng(0).uniform(-1, 1, (64, *group.ctrl.shape))
 
     def run(n_steps: int) -> int:
@@ -281,7 +281,7 @@ def microseconds(n_envs_per_task: int = 4, n_steps: int = 60_000) -> dict[str, f
     model.learn(5_000)
     assert isinstance(env, mt.MultiTaskVecNormalize)
     venv = env.venv
-    group = venv._backend.groups[0]
+    group = venv.sub_envs.backend.groups[0]
     spent: dict[str, float] = {}
 
     def timed(owner: Any, method: str, label: str) -> None:
@@ -298,7 +298,7 @@ def microseconds(n_envs_per_task: int = 4, n_steps: int = 60_000) -> dict[str, f
 
     layers = [
         (group, "_advance", "physics"),
-        (venv._backend, "receive", "backend"),
+        (venv.sub_envs.backend, "receive", "backend"),
         (venv, "step_wait", "vec_env"),
         (env, "step_wait", "normalize"),
         (model, "collect_rollouts", "rollout"),

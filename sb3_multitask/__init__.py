@@ -4,7 +4,7 @@ import sb3_multitask.mujoco_install  # noqa: F401 (before Gymnasium imports MuJo
 
 # isort: split
 from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.agent_files import load_agent, save_agent
+from sb3_multitask.agent_files import load_agent, load_pretrained, save_agent
 from sb3_multitask.agents import Agent
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
@@ -12,7 +12,6 @@ from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import evaluate_tasks
 from sb3_multitask.export import export_onnx, export_torch
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
-from sb3_multitask.pretrained import load_pretrained
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import TASK_SETS, Task
 from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback

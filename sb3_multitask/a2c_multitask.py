@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 import numpy as np
 import torch as th
 from stable_baselines3 import A2C
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -29,12 +29,10 @@ from sb3_multitask.distillation import (
     TeacherLike,
     Teachers,
     collect_with_teachers,
-    targets_of_batch,
 )
 from sb3_multitask.env_checks import backend_message, check_bounded_actions, device_of, warn_of_other_gamma
 from sb3_multitask.envs.task_env import observation_dtype
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
-from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import (
     A2CLoss,
     DistillLoss,
@@ -48,7 +46,7 @@ from sb3_multitask.model_files import can_be_pickled, whole_zip
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policy_arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
 from sb3_multitask.policy_checks import why_no_agent
-from sb3_multitask.quarantined_rows import only_rows, rows_without_faults
+from sb3_multitask.rollout_buffer import TaskRolloutBuffer, TaskRolloutBufferSamples
 from sb3_multitask.schedules import in_range
 from sb3_multitask.task_logging import (
     episode_of,
@@ -63,7 +61,6 @@ from sb3_multitask.task_logging import (
 from sb3_multitask.task_steps import step_of_tasks
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
-from sb3_multitask.transfer import set_frozen
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.schedule import (
@@ -165,7 +162,6 @@ class A2CMultiTask(A2C):
         self._fast: FastEngine | None = None
         self._unlogged: dict[int | None, LossRows] = {}  # of each task in "cycle", of all of them under None
         self._said = ""
-        self.faulty: list[tuple[int, int]] = []  # (step, env) of the rollout under way
         self.last_engine: str | None = None  # what the latest learn() ran on
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
@@ -181,7 +177,6 @@ class A2CMultiTask(A2C):
         self.student_rollout_prob = student_rollout_prob
         self._distillation: DistillationSettings | None = None
         self.rollout_by_teacher = False
-        self.raw_rollout: np.ndarray | None = None
         self.frozen: tuple[str, ...] = ()  # names of parameters that are not trained
         if env is not None:
             env = self._wrap_env(env, normalize={"gamma": gamma})
@@ -229,14 +224,11 @@ class A2CMultiTask(A2C):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         coef = self._coefficients()
-        targets = None if self.teachers is None else targets_of_batch(self)
-        keep = self._rows_to_learn_from()
+        keep = self._keep
         if keep is not None and not keep.any():
             return
-        kept = None if keep is None else th.from_numpy(keep.T.reshape(-1)[next_permutation(keep.size)])
-        for rollout_data in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
-            if kept is not None:
-                rollout_data, targets = only_rows(rollout_data, targets, kept)  # noqa: PLW2901 (the only one)
+        for samples in self.rollout_buffer.get(batch_size=None):  # loops once: all rows in one batch
+            rollout_data: Any = samples if keep is None else samples.kept()  # type: ignore[attr-defined]
             values, log_prob, entropy = self.policy.evaluate_actions(rollout_data.observations, rollout_data.actions)
             assert entropy is not None
             advantages = rollout_data.advantages
@@ -250,7 +242,7 @@ class A2CMultiTask(A2C):
             terms = a2c_loss(*rows)
             loss = coef.rl * (terms.policy_loss + self.ent_coef * terms.entropy_loss)
             loss = loss + coef.critic * self.vf_coef * terms.value_loss
-            distillation = self._distillation_losses(targets)
+            distillation = {} if self.teachers is None else self._distillation_losses(rollout_data)
             if distillation:
                 loss = loss + coef.distill * distillation["loss"].mean()
 
@@ -261,10 +253,7 @@ class A2CMultiTask(A2C):
             norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             if not th.isfinite(norm):
                 refuse_update(self.task_names or (), a2c_loss_per_task(task, n_tasks, *rows), present)
-            if self.task_schedule == "cycle" or kept is not None:
-                step_of_tasks(self.policy, present)
-            else:
-                self.policy.optimizer.step()
+            step_of_tasks(self.policy, present)
 
             with th.no_grad():
                 per_task = a2c_loss_per_task(task, n_tasks, *rows)
@@ -273,10 +262,11 @@ class A2CMultiTask(A2C):
         buffer = self.rollout_buffer
         self._log_update(per_task, taught, present, buffer.values.flatten(), buffer.returns.flatten(), terms)
 
-    def _distillation_losses(self, targets: tuple[th.Tensor, th.Tensor] | None) -> dict[str, th.Tensor]:
+    def _distillation_losses(self, samples: TaskRolloutBufferSamples) -> dict[str, th.Tensor]:
         """The distillation loss and KL(teacher ‖ student) of each row of the batch that the policy has just seen."""
-        if targets is None:
-            return {}
+        assert samples.teacher_mean is not None
+        assert samples.teacher_log_std is not None
+        targets = samples.teacher_mean, samples.teacher_log_std
         student: Any = self.policy.action_dist.distribution  # of evaluate_actions
         mean, log_std = student.mean, student.stddev.log()
         with th.no_grad():
@@ -306,7 +296,7 @@ class A2CMultiTask(A2C):
         assert self._fast is not None
         update_learning_rate(self.policy.optimizer, self.lr_schedule(self._current_progress_remaining))
         task = getattr(self.env, "active_task", None)
-        rows = self._fast.update(self._coefficients(), self._rows_to_learn_from())
+        rows = self._fast.update(self._coefficients(), self._keep)
         if rows is None:
             return
         self._unlogged.pop(task, None)  # the latest update comes last
@@ -328,10 +318,11 @@ class A2CMultiTask(A2C):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """SB3's; by the fast engine where it runs."""
-        self.faulty = []  # of a rollout that a callback or an error ended half way
         if self._fast is not None:
+            assert isinstance(rollout_buffer, TaskRolloutBuffer)  # see why_not_fast
             return self._fast.collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if self.teachers is not None:
+            assert isinstance(rollout_buffer, TaskRolloutBuffer)  # see _setup_model
             return collect_with_teachers(self, env, callback, rollout_buffer, n_rollout_steps)
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
@@ -443,13 +434,26 @@ class A2CMultiTask(A2C):
         return self.num_timesteps + n_rollouts * rollout
 
     def note_faults(self, step: int, ended: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
-        """Remember which rows of the rollout's step were quarantined: they are left out of the update."""
-        self.faulty += [(step, i) for i in ended if is_fault(infos[i])]
+        """Tell the buffer which rows of the rollout's step were quarantined: they are left out of the update.
 
-    def _rows_to_learn_from(self) -> np.ndarray | None:
-        """Which rows of the rollout the update is made of, (n_steps, n_envs); None for all. Asked once per rollout."""
-        faulty, self.faulty = self.faulty, []
-        return rows_without_faults(faulty, self.rollout_buffer.episode_starts)
+        :raises ValueError: if there are some and the buffer is of another class, which cannot leave rows out
+        """
+        for i in ended:
+            if is_fault(infos[i]):
+                self._check_buffer("leave out quarantined steps").note_fault(step, i)
+
+    def _check_buffer(self, purpose: str) -> TaskRolloutBuffer:
+        if not isinstance(self.rollout_buffer, TaskRolloutBuffer):
+            raise ValueError(
+                f"`rollout_buffer_class` is {type(self.rollout_buffer).__name__}, which cannot {purpose}: derive it "
+                "from sb3_multitask.rollout_buffer.TaskRolloutBuffer"
+            )
+        return self.rollout_buffer
+
+    @property
+    def _keep(self) -> np.ndarray | None:
+        """Which rows of the rollout the update is made of, (n_steps, n_envs); None for all."""
+        return self.rollout_buffer.keep if isinstance(self.rollout_buffer, TaskRolloutBuffer) else None
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         if self._fast is None and dones is not None and dones.any():
@@ -503,12 +507,15 @@ class A2CMultiTask(A2C):
             self.n_envs = self.env.num_envs
             self._adopt_env(self.env)
         _ = self.distillation  # checked
+        if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
+            self.rollout_buffer_class = TaskRolloutBuffer
         super()._setup_model()
-        set_frozen(self.policy, self.frozen)
+        self.policy.set_frozen(self.frozen)
         if isinstance(self.teachers, Mapping):
             self.is_taught = bool(self.teachers)
             if self.is_taught:
                 self.distillation.check_teachers_teach()
+                self._check_buffer("hold what teachers would do")
             self.teachers = self._resolve_teachers(self.teachers) if self.teachers else None
         elif not (self.teachers is None or isinstance(self.teachers, Teachers)):
             raise TypeError(f"`teachers` must map tasks to teachers (got {self.teachers!r:.100})")
@@ -610,7 +617,9 @@ class A2CMultiTask(A2C):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_fast", "_unlogged", "faulty", "_said", "teachers", "_distillation", "raw_rollout"]
+        ours = ["_fast", "_unlogged", "_said", "teachers", "_distillation"]
+        if self.rollout_buffer_class is TaskRolloutBuffer:  # which it is by itself
+            ours.append("rollout_buffer_class")
         return [*super()._excluded_save_params(), *ours]
 
     def save(

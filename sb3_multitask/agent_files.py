@@ -8,22 +8,21 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.files import replacing, write_json
+from sb3_multitask.pretrained import pretrained_path
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.readers.other_files import is_zip, what_file, what_folder
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.tasks import Task, registered_id
 from sb3_multitask.trained_files import NAMES, PRETRAINED, locate
-
-if TYPE_CHECKING:
-    from sb3_multitask.a2c_multitask import A2CMultiTask
 
 SCHEMA = 2
 _FORMAT = "sb3-multitask agent"
@@ -32,7 +31,7 @@ _SEAL = "description_sha256"
 _MAX_BYTES = 256 * 2**20
 
 
-def save_agent(agent: Agent | A2CMultiTask, path: str | Path) -> None:
+def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     """Write an agent as ``<path>.safetensors`` and ``<path>.json``: small, and nothing in them is executed.
 
     :param agent: an agent, or a model whose policy becomes one
@@ -86,8 +85,6 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
     if isinstance(path, str) and path.startswith(PRETRAINED):
-        from sb3_multitask.pretrained import load_pretrained  # which reads with this function
-
         return load_pretrained(path.removeprefix(PRETRAINED))
     given = Path(path)
     path = given if normalizer is not None and given.suffix == ".zip" else locate(given)
@@ -222,6 +219,17 @@ def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Age
         _tasks(facts.get("tasks")),
         facts.get("obs_dtype", "float32"),
     )
+
+
+def load_pretrained(name: str) -> Agent:
+    """A trained agent that comes with the package.
+
+    Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``: it brings its normaliser.
+
+    :param name: for example ``"HalfCheetahBody6-vanilla"``; all are in ``sb3_multitask.pretrained.PRETRAINED``
+    :raises ValueError: if there is none of this name
+    """
+    return load_agent(pretrained_path(name))
 
 
 def _what_is_missing(path: Path, missing: str) -> str:

@@ -9,21 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_multitask.envs.task_env import observation_dtype
 from sb3_multitask.observations import checked_observation
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policy_checks import why_no_agent
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
 from sb3_multitask.vec_env.schedule import task_normalizer_of
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
-    from sb3_multitask.policies import MultiTaskActorCriticPolicy
 
 OBS_DTYPES = ("float32", "float64")
 _TASKS = ("task_names", "tasks")

@@ -5,30 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agent_files import load_agent
 from sb3_multitask.agents import Agent, agent_of
-from sb3_multitask.generators import next_permutation
 from sb3_multitask.losses import DistillLoss
+from sb3_multitask.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.schedules import in_range
 from sb3_multitask.vec_env.schedule import task_normalizer_of
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.buffers import RolloutBuffer
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    from sb3_multitask.a2c_multitask import A2CMultiTask
-
 Coefficient: TypeAlias = float | Callable[[float], float]
 """A number, or a function of the remaining progress (1 at the start, 0 at the end), as SB3's schedules."""
-TeacherLike: TypeAlias = "Agent | A2CMultiTask | str | Path"
+TeacherLike: TypeAlias = Agent | BaseAlgorithm | str | Path
 
 
 class Coefficients(NamedTuple):
@@ -185,12 +181,9 @@ def raw_observations(env: VecEnv, last_obs: Any) -> np.ndarray:
 
 
 def collect_with_teachers(
-    model: A2CMultiTask, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: TaskRolloutBuffer, n_rollout_steps: int
 ) -> bool:
-    """SB3's ``collect_rollouts`` with torch, where the teacher may act, and raw observations are kept for it.
-
-    Leaves the raw observations, (n_steps, n_envs, obs_dim), in ``model.raw_rollout``.
-    """
+    """SB3's ``collect_rollouts`` with torch, where the teacher may act; its targets go into the buffer."""
     assert model.teachers is not None
     assert model._last_obs is not None
     model.policy.set_training_mode(False)
@@ -200,12 +193,12 @@ def collect_with_teachers(
     model.draw_who_acts()
     raw = []
     tasks = tasks_of_rows(env)
-    low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
+    low, high = model.action_space.low, model.action_space.high
 
     while n_steps < n_rollout_steps:
         raw.append(raw_observations(env, model._last_obs))
         with th.no_grad():
-            obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+            obs_tensor = obs_as_tensor(model._last_obs, model.device)
             actions, values, log_probs = model.policy(obs_tensor)
         actions = model.teachers.act(tasks, raw[-1]) if model.rollout_by_teacher else actions.cpu().numpy()
         clipped_actions = np.clip(actions, low, high)
@@ -225,30 +218,18 @@ def collect_with_teachers(
                 with th.no_grad():
                     terminal_value = model.policy.predict_values(terminal_obs)[0]
                 rewards[idx] += model.gamma * terminal_value.item()
-        rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
-        model._last_obs = new_obs  # type: ignore[assignment]
+        rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)
+        model._last_obs = new_obs
         model._last_episode_starts = dones
 
     with th.no_grad():
         values = model.policy.predict_values(obs_as_tensor(new_obs, model.device))  # type: ignore[arg-type]
     rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-    model.raw_rollout = np.stack(raw)
+    mean, log_std = model.teachers.targets(tasks, by_task(np.stack(raw), len(tasks)))
+    rollout_buffer.set_targets(by_step(mean, n_steps), by_step(log_std, n_steps))
     callback.update_locals({**locals(), "self": model})
     callback.on_rollout_end()
     return True
-
-
-def targets_of_batch(model: A2CMultiTask) -> tuple[th.Tensor, th.Tensor]:
-    """The teachers' means and log-stds, (n_rows, action_dim), in the order of the buffer's next batch of all rows."""
-    assert model.teachers is not None
-    assert model.raw_rollout is not None
-    raw, tasks = model.raw_rollout, tasks_of_rows(model.env)
-    n_steps, n_envs, _ = raw.shape
-    order = next_permutation(n_steps * n_envs)
-    targets = model.teachers.targets(tasks, by_task(raw, len(tasks)))
-    rows = (by_step(target, n_steps).swapaxes(0, 1).reshape(n_steps * n_envs, -1)[order] for target in targets)
-    mean, log_std = (th.as_tensor(array, device=model.device) for array in rows)
-    return mean, log_std
 
 
 def _may_be_positive(coefficient: Coefficient | None) -> bool:

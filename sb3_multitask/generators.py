@@ -87,14 +87,3 @@ def seed_torch(seed: int) -> None:
     th.default_generator.manual_seed(seed)
     if th.cuda.is_available():
         th.cuda.manual_seed_all(seed)
-
-
-def next_permutation(n: int) -> np.ndarray:
-    """The permutation that SB3's rollout buffer will shuffle its ``n`` rows by, env by env, for its next batch.
-
-    It comes from numpy's global generator, which is left as it was.
-    """
-    state = np.random.get_state()  # noqa: NPY002 (the buffer draws from it)
-    order = np.random.permutation(n)  # noqa: NPY002
-    np.random.set_state(state)  # noqa: NPY002
-    return order

@@ -20,7 +20,7 @@ _REMEDY = """
 def _import_mujoco() -> ModuleType:
     try:
         module = importlib.import_module("mujoco")
-    except ImportError as e:
+    except Exception as e:  # libraries that are missing are an OSError, names that are an AttributeError
         if isinstance(e, ModuleNotFoundError) and e.name == "mujoco":
             message = "sb3-multitask needs MuJoCo, which is not installed. Install it: pip install mujoco"
             raise ModuleNotFoundError(message, name="mujoco") from e
@@ -33,7 +33,7 @@ def _import_mujoco() -> ModuleType:
 def _import_batch() -> Any:
     try:
         return importlib.import_module("mujoco.batch").Batch
-    except ImportError as e:
+    except Exception as e:
         if isinstance(e, ModuleNotFoundError) and e.name == "mujoco.batch":
             return None
         raise _broken(str(e)) from e
@@ -42,8 +42,9 @@ def _import_batch() -> Any:
 def _broken(reason: str) -> ImportError:
     return ImportError(
         f"MuJoCo is installed but cannot be used: {reason}\n\n"
-        "`pip install -U mujoco` from MuJoCo 3 to 4 deletes files of the new version, and `pip check` does not notice. "
-        f"Uninstall all parts of MuJoCo and install it again (docs/install.md):\n{_REMEDY}",
+        "`pip install` of MuJoCo 4 over 3 deletes files of the new version, that of 3 over 4 leaves files of the old "
+        "one, and `pip check` notices neither. Uninstall all parts of MuJoCo and install it again, if need be with its "
+        f"version (docs/install.md):\n{_REMEDY}",
         name="mujoco",
     )
 

@@ -25,11 +25,24 @@ def checked_observation(observation: Any, n_tasks: int) -> dict[str, Any]:
     return {**observation, "task": _checked_tasks(observation["task"], shape, n_tasks)}
 
 
+def task_ids(task: Any, n_tasks: int, argument: str) -> np.ndarray:
+    """Task ids as int64, in the shape that they have.
+
+    :param argument: which one they are the ``task`` of, for the error
+    :raises ValueError: if they are not whole numbers, or unknown
+    """
+    ids = np.asarray(task)
+    # no bool, no text, no NaN
+    if ids.dtype.kind not in "iuf" or (ids.dtype.kind == "f" and not np.array_equal(ids, np.floor(ids))):
+        raise ValueError(f"`{argument}['task']` must be whole numbers, task ids (got {task!r:.100})")
+    if ids.size and not (ids.min() >= 0 and ids.max() < n_tasks):
+        raise ValueError(f"`{argument}['task']` must be task ids from 0 to {n_tasks - 1} (got {ids})")
+    return ids.astype(np.int64, copy=False)
+
+
 def _checked_tasks(task: Any, obs_shape: tuple[int, ...], n_tasks: int) -> np.ndarray:
     """Task ids, int64: () for a single observation, (n_rows,) for a batch."""
-    ids = np.asarray(task)
-    if ids.dtype.kind not in "iuf" or not np.array_equal(ids, np.floor(ids)):  # no bool, no text, no NaN
-        raise ValueError(f"`observation['task']` must be whole numbers, task ids (got {task!r:.100})")
+    ids = task_ids(task, n_tasks, "observation")
     n_rows = obs_shape[0] if len(obs_shape) > 1 else 1
     if ids.ndim == 0 and len(obs_shape) > 1:
         ids = np.full(n_rows, ids)
@@ -38,6 +51,4 @@ def _checked_tasks(task: Any, obs_shape: tuple[int, ...], n_tasks: int) -> np.nd
             f"`observation['task']` must have a task for each row, (n_rows,) (got the shape {ids.shape} for obs of the "
             f"shape {obs_shape})"
         )
-    if ids.size and not (ids.min() >= 0 and ids.max() < n_tasks):
-        raise ValueError(f"`observation['task']` must be task ids from 0 to {n_tasks - 1} (got {ids})")
-    return ids.astype(np.int64)
+    return ids

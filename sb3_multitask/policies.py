@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -205,6 +205,16 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         super().load_from_vector(vector)
         for parameter in self.parameters():
             parameter.data = parameter.data.clone()
+
+    def set_frozen(self, names: Collection[str]) -> None:
+        """Train all parameters but those named, which keep their values.
+
+        :param names: as ``named_parameters`` gives them
+        """
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in names)
+            if name in names:
+                parameter.grad = None
 
     def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
         """Features (n_rows, obs_dim), how rows are grouped by task, and the task of each row (n_rows,)."""

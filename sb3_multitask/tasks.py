@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 
+from sb3_multitask.mujoco_messages import mujoco_messages_as_warnings
+
 EnvFactory: TypeAlias = Callable[..., gym.Env[Any, Any]]
 EnvKwargs: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[int], Mapping[str, Any]]
 """Keyword arguments of an environment: of all copies, or of each copy: a list, or a function of the copy's index."""
@@ -85,8 +87,6 @@ class Task:
         :param copy: which copy of the task it is, from 0
         :raises RuntimeError: if making it fails; the message names the task
         """
-        from sb3_multitask.envs.mujoco_messages import mujoco_messages_as_warnings  # envs import tasks
-
         own = self.kwargs_of(copy)
         kwargs = {**own, **({} if render_mode is None else {"render_mode": render_mode}), **kwargs}
         try:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import nn
 
+from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.task_steps import stacked_parameters
-
-if TYPE_CHECKING:
-    from sb3_multitask.a2c_multitask import A2CMultiTask
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
 
@@ -77,15 +74,7 @@ def freeze(model: A2CMultiTask, what: Frozen) -> None:
     ]
     frozen = {"trunk": trunk, "all_but_last": trunk + hidden, "nothing": []}[what]
     model.frozen = tuple(frozen)
-    set_frozen(policy, frozen)
-
-
-def set_frozen(policy: nn.Module, names: Sequence[str]) -> None:
-    """Train all parameters of a policy but those named."""
-    for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(name not in names)
-        if name in names:
-            parameter.grad = None
+    policy.set_frozen(frozen)
 
 
 def _copy_statistics(normalizer: Any, giver: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> None:

@@ -97,7 +97,7 @@ BODIES = ["HalfCheetahSmallFoot-v0", "HalfCheetahBigFoot-v0"]
 def break_simulation(env, row):
     """Give a simulation a velocity that MuJoCo cannot go on from."""
     if env.backend == "batch":
-        (group,) = env._backend.groups
+        (group,) = env.sub_envs.backend.groups
         group.qvel[row] = 1e12
     else:
         env.env_method("break_it", indices=[row])

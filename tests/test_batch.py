@@ -22,7 +22,7 @@ FAMILIES = {
 
 def raw_steps(env, n_steps, seed=0, scale=1):
     """What the backend gives before monitoring and float32: resets, then steps with random actions."""
-    rows, backend = slice(0, env.num_envs), env._backend
+    rows, backend = slice(0, env.num_envs), env.sub_envs.backend
     yield backend.reset(rows, [seed + i for i in range(env.num_envs)], [{}] * env.num_envs)
     rng = np.random.default_rng(seed)
     for _ in range(n_steps):
@@ -88,7 +88,7 @@ def test_tasks_of_other_layouts_share_a_vec_env():
     """Walker2d with and without a rendering-only change is one batch; another frame_skip needs its own."""
     tasks = ["Walker2d-v5", mt.Task("slow", "Walker2d-v5", {"frame_skip": 8}), mt.Task("again", "Walker2d-v5")]
     env, reference = (mt.MultiTaskVecEnv(tasks, 2, backend=backend, seed=1) for backend in ("batch", "dummy"))
-    assert [(group.start, group.stop) for group in env._backend.groups] == [(0, 2), (2, 4), (4, 6)]
+    assert [(group.start, group.stop) for group in env.sub_envs.backend.groups] == [(0, 2), (2, 4), (4, 6)]
     for mine, theirs in zip(raw_steps(env, 200), raw_steps(reference, 200), strict=True):
         if not isinstance(mine, tuple):
             np.testing.assert_array_equal(mine.obs, theirs.obs)
@@ -111,7 +111,7 @@ def test_a_bad_action_is_an_error_that_names_task_and_env(capfd, tmp_path, monke
 def test_a_diverged_simulation_is_an_error_and_never_a_silent_reset():
     env = mt.MultiTaskVecEnv(["HalfCheetahSmallFoot-v0", "HalfCheetahBigFoot-v0"], 2, seed=0)
     env.reset()
-    env._backend.groups[0].qvel[1] = 1e12
+    env.sub_envs.backend.groups[0].qvel[1] = 1e12
     with pytest.raises(RuntimeError, match=r"Task 'HalfCheetahSmallFoot-v0' \(sub-environment 1\).*has reset"):
         env.step(np.zeros((4, 6)))
 
@@ -176,7 +176,7 @@ def test_a_fault_in_an_episodes_last_step_is_an_error_too(kind):
     for _ in range(2):
         env.step(actions)
     if kind == "velocity":
-        env._backend.groups[0].qvel[1] = 1e12
+        env.sub_envs.backend.groups[0].qvel[1] = 1e12
     else:
         actions[1, 0] = np.nan
     with pytest.raises(RuntimeError, match=r"Task 'short' \(sub-environment 1\).*at step 3"):

@@ -33,7 +33,24 @@ def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
     assert state["words"] == ["a", ("b", 1)]
 
 
-@pytest.mark.parametrize("value", [object(), {1: 2}, np.array([None]), "array:x", {"deep": [object()]}])
+def test_numbers_of_numpy_go_on_with_their_own_arithmetic(tmp_path):
+    """What an environment keeps, such as ``self.speed = np.float32(0.1)``."""
+    numbers = [np.float32(0.1), np.float16(0.1), np.uint8(250)]
+    save_step(tmp_path, 1, {"numbers": numbers}, keep=1)
+    restored = read_latest(tmp_path)[1]["numbers"]
+    assert [type(number) for number in restored] == [type(number) for number in numbers]
+    assert restored == numbers
+
+
+def test_equal_arrays_are_stored_once_and_come_back_apart(tmp_path):
+    save_step(tmp_path, 1, {"a": [np.ones(100), np.ones(100)], "b": np.ones(100, dtype=np.float32)}, keep=1)
+    path, state = read_latest(tmp_path)
+    assert (path / "arrays.safetensors").stat().st_size < 1200 + 300
+    state["a"][0][:] = 2.0
+    np.testing.assert_array_equal(state["a"][1], 1.0)
+
+
+@pytest.mark.parametrize("value", [object(), {1: 2}, {"number:": 2}, np.array([None]), "array:x", {"deep": [object()]}])
 def test_what_cannot_be_stored_is_named(tmp_path, value):
     with pytest.raises(TypeError, match="^/here"):
         save_step(tmp_path, 1, {"here": value}, keep=1)

@@ -159,6 +159,58 @@ def test_a_resumed_run_takes_its_rows_back_even_after_a_kill_at_its_start(tmp_pa
     assert all(after[name].startswith(before[name]) for name in before)
 
 
+def test_rows_of_earlier_runs_are_kept_even_after_a_kill_at_the_start_of_another(tmp_path):
+    play(monitored(tmp_path), 30)
+    n_rows = len(load_results(str(tmp_path)))
+    monitored(tmp_path)  # killed between its reset and its first step
+    play(monitored(tmp_path, override_existing=False), 3)
+    assert len(load_results(str(tmp_path))) == n_rows
+    assert not list(tmp_path.glob("*.earlier"))
+
+
+def test_a_second_run_with_fewer_environments_replaces_all_of_the_first(tmp_path):
+    play(monitored(tmp_path, n_envs=3), 30)
+    (tmp_path / "9.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "x"}\nr,l,t\n1.0,2,3.0\n')  # another's
+    with pytest.warns(UserWarning, match="replaced"):
+        play(monitored(tmp_path, n_envs=1), 1)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{row}.monitor.csv" for row in (0, 1, 9)}
+
+
+@pytest.mark.parametrize("left", ["", "#{"])
+def test_rows_are_not_appended_to_a_file_without_its_header(tmp_path, left):
+    (tmp_path / "0.monitor.csv").write_text(left)
+    play(monitored(tmp_path, n_envs=1, override_existing=False), 30)
+    assert set(load_results(str(tmp_path))["task"]) == {"A", "B"}
+
+
+def test_rows_are_not_appended_to_half_a_row(tmp_path):
+    play(monitored(tmp_path), 30)
+    n_rows, path = len(load_results(str(tmp_path))), tmp_path / "0.monitor.csv"
+    path.write_text(path.read_text() + "1.0,1")
+    play(monitored(tmp_path, override_existing=False), 30)
+    assert len(load_results(str(tmp_path))) == 2 * n_rows
+
+
+def test_rows_are_not_appended_to_a_file_of_other_columns(tmp_path):
+    (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "x"}\nr,l,t\n1.0,2,3.0\n')
+    with pytest.raises(SaveError, match="columns are r,l,t.*r, l, t, task.*`override_existing=True`"):
+        monitored(tmp_path, override_existing=False)
+
+
+def test_a_task_that_had_not_begun_at_the_checkpoint_begins_again_in_silence(tmp_path):
+    env = mt.MultiTaskVecEnv(drift_tasks(2), 1, seed=0, monitor_dir=tmp_path)
+    env.task_view(0).reset()
+    state = env.monitor.get_state()
+    env.reset()
+    play(env, 30)
+    env = mt.MultiTaskVecEnv(drift_tasks(2), 1, seed=0, monitor_dir=tmp_path)
+    env.task_view(0).reset()
+    env.monitor.set_state(state)
+    env.reset()
+    play(env, 30)  # a warning would be an error
+    assert set(load_results(str(tmp_path))["task"]) == {"A", "B"}
+
+
 def test_files_are_not_kept_open(tmp_path):
     """A process may open about a thousand."""
     n_open = len(os.listdir("/proc/self/fd"))

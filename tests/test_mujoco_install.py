@@ -13,6 +13,8 @@ BROKEN = {
     "an upgrade in place": ({"__init__.py": "raise ImportError('bindings are missing')"}, "bindings are missing"),
     "a lost extension": ({"__init__.py": "import mujoco._specs"}, "No module named 'mujoco._specs'"),
     "a lost library": ({"__init__.py": "raise ImportError('libmujoco.so.4: cannot open')"}, "libmujoco.so.4: cannot"),
+    "a downgrade in place": ({"__init__.py": "raise OSError('libmujoco.so.4.0.0: cannot open')"}, "libmujoco.so.4.0.0"),
+    "a batch of a later version": ({"__init__.py": WHOLE, "batch.py": "import mujoco; mujoco.mjtState"}, "'mjtState'"),
     "left by an uninstallation": ({"_version.py": ""}, "no MjSpec"),
     "a batch without its core": ({"__init__.py": WHOLE, "batch.py": "import mujoco._batch"}, "'mujoco._batch'"),
 }

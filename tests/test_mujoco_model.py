@@ -9,7 +9,7 @@ import pytest
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 
 import sb3_multitask as mt
-from sb3_multitask.vec_env.mujoco_model import get_model_state, set_model_state
+from sb3_multitask.vec_env.mujoco_model import get_model_state, set_model_state, why_untold
 
 OPTIONS = {
     "gravity": lambda rng: rng.uniform(-12, -2, 3) * [0, 0, 1],
@@ -80,6 +80,103 @@ def test_a_state_holds_what_an_environment_drew_of_its_model(quantity):
     env.set_state(state)  # also into the one that has gone on
     draws = copy.deepcopy(rng)
     assert np.isfinite(played(env, 1, draws)[0]).all()
+
+
+class Cheetah(HalfCheetahEnv):
+    """A cheetah whose reward has a term that is read or drawn before the step."""
+
+    def __init__(self, term):
+        self.term, self._np_random_goal = term, 0.0
+        super().__init__()
+
+    def reset_model(self):
+        self._np_random_goal = self.np_random.uniform()
+        return super().reset_model()
+
+    def step(self, action):
+        extra = TERMS[self.term](self)
+        obs, reward, *rest = super().step(action)
+        return obs, reward + extra, *rest
+
+
+TERMS = {
+    "lengths of actuators": lambda env: env.data.actuator_length.sum(),
+    "velocities of actuators": lambda env: env.data.actuator_velocity.sum(),
+    "smooth forces": lambda env: env.data.qfrc_smooth.sum(),
+    "a draw of the observation space": lambda env: np.tanh(env.observation_space.sample()).sum(),
+    "an attribute named almost like Gymnasium's": lambda env: env._np_random_goal,
+}
+
+
+def continued_elsewhere(make_env, backend="dummy"):
+    """Rewards of 20 steps, and of the same steps in another VecEnv that takes the state."""
+    first, second = (mt.MultiTaskVecEnv(mt.Task("a", make_env), 2, backend=backend, seed=seed) for seed in (0, 1))
+    try:
+        for venv in (first, second):
+            venv.reset()
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-1, 1, (25, 2, 6)).astype(np.float32)
+        for action in actions[:5]:
+            first.step(action)
+        second.set_state(copy.deepcopy(first.get_state()))
+        return [np.array([venv.step(action)[1] for action in actions[5:]]) for venv in (first, second)]
+    finally:
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_what_an_environment_reads_before_a_step_is_in_the_state(term):
+    np.testing.assert_array_equal(*continued_elsewhere(lambda: Cheetah(term)))
+
+
+class NoisyCheetah(HalfCheetahEnv):
+    """Draws from numpy's global generator at each step."""
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, reward + np.random.uniform(), *rest  # noqa: NPY002
+
+
+def test_the_state_of_a_worker_has_the_global_generators_of_its_process():
+    np.testing.assert_array_equal(*continued_elsewhere(NoisyCheetah, "subproc"))
+
+
+class Counter:
+    """A function that counts its calls."""
+
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self, obs):
+        self.n += 1
+        return obs + self.n
+
+
+def drawn_function(env):
+    factor = env.np_random.uniform()
+    return lambda obs: obs * factor
+
+
+@pytest.mark.parametrize("make", [drawn_function, lambda _: Counter()], ids=["closure", "object"])
+def test_functions_that_may_hold_what_was_drawn_make_a_state_inexact(make):
+    class Env(HalfCheetahEnv):
+        def reset_model(self):
+            self.shown = make(self)
+            return super().reset_model()
+
+    venv = mt.MultiTaskVecEnv(mt.Task("a", Env), 1, backend="dummy")
+    venv.reset()
+    assert "Env keeps shown" in venv.why_inexact()
+
+
+def test_ipc_makes_a_state_inexact():
+    flag = getattr(mujoco.mjtEnableBit, "mjENBL_IPC", None)
+    if flag is None:
+        pytest.skip("this MuJoCo has no IPC")
+    env = HalfCheetahEnv()
+    env.model.opt.enableflags |= int(flag)
+    assert "IPC" in why_untold(env.model)
 
 
 def test_every_number_of_a_model_comes_back():
@@ -166,3 +263,10 @@ def test_what_mujocos_batch_refuses_runs_on_dummy_and_is_refused_by_name():
     assert "sleep" in env.why_inexact()
     with pytest.raises(ValueError, match=r"batch.*'sleepy'"):
         mt.MultiTaskVecEnv(tasks, 1, seed=0, backend="batch")
+
+
+def test_a_state_of_another_mujoco_is_refused():
+    """MuJoCo 3.3 had ``opt.apirate``."""
+    model = gym.make("HalfCheetah-v5").unwrapped.model
+    with pytest.raises(ValueError, match=r"another version of MuJoCo.*opt.apirate \(100.0"):
+        set_model_state(model, {"opt.apirate": 100.0})

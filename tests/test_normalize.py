@@ -210,3 +210,12 @@ def test_tasks_of_a_buffers_shape_are_those_of_the_rows(shape):
     assert back.shape == (*rows, 3)
     with pytest.raises(ValueError, match="a task for each"):
         env.normalize_obs({"obs": obs, "task": np.zeros(3, dtype=int)})
+
+
+@pytest.mark.parametrize("task", [-1, 6, 1.5, True, float("nan"), "1", np.array([True])])
+@pytest.mark.parametrize("method", ["normalize_obs", "unnormalize_obs"])
+def test_what_is_no_task_id_has_no_statistics(method, task):
+    env = mt.make_multitask_vec_env("HalfCheetahBody6", 1)
+    obs = np.zeros((1, 17)) if np.ndim(task) else np.zeros(17)
+    with pytest.raises(ValueError, match=r"`obs\['task'\]` must be"):
+        getattr(env, method)({"obs": obs, "task": task})

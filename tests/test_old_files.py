@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import stand_in
 import torch as th
 from conftest import drift_tasks
 from stable_baselines3 import A2C
@@ -117,41 +118,42 @@ def test_an_agent_of_rl_zoo3_is_evaluated_by_one_call(tmp_path):
     assert len(results["arm"].episode_rewards) == 2
 
 
-def test_normalize_as_python_text_is_understood_and_not_executed(tmp_path):
-    made = tmp_path / "made"
+def test_normalize_as_python_text_is_understood_and_not_executed(tmp_path, monkeypatch):
+    monkeypatch.setattr(stand_in, "BUILT", [])
     for normalize, has_statistics in (
         ('"dict(norm_obs=False, norm_reward=True)"', False),
         ("\"{'norm_obs': False, 'norm_reward': True}\"", False),
         ('"dict(norm_obs=True, norm_reward=False)"', True),
-        (f"\"__import__('os').mkdir('{made}')\"", True),
+        (f'"{stand_in.EXPRESSION}"', True),
     ):
         folder = make_zoo_folder(tmp_path / "logs", normalize=normalize)
         save_statistics(folder / "Old-Arm-v3" / "vecnormalize.pkl")
         assert (mt.load_agent(folder).statistics is not None) == has_statistics
         shutil.rmtree(folder)
-    assert not made.exists()
+    assert not stand_in.BUILT
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("!!python/object/apply:os.mkdir\n- {made}\n", "must be a mapping.*os.mkdir"),
-        (f"{TAG}\n- - - normalize\n    - !!python/object/apply:os.mkdir [{{made}}]\n", None),
+        (f"{stand_in.TAGS[0]}\n", "must be a mapping.*stand_in.EmptyDict"),
+        (f"{TAG}\n- - - normalize\n    - {stand_in.TAGS[0]}\n", None),
         (f"{TAG}\n- - - normalize\n    - true\n    - 3\n", "one list of pairs"),
         (f"{TAG}\n- - - a\n    - 1\n  - - a\n    - 2\n", "key twice: a"),
         (f"{TAG}\n- - - [a]\n    - 1\n", "one list of pairs"),
-        (f"{TAG} os.mkdir\n", "must be a mapping"),
+        (f"{TAG} a text\n", "must be a mapping"),
     ],
 )
-def test_only_the_one_tag_is_read_and_nothing_executed(tmp_path, text, message):
-    made, file = tmp_path / "made", tmp_path / "config.yml"
-    file.write_text(text.replace("{made}", str(made)))
+def test_only_the_one_tag_is_read_and_nothing_executed(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(stand_in, "BUILT", [])
+    file = tmp_path / "config.yml"
+    file.write_text(text)
     if message is None:
-        assert load_values(file) == {"normalize": [str(made)]}
+        assert load_values(file) == {"normalize": []}
     else:
         with pytest.raises(ConfigError, match=message):
             load_values(file)
-    assert not made.exists()
+    assert not stand_in.BUILT
 
 
 def test_a_tagged_mapping_inside_another_is_one_too(tmp_path):

@@ -123,7 +123,7 @@ def test_arguments_that_cannot_be_are_refused(zoo, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no archive"])
 def test_damaged_evaluations_are_named(tmp_path, content):
     (tmp_path / "evaluations.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"evaluations\.npz: holds no evaluations"):
+    with pytest.raises(ValueError, match=r"evaluations\.npz: is no whole file of arrays"):
         read_evaluations(tmp_path / "evaluations.npz")
 
 

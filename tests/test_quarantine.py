@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from conftest import DriftEnv, drift_tasks
 from faulty import KINDS, FaultyEnv, is_finite, make, model_on, step_on, tasks
+from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt
-from sb3_multitask.quarantined_rows import rows_without_faults
+from sb3_multitask.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.vec_env.faults import MAX_IN_A_ROW
 
 
@@ -82,8 +83,16 @@ def test_a_fault_takes_with_it_the_steps_before_it_of_its_episode():
     expected = np.ones((8, 6), dtype=bool)
     expected[:2, 4] = False
     expected[3:6, 2] = False
-    np.testing.assert_array_equal(rows_without_faults([(1, 4), (5, 2)], starts), expected)
-    assert rows_without_faults([], starts) is None
+    space = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task": spaces.Discrete(2)})
+    buffer = TaskRolloutBuffer(8, space, spaces.Box(-1, 1, (2,)), "cpu", n_envs=6)
+    buffer.episode_starts[:] = starts
+    assert buffer.keep is None
+    for fault in ((1, 4), (5, 2)):
+        buffer.note_fault(*fault)
+    np.testing.assert_array_equal(buffer.keep, expected)
+    np.testing.assert_array_equal(buffer.keep, expected)  # asking again says the same
+    buffer.reset()
+    assert buffer.keep is None
 
 
 @pytest.mark.parametrize("engine", ["fast", "torch"])
@@ -152,13 +161,12 @@ def test_what_an_environment_calls_a_fault_is_none(backend):
 def test_faults_of_a_rollout_that_was_cut_short_are_forgotten():
     once = tasks("nan_obs", at=2, every=10**6)
     model = model_on(mt.MultiTaskVecEnv(once, 2, seed=0, on_fault="quarantine"))
-    model.learn(10**6, lambda _locals, _globals: not model.faulty)  # ends at the step after the fault
-    assert model.faulty
-    rows = []
-    keep = model._rows_to_learn_from
-    model._rows_to_learn_from = lambda: rows.append(keep()) or rows[-1]
+    model.learn(10**6, lambda _locals, _globals: not model.rollout_buffer.faults)  # ends at the step after the fault
+    assert model.rollout_buffer.faults
+    n_before = model._n_updates
     model.learn(30)
-    assert rows == [None]
+    assert model._n_updates > n_before
+    assert model.rollout_buffer.keep is None
 
 
 def test_the_action_in_place_of_a_bad_one_is_one_of_the_space():
@@ -257,12 +265,12 @@ def test_an_evaluation_in_which_every_episode_fails_stops_at_its_cap_and_says_so
 
 
 @pytest.mark.parametrize("engine", ["fast", "torch"])
-def test_a_single_good_row_is_not_normalised(engine):
+def test_a_single_good_row_is_not_normalised(engine, monkeypatch):
     env = make("", on_fault="quarantine")
     model = model_on(env, engine=engine, normalize_advantage=True).learn(120)
-    rows_to_learn_from = np.zeros((model.n_steps, model.n_envs), dtype=bool)
-    rows_to_learn_from[2, 3] = True
-    model._rows_to_learn_from = lambda: rows_to_learn_from
+    rows = np.zeros((model.n_steps, model.n_envs), dtype=bool)
+    rows[2, 3] = True
+    monkeypatch.setattr(TaskRolloutBuffer, "keep", rows)
     before = model.policy.parameters_to_vector()
     model.learn(30)
     assert is_finite(model)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from finished_runs import write_grid, write_run
 from PIL import Image
 
 import sb3_multitask as mt
@@ -16,18 +17,8 @@ from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import continual, statistics, write_report
 from sb3_multitask.experiments.report.any_grid import carried_over, gains, presets_compared, taught
 from sb3_multitask.experiments.report.clips import render_clips
-from sb3_multitask.experiments.report.collect import read_runs
-from sb3_multitask.experiments.report.comparisons import (
-    ablation,
-    comparisons,
-    control,
-    control_compared,
-    students,
-)
+from sb3_multitask.experiments.report.collect import read_runs, write_data
 from sb3_multitask.experiments.report.figures import draw_sides
-from sb3_multitask.experiments.report.methods import BODIES, Method
-from sb3_multitask.experiments.report.paper import table_1, table_2
-from sb3_multitask.experiments.report.reaching import _first_frames, frames_to_reach
 from sb3_multitask.experiments.report.statistics import difference, paired_difference
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.films import NoRendererError, find_renderer
@@ -111,57 +102,17 @@ def test_forgetting_and_transfer_by_hand():
 # From folders
 
 
-def write_run(root, preset, name, seed, tasks, level, moments=("before", "after"), also_on=None, points=4, **settings):
-    """A finished run whose returns are ``level`` plus the seed."""
-    folder = RunFolder(root / preset / name / f"seed_{seed}")
-    folder.path.mkdir(parents=True)
-    config = TrainConfig(tasks=tasks, seed=seed, also_on=also_on or {}, **settings)
-    dump_config(config, folder.config)
-    names = [*config.task_names, *config.also_on]
-    value = {moment: 0.0 if moment == "before" else level + seed for moment in moments}
-    folder.write_results(**{m: {task: TaskResult.of([(value[m], 1000)] * 2) for task in names} for m in moments})
-    folder.write_status("finished")
-    for sub, own in (("", config.task_names), *((f"on_{task}", (task,)) for task in config.also_on)):
-        (folder.path / sub).mkdir(exist_ok=True)
-        curve = np.linspace(0, level + seed, points)[:, None, None] * np.ones((1, len(own), 2))
-        steps = np.linspace(4000 / points, 4000, points) * len(own)
-        np.savez(folder.path / sub / "evaluations.npz", timesteps=steps, task_results=curve, task_names=np.array(own))
-
-
 @pytest.fixture
 def runs(tmp_path):
-    root = tmp_path / "runs"
-    for seed in (0, 1):
-        for body in BODIES:
-            moments = ("before", "3000000", "after")
-            tasks = {body: f"HalfCheetah{body}-v0"}
-            write_run(root, "p", f"scratch_{body}", seed, tasks, 1000, moments, n_timesteps=5_000_000)
-        for method, level in (("vanilla", 1500), ("distillation", 900)):
-            write_run(root, "p", method, seed, "HalfCheetahBody6", level, n_timesteps=6_000_000)
-        for source, target in (("SmallFoot", "SmallLeg"), ("SmallLeg", "SmallFoot")):
-            tasks, other = {target: f"HalfCheetah{target}-v0"}, {source: f"HalfCheetah{source}-v0"}
-            moments = ("before", "1000000", "after")
-            name, budget = f"finetune_{source}_to_{target}", {"n_timesteps": 5_000_000}
-            write_run(root, "p", name, seed, tasks, 700, moments, also_on=other, **budget)
-    RunFolder(root / "p/vanilla/seed_2").path.mkdir(parents=True)
-    return root
+    return write_grid(tmp_path / "runs")
 
 
-def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
+def test_a_report_has_tables_figures_data_and_a_page(tmp_path, runs):
+    """The names of these runs are the paper's, which a report of the package does not know."""
     output = tmp_path / "report"
     missing = write_report(runs, output, with_clips=False)
     assert missing == ["p/vanilla/seed_2: waiting"]
-    table_2 = (output / "table_2_p.md").read_text()
-    cells = ["BigFoot", "1000 [1000, 1001]", "38 ± 441", "900 [900, 901]", "-63 ± 1", "1500 [1500, 1501]", "2188 ± 21"]
-    assert f"| {' | '.join(cells)} |" in table_2
-    assert "| mean of the six |" in table_2
-    table_1 = (output / "table_1_p.csv").read_text()
-    assert '5M,SmallFoot,"700 [700, 701]",2,1501 ± 30' in table_1
-    transfer = (output / "transfer_p.md").read_text()
-    assert "| SmallFoot to SmallLeg | forgetting of SmallFoot | -700 [-701, -700] | 2 |" in transfer
-    comparisons = (output / "comparisons_p.md").read_text()
-    assert "| vanilla over scratch | 500 [" in comparisons
-    assert "1.00 [1.00, 1.00]" in comparisons
+    assert {path.stem for path in output.glob("*.md")} == {"gains_p", "runs"}
     data = json.loads((output / "data/p/vanilla_seed_1.json").read_text())
     assert data["settings"]["seed"] == 1
     assert data["results"]["after"]["BigFoot"]["episode_rewards"] == [1501, 1501]
@@ -170,137 +121,51 @@ def test_a_report_has_the_papers_tables_and_figures(tmp_path, runs):
     page = (output / "report.html").read_text()
     assert "1 runs are not finished, and not in here.</summary>p/vanilla/seed_2: waiting</details>" in page
     linked = re.findall(r"<a href='#([a-z0-9_]+)'", page)
-    assert linked[0] == "table_1_p"
-    assert linked[-2:] == ["runs", "curves"]
+    assert linked == ["gains_p", "runs", "curves"]
     assert all(page.count(f"<section id='{name}'>") == 1 for name in linked)
-    for number in range(2, 9):
-        assert (output / f"figure_{number}_p.svg").exists()
-        assert (output / f"figure_{number}_p.png").read_bytes().startswith(b"\x89PNG")
-        assert f"<figure id='figure_{number}_p'>" in page
-    assert page.count("<svg") == 7
+    names = sorted(path.name for path in (runs / "p").iterdir())
+    for name in names:
+        assert (output / f"curves_{name}.svg").exists()
+        assert (output / f"curves_{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"<figure id='curves_{name}'>" in page
+    assert page.count("<svg") == len(names) == 10
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
 
 
-def test_titles_say_the_budgets_that_ran(tmp_path, runs):
-    """One run's other budget shows; the paper's number stands beside its own budget only."""
-    found, _ = read_runs(runs)
-    ours = ["scratch 3M", "paper", "distillation 1M", "paper", "vanilla 1M", "paper"]
-    assert table_2(found, "p").header[1:] == ours
-    assert table_2(found, "p").rows[-1] == ["seeds", "2", "", "2", "", "2", ""]
-    assert "over 20 deterministic episodes" in table_2(found, "p").note
-    write_run(runs, "p", "scratch_BigFoot", 2, {"BigFoot": "HalfCheetahBigFoot-v0"}, 9, n_timesteps=2_000_000)
-    write_run(runs, "p", "scratch_SmallLeg", 2, {"SmallLeg": "HalfCheetahSmallLeg-v0"}, 9, n_timesteps=2_000_000)
-    found, _ = read_runs(runs)
-    assert table_2(found, "p").header[1] == "scratch 2M or 3M"
-    scratch = {row[2]: row for row in table_1(found, "p").rows if row[0].startswith("scratch")}
-    assert scratch["SmallFoot"][1:] == ["5M", "SmallFoot", "1000 [1000, 1001]", "2", "1583 ± 30"]
-    assert scratch["SmallLeg"][1:3] + scratch["SmallLeg"][4:] == ["2M or 5M", "SmallLeg", "3", ""]
+def write_small_grid(root):
+    """A teacher, a student and a run that goes on from the teacher, two seeds each, one of which comes after nine."""
+    for seed in (0, 10):
+        write_run(root, "p", "teacher", seed, {"a": "Hopper-v5"}, 100, ("before", "1000", "after"))
+        teacher = str(root / "p/teacher" / f"seed_{seed}")
+        write_run(root, "p", "teacher_2", seed, {"a": "Hopper-v5"}, 90, init_from=teacher, also_on={"b": "Walker2d-v5"})
+        write_run(root, "p", "student", seed, {"a": "Hopper-v5"}, 80, teachers={"a": f"{teacher}/agents/1000"})
+    return root
 
 
-def test_methods_are_compared_on_the_seeds_that_both_have(tmp_path, runs):
-    """Scratch gets a third seed of 9000 on every body, which vanilla and the students do not have."""
-    before = comparisons(read_runs(runs)[0], "p").rows
-    for body in BODIES:
-        tasks = {body: f"HalfCheetah{body}-v0"}
-        write_run(runs, "p", f"scratch_{body}", 2, tasks, 9000, ("before", "3000000", "after"), n_timesteps=5_000_000)
-    found, _ = read_runs(runs)
-    assert comparisons(found, "p").rows == before
-    assert before[1][:2] == ["distillation over scratch", "-100 [-100, -100]"]  # seed by seed
-    assert [row[-1] for row in before] == ["2", "2", "2"]
-    rows = students(found, "p").rows
-    assert rows == [["0", "1000", "900", "90%"], ["1", "1001", "901", "90%"], ["mean", "1000", "900", "90%"]]
-    assert students(found, "nobody").rows == []
+def test_a_report_on_the_data_of_a_report_is_the_same_report(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_report(write_small_grid(tmp_path / "runs"), first, with_clips=False)
+    write_report(first / "data", second)  # no agents: nothing to film
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert {"taught_p.md", "carried_over_p.md", "report.html", "data/p/student_seed_0.json"} <= set(map(str, files))
+    assert sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file()) == files
+    assert [str(path) for path in files if (first / path).read_bytes() != (second / path).read_bytes()] == []
 
 
-def test_frames_until_a_level(tmp_path, runs):
-    """Curves rise linearly over 4000 frames of a body: to 1000 + seed, 900 + seed, 1500 + seed."""
-    found, _ = read_runs(runs)
-    rows = {row[0]: row for row in frames_to_reach(found, "p", level=950).rows}
-    assert rows["scratch"][1:4] == ["1.00", "1.00", "0.004M"]
-    assert rows["distillation"][1:4] == ["0.00", "", "(0 of 12)"]
-    frames = _first_frames(found, Method("p", "vanilla"), 950, 1000)
-    assert sorted(frames) == [0, 1]
-    assert all((of_seed == 3000).all() for of_seed in frames.values())  # the third is the first at 950 or above
-    assert frames_to_reach(found, "nobody").rows[0][-1] == "0"
-
-
-def test_who_is_looked_at_more_often_is_not_sooner(tmp_path):
-    """Two seeds, one to 2000 and one never to 1000: reached by half. Eight evaluations count as four."""
-    for seed, level in enumerate((2000, 400)):
-        write_run(tmp_path, "p", "distillation", seed, "HalfCheetahBody6", level, points=4)
-        write_run(tmp_path, "p", "vanilla", seed, "HalfCheetahBody6", level, points=8)
-    found, _ = read_runs(tmp_path)
-    _, distilled, vanilla = frames_to_reach(found, "p").rows
-    assert distilled[1:4] == ["0.50", "", "(6 of 12)"]
-    assert distilled[4].startswith("SmallFoot (1 of 2); BigFoot (1 of 2)")
-    each = _first_frames(found, Method("p", "vanilla"), 1000, 1000)
-    assert set(each[0]) == {3000}  # at 2500 a look that the other method does not have
-    assert vanilla[1:4] == distilled[1:4]
-    assert set(_first_frames(found, Method("p", "vanilla"), 1900, 1500)[0]) == {
-        np.inf
-    }  # 2000 at 4000, after the last look
-
-
-@pytest.fixture
-def no_paper_figures(monkeypatch):
-    """Another test draws them; they take seconds."""
-    monkeypatch.setattr("sb3_multitask.experiments.report.write.draw_paper_figures", lambda *_: [])
-
-
-def test_an_ablation_stands_beside_its_preset(tmp_path, no_paper_figures):
-    runs = tmp_path / "runs"
-    for seed in range(3):
-        write_run(runs, "tuned", "vanilla", seed, "HalfCheetahBody6", 1500)
-    for seed in (0, 1):
-        write_run(runs, "ablation", "vanilla_1_env", seed, "HalfCheetahBody6", 500, n_envs_per_task=1)
-    found, _ = read_runs(runs)
-    ((change, mean, median, worst, without, difference, better, seeds),) = ablation(found, "ablation", "tuned").rows
-    assert (change, seeds) == ("vanilla: 1 env", "2")
-    assert mean.startswith("500 [")
-    assert median.startswith("500 [")
-    assert worst.startswith("500 [")
-    assert without.startswith("1500 [")  # seeds 0 and 1; with seed 2 it would be 1501
-    assert difference.startswith("-1000 [")
-    assert better.startswith("0.00")
-    write_report(runs, tmp_path / "report", with_clips=False)
-    assert "| vanilla: 1 env | 500 [" in (tmp_path / "report/ablation_ablation.md").read_text()
-    assert "<figure id='ablation_ablation'>" in (tmp_path / "report/report.html").read_text()
-
-
-def test_students_in_an_ablation_are_compared_seed_by_seed(tmp_path):
-    for seed in (0, 1000):
-        write_run(tmp_path, "tuned", "distillation", seed, "HalfCheetahBody6", 1500)
-        write_run(tmp_path, "ablation", "distillation_mse", seed, "HalfCheetahBody6", 1400)
-        write_run(tmp_path, "ablation", "vanilla_alone", seed, "HalfCheetahBody6", 1400)
-    rows = {row[0]: row for row in ablation(read_runs(tmp_path)[0], "ablation", "tuned").rows}
-    assert rows["distillation: mse"][5] == "-100 [-100, -100]"
-    assert rows["vanilla: alone"][4:6] == ["-", "-"]  # nothing to stand beside
-
-
-def test_a_control_separates_settings_from_sharing(tmp_path, runs, no_paper_figures):
-    """Scratch 1000, single tasks with the control's settings 1300, vanilla 1500; each plus its seed."""
-    (runs / "p").rename(runs / "tuned")
-    for body in BODIES:
-        for seed in (0, 1, 2):
-            tasks = {body: f"HalfCheetah{body}-v0"}
-            write_run(runs, "control", f"alone_{body}", seed, tasks, 1300, n_timesteps=3_000_000)
-    found, _ = read_runs(runs)
-    table = control(found, "control", "tuned")
-    assert table.header == ["body", "scratch 3M (tuned)", "alone 3M (control)", "vanilla 1M (tuned)"]
-    assert table.rows[0] == ["SmallFoot", "1000 [1000, 1001]", "1301 [1300, 1302]", "1500 [1500, 1501]"]
-    assert table.rows[-1] == ["seeds", "2", "3", "2"]
-    rows = {row[0]: row for row in control_compared(found, "control", "tuned").rows}
-    assert rows["alone over scratch"][1].startswith("300 [")
-    assert rows["vanilla over alone"][1].startswith("200 [")
-    assert [row[-1] for row in rows.values()] == ["2", "2", "2"]
-    write_report(runs, tmp_path / "report", with_clips=False)
-    page = (tmp_path / "report/report.html").read_text()
-    assert "<figure id='control_control'>" in page
-    assert (
-        "What the settings of &#x27;control&#x27; explain" in page or "What the settings of 'control' explain" in page
-    )
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"settings"', '"setings"'), ('"steps": [', '"steps": [7.0, '), ("{", "["), ('"returns": [', '"returns": ["x", ')],
+)
+def test_data_that_are_damaged_are_named(tmp_path, old, new):
+    write_run(tmp_path / "runs", "p", "run", 0, {"a": "Hopper-v5"}, 5)
+    (run,), _ = read_runs(tmp_path / "runs")
+    write_data(run, tmp_path / "data")
+    path = tmp_path / "data/p/run_seed_0.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UnreadableFileError, match="run_seed_0.json"):
+        read_runs(tmp_path / "data")
 
 
 def test_gains_over_the_untrained_agent(tmp_path):
@@ -314,8 +179,8 @@ def test_gains_over_the_untrained_agent(tmp_path):
     assert rows[2][-2:] == ["no", "1"]
 
 
-def test_a_grid_of_ones_own_is_not_taken_for_the_papers(tmp_path):
-    """Runs called as the paper's, of other tasks: what they kept, forgot and took over, by hand."""
+def test_what_runs_kept_forgot_and_took_over(tmp_path):
+    """By hand; the names are the paper's, which mean nothing here."""
     root = tmp_path / "runs"
     for preset, level in (("base", 0), ("small", 5)):
         for seed in (0, 1):
@@ -435,9 +300,9 @@ def test_a_browser_finds_every_figure_and_no_error(tmp_path, runs):
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     log = ["--enable-logging=stderr", "--v=0", "--dump-dom"]
     done = subprocess.run([BROWSER, *flags, *log, page], capture_output=True, text=True, timeout=120, check=True)
-    for number in range(2, 9):
-        assert f'<figure id="figure_{number}_p">' in done.stdout
-    assert done.stdout.count("</svg>") == 7
+    for folder in (runs / "p").iterdir():
+        assert f'<figure id="curves_{folder.name}">' in done.stdout
+    assert done.stdout.count("</svg>") == 10
     assert "CONSOLE" not in done.stderr
 
 

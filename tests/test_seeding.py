@@ -118,6 +118,54 @@ def test_the_same_seed_with_another_start_is_reported_once():
     env.reset()
 
 
+class StartsAt(DriftEnv):
+    """Begins where it is told to, with noise by its seed."""
+
+    def __init__(self, where=0.0, shift=0.0):
+        super().__init__()
+        self.where = np.sum(where) + shift
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position += self.where + (options or {}).get("shift", 0.0)
+        return self._obs(), {}
+
+
+def changed(env):
+    env.set_attr("where", 3.0)
+
+
+def with_options(env):
+    env.set_options({"shift": 1.0})
+
+
+LARGE = [np.zeros(2000), np.zeros(2000)]
+LARGE[1][1000] = 1.0  # which its text does not show
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param({"do": changed}, {}, id="attribute"),
+        pytest.param({"do": with_options}, {}, id="options"),
+        pytest.param({}, {"do": with_options}, id="options later"),
+        pytest.param({"where": LARGE[0]}, {"where": LARGE[1]}, id="large arrays"),
+        pytest.param({}, {"entry_point": lambda **kwargs: StartsAt(shift=1.0, **kwargs)}, id="registered anew"),
+    ],
+)
+def test_what_obeys_its_seed_is_not_reported(first, then):
+    for case in (first, then):
+        gym.register("ForTests/Obeys-v0", entry_point=case.get("entry_point", StartsAt), disable_env_checker=True)
+        kwargs = {name: value for name, value in case.items() if name == "where"}
+        try:
+            env = mt.MultiTaskVecEnv([mt.Task("mine", "ForTests/Obeys-v0", kwargs)], 2, seed=6)
+            case.get("do", lambda _env: None)(env)
+            env.reset()  # a warning would be an error
+        finally:
+            del gym.registry["ForTests/Obeys-v0"]
+    seed_checks._starts_in_this_process.clear()
+
+
 def test_an_environment_that_is_made_again_is_compared_with_the_one_before():
     gym.register("ForTests/Ignoring-v0", entry_point=lambda: Ignoring(seed=None), disable_env_checker=True)
     try:

@@ -78,7 +78,7 @@ def held_bit_for_bit(tasks, n_steps):
         np.testing.assert_array_equal(mine.rewards, theirs.rewards)
         np.testing.assert_array_equal(mine.dones, theirs.dones)
         assert_same_infos(mine.infos, theirs.infos)
-        yield mine, [env.unwrapped for env in reference._backend.envs]
+        yield mine, [env.unwrapped for env in reference.sub_envs.backend.envs]
     native.close()
 
 
@@ -142,21 +142,21 @@ def test_robots_of_several_kinds_run_side_by_side():
 def test_a_snapshot_of_the_native_backend_goes_on_with_the_same_bits(env_id):
     first, second = (mt.MultiTaskVecEnv([env_id], 2, backend="batch") for _ in range(2))
     steps = list(raw_steps(first, 12, scale=0.4))
-    state = first._backend.get_state()
+    state = first.sub_envs.backend.get_state()
     rng = np.random.default_rng(9)
     actions = rng.uniform(-0.4, 0.4, (40, 2, *first.action_space.shape)).astype(np.float32)
 
     def go_on(env):
         results = []
         for action in actions:
-            env._backend.send(slice(0, 2), action)
-            result = env._backend.receive(slice(0, 2))
+            env.sub_envs.backend.send(slice(0, 2), action)
+            result = env.sub_envs.backend.receive(slice(0, 2))
             results.append(np.column_stack((result.obs, result.rewards, result.dones)))
         return np.array(results)
 
     expected = go_on(first)
     list(raw_steps(second, 3, seed=5))
-    second._backend.set_state(state)
+    second.sub_envs.backend.set_state(state)
     np.testing.assert_array_equal(go_on(second), expected)
     assert len(steps) == 13
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from conftest import drift_tasks
+from conftest import DriftEnv, drift_tasks
 from test_policies import make_policy
 from torch import nn
 
@@ -104,6 +104,32 @@ def test_all_tasks_after_one_alone():
         step_of_tasks(policy, present)
     state = policy.optimizer.state[policy.log_std]
     assert state["step_of_tasks"].tolist() == [2, 3, 2]
+
+
+def test_in_joint_a_task_without_a_row_leaves_its_head_as_it_is():
+    """Of two tasks the one env has the first."""
+    env = mt.TaskEnv(DriftEnv(), "A", ["A", "B"])
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, use_rms_prop=False, engine="torch")
+    heads = stacked_parameters(model.policy)
+    with th.no_grad():
+        for p in heads.values():
+            p.add_(1.0)
+    model.policy.optimizer.param_groups[0]["weight_decay"] = 0.1
+    before = {key: p.detach().clone() for key, p in heads.items()}
+    model.learn(20)
+    for key, p in heads.items():
+        assert th.equal(p[1], before[key][1])
+        assert not th.equal(p[0], before[key][0])
+
+
+def test_in_joint_each_task_goes_on_with_its_own_count_after_a_quarantine():
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, use_rms_prop=False, engine="torch").learn(90)
+    for parameter in model.policy.parameters():
+        parameter.grad = th.zeros_like(parameter)
+    step_of_tasks(model.policy, [True, False, True])  # all rows of B were quarantined
+    model.learn(90)
+    assert model.policy.optimizer.state[model.policy.log_std]["step_of_tasks"].tolist() == [7, 6, 7]
 
 
 SETTINGS = [

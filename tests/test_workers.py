@@ -34,7 +34,7 @@ WORKERS = {
 @pytest.mark.parametrize("kind", WORKERS)
 def test_what_happens_to_a_worker_is_an_error_within_seconds(kind, start_method):
     env = make(kind, n_envs=1, backend="subproc", normalize=False, start_method=start_method, worker_timeout=2)
-    pids = [process.pid for process in env._backend.processes]
+    pids = [process.pid for process in env.sub_envs.backend.processes]
     env.reset()
     began = time.monotonic()
     with pytest.raises(mt.WorkerError, match=rf"Task 'B': the {WORKERS[kind]}"):
@@ -49,7 +49,7 @@ def test_what_happens_to_a_worker_is_an_error_within_seconds(kind, start_method)
 def test_a_worker_killed_from_outside_is_noticed():
     env = make("", n_envs=2, backend="subproc", normalize=False, start_method="fork")
     env.reset()
-    os.kill(env._backend.processes[5].pid, signal.SIGKILL)
+    os.kill(env.sub_envs.backend.processes[5].pid, signal.SIGKILL)
     with pytest.raises(mt.WorkerError, match=r"Task 'C': the worker of sub-environment 5 died \(exit code -9\)"):
         step_on(env, 3)
     assert not mp.active_children()
@@ -187,7 +187,7 @@ if __name__ == "__main__":
     env = mt.MultiTaskVecEnv(tasks, 2, backend="subproc", start_method={method!r})
     env.reset()
     env.step_async(np.zeros((4, 2)))  # those of A sleep now
-    print(*(process.pid for process in env._backend.processes), flush=True)
+    print(*(process.pid for process in env.sub_envs.backend.processes), flush=True)
     time.sleep(600)
 """
 

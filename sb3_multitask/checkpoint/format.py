@@ -29,6 +29,7 @@ SCHEMA = 1
 _STATE, _ARRAYS, _MANIFEST = "state.json", "arrays.safetensors", "manifest.json"
 _ARRAY = "array:"  # marks, in the JSON, the name of an array
 _TUPLE = "tuple:"  # the only key of an object that stands for a tuple
+_NUMBER = "number:"  # the only key of an object that stands for a number of numpy's that Python's own are not like
 
 
 class CheckpointError(ValueError):
@@ -163,16 +164,19 @@ class _Packer:
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
-        self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._names: dict[bytes, str] = {}
 
     def pack(self, value: Any, where: str) -> Any:
         if isinstance(value, np.ndarray):
             return _ARRAY + self._name(value, where)
         if isinstance(value, np.generic):
-            return value.item()
+            is_own = value.dtype.kind in "iuf" and not isinstance(value, np.float64 | np.int64)
+            return {_NUMBER: self.pack(np.asarray(value), where)} if is_own else value.item()
         if isinstance(value, dict):
-            if not all(isinstance(key, str) and key != _TUPLE for key in value):
-                raise TypeError(f"{where}: keys must be strings other than {_TUPLE!r} (got {list(value)!r:.200})")
+            if not all(isinstance(key, str) and key not in (_TUPLE, _NUMBER) for key in value):
+                raise TypeError(
+                    f"{where}: keys must be strings other than {_TUPLE!r} and {_NUMBER!r} (got {list(value)!r:.200})"
+                )
             return {key: self.pack(item, f"{where}/{key}") for key, item in value.items()}
         if isinstance(value, list | tuple):
             items = [self.pack(item, f"{where}/{i}") for i, item in enumerate(value)]
@@ -187,11 +191,12 @@ class _Packer:
         """The name of an array in the file; copies of a task share most of their model's arrays."""
         if array.dtype.hasobject:
             raise TypeError(f"{where}: arrays of objects cannot be stored")
-        key = (array.dtype.str, array.shape, array.tobytes())
+        content = np.ascontiguousarray(array).reshape(array.shape)
+        key = hashlib.sha256(repr((content.dtype.str, content.shape)).encode() + content.tobytes()).digest()
         if key not in self._names:
             name = f"{len(self.arrays)}{where}"  # numbered, since two places could have one name
             self._names[key] = name
-            self.arrays[name] = np.ascontiguousarray(array).reshape(array.shape)
+            self.arrays[name] = content
         return self._names[key]
 
 
@@ -201,6 +206,8 @@ def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         if value.keys() == {_TUPLE}:
             return tuple(_unpack(item, arrays) for item in value[_TUPLE])
+        if value.keys() == {_NUMBER}:
+            return _unpack(value[_NUMBER], arrays)[()]
         return {key: _unpack(item, arrays) for key, item in value.items()}
     if isinstance(value, list):
         return [_unpack(item, arrays) for item in value]

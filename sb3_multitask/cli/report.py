@@ -11,16 +11,16 @@ from rich.markup import escape
 from sb3_multitask.cli.output import console
 from sb3_multitask.cli.packages import GymPackagesOption, import_packages
 
-EXAMPLES = "[bold]Example[/bold]\n\nsb3-multitask report runs/paper --output results/paper"
+EXAMPLES = "[bold]Example[/bold]\n\nsb3-multitask report runs/my_grid --output results/my_grid"
 
 
 def report(
-    runs: Annotated[Path, typer.Argument(help="Folder of a grid's runs.")],
+    runs: Annotated[Path, typer.Argument(help="Folder of a grid's runs, or data/ of a report on one.")],
     output: Annotated[Path | None, typer.Option(help="Where the report goes; default: <runs>/report.")] = None,
     clips: Annotated[bool, typer.Option(help="Film the best multi-task agent of each preset.")] = True,
     gym_packages: GymPackagesOption = None,
 ) -> None:
-    """Tables, learning curves and one page from the run folders of a grid."""
+    """Tables, learning curves and one page from the run folders of a grid, whatever its runs are called."""
     from sb3_multitask.experiments.report import write_report
 
     import_packages(gym_packages)

@@ -54,6 +54,8 @@ _KINDS_OF_FACTS: dict[str, type] = {
     **dict.fromkeys(("status", "command", "host", "reason", "python", "machine"), str),
     "versions": dict,
 }
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What reading a damaged JSON file raises."""
 _MAX_SECONDS = 1e10  # three centuries
 
 
@@ -186,9 +188,7 @@ class RunFolder:
             content = json.loads(self.run.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        if not isinstance(content, dict):
-            return {}
-        return {name: value for name, value in content.items() if _is_sound(name, value)}
+        return sound_facts(content)
 
     def write_status(self, status: str, **facts: Any) -> None:
         """Write ``run.json``: status (running, finished, interrupted, failed) and where and with what it ran."""
@@ -227,13 +227,24 @@ class RunFolder:
         if not self.results.exists():
             return {}
         try:
-            content = json.loads(self.results.read_text(encoding="utf-8"))
-            return {
-                moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
-                for moment, by_task in content.items()
-            }
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as e:
+            return results_from_json(json.loads(self.results.read_text(encoding="utf-8")))
+        except DAMAGE as e:
             raise ValueError(f"{self.results} does not hold the results of a run ({e}); it was damaged") from e
+
+
+def results_from_json(content: Any) -> dict[str, dict[str, TaskResult]]:
+    """The results that ``results.json`` holds; raises one of :data:`DAMAGE` if it does not."""
+    return {
+        moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
+        for moment, by_task in content.items()
+    }
+
+
+def sound_facts(content: Any) -> dict[str, Any]:
+    """The facts of a status that are of their kind; none if it is no mapping."""
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if _is_sound(name, value)}
 
 
 def _is_sound(name: str, value: Any) -> bool:

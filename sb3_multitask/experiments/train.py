@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Literal, TypeAlias, cast
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.a2c_multitask import A2CMultiTask
@@ -15,6 +16,7 @@ from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
+from sb3_multitask.episode_callback import TaskEpisodes
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
@@ -128,6 +130,18 @@ class _Clock:
         }
 
 
+def _learn(model: OnPolicyAlgorithm, config: TrainConfig, callbacks: list[BaseCallback], progress_bar: bool) -> None:
+    """The training alone; other algorithms log each task, and their last update, as A2CMultiTask does by itself."""
+    if isinstance(model, A2CMultiTask):
+        model.learn(config.n_timesteps, callbacks, log_interval=config.log_interval, progress_bar=progress_bar)
+        return
+    episodes = TaskEpisodes(until_restored=True)
+    every = [*callbacks, episodes]
+    model.learn(config.n_timesteps, every, log_interval=config.log_interval, progress_bar=progress_bar)
+    log_last_update(model)
+    episodes.restore()
+
+
 def _train(
     config: TrainConfig,
     folder: RunFolder,
@@ -187,9 +201,7 @@ def _train(
                 callbacks.insert(0, checkpoints)
                 stack.enter_context(stop.at_next_rollout(checkpoints.stop))
             stack.callback(model.logger.close)
-            model.learn(config.n_timesteps, callbacks, log_interval=config.log_interval, progress_bar=progress_bar)
-            if not isinstance(model, A2CMultiTask):  # which writes it itself
-                log_last_update(model)
+            _learn(model, config, callbacks, progress_bar)
         stop.raise_if_asked()  # a signal that came in the last rollout
         save_model(model, folder)
         save_agent(agent_of(model), folder.agents / "final")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
 
 from sb3_multitask.distillation import Coefficients, raw_observations, tasks_of_rows
-from sb3_multitask.fast.nets import Tasks, heads_forward, of_tasks, transposed, trunk_forward
+from sb3_multitask.fast.nets import Tasks, heads_forward, memory_of_copies, of_tasks, transposed, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters, aligned
 from sb3_multitask.fast.update import LossRows, Rollout, Targets, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.task_logging import refuse_update
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
@@ -23,11 +24,8 @@ from sb3_multitask.vec_env.schedule import layers_of
 
 _KNOWN_LAYERS = {MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor}
 
-if TYPE_CHECKING:
-    from sb3_multitask.a2c_multitask import A2CMultiTask
 
-
-def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a list of conditions)
+def why_not_fast(model: Any) -> str | None:  # noqa: C901, PLR0911 (a list of conditions)
     """Why the fast engine does not apply to a model; None if it does."""
     policy, optimizer = model.policy, model.policy.optimizer
     if type(policy) is not MultiTaskActorCriticPolicy:
@@ -50,7 +48,7 @@ def why_not_fast(model: A2CMultiTask) -> str | None:  # noqa: C901, PLR0911 (a l
         return f"RMSprop has {', '.join(unusual)}"
     if settings["eps"] <= 0:
         return f"RMSprop has eps={settings['eps']}, with which heads that wait for their turn become NaN"
-    if type(model.rollout_buffer) is not DictRolloutBuffer:
+    if type(model.rollout_buffer) is not TaskRolloutBuffer:
         return f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
     assert model.env is not None
     layers = list(layers_of(model.env))
@@ -78,7 +76,7 @@ class FastEngine:
     :param model: a model that :func:`why_not_fast` has nothing against
     """
 
-    def __init__(self, model: A2CMultiTask) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.parameters = FlatParameters(model.policy)
         self._buffers: _Buffers | None = None
@@ -87,19 +85,20 @@ class FastEngine:
         self._is_touched = False  # a callback has put in weights since the rollout began
 
     def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: TaskRolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """SB3's ``collect_rollouts``; see there."""
         model = self.model
         assert model._last_obs is not None
         if model.policy.training:  # walking through the modules takes longer than a step
             model.policy.set_training_mode(False)
+        rollout_buffer.clear_columns()
         callback.on_rollout_start()  # may put another state into model and env
         buffers = self._prepare(env, n_rollout_steps)
         self._is_touched = False
         buffers.observations[0] = model._last_obs["obs"]
         buffers.episode_starts[0] = model._last_episode_starts
-        low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
+        low, high = model.action_space.low, model.action_space.high
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
         raw: list[np.ndarray] = []  # unnormalised observations, for the teachers
         tasks = tasks_of_rows(env) if model.teachers is not None else []
@@ -136,16 +135,16 @@ class FastEngine:
             n_steps += 1
             buffers.observations[n_steps] = new_obs["obs"]  # type: ignore[call-overload]
             buffers.episode_starts[n_steps] = dones
-            model._last_obs = new_obs  # type: ignore[assignment]
+            model._last_obs = new_obs
             model._last_episode_starts = dones
 
         self._bootstrap_truncations(truncations, buffers)
         self._finish(rollout_buffer, buffers)
         if model.teachers is not None:
             assert self._rollout is not None
-            model.raw_rollout = np.stack(raw)
-            grouped = by_task(model.raw_rollout, buffers.k)
-            self._rollout.targets = Targets(*model.teachers.targets(tasks, grouped), model.distill_loss)
+            mean, log_std = model.teachers.targets(tasks, by_task(np.stack(raw), buffers.k))
+            rollout_buffer.set_targets(by_step(mean, n_steps), by_step(log_std, n_steps))
+            self._rollout.targets = Targets(mean, log_std, model.distill_loss)
         callback.update_locals({**locals(), "self": model})
         callback.on_rollout_end()
         return True
@@ -205,7 +204,7 @@ class FastEngine:
             returns=returns,
             values=values[:-1],
         )
-        task_ids: np.ndarray = self.model.env.task_ids  # type: ignore[union-attr]
+        task_ids: np.ndarray = self.model.env.task_ids
         rollout_buffer.observations = {  # type: ignore[assignment]
             "obs": buffers.observations[:-1],
             "task": np.broadcast_to(task_ids[:, None], (n_steps, n_envs, 1)),
@@ -301,6 +300,15 @@ class _Buffers:
         self.hidden_pi = [empty(n_steps, len(bias)) for _, bias in nets.trunk_pi]
         self.hidden_vf = [empty(n_steps + 1, len(bias)) for _, bias in nets.trunk_vf]
         self.no_log_probs = np.full((n_steps, n_envs), np.nan, dtype=dtype)
+        # copies of weights, made anew for each rollout
+        self._trunk_pi, self._trunk_vf = (
+            memory_of_copies((weight.T.shape for weight, _ in layers), dtype)
+            for layers in (nets.trunk_pi, nets.trunk_vf)
+        )
+        self._head_pi, self._head_vf = (
+            memory_of_copies(((1, *weight.shape[1:]) for weight, _ in layers), dtype)
+            for layers in (nets.head_pi, nets.head_vf)
+        )
         # drawn as torch.distributions.Normal draws it: one tensor (n_envs, action_dim) a step
         self._noise = [th.empty(n_envs, action_dim, dtype=policy.log_std.dtype) for _ in range(n_steps)]
         self._noise_arrays = [noise.numpy() for noise in self._noise]
@@ -311,8 +319,11 @@ class _Buffers:
     def start(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Begin a rollout with ``k`` tasks and the weights as they are now."""
         self.weights, self.tasks, self.k = parameters.weight_nets, tasks, k
-        self.trunk_pi, self.trunk_vf = transposed(self.weights.trunk_pi), transposed(self.weights.trunk_vf)
-        self.head_pi, self.head_vf = of_tasks(self.weights.head_pi, tasks), of_tasks(self.weights.head_vf, tasks)
+        self.trunk_pi = transposed(self.weights.trunk_pi, self._trunk_pi)
+        self.trunk_vf = transposed(self.weights.trunk_vf, self._trunk_vf)
+        head_pi, head_vf = (self._head_pi, self._head_vf) if k == 1 else (None, None)
+        self.head_pi = of_tasks(self.weights.head_pi, tasks, head_pi)
+        self.head_vf = of_tasks(self.weights.head_vf, tasks, head_vf)
         self.std = np.exp(task_rows(self.weights.log_std, tasks, k))
         self.heads: list[list[np.ndarray]] = []
 

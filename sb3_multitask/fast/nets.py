@@ -7,7 +7,7 @@ all of them, or (k,) ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -17,14 +17,20 @@ from sb3_multitask.fast.parameters import Layer, aligned
 Tasks: TypeAlias = slice | np.ndarray
 
 
-def transposed(layers: list[Layer]) -> list[Layer]:
-    """Layers with their weights copied to (in, out): products with these are twice as fast as with ``weight.T``."""
-    return [(_copied(weight.T), bias) for weight, bias in layers]
+def transposed(layers: list[Layer], memory: list[np.ndarray]) -> list[Layer]:
+    """Layers with their weights copied to (in, out): products with these are twice as fast as with ``weight.T``.
+
+    :param memory: for the copies, of :func:`memory_of_copies`
+    """
+    return [(_copied(weight.T, copy), bias) for (weight, bias), copy in zip(layers, memory, strict=True)]
 
 
-def _copied(array: np.ndarray) -> np.ndarray:
-    """A contiguous copy, aligned: what is computed from it does not depend on where memory was free."""
-    copy = aligned(array.shape, array.dtype)
+def memory_of_copies(shapes: Iterable[tuple[int, ...]], dtype: np.dtype) -> list[np.ndarray]:
+    """Memory for copies of weights, aligned: what is computed with them does not depend on where memory was free."""
+    return [aligned(shape, dtype) for shape in shapes]
+
+
+def _copied(array: np.ndarray, copy: np.ndarray) -> np.ndarray:
     copy[...] = array
     return copy
 
@@ -60,11 +66,19 @@ def trunk_backward(layers: list[Layer], gradients: list[Layer], activations: lis
             d_h = d_z @ layers[i][0]
 
 
-def of_tasks(layers: list[Layer], tasks: Tasks) -> list[Layer]:
-    """The heads of some tasks, ready for :func:`heads_forward`: weights (k, in, out), biases (k, 1, out)."""
+def of_tasks(layers: list[Layer], tasks: Tasks, memory: list[np.ndarray] | None = None) -> list[Layer]:
+    """The heads of some tasks, ready for :func:`heads_forward`: weights (k, in, out), biases (k, 1, out).
+
+    :param memory: for the copies of weights if they are not a slice's, of :func:`memory_of_copies`; ``None``: new
+    """
     if isinstance(tasks, slice):
         return [(weight[tasks], bias[tasks][:, None]) for weight, bias in layers]
-    return [(_copied(weight[tasks]), bias[tasks][:, None]) for weight, bias in layers]
+    if memory is None:
+        memory = memory_of_copies(((len(tasks), *weight.shape[1:]) for weight, _ in layers), layers[0][0].dtype)
+    return [
+        (_copied(weight[tasks], copy), bias[tasks][:, None])
+        for (weight, bias), copy in zip(layers, memory, strict=True)
+    ]
 
 
 def heads_forward(layers: list[Layer], x: np.ndarray) -> list[np.ndarray]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sb3_multitask.agent_files import load_agent
-from sb3_multitask.agents import Agent
 from sb3_multitask.tasks import did_you_mean
 
 _FOLDER = Path(__file__).parent
@@ -18,16 +16,13 @@ PRETRAINED = tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
 """The names: ``<task set>-vanilla``, ``<task set>-distilled`` and ``<task set>-teacher-<task>``."""
 
 
-def load_pretrained(name: str) -> Agent:
-    """A trained agent that comes with the package.
+def pretrained_path(name: str) -> Path:
+    """The files of an agent that comes with the package, without their ending.
 
-    Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``: it brings its normaliser.
-
-    :param name: for example ``"HalfCheetahBody6-vanilla"``; all are in ``sb3_multitask.pretrained.PRETRAINED``
     :raises ValueError: if there is none of this name
     """
     if name not in PRETRAINED:
         raise ValueError(
             f"No pretrained agent {name!r}.{did_you_mean(name, PRETRAINED)} There are: {', '.join(PRETRAINED)}"
         )
-    return load_agent(_FOLDER / name)
+    return _FOLDER / name

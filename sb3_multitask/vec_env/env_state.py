@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -30,11 +31,29 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
 
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _DERIVED = (
-    *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "subtree_com"),
-    *("cinert", "cvel", "cacc", "cfrc_int", "cfrc_ext", "qacc", "sensordata", "actuator_force"),
-    *("qfrc_actuator", "qfrc_passive", "qfrc_constraint", "qfrc_bias"),
+    *(
+        "xpos",
+        "xquat",
+        "xmat",
+        "xipos",
+        "ximat",
+        "xanchor",
+        "xaxis",
+        "geom_xpos",
+        "geom_xmat",
+        "site_xpos",
+        "site_xmat",
+    ),
+    *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com", "subtree_linvel", "subtree_angmom"),
+    *("cinert", "crb", "cdof", "cdof_dot", "cvel", "cacc", "cfrc_int", "cfrc_ext", "qacc", "qacc_smooth", "act_dot"),
+    *("actuator_length", "actuator_velocity", "actuator_force", "ten_length", "ten_velocity", "sensordata", "energy"),
+    *("qfrc_actuator", "qfrc_passive", "qfrc_spring", "qfrc_damper", "qfrc_gravcomp", "qfrc_fluid", "qfrc_smooth"),
+    *("qfrc_constraint", "qfrc_bias", "qfrc_inverse", "solver_niter", "flexvert_xpos", "flexedge_length"),
 )
-"""What MuJoCo computed in the last step and environments read before the next: not a function of the state alone."""
+"""What MuJoCo computed in the last step and environments read before the next: not a function of the state alone.
+
+Contacts are not among them: a checkpoint does not hold what an environment reads of those *before* it steps.
+"""
 
 
 def why_inexact(env: gym.Env[Any, Any]) -> str | None:
@@ -62,6 +81,7 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     return {
         "np_random": generator_state(env.unwrapped._np_random),
         "action_space": generator_state(env.unwrapped.action_space._np_random),
+        "observation_space": generator_state(env.unwrapped.observation_space._np_random),
         "layers": [_layer_state(layer) for layer in _layers(env)],
     }
 
@@ -81,8 +101,10 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         if "mujoco" in saved:
             _set_mujoco(layer, saved["mujoco"])
     env.unwrapped._np_random = make_generator(state["np_random"])
-    space: Any = env.unwrapped.action_space
-    space._np_random = make_generator(state["action_space"])
+    spaces: dict[str, Any] = {name: getattr(env.unwrapped, name) for name in ("action_space", "observation_space")}
+    for name, space in spaces.items():
+        if name in state:  # older checkpoints hold that of actions only
+            space._np_random = make_generator(state[name])
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
@@ -114,14 +136,16 @@ def _layer_state(layer: Any) -> dict[str, Any]:
     return {"class": name, "attributes": {attribute: getattr(layer, attribute) for attribute in known}}
 
 
-# scratch_data: what sensors compute in anew each time
-_TAKEN_CARE_OF = ("model", "data", "mujoco_renderer", "spec", "scratch_data")
+_TAKEN_CARE_OF = ("model", "data", "mujoco_renderer", "spec")
+_OF_GYMNASIUM = ("_np_random", "_np_random_seed", "_ezpickle_args", "_ezpickle_kwargs")
 
 
 def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
     """What a class keeps in Python beyond what Gymnasium takes care of."""
     for name, value in vars(env).items():
-        if not name.startswith(("_np_random", "_ezpickle_")) and name not in _TAKEN_CARE_OF:
+        # an MjData beside the environment's own is what sensors compute in anew each time
+        is_scratch = name == "scratch_data" and isinstance(value, mujoco.MjData)
+        if name not in (*_TAKEN_CARE_OF, *_OF_GYMNASIUM) and not is_scratch:
             yield name, value
 
 
@@ -131,20 +155,28 @@ def _is_storable(value: Any) -> bool:
 
 def _is_fixed(value: Any) -> bool:
     """What the constructor makes and nothing changes."""
-    return isinstance(value, gym.Space | Morphology | MappingProxyType) or callable(value) or _is_frozen(value)
+    return isinstance(value, gym.Space | Morphology | MappingProxyType) or _is_frozen(value)
 
 
 def _is_frozen(value: Any) -> bool:
     """Whether a value that is no plain one is made of tuples, texts and the like to the last, and never drawn."""
     if isinstance(value, tuple):
         return all(_is_frozen(item) for item in value)
-    return isinstance(value, str | Path | type | gym.Space | Morphology) or callable(value)
+    return isinstance(value, str | Path | type | gym.Space | Morphology) or _is_stateless(value)
+
+
+def _is_stateless(value: Any) -> bool:
+    """Whether a value is a function that holds nothing that could be drawn; an object with ``__call__`` may."""
+    function = getattr(value, "__func__", value)  # of methods
+    if not inspect.isroutine(function):
+        return isinstance(value, np.ufunc)
+    return not (getattr(function, "__closure__", None) or getattr(function, "__defaults__", None))
 
 
 def _get_mujoco(env: Any) -> dict[str, Any]:
     state = np.empty(mujoco.mj_stateSize(env.model, _STATE))
     mujoco.mj_getState(env.model, env.data, state, _STATE)
-    derived = {name: getattr(env.data, name).copy() for name in _DERIVED}
+    derived = {name: getattr(env.data, name).copy() for name in _DERIVED if hasattr(env.data, name)}
     return {"state": state, "derived": derived, "model": get_model_state(env.model)}
 
 

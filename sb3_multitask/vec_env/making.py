@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import gymnasium as gym
 from gymnasium import spaces
@@ -18,6 +18,8 @@ from sb3_multitask.vec_env.backends import Backend, BackendName, DummyBackend
 from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError
 from sb3_multitask.vec_env.subproc import SubprocBackend
+
+Workers: TypeAlias = Callable[..., SubprocBackend]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def start_backend(
     seeds: Sequence[int | None],
     render_mode: str | None,
     n_threads: int | None,
-    workers: Callable[..., SubprocBackend],
+    workers: Workers,
 ) -> Running:
     """Make the environments, each once, and start the backend that runs them.
 

@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ _ASIDE = ".earlier"
 class MonitorFiles:
     """``<row>.monitor.csv`` for every row, as SB3's ``load_results`` reads them.
 
-    A file begins at the first reset, with its header. Rows of an earlier run are set aside there: a run that is resumed
-    takes them back, another removes them at its first step and says so.
+    A file begins at the first reset, with its header. Rows of an earlier run are set aside there, also where that had
+    more sub-environments: a run that is resumed takes them back, another removes them at its first step and says so.
 
     :param folder: where they are
     :param env_ids: id of the environment of every row, for the headers
@@ -48,8 +49,11 @@ class MonitorFiles:
         """Write the headers of rows that have no file yet.
 
         :param t_start: seconds since the epoch
-        :raises SaveError: if a file cannot be written
+        :raises SaveError: if a file cannot be written, or is not one that rows can be appended to
         """
+        if self.override_existing and not self._begun:
+            for row in self._surplus():
+                self._writing(row, lambda row=row: self._set_aside(row))
         for row in rows:
             if row not in self._begun:
                 self._writing(row, lambda row=row: self._begin(row, t_start))
@@ -58,15 +62,25 @@ class MonitorFiles:
     def _begin(self, row: int, t_start: float) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path, aside = self.path(row), self._path_aside(row)
-        if path.exists():
-            if not self.override_existing:
-                return
-            if _has_rows(path) or not aside.exists():  # there is one if a run was killed before its first step
-                path.replace(aside)
-        if aside.exists():
-            self._aside.add(row)
+        if aside.exists() and not _has_rows(path):  # left by a run that was killed before its first step
+            aside.replace(path)
+        if self.override_existing:
+            self._set_aside(row)
+        elif _can_be_appended_to(path):
+            return
         header = {"t_start": t_start, "env_id": self._env_ids[row]}
-        path.write_text(f"#{json.dumps(header)}\n{_line(_COLUMNS)}", encoding="utf-8")
+        path.write_text(f"#{json.dumps(header)}\n{_line(_COLUMNS)}", encoding="utf-8", newline="\n")
+
+    def _set_aside(self, row: int) -> None:
+        if self.path(row).exists():
+            self.path(row).replace(self._path_aside(row))
+            self._aside.add(row)
+
+    def _surplus(self) -> list[int]:
+        """Rows beyond this run's of which an earlier one left a file: ``load_results`` would read it with ours."""
+        names = [path.name.removesuffix(f".{Monitor.EXT}") for path in self.folder.glob(f"*.{Monitor.EXT}")]
+        rows = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
+        return [row for row in sorted(rows) if row >= len(self._env_ids) and _is_ours(self.path(row))]
 
     def discard_earlier(self) -> None:
         """Remove what was set aside: this run is not the earlier one resumed."""
@@ -129,6 +143,9 @@ class MonitorFiles:
                 warnings.warn(f"{path} is shorter than it was at the checkpoint; rows are missing", stacklevel=2)
             os.truncate(path, content.rfind(b"\n") + 1)
             self._begun.add(int(key))
+        if self.override_existing and n_bytes:  # what was begun after that is begun again
+            for row in set(range(len(self._env_ids))) - self._begun - set(map(int, n_bytes)):
+                self.path(row).unlink(missing_ok=True)
 
 
 def _line(fields: Iterable[Any]) -> str:
@@ -139,8 +156,37 @@ def _line(fields: Iterable[Any]) -> str:
 
 def _has_rows(path: Path) -> bool:
     """Whether a file holds more than its two lines of header."""
+    return len(_first_lines(path, 3)) > 2
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file has the header that is written here."""
+    return _first_lines(path, 2)[1:] == [_line(_COLUMNS).encode()]
+
+
+def _can_be_appended_to(path: Path) -> bool:
+    """Whether a file of an earlier run has its header; half a row at its end, left by a kill, is cut off.
+
+    :raises OSError: if its columns are others than those that would be appended
+    """
+    header = _first_lines(path, 2)
+    if len(header) < 2 or not header[1].endswith(b"\n"):
+        return False
+    if header[1].split() != _line(_COLUMNS).encode().split():
+        raise OSError(
+            f"its columns are {header[1].decode(errors='replace').strip()}, and rows of {', '.join(_COLUMNS)} would be "
+            "appended; pass another `monitor_dir`, or `override_existing=True`"
+        )
+    content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+    return True
+
+
+def _first_lines(path: Path, n: int) -> list[bytes]:
+    """The first lines of a file, at most ``n``; none if there is no file."""
     try:
         with path.open("rb") as file:
-            return len(file.readlines(4096)) > 2
+            return list(islice(file, n))
     except FileNotFoundError:
-        return False
+        return []

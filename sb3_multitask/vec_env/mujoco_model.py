@@ -12,7 +12,7 @@ import numpy as np
 
 _PARTS = ("opt", "stat")
 """The model's structures beside its arrays that decide its physics: options, and statistics that the solver reads."""
-_SLEEP = int(getattr(getattr(mujoco, "mjtEnableBit", None), "mjENBL_SLEEP", 0))
+_SLEEP, _IPC = (int(getattr(getattr(mujoco, "mjtEnableBit", None), name, 0)) for name in ("mjENBL_SLEEP", "mjENBL_IPC"))
 
 
 def get_model_state(model: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def get_model_state(model: Any) -> dict[str, Any]:
 def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
     """Restore what :func:`get_model_state` returned, in place: simulations that use the model see it at once.
 
-    :raises ValueError: if the model has another number of bodies, joints, ...
+    :raises ValueError: if the model has another number of bodies, joints, ..., or MuJoCo other options
     """
     for key, value in state.items():
         part, _, name = key.rpartition(".")
@@ -47,6 +47,8 @@ def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
                     f"The model has another layout than the one of the state ({key} is {value.shape} there)"
                 )
             array[...] = value
+        elif not hasattr(owner, name):
+            raise ValueError(f"The state is of another version of MuJoCo, whose models have {key} ({value!r} there)")
         else:
             setattr(owner, name, value)
 
@@ -87,6 +89,8 @@ def why_untold(model: Any) -> str | None:
     """Why MuJoCo does not tell all that a simulation of this model depends on; None if it does."""
     if model.opt.enableflags & _SLEEP:
         return "has sleep enabled, and MuJoCo does not tell which bodies sleep (<flag sleep='disable'/> is exact)"
+    if model.opt.enableflags & _IPC:
+        return "has IPC enabled, and MuJoCo does not tell what that keeps from step to step"
     return None
 
 

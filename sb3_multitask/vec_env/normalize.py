@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, box_of
 from sb3_multitask.files import replacing
+from sb3_multitask.observations import task_ids
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd, Tasks
@@ -255,11 +256,11 @@ class MultiTaskVecNormalize(VecNormalize):
         """Normalise observations of any rows with the statistics of the tasks they carry; updates nothing.
 
         :param obs: ``{"obs": (..., obs_dim), "task": (...,)}``; a rollout buffer's ``task`` of shape (..., 1) will do
-        :raises ValueError: if there is not one task for each observation
+        :raises ValueError: if there is not one task for each observation, or one is no task id
         """
         if not self.norm_obs:
             return dict(obs)
-        rms, task = self.obs_rms["obs"], _task_of_rows(obs)
+        rms, task = self.obs_rms["obs"], _task_of_rows(obs, self.n_tasks)
         normalized = (obs["obs"] - rms.mean[task]) / np.sqrt(rms.var[task] + self.epsilon)
         return {**obs, "obs": np.clip(normalized, -self.clip_obs, self.clip_obs).astype(np.float32)}
 
@@ -267,7 +268,7 @@ class MultiTaskVecNormalize(VecNormalize):
         """The inverse of :meth:`normalize_obs`, but for what was clipped."""
         if not self.norm_obs:
             return dict(obs)
-        rms, task = self.obs_rms["obs"], _task_of_rows(obs)
+        rms, task = self.obs_rms["obs"], _task_of_rows(obs, self.n_tasks)
         return {**obs, "obs": obs["obs"] * np.sqrt(rms.var[task] + self.epsilon) + rms.mean[task]}
 
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
@@ -346,9 +347,9 @@ def _check_raw(venv: Any) -> None:
         layer = vars(layer).get("venv")
 
 
-def _task_of_rows(obs: TaskObs) -> np.ndarray:
+def _task_of_rows(obs: TaskObs, n_tasks: int) -> np.ndarray:
     """The task of each observation, in the shape of the observations without their last axis."""
-    task, shape = np.asarray(obs["task"]), np.shape(obs["obs"])[:-1]
+    task, shape = task_ids(obs["task"], n_tasks, "obs"), np.shape(obs["obs"])[:-1]
     if task.shape == shape:
         return task
     if task.size != np.prod(shape, dtype=int):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
-from sb3_multitask.tasks import Task
+from sb3_multitask.tasks import Task, registered_id
 
 _MAX_REMEMBERED = 1000
 _starts_in_this_process: dict[Hashable, np.ndarray] = {}
@@ -17,7 +20,8 @@ class SeedChecks:
     """Warns, once for each task, of an environment that does not obey ``reset(seed=...)``.
 
     It looks at first observations only and never resets an environment itself, which could count its episodes. Starts
-    are remembered: those of this VecEnv, and those of registered environments in the whole process.
+    are remembered: those of this VecEnv, and those of registered environments, until they are changed, in the whole
+    process.
 
     :param tasks: in order
     :param n_envs_per_task: copies of each
@@ -28,16 +32,21 @@ class SeedChecks:
         self._tasks, self._n_envs_per_task = tasks, n_envs_per_task
         self._unwarned = set(doubtful)
         self._starts: dict[Hashable, np.ndarray] = {}
+        self._are_as_made = True
 
     def forget(self) -> None:
         """Somebody has changed the environments: their starts may differ from now on."""
         self._starts.clear()
+        self._are_as_made = False
 
-    def after_reset(self, rows: slice, seeds: Sequence[int | None], obs: np.ndarray) -> None:
+    def after_reset(
+        self, rows: slice, seeds: Sequence[int | None], options: Sequence[Mapping[str, Any]], obs: np.ndarray
+    ) -> None:
         """Compare the first observations of a reset.
 
         :param rows: that were reset, whole tasks
         :param seeds: of these rows; ``None`` where the environment went on with its own generator
+        :param options: of these rows; a start with options is not compared with another
         :param obs: their first observations, (n_rows, obs_dim)
         """
         for begin in range(0, len(seeds), self._n_envs_per_task):
@@ -46,7 +55,7 @@ class SeedChecks:
             seed = seeds[begin]
             if task.name not in self._unwarned or seed is None or None in seeds[copies]:
                 continue
-            earlier = self._earlier_start(task, seed, obs[begin])
+            earlier = None if options[begin] else self._earlier_start(task, seed, obs[begin])
             if earlier is not None and not np.array_equal(earlier, obs[begin], equal_nan=True):
                 self._warn(task, "begins otherwise than before with the same seed, so results cannot be repeated")
             elif self._n_envs_per_task > 1 and (obs[copies] == obs[begin]).all():
@@ -58,11 +67,11 @@ class SeedChecks:
         if mine in self._starts:
             return self._starts[mine]
         self._starts[mine] = obs.copy()
-        if not isinstance(task.env_id, str) or not isinstance(task.env_kwargs, Mapping):
-            return None  # a callable may make another environment each time
+        key = _key_in_process(task, seed) if self._are_as_made else None
+        if key is None:
+            return None
         if len(_starts_in_this_process) >= _MAX_REMEMBERED:
             _starts_in_this_process.clear()
-        key = (task.env_id, repr(sorted(task.env_kwargs.items())), seed)
         return _starts_in_this_process.setdefault(key, self._starts[mine])
 
     def _warn(self, task: Task, what: str) -> None:
@@ -72,3 +81,18 @@ class SeedChecks:
             'seed, give each copy its own: Task(name, env_id, env_kwargs=lambda copy: {"seed": copy}).',
             stacklevel=5,
         )
+
+
+def _key_in_process(task: Task, seed: int) -> Hashable | None:
+    """What two environments have in common that begin alike; None if that cannot be told."""
+    if not isinstance(task.env_id, str) or not isinstance(task.env_kwargs, Mapping):
+        return None  # a callable may make another environment each time
+    spec = gym.registry.get(registered_id(task.env_id))
+    if spec is None:
+        return None
+    try:
+        kwargs = json.dumps({**spec.kwargs, **task.env_kwargs}, sort_keys=True)
+        hash(spec.entry_point)
+    except TypeError:  # what is no text or number cannot be told from another
+        return None
+    return spec.id, spec.entry_point, kwargs, seed

@@ -16,7 +16,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_multitask.envs.task_env import Description
-from sb3_multitask.generators import seeded_globals
+from sb3_multitask.generators import global_states, seeded_globals, set_global_states
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import Info, reset_env, step_and_reset
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
@@ -124,10 +124,12 @@ class Worker:
         return why_inexact(self._made)
 
     def get_state(self) -> dict[str, Any]:
-        return get_env_state(self._made)
+        return {**get_env_state(self._made), "globals": global_states()}  # this process's: some draw from them
 
     def set_state(self, state: dict[str, Any]) -> None:
         set_env_state(self._made, state)
+        if "globals" in state:  # older checkpoints hold none
+            set_global_states(state["globals"])
 
     def close(self) -> None:
         if self.env is not None:

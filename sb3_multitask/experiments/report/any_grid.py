@@ -1,4 +1,4 @@
-"""Tables of any grid, the paper's or a user's: what its runs learned, kept, lost and took over."""
+"""Tables of any grid: what its runs learned, kept, lost and took over."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ import numpy as np
 
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.report import continual, statistics
-from sb3_multitask.experiments.report.collect import Run, presets_of_runs, returns, select
-from sb3_multitask.experiments.report.comparisons import estimates, of_same_seeds
+from sb3_multitask.experiments.report.collect import Run, of_same_seeds, presets_of_runs, returns, select
+from sb3_multitask.experiments.report.sequential import sequential_tables
+from sb3_multitask.experiments.report.statistics import estimates
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import folder_of_agent
+
+
+def tables_of_preset(runs: Sequence[Run], preset: str) -> list[Table]:
+    """The tables that a preset of any grid has runs for."""
+    tables = [make(runs, preset) for make in (gains, taught, carried_over)]
+    return [*filter(None, tables), *sequential_tables(runs, preset)]
+
+
+def tables_of_grid(runs: Sequence[Run]) -> list[Table]:
+    """The tables over all presets: the runs that several of them have, and every run."""
+    return [*filter(None, [presets_compared(runs)]), all_runs(runs)]
 
 
 def gains(runs: Sequence[Run], preset: str) -> Table | None:
@@ -118,6 +130,38 @@ def presets_compared(runs: Sequence[Run]) -> Table | None:
     )
 
 
+def all_runs(runs: Sequence[Run]) -> Table:
+    """Every run's return at its end: each task, and their mean, median and worst."""
+    rows = []
+    for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
+        seeds = select(runs, preset, name)
+        tasks = seeds[0].config.task_names
+        scores = returns(seeds, "after", tasks)
+        per_task = "; ".join(f"{task} {np.mean(scores[:, i]):.0f}" for i, task in enumerate(tasks))
+        rows.append(
+            [
+                f"{preset}/{name}",
+                str(len(seeds)),
+                str(statistics.mean(scores)),
+                str(statistics.interquartile_mean(scores)),
+                str(statistics.median_task(scores)),
+                str(statistics.worst_task(scores)),
+                per_task,
+                _minutes(seeds),
+                _revisions(seeds),
+            ]
+        )
+    return Table(
+        "runs",
+        "All runs",
+        "Deterministic returns at the end of training: mean over seeds and tasks, interquartile mean, median task and "
+        "worst task, with 95% stratified bootstrap intervals; the mean over seeds of each task; the mean CPU time of a "
+        f"seed, evaluations included; and the revisions of the code that ran. {statistics.WORST_TASK}",
+        ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task", "CPU minutes", "code"],
+        rows,
+    )
+
+
 def _by_name(
     runs: Sequence[Run], preset: str, wanted: Callable[[TrainConfig], bool]
 ) -> Iterator[tuple[str, list[Run]]]:
@@ -134,7 +178,7 @@ def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:
     """The return of a student's teacher when it taught; NaN if it is not one of the grid's finished runs."""
     folder, moment = folder_of_agent(student.config.teachers[task])
     for run in runs:
-        if run.path.parts[-3:] == folder.parts[-3:]:
+        if (run.preset, run.name, f"seed_{run.seed}") == folder.parts[-3:]:
             own = run.config.task_names
             return float(returns([run], moment, [own[0] if len(own) == 1 else task]).item())
     return float("nan")
@@ -146,3 +190,15 @@ def _from_scratch(runs: Sequence[Run], tuned: Run) -> list[Run]:
         if seeds[0].config.resolved_tasks() == tuned.config.resolved_tasks() and not seeds[0].config.sequential:
             return select(runs, tuned.preset, name)
     return []
+
+
+def _minutes(runs: Sequence[Run]) -> str:
+    """Mean CPU time of the runs whose folders know it."""
+    seconds = [run.status["cpu_seconds"] for run in runs if "cpu_seconds" in run.status]
+    return f"{np.mean(seconds) / 60:.1f}" if seconds else "-"
+
+
+def _revisions(runs: Sequence[Run]) -> str:
+    """Short revisions of the code that the runs were made with, as far as it stood under version control."""
+    found = dict.fromkeys(str(run.status["revision"]) for run in runs if run.status.get("revision"))
+    return ", ".join(f"{text[:7]}{'+' if text.endswith('-dirty') else ''}" for text in found)

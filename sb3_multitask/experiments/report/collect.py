@@ -1,17 +1,20 @@
-"""The finished runs of a grid, read from their folders."""
+"""The finished runs of a grid, read from their folders or from the data of a report."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sb3_multitask.experiments.config import TrainConfig, load_config
-from sb3_multitask.experiments.curves import read_evaluations
-from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
+from sb3_multitask.experiments.curves import Curve, read_evaluations
+from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, sound_facts
+from sb3_multitask.files import write_text
+from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.yaml_files import ConfigError
 
@@ -21,14 +24,21 @@ _MAY_DIFFER = {
     *("checkpoint_freq", "keep_checkpoints", "tensorboard"),
 }
 """Settings in which the seeds of a run may differ: what was learned does not depend on them, or the report says it."""
+_PROVENANCE = (
+    *("versions", "python", "machine", "torch_threads", "revision", "engine", "backend", "physics_threads"),
+    *("wall_seconds", "cpu_seconds"),
+)
+"""Facts of ``run.json`` that a report's data keep."""
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished run: where it stands in the grid, its settings, and its returns.
 
+    :param path: the run's folder, or the file of a report's ``data/`` that holds the run
     :param results: moment ("before", a budget in steps, "after") -> task -> result
     :param status: what ``run.json`` says
+    :param recorded: the curves in a report's data; None if the run's folder has them
     """
 
     preset: str
@@ -38,9 +48,12 @@ class Run:
     config: TrainConfig
     results: dict[str, dict[str, TaskResult]]
     status: dict[str, Any]
+    recorded: Mapping[str, Curve] | None = None
 
-    def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def curves(self) -> dict[str, Curve]:
         """Task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
+        if self.recorded is not None:
+            return dict(self.recorded)
         curves = read_evaluations(self.path / "evaluations.npz")
         for other in self.config.also_on:
             read = read_evaluations(self.path / f"on_{other}" / "evaluations.npz").values()
@@ -51,8 +64,10 @@ class Run:
 def read_runs(root: Path) -> tuple[list[Run], list[str]]:
     """The finished runs below ``root``, and of the others what they are.
 
-    :param root: folder of a grid: ``<preset>/<run>/seed_<n>``
+    :param root: folder of a grid: ``<preset>/<run>/seed_<n>``; or ``data/`` of a report on one, which holds all that a
+        report needs but for the agents
     :raises FileNotFoundError: if there is no run
+    :raises UnreadableFileError: if a file of ``data/`` is damaged
     :raises ConfigError: if the seeds of a run have other settings; names what differs
     """
     runs: list[Run] = []
@@ -66,11 +81,51 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
             continue
         config = load_config(TrainConfig, folder.config)
         runs.append(Run(preset, name, config.seed, path, config, folder.read_results(), status))
+    of_data = map(_read_data, sorted(root.glob("*/*_seed_*.json")))
+    runs += sorted(of_data, key=lambda run: (run.preset, run.name))  # in the order of the folders
     if not runs and not others:
-        raise FileNotFoundError(f"{root} holds no runs (<preset>/<run>/seed_<n>)")
+        raise FileNotFoundError(
+            f"{root} holds no runs (<preset>/<run>/seed_<n>, or <preset>/<run>_seed_<n>.json in data/ of a report)"
+        )
     for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
         _check_seeds(root, select(runs, preset, name))
     return runs, others
+
+
+def write_data(run: Run, folder: Path) -> None:
+    """Write what a run's numbers come from: settings, versions, all evaluations and their episodes.
+
+    :param folder: ``data/`` of a report, which :func:`read_runs` reads back
+    """
+    curves = run.curves().items()
+    content = {
+        "settings": run.config.model_dump(mode="json", exclude_unset=True),
+        "ran_with": {name: run.status[name] for name in _PROVENANCE if name in run.status},
+        "results": {m: {task: asdict(result) for task, result in tasks.items()} for m, tasks in run.results.items()},
+        "curves": {task: {"steps": steps.tolist(), "returns": values.tolist()} for task, (steps, values) in curves},
+    }
+    write_text(folder / run.preset / f"{run.name}_seed_{run.seed}.json", json.dumps(content) + "\n")
+
+
+def _read_data(path: Path) -> Run:
+    name = path.stem.rpartition("_seed_")[0]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        config = make_config(TrainConfig, content["settings"], where=lambda _key: str(path))
+        results, status = results_from_json(content["results"]), sound_facts(content["ran_with"])
+        curves = {task: _read_curve(curve) for task, curve in content["curves"].items()}
+    except ConfigError:
+        raise
+    except DAMAGE as e:
+        raise UnreadableFileError(f"{path}: does not hold a run of a report ({e})") from e
+    return Run(path.parent.name, name, config.seed, path, config, results, status, curves)
+
+
+def _read_curve(curve: Mapping[str, Any]) -> Curve:
+    steps, values = (np.array(curve[name], dtype=float) for name in ("steps", "returns"))
+    if steps.ndim != 1 or steps.shape != values.shape:
+        raise ValueError(f"a curve of {steps.shape} steps and {values.shape} returns")
+    return steps, values
 
 
 def _check_seeds(root: Path, seeds: Sequence[Run]) -> None:
@@ -104,6 +159,13 @@ def _without_seed(value: Any, seed: str) -> Any:
 def select(runs: Sequence[Run], preset: str, name: str) -> list[Run]:
     """The runs of one preset and name, by seed."""
     return sorted((run for run in runs if (run.preset, run.name) == (preset, name)), key=lambda run: run.seed)
+
+
+def of_same_seeds(first: Sequence[Run], second: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of both sides whose seeds both have."""
+    seeds = {run.seed for run in first} & {run.seed for run in second}
+    mine, others = ([run for run in side if run.seed in seeds] for side in (first, second))
+    return mine, others
 
 
 def presets_of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -106,6 +106,17 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Estimate:
     return mean(a - b)
 
 
+def estimates(change: Estimate, a: np.ndarray, b: np.ndarray, n_seeds: int) -> list[str]:
+    """Cells of a comparison: the difference, the probability that ``a`` is better, and the number of seeds."""
+    return [str(change), _probability(probability_of_improvement(a, b)), str(n_seeds)]
+
+
+def _probability(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.low):
+        return "-" if not np.isfinite(estimate.value) else f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
 def _estimate(scores: np.ndarray, statistic: Statistic) -> Estimate:
     def pooled(*columns: np.ndarray, axis: int = -1) -> Any:
         return statistic(np.concatenate(np.broadcast_arrays(*columns), axis=axis), axis)

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from sb3_multitask.experiments.report import statistics
-from sb3_multitask.experiments.report.collect import Run, returns, select
-from sb3_multitask.experiments.report.methods import BODIES, Method, stacked
-from sb3_multitask.experiments.report.paper import method_rows, ours
-from sb3_multitask.experiments.report.statistics import Estimate
-from sb3_multitask.experiments.report.tables import Table
+from results.paper.report.methods import BODIES, Method, stacked
+from results.paper.report.tables import method_rows, ours
+from sb3_multitask.experiments.report import Run, Table, of_same_seeds, returns, select, statistics
 
 _COMPARED = ("", "difference of means", "probability of improvement", "seeds")
 _DIFFERENCES = (
@@ -105,7 +102,7 @@ def ablation(runs: Sequence[Run], preset: str, base: str) -> Table:
                 str(statistics.median_task(a)),
                 str(statistics.worst_task(a)),
                 str(statistics.mean(b)),
-                *estimates(apart(a, b), a, b, min(len(a), len(b))),
+                *statistics.estimates(apart(a, b), a, b, min(len(a), len(b))),
             ]
         )
     return Table(
@@ -124,22 +121,4 @@ def _compare(runs: Sequence[Run], first: Method, second: Method) -> list[str]:
     a, b = stacked(ours, seeds), stacked(theirs, seeds)
     taught = first.name == "distillation" and second.name == "scratch"
     change = statistics.paired_difference(a, b) if taught else statistics.difference(a, b)
-    return [f"{first.name} over {second.name}", *estimates(change, a, b, len(seeds))]
-
-
-def estimates(change: Estimate, a: np.ndarray, b: np.ndarray, n_seeds: int) -> list[str]:
-    """Cells of a comparison: the difference, the probability that ``a`` is better, and the number of seeds."""
-    return [str(change), _probability(statistics.probability_of_improvement(a, b)), str(n_seeds)]
-
-
-def of_same_seeds(first: Sequence[Run], second: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs of both sides whose seeds both have."""
-    seeds = {run.seed for run in first} & {run.seed for run in second}
-    mine, others = ([run for run in side if run.seed in seeds] for side in (first, second))
-    return mine, others
-
-
-def _probability(estimate: Estimate) -> str:
-    if not np.isfinite(estimate.low):
-        return "-" if not np.isfinite(estimate.value) else f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return [f"{first.name} over {second.name}", *statistics.estimates(change, a, b, len(seeds))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_multitask.experiments.report.collect import Run, select
+from sb3_multitask.experiments.report import Run, select
 from sb3_multitask.tasks import TASK_SETS
 
 BODIES = tuple(task.name for task in TASK_SETS["HalfCheetahBody6"])

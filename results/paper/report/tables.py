@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sb3_multitask.experiments.report import continual, statistics
-from sb3_multitask.experiments.report.collect import Run, returns, select
-from sb3_multitask.experiments.report.methods import BODIES, FINETUNING, METHODS, Method, budgets, or_of, stacked
+from results.paper.report.methods import BODIES, FINETUNING, METHODS, Method, budgets, or_of, stacked
+from sb3_multitask.experiments.report import Run, Table, continual, returns, select, statistics
 from sb3_multitask.experiments.report.statistics import Estimate
-from sb3_multitask.experiments.report.tables import Table
 
 _NUMBERS = json.loads(Path(__file__).with_name("paper_numbers.json").read_text(encoding="utf-8"))
 

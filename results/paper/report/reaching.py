@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_multitask.experiments.report.collect import Run
-from sb3_multitask.experiments.report.methods import BODIES, METHODS, Method, by_common_seed, millions, stacked
-from sb3_multitask.experiments.report.tables import Table
+from results.paper.report.methods import BODIES, METHODS, Method, by_common_seed, millions, stacked
+from sb3_multitask.experiments.report import Run, Table
 
 
 def frames_to_reach(runs: Sequence[Run], preset: str, level: float = 1000) -> Table:

@@ -1,0 +1,239 @@
+"""The sub-environments of all tasks: what every VecEnv over them shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Never
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_multitask.envs.number_checks import is_integer
+from sb3_multitask.envs.task_env import StepReturn, TaskObs, task_observation_space
+from sb3_multitask.seeding import env_seeds
+from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env.backends import BackendName, Transitions
+from sb3_multitask.vec_env.faults import MAX_IN_A_ROW, Fault, OnFault, TaskFault, bad_rows
+from sb3_multitask.vec_env.making import Workers, start_backend
+from sb3_multitask.vec_env.monitor import EpisodeMonitor
+from sb3_multitask.vec_env.seed_checks import SeedChecks
+
+
+class SubEnvs:
+    """``n_envs_per_task`` copies of every task on a backend, with their seeds, monitoring and faults.
+
+    Methods serve some rows, which are all of them or those of one task: a contiguous slice with a start.
+    :class:`MultiTaskVecEnv` and :class:`TaskView` are VecEnvs over it; see there for the parameters.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        n_envs_per_task: int,
+        backend: BackendName,
+        seed: int | None,
+        training: bool,
+        render_mode: str | None,
+        n_threads: int | None,
+        on_fault: OnFault,
+        workers: Workers,
+        monitor_dir: str | Path | None,
+        override_existing: bool,
+    ) -> None:
+        self.tasks, self.n_envs_per_task = tuple(tasks), n_envs_per_task
+        self.task_names = tuple(task.name for task in tasks)
+        self.n_tasks = len(tasks)
+        self.task_ids = np.repeat(np.arange(self.n_tasks), n_envs_per_task)
+        self.training, self.on_fault = training, on_fault
+        n_rows = len(self.task_ids)
+        self.seeds: list[int | None] = [None] * n_rows if seed is None else self.seeds_for(seed)
+        self.options: list[dict[str, Any]] = [{} for _ in range(n_rows)]
+        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(n_rows)]
+        running = start_backend(backend, tasks, n_envs_per_task, self.seeds, render_mode, n_threads, workers)
+        self.backend, self.backend_name, self.backend_reason = running.backend, running.name, running.reason
+        self.observation_space: spaces.Dict = task_observation_space(running.observation_space, self.n_tasks)
+        self.action_space = running.action_space
+        self._obs_dtype = running.observation_space.dtype
+        self._was_reset = False
+        self.monitor = EpisodeMonitor(
+            [task.name for task in tasks for _ in range(n_envs_per_task)],
+            [str(task.env_id) for task in tasks for _ in range(n_envs_per_task)],
+            monitor_dir,
+            override_existing=override_existing,
+            # "batch" has fewer environments than rows, and none with a Monitor
+            monitored={row for row, env in enumerate(running.descriptions) if env.has_monitor},
+        )
+        doubtful = {env.task for env in running.descriptions if not env.obeys_seeds}
+        self.seed_checks = SeedChecks(self.tasks, n_envs_per_task, doubtful)
+        self.fault_counts = dict.fromkeys(self.task_names, 0)
+        self._faults_in_a_row = np.zeros(n_rows, dtype=np.int64)
+        self._has_failed = False  # some sub-environment, in its last step
+        self._bad_actions: dict[int, str] = {}
+
+    def rows(self, task_id: int) -> slice:
+        """The rows of one task."""
+        return slice(task_id * self.n_envs_per_task, (task_id + 1) * self.n_envs_per_task)
+
+    def seeds_for(self, seed: int) -> list[int | None]:
+        """The seeds of all rows.
+
+        :raises ValueError: if ``seed`` is no integer of at least 0
+        """
+        if not is_integer(seed) or seed < 0:
+            raise ValueError(f"`seed` must be an integer of at least 0, or None (got {seed!r})")
+        return [*env_seeds(int(seed), self.n_tasks, self.n_envs_per_task, training=self.training)]
+
+    def reset(self, rows: slice) -> TaskObs:
+        """Begin new episodes in some rows, with their seeds and options, which are used once, as in SB3."""
+        seeds = self.seeds[rows]
+        obs, self.reset_infos[rows] = self.backend.reset(rows, seeds, self.options[rows])
+        self._was_reset = True
+        n_rows = len(seeds)
+        self.seeds[rows] = [None] * n_rows
+        self.seed_checks.after_reset(rows, seeds, self.options[rows], obs)
+        self.options[rows] = [{} for _ in range(n_rows)]
+        self.monitor.begin(rows)
+        for i, what in bad_rows("observation", obs).items():
+            obs[i] = self._reset_again(rows, i, f"{what} of its reset")
+        return self._with_tasks(rows, obs)
+
+    def _reset_again(self, rows: slice, i: int, what: str) -> np.ndarray:
+        """Another first observation of a row of ``rows`` whose reset gave a bad one.
+
+        :raises TaskFault: unless faults are quarantined, or if that is bad too
+        """
+        row = i + rows.start
+        if self.on_fault == "stop":
+            self._stop(rows, {i: what}, step=0)
+        self.fault_counts[self.task_names[self.task_ids[row]]] += 1
+        obs = self.backend.reset_row(row)
+        again = bad_rows("observation", obs[None])
+        if again:
+            self._stop(rows, {i: f"{what}, and {again[0]} of the next"}, step=0)
+        return obs
+
+    def send(self, rows: slice, actions: np.ndarray) -> None:
+        """Start a step of some rows.
+
+        :raises ValueError: on actions of another shape
+        :raises TaskFault: on actions that are not finite, unless faults are quarantined
+        """
+        actions = np.asarray(actions, dtype=np.float32)
+        expected = (len(range(len(self.task_ids))[rows]), *self.action_space.shape)
+        if actions.shape != expected:
+            raise ValueError(f"`actions` must be {expected} (n_envs, action_dim) (got {actions.shape})")
+        self._bad_actions = bad_rows("action", actions)
+        if self._bad_actions:
+            if self.on_fault == "stop":
+                self._stop(rows, self._bad_actions)
+            actions = actions.copy()
+            actions[list(self._bad_actions)] = np.clip(0, self.action_space.low, self.action_space.high)
+        self.backend.send(rows, actions)
+
+    def receive(self, rows: slice) -> StepReturn:
+        """Finish the step of some rows that was sent.
+
+        :raises TaskFault: on a fault, unless faults are quarantined, or of a sub-environment that fails again and again
+        """
+        transitions = self.backend.receive(rows)
+        faults = self._find_faults(transitions)
+        if self._has_failed:
+            good = np.setdiff1d(np.arange(len(transitions.dones)), list(faults)) + rows.start
+            self._faults_in_a_row[good] = 0
+            self._has_failed = bool(self._faults_in_a_row.any())
+        if faults:
+            if self.on_fault == "stop":
+                self._stop(rows, faults)
+            self._quarantine(rows, transitions, faults)
+        self.monitor.step(rows, transitions.rewards, transitions.dones, transitions.infos)
+        task_ids = self.task_ids[rows]
+        if transitions.dones.any():
+            for i in transitions.dones.nonzero()[0].tolist():
+                info = transitions.infos[i]
+                last = info["terminal_observation"].astype(self._obs_dtype)
+                info["terminal_observation"] = {"obs": last, "task": task_ids[i]}
+        obs = self._with_tasks(rows, transitions.obs)
+        return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
+
+    def _find_faults(self, transitions: Transitions) -> dict[int, str]:
+        """Rows of a step that must not be learned from, and why."""
+        faults = bad_rows("reward", transitions.rewards)
+        faults.update(bad_rows("observation", transitions.obs))
+        for i in transitions.dones.nonzero()[0].tolist():
+            last = np.asarray(transitions.infos[i]["terminal_observation"])[None]
+            faults.update((i, what) for what in bad_rows("last observation", last).values())
+        faults.update(transitions.faults)
+        faults.update(self._bad_actions)
+        return faults
+
+    def _stop(self, rows: slice, faults: Mapping[int, str], step: int | None = None) -> Never:
+        i = min(faults)
+        row = i + rows.start
+        step = int(self.monitor.lengths[row]) + 1 if step is None else step
+        raise TaskFault(self.task_names[self.task_ids[row]], row, step, faults[i])
+
+    def _quarantine(self, rows: slice, transitions: Transitions, faults: Mapping[int, str]) -> None:
+        """Reset what failed; its row says so in ``info["fault"]``, and holds nothing of what was wrong.
+
+        :raises TaskFault: if a sub-environment fails again and again, or its reset gives a bad observation
+        """
+        for i, what in sorted(faults.items()):
+            row = i + rows.start
+            name = self.task_names[self.task_ids[row]]
+            self.fault_counts[name] += 1
+            self._faults_in_a_row[row] += 1
+            obs = np.asarray(self.backend.reset_row(row))
+            if self._faults_in_a_row[row] >= MAX_IN_A_ROW:
+                self._stop(rows, {i: f"{what}; {MAX_IN_A_ROW} times without a good step between"})
+            if bad_rows("observation", obs[None]):
+                self._stop(rows, {i: f"{what}, and its reset gave {bad_rows('observation', obs[None])[0]}"})
+            transitions.obs[i], transitions.rewards[i], transitions.dones[i] = obs, 0.0, True
+            transitions.infos[i] = {
+                "fault": Fault(what),
+                "task": name,
+                "terminal_observation": obs.copy(),
+                "TimeLimit.truncated": False,
+            }
+            self.monitor.reset(slice(row, row + 1))
+        self._has_failed = True
+
+    def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
+        return {"obs": obs.astype(self._obs_dtype, copy=False), "task": self.task_ids[rows].copy()}
+
+    def why_inexact(self) -> str | None:
+        """Why :meth:`get_state` does not hold everything; None if it does."""
+        reasons = {
+            f"task {self.task_names[task]!r}: {reason}"
+            for task, reason in zip(self.task_ids, self.backend.why_inexact(), strict=True)
+            if reason is not None
+        }
+        return "; ".join(sorted(reasons)) or None
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
+        return {
+            "backend": self.backend_name,
+            "seeds": list(self.seeds),
+            "envs": self.backend.get_state() if self._was_reset else None,
+            "monitor": self.monitor.get_state(),
+            "fault_counts": dict(self.fault_counts),
+            "faults_in_a_row": self._faults_in_a_row.copy(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`get_state` gave, to the same bits.
+
+        :raises ValueError: if it is the state of another backend
+        """
+        if state["backend"] != self.backend_name:
+            raise ValueError(f'The state is of backend="{state["backend"]}", and this env has "{self.backend_name}"')
+        self.seeds = list(state["seeds"])
+        self.seed_checks.forget()
+        self._was_reset = state["envs"] is not None
+        if self._was_reset:
+            self.backend.set_state(state["envs"])
+        self.monitor.set_state(state["monitor"])
+        self.fault_counts = dict(state.get("fault_counts", self.fault_counts))
+        self._faults_in_a_row[:] = state.get("faults_in_a_row", 0)
+        self._has_failed = bool(self._faults_in_a_row.any())

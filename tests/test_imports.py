@@ -1,0 +1,58 @@
+"""The package's own imports run downwards: no circles, and no room looks at one above it."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "sb3_multitask"
+ROOMS = (
+    *("mujoco_install", "mujoco_messages", "plain", "threads", "generators", "files", "yaml_files", "csv_log"),
+    *("schedules", "rows", "rollout_buffer", "losses", "heads", "tasks", "seeding", "observations", "model_files"),
+    *("task_results", "policy_arguments", "env_checks", "policies", "policy_checks", "task_logging", "task_steps"),
+    *("envs", "vec_env", "readers", "trained_files", "pretrained", "agents", "agent_files", "export"),
+    *("distillation", "fast", "a2c_multitask", "transfer", "checkpoint"),
+    *("evaluation_envs", "evaluation", "eval_callback", "films", "tensorboard_callback"),
+    *("experiments", "zoo", "zoo_configs", "cli"),
+)
+"""From the bottom to the top; a room is a module or a package of the root."""
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports_of(path):
+    """The package's modules that a file imports, those for type checkers and within functions included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in full)
+
+
+GRAPH = {name: set(imports_of(path)) - {name, "sb3_multitask"} for name, path in MODULES.items()}
+
+
+def test_imports_have_no_circle():
+    TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the circle
+
+
+def test_imports_run_downwards():
+    room = {name: name.split(".")[1] for name in MODULES if "." in name}
+    upwards = [
+        f"{name} imports {imported}"
+        for name, found in GRAPH.items()
+        if name in room
+        for imported in found
+        if ROOMS.index(room[imported]) > ROOMS.index(room[name])
+    ]
+    assert not upwards
+
+
+def test_every_room_has_its_place():
+    assert {name.split(".")[1] for name in MODULES if "." in name} <= set(ROOMS)
