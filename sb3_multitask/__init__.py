@@ -8,6 +8,7 @@ from sb3_multitask.agent_files import load_agent, load_pretrained, save_agent
 from sb3_multitask.agents import Agent
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
+from sb3_multitask.episode_callback import TaskEpisodesCallback
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation import evaluate_tasks
 from sb3_multitask.export import export_onnx, export_torch
@@ -45,6 +46,7 @@ __all__ = [
     "Task",
     "TaskCyclingVecEnv",
     "TaskEnv",
+    "TaskEpisodesCallback",
     "TaskFault",
     "TaskResult",
     "TaskSetEnv",

@@ -44,7 +44,7 @@ from sb3_multitask.losses import (
 )
 from sb3_multitask.model_files import can_be_pickled, whole_zip
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.policy_arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
+from sb3_multitask.policy_arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs, check_names
 from sb3_multitask.policy_checks import why_no_agent
 from sb3_multitask.rollout_buffer import TaskRolloutBuffer, TaskRolloutBufferSamples
 from sb3_multitask.schedules import in_range
@@ -61,6 +61,7 @@ from sb3_multitask.task_logging import (
 from sb3_multitask.task_steps import step_of_tasks
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
 from sb3_multitask.threads import one_thread_for_arrays
+from sb3_multitask.trained_files import model_zip
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.schedule import (
@@ -509,6 +510,7 @@ class A2CMultiTask(A2C):
         _ = self.distillation  # checked
         if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
             self.rollout_buffer_class = TaskRolloutBuffer
+        check_names(self.policy_kwargs, self.policy_class)
         super()._setup_model()
         self.policy.set_frozen(self.frozen)
         if isinstance(self.teachers, Mapping):
@@ -660,14 +662,18 @@ class A2CMultiTask(A2C):
     ) -> Self:
         """Load a model; SB3's arguments. A normalised ``env`` takes over the statistics from the file.
 
+        ``path`` may also be a run's folder, or one of its agents whose model stands beside it.
         An ``env`` made from tasks treats rewards as the model's did.
 
         Like every ``load`` of SB3's this unpickles, which runs code that the file may bring: load only files that you
         trust. ``sb3_multitask.readers.read_sb3_zip`` reads the weights of others.
 
+        :raises FileNotFoundError: if there is no such model
         :raises ValueError: if ``env`` has another set or order of tasks than the model; shows both
         """
         device = device_of(device)
+        if isinstance(path, str | pathlib.Path) and not pathlib.Path(path).is_file():
+            path = model_zip(path)
         if env is not None:
             saved, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
             if isinstance(path, io.IOBase):

@@ -234,6 +234,9 @@ def load_pretrained(name: str) -> Agent:
 
 def _what_is_missing(path: Path, missing: str) -> str:
     """Why there is no agent: the path is a file of another kind, half of an agent, or nothing."""
+    description = path.with_name(f"{path.name}.json")
+    if description.exists() and _FORMAT.encode() not in description.read_bytes():
+        return f"{description}: {what_file(description)}"
     if _exists(path):
         return f"{missing} does not exist; give an agent with both of its files, .safetensors and .json (save_agent)"
     return f"{path}: {what_file(path)}" if path.exists() else f"{path} does not exist; give {NAMES}"

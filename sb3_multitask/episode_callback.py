@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_multitask.task_logging import episode_of, log_episodes, make_room_for_tasks
 
 
-class TaskEpisodes(BaseCallback):
+class TaskEpisodesCallback(BaseCallback):
     """Logs returns and lengths of each task's latest episodes, and makes SB3's own keys means over the tasks.
 
     SB3's ``rollout/ep_rew_mean`` is of the latest episodes in the order of the environments: of the last tasks' alone

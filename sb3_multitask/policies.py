@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -314,5 +315,7 @@ def _check_action_space(space: spaces.Space[Any]) -> None:
 def _check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
     if mode not in get_args(LogStdMode):
         raise ValueError(f"`log_std_mode` must be one of {', '.join(get_args(LogStdMode))} (got {mode!r})")
+    if isinstance(init, bool) or not isinstance(init, Real) or not math.isfinite(init):
+        raise ValueError(f"`log_std_init` must be a finite number (got {init!r})")
     if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
         raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")

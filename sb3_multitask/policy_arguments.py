@@ -30,6 +30,7 @@ def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]])
 
     :raises ValueError: on anything else
     """
+    given = arch
     if arch is None:
         return {key: list(sizes) for key, sizes in default.items()}
     if isinstance(arch, list | tuple) and len(arch) == 1 and isinstance(arch[0], Mapping):
@@ -40,10 +41,10 @@ def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]])
     if not isinstance(arch, Mapping) or not set(arch) <= {"pi", "vf"} or not all(map(_is_sizes, lists)):
         raise ValueError(
             f"`{name}` must be a dict with the keys pi and vf, lists of layer sizes, such as dict(pi=[64, 64], "
-            f"vf=[64]), or one list for both (got {arch!r})"
+            f"vf=[64]), or one list for both (got {given!r})"
         )
     if any(size < 1 for layers in lists for size in layers):
-        raise ValueError(f"`{name}` must hold positive layer sizes (got {arch!r})")
+        raise ValueError(f"`{name}` must hold positive layer sizes (got {given!r})")
     return {key: [int(size) for size in layers] for key, layers in {**default, **arch}.items()}
 
 
@@ -67,12 +68,22 @@ def activation_class(activation_fn: object) -> Any:
                 f"(got {activation_fn!r}).{did_you_mean(activation_fn.lower(), ACTIVATIONS)}"
             )
         return by_key[key]
-    if isinstance(activation_fn, nn.Module) or not callable(activation_fn):
+    if not _makes_a_module(activation_fn):
         raise ValueError(
             f"`activation_fn` must be a class, such as torch.nn.ReLU, or one of {', '.join(ACTIVATIONS)} (got "
             f"{activation_fn!r}): each layer gets an activation of its own"
         )
     return activation_fn
+
+
+def _makes_a_module(activation_fn: object) -> bool:
+    """Whether it makes an activation when it is called without arguments, as SB3 calls it."""
+    if isinstance(activation_fn, nn.Module) or not callable(activation_fn):
+        return False
+    try:
+        return isinstance(activation_fn(), nn.Module)
+    except Exception:  # such as of torch.relu, a function of a tensor
+        return False
 
 
 def check_sb3s_keys(given: Mapping[str, Any]) -> None:
@@ -106,11 +117,39 @@ def check_sb3s_keys(given: Mapping[str, Any]) -> None:
         )
 
 
+def check_names(given: Mapping[str, Any], policy_class: type) -> None:
+    """Raise on names that the policy's constructor does not have.
+
+    :raises ValueError: on ``use_sde``, which is the algorithm's
+    :raises TypeError: names the argument and the closest one
+    """
+    parameters = inspect.signature(policy_class).parameters
+    if "use_sde" in given:
+        raise ValueError(
+            f"`policy_kwargs` must not hold `use_sde` (got {given['use_sde']!r}): gSDE is not supported here. Use "
+            "`log_std_mode` to choose how exploration is parameterised"
+        )
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name not in ("observation_space", "action_space", "lr_schedule", "use_sde")]
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"`policy_kwargs` must be arguments of {policy_class.__name__} (got {name!r})."
+                f"{did_you_mean(str(name), known)} Known: {', '.join(known)}"
+            )
+
+
 def check_optimizer_kwargs(optimizer_class: type[th.optim.Optimizer], kwargs: Mapping[str, Any] | None) -> None:
     """Raise on keyword arguments that an optimizer does not have, or that are set elsewhere.
 
     :raises ValueError: names the argument and the known ones
     """
+    if not callable(optimizer_class):
+        raise ValueError(
+            f"`optimizer_class` must be a class of torch.optim, such as torch.optim.Adam (got {optimizer_class!r}); "
+            "in a config, `algo_kwargs: {use_rms_prop: false}` is A2C with Adam"
+        )
     parameters = inspect.signature(optimizer_class).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch as th
@@ -86,12 +87,14 @@ def _copy_statistics(normalizer: Any, giver: Mapping[str, Any], pairs: Sequence[
 
 def _check_model(model: object, name: str) -> None:
     if not (isinstance(model, BaseAlgorithm) and hasattr(model, "get_normalizer_state")):
-        hint = ": load it with A2CMultiTask.load(path)" if isinstance(model, str) else ""
+        hint = f": load it with A2CMultiTask.load({str(model)!r})" if isinstance(model, str | Path) else ""
         raise TypeError(f"`{name}` must be an A2CMultiTask (got {model!r:.100}){hint}")
 
 
 def _index(model: A2CMultiTask, task: str, side: str) -> int:
     names = model.task_names or ()
+    if not names:
+        raise ValueError(f"{side} names no tasks: it was not saved by an A2CMultiTask, but by another algorithm")
     if task not in names:
         raise ValueError(f"{side} has no task {task!r}; it has: {', '.join(names)}")
     return names.index(task)

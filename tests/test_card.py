@@ -44,6 +44,8 @@ def front_matter(text):
 
 def test_a_card_has_the_runs_agent_config_and_returns(run, tmp_path):
     card.write_card(run.path, tmp_path / "card", clips=False)
+    with pytest.raises(ValueError, match="card is a folder that `card` made; give the run"):
+        card.write_card(tmp_path / "card", tmp_path / "again", clips=False)
     written = {path.name for path in (tmp_path / "card").iterdir()}
     in_turn = load_config(TrainConfig, run.config).sequential
     assert written - {"learning_curves.png"} == {"README.md", "agent.json", "agent.safetensors", "config.yml"}

@@ -134,7 +134,7 @@ def test_a_later_schema_is_refused(tmp_path):
     (checkpoint,) = list_checkpoints(tmp_path)
     manifest = checkpoint / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 99}))
-    with pytest.raises(CheckpointError, match="schema version 99; this version of sb3-multitask reads 1"):
+    with pytest.raises(CheckpointError, match="schema version 99; this version of sb3-multitask reads 1 and 2"):
         read_checkpoint(checkpoint)
 
 

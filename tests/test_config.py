@@ -169,3 +169,10 @@ def test_a_file_that_would_take_long_to_read_is_one_quick_error(tmp_path, text, 
 def test_linear_schedules_end_at_zero():
     rate = as_schedule("lin_3e-4")
     assert [rate(1.0), rate(0.5), rate(0.0), rate(-0.4), rate(1.4)] == [3e-4, 1.5e-4, 0.0, 0.0, 3e-4]
+
+
+def test_an_argument_of_the_algorithm_is_shown_its_place():
+    with pytest.raises(ConfigError, match=r"'clip_range'.*algo_kwargs: \{clip_range: lin_0.2\}"):
+        make_config(TrainConfig, {"algo": "ppo", "clip_range": "lin_0.2"})
+    with pytest.raises(ConfigError, match="unknown key 'clip_range'"):  # A2C has none
+        make_config(TrainConfig, {"clip_range": "lin_0.2"})

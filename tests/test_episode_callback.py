@@ -7,14 +7,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
 import sb3_multitask as mt
-from sb3_multitask.episode_callback import TaskEpisodes
+from sb3_multitask.episode_callback import TaskEpisodesCallback
 
 
 def test_ppo_logs_the_mean_over_tasks_of_their_own_means(tmp_path):
     env = mt.make_multitask_vec_env(drift_tasks(2), 150, seed=0)
     model = PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=40, batch_size=6000, n_epochs=1, seed=0)
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(3 * 40 * 300, TaskEpisodes())
+    model.learn(3 * 40 * 300, TaskEpisodesCallback())
     model.logger.close()
     rows = np.genfromtxt(tmp_path / "progress.csv", delimiter=",", names=True, deletechars="", replace_space=" ")
     own = [rows[f"rollout/{name}/ep_rew_mean"] for name in env.unwrapped.task_names]

@@ -215,6 +215,36 @@ def test_sb3s_ways_to_write_nets():
     make_policy(normalize_images=False, share_features_extractor=False, features_extractor_class=FlattenExtractor)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"activation_fn": th.relu}, "`activation_fn` must be a class, such as torch.nn.ReLU"),
+        ({"activation_fn": th.nn.functional.relu}, "`activation_fn` must be a class, such as torch.nn.ReLU"),
+        ({"activation_fn": th.nn.Linear}, "`activation_fn` must be a class, such as torch.nn.ReLU"),
+        ({"net_arch": [64, {"pi": [8]}]}, r"one list for both \(got \[64, \{'pi': \[8\]\}\]\)"),
+        ({"log_std_init": float("nan")}, r"`log_std_init` must be a finite number \(got nan\)"),
+        ({"log_std_init": "-1"}, "`log_std_init` must be a finite number"),
+        ({"log_std_init": None}, "`log_std_init` must be a finite number"),
+        ({"optimizer_class": "adam"}, r"`optimizer_class` must be a class of torch.optim.*\(got 'adam'\)"),
+        ({"optimizer_class": None}, "`optimizer_class` must be a class of torch.optim"),
+    ],
+)
+def test_values_that_are_none_are_refused_by_their_argument(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy(**kwargs)
+    with pytest.raises(ValueError, match=message):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), policy_kwargs=kwargs)
+
+
+def test_names_that_the_policy_does_not_have_are_refused_by_their_argument():
+    with pytest.raises(
+        TypeError, match=r"`policy_kwargs`.*got 'net_arc'\)\. Did you mean 'net_arch'\?.*Known:.*head_arch"
+    ):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), policy_kwargs={"net_arc": [8]})
+    with pytest.raises(ValueError, match=r"`use_sde` \(got True\).*`log_std_mode`"):
+        mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), policy_kwargs={"use_sde": True})
+
+
 def test_what_is_handed_over_stays_as_it_is():
     given = {
         "net_arch": {"pi": [8], "vf": [8]},

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import drift_tasks
 from typer.testing import CliRunner
 
 import sb3_multitask as mt
@@ -11,6 +12,7 @@ from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder, folder_of_agent
 from sb3_multitask.experiments.train import train_run
+from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.trained_files import model_zip
 
 TASKS = {"A": "Hopper-v5", "B": "HopperBigFoot-v0"}
@@ -92,3 +94,22 @@ def test_what_is_not_there_is_named_with_what_can_be_given(tmp_path):
         for load in (mt.load_agent, lambda path: load_trained(str(path))):
             with pytest.raises((ValueError, OSError), match="nothing.*(does not exist|no such file)"):
                 load(tmp_path / name)
+
+
+def test_a_model_is_loaded_by_the_name_of_its_run(tmp_path):
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), seed=0)
+    (tmp_path / "agents").mkdir()
+    model.save(tmp_path / "model.zip")
+    mt.save_agent(model, tmp_path / "agents" / "final")
+    for name in (tmp_path, str(tmp_path), tmp_path / "model", tmp_path / "agents" / "final"):
+        assert mt.A2CMultiTask.load(name).task_names == model.task_names
+    with pytest.raises(FileNotFoundError, match="nothing does not exist; give a run's folder, or a zip"):
+        mt.A2CMultiTask.load(tmp_path / "nothing")
+    with pytest.raises(TypeError, match=f"`source`.*A2CMultiTask.load\\('{tmp_path}'\\)"):
+        mt.transfer(model, tmp_path, {"A": "A"})
+
+
+def test_json_that_is_no_agent_is_not_taken_for_half_of_one(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UnreadableFileError, match=r"run\.json: is no file that an agent is read from"):
+        mt.load_agent(tmp_path / "run.json")

@@ -205,3 +205,11 @@ def test_sides_that_are_no_models_are_refused():
         mt.transfer(model, model, ["A"])
     with pytest.raises(TypeError, match="`model` must be an A2CMultiTask"):
         mt.freeze(agent, "trunk")
+
+
+def test_a_model_of_another_algorithm_names_no_tasks(tmp_path):
+    env = mt.make_multitask_vec_env(drift_tasks(2), n_envs_per_task=1)
+    PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=2, batch_size=4, device="cpu").save(tmp_path / "ppo")
+    source = mt.A2CMultiTask.load(tmp_path / "ppo")
+    with pytest.raises(ValueError, match="`source` names no tasks.*another algorithm"):
+        mt.transfer(mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2)), source, {"A": "A"})

@@ -356,6 +356,31 @@ def test_what_is_no_single_task_is_refused_at_construction(make, error, message,
         mt.MultiTaskVecEnv([mt.Task("odd", make)], backend=backend, **kwargs)
 
 
+class Weighed(gym.Wrapper):
+    """As ``LinearReward`` of mo-gymnasium: one reward, and no reward space of its own."""
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, float(np.dot(np.full(2, reward), [0.25, 0.75])), *rest
+
+
+@pytest.mark.parametrize("backend", ["dummy", "subproc"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Weighed(TwoRewards()),
+        lambda: gym.wrappers.TimeLimit(Weighed(TwoRewards()), 5),
+        lambda: gym.wrappers.TransformReward(TwoRewards(), lambda reward: float(np.mean(reward))),
+    ],
+)
+def test_several_rewards_may_be_weighed_by_a_wrapper(make, backend):
+    kwargs = {"start_method": "fork"} if backend == "subproc" else {}
+    env = mt.MultiTaskVecEnv([mt.Task("odd", make)], seed=0, backend=backend, **kwargs)
+    env.reset()
+    assert env.step(np.zeros((1, 2)))[1].shape == (1,)
+    env.close()
+
+
 def test_a_reward_that_is_no_number_names_its_task():
     class Undeclared(DriftEnv):
         def step(self, action):

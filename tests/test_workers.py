@@ -246,6 +246,26 @@ def test_a_script_without_a_main_guard_is_told_what_to_write(start_method, tmp_p
     assert not done.stdout
 
 
+def test_a_script_whose_import_fails_in_workers_is_told_what_to_write(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import os\n"
+        "import sb3_multitask as mt\n"
+        f"os.mkdir({str(tmp_path / 'out')!r})\n"
+        'mt.MultiTaskVecEnv(["Pendulum-v1"], 1, backend="subproc")\n'
+    )
+    done = subprocess.run([sys.executable, str(tmp_path / "train.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "FileExistsError" in done.stderr
+    assert 'if __name__ == "__main__":' in done.stderr.split("WorkerError")[-1]
+
+
+def test_a_script_from_standard_input_is_told_to_become_a_file():
+    script = 'import sb3_multitask as mt\nmt.MultiTaskVecEnv(["Pendulum-v1"], 1, backend="subproc")\n'
+    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "save it as a file" in done.stderr
+
+
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_workers_make_what_only_this_process_has_registered(start_method):
     gym.register("ForTests/Here-v0", entry_point=DriftEnv, max_episode_steps=4, disable_env_checker=True)

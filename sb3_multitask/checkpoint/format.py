@@ -25,7 +25,9 @@ import safetensors.numpy
 
 from sb3_multitask.files import remove_leftovers, replacing
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: tuples and numpy's numbers keep their type; equal arrays are stored once. 1 is read too."""
+_READABLE = (1, SCHEMA)
 _STATE, _ARRAYS, _MANIFEST = "state.json", "arrays.safetensors", "manifest.json"
 _ARRAY = "array:"  # marks, in the JSON, the name of an array
 _TUPLE = "tuple:"  # the only key of an object that stands for a tuple
@@ -128,10 +130,10 @@ def _discard(path: Path) -> None:
         path.rmdir()
 
 
-def _manifest(files: dict[str, bytes]) -> bytes:
+def _manifest(files: dict[str, bytes], schema: int = SCHEMA) -> bytes:
     content = {
         "format": "sb3-multitask checkpoint",
-        "schema": SCHEMA,
+        "schema": schema,
         "files": {
             name: {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()}
             for name in (_STATE, _ARRAYS)
@@ -142,16 +144,17 @@ def _manifest(files: dict[str, bytes]) -> bytes:
 
 def _check_manifest(path: Path, files: dict[str, bytes]) -> None:
     """Raise unless the manifest is, byte for byte, the one of these files."""
-    expected = _manifest(files)
-    if files[_MANIFEST] == expected:
+    if any(files[_MANIFEST] == _manifest(files, schema) for schema in _READABLE):
         return
+    expected = _manifest(files)
     try:
         found = json.loads(files[_MANIFEST])
         schema, listed = found["schema"], found["files"]
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise CheckpointError(f"{path}: is no manifest of a checkpoint") from e
-    if schema != SCHEMA:
-        raise CheckpointError(f"{path}: schema version {schema!r}; this version of sb3-multitask reads {SCHEMA}")
+    if schema not in _READABLE:
+        readable = " and ".join(map(str, _READABLE))
+        raise CheckpointError(f"{path}: schema version {schema!r}; this version of sb3-multitask reads {readable}")
     wanted = json.loads(expected)["files"]
     for name, facts in wanted.items():
         if not isinstance(listed, dict) or listed.get(name) != facts:

@@ -40,11 +40,12 @@ class Description:
     @classmethod
     def of(cls, task: Task | str, env: gym.Env[Any, Any]) -> Self:
         core = env.unwrapped
-        has_monitor, layer = False, env
+        has_monitor, weighs, layer = False, False, env
         while isinstance(layer, gym.Wrapper):
             has_monitor = has_monitor or isinstance(layer, Monitor)
+            weighs = weighs or _may_weigh(layer)
             layer = layer.env
-        space = getattr(env, "reward_space", None) or getattr(core, "reward_space", None)
+        space = getattr(env, "reward_space", None) or (None if weighs else getattr(core, "reward_space", None))
         return cls(
             task.name if isinstance(task, Task) else task,
             env.observation_space,
@@ -54,6 +55,19 @@ class Description:
             has_monitor,
             type(core).__module__.startswith(("gymnasium.envs.", "sb3_multitask.")),
         )
+
+
+def _may_weigh(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> bool:
+    """Whether a wrapper may make one number of several rewards, as ``mo_gymnasium.wrappers.LinearReward`` does.
+
+    Such a wrapper need not declare a reward space of its own: if it makes none, the first step says so.
+    """
+    kind = type(wrapper)
+    if isinstance(wrapper, gym.RewardWrapper):
+        return not kind.__module__.startswith("mo_gymnasium.")  # its other wrappers keep the vector
+    own_step = next(base for base in kind.__mro__ if "step" in vars(base))
+    library = own_step.__module__.startswith(("gymnasium.", "stable_baselines3."))
+    return not library and not (own_step.__module__.startswith("mo_gymnasium.") and own_step.__name__.startswith("MO"))
 
 
 def _n_envs(env: Any) -> int | None:

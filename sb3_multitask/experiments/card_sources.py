@@ -20,7 +20,7 @@ from sb3_multitask.files import replacing
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
-from sb3_multitask.trained_files import run_of
+from sb3_multitask.trained_files import SHARED_NAME, run_of
 from sb3_multitask.yaml_files import yaml_text
 
 _N_EVAL_EPISODES = 20
@@ -75,6 +75,8 @@ def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
 def _check_is_finished(folder: RunFolder, which: str, results: Mapping[str, object]) -> None:
     """Raise unless a run has what its card tells; another agent than the last is there earlier."""
     status = folder.read_status()
+    if not status and (folder.path / f"{SHARED_NAME}.json").exists():
+        raise ValueError(f"{folder.path} is a folder that `card` made; give the run that it was made from")
     if which == "final" and (status.get("status") != "finished" or "after" not in results):
         raise ValueError(
             f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card tells the returns "

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 
-from sb3_multitask.a2c_multitask import Engine
+from sb3_multitask.a2c_multitask import A2CMultiTask, Engine
 from sb3_multitask.env_checks import device_of
 from sb3_multitask.eval_callback import Score
 from sb3_multitask.losses import DistillLoss
@@ -309,6 +311,11 @@ def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lamb
                     f"{where(key)}: {key!r} with a policy below it is rl_zoo3's format, for "
                     "`python -m sb3_multitask.zoo train -conf`. Configs of `sb3-multitask train` have no such level."
                 )
+            if kind is TrainConfig and key in _further_arguments(values.get("algo")):
+                raise ConfigError(
+                    f"{where(key)}: {key!r} is an argument of the algorithm; write "
+                    f"algo_kwargs: {{{key}: {values[key]}}}"
+                )
             raise ConfigError(
                 f"{where(key)}: unknown key {key!r}.{did_you_mean(str(key), known)} Known keys: {', '.join(known)}"
             )
@@ -323,6 +330,12 @@ def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lamb
             problem = f"`{path}`: {message} (got {error['input']!r:.300})" if path else message
             problems.append(f"{where(key)}: {problem}")
         raise ConfigError("\n".join(dict.fromkeys(problems))) from e
+
+
+def _further_arguments(algo: object) -> set[str]:
+    """Arguments of an algorithm that are no setting of their own."""
+    others: dict[object, type] = {"ppo": PPO, "trpo": TRPO}
+    return set(signature(others.get(algo, A2CMultiTask)).parameters) - {"env", "verbose", "_init_setup_model"}
 
 
 def _check_arguments(given: Mapping[str, Any], of: type) -> None:

@@ -124,7 +124,8 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config.exists():
-            raise FileNotFoundError(f"{folder.path} is no run's folder (no {folder.config.name})")
+            why = f"no {folder.config.name}" if folder.path.exists() else "it does not exist"
+            raise FileNotFoundError(f"{folder.path} is no run's folder ({why})")
         return folder
 
     def outputs(self) -> list[Path]:

@@ -16,7 +16,7 @@ from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
-from sb3_multitask.episode_callback import TaskEpisodes
+from sb3_multitask.episode_callback import TaskEpisodesCallback
 from sb3_multitask.eval_callback import MultiTaskEvalCallback
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
@@ -135,7 +135,7 @@ def _learn(model: OnPolicyAlgorithm, config: TrainConfig, callbacks: list[BaseCa
     if isinstance(model, A2CMultiTask):
         model.learn(config.n_timesteps, callbacks, log_interval=config.log_interval, progress_bar=progress_bar)
         return
-    episodes = TaskEpisodes(until_restored=True)
+    episodes = TaskEpisodesCallback(until_restored=True)
     every = [*callbacks, episodes]
     model.learn(config.n_timesteps, every, log_interval=config.log_interval, progress_bar=progress_bar)
     log_last_update(model)
@@ -226,7 +226,10 @@ def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:
         except FileNotFoundError as e:
             raise ConfigError(f"init_from: {e}") from e
         source = A2CMultiTask.load(path, device="cpu")
-        transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
+        try:
+            transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
+        except ValueError as e:
+            raise ConfigError(f"init_from {config.init_from}: {e}") from e
     freeze(model, config.freeze)
 
 

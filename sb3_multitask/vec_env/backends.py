@@ -223,9 +223,12 @@ def _checked(obs: Any, env: gym.Env[Any, Any]) -> np.ndarray:
 def _checked_reward(reward: Any) -> float:
     if isinstance(reward, float | int):
         return float(reward)
-    if np.size(reward) != 1:
-        raise ValueError(f"the reward must be one number (got {reward!r:.200})")
-    return float(np.asarray(reward).item())
+    value = np.asarray(reward)
+    if value.size != 1 or value.dtype.kind not in "fiub":
+        raise ValueError(
+            f"the reward must be one number (got {reward!r:.200}); a wrapper of the environment can weigh several"
+        )
+    return float(value.item())
 
 
 def step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:

@@ -36,6 +36,7 @@ _MAIN_GUARD = (
     '        env = make_multitask_vec_env(tasks, backend="subproc")\n'
     "        ...\n"
 )
+_NO_FILE = "\nA script that Python reads from its standard input cannot be imported: save it as a file.\n"
 
 
 class SubprocBackend:
@@ -176,16 +177,16 @@ class SubprocBackend:
                 if remote in ready:
                     del waiting[remote]
                 elif not self.processes[row].is_alive() and not remote.poll():
-                    self._died(row, EOFError("the process has ended"))
+                    self._died(row, EOFError("the process has ended"), starting)
             if starting:
                 deadline = monotonic() + timeout
-        return [self._receive(row) for row in rows]
+        return [self._receive(row, starting) for row in rows]
 
-    def _receive(self, row: int) -> Any:
+    def _receive(self, row: int, starting: bool = False) -> Any:
         try:
             kind, value = self.remotes[row].recv()
         except (EOFError, ConnectionError) as e:
-            self._died(row, e)
+            self._died(row, e, starting)
         self._unanswered.discard(row)
         if kind == RAISED:
             self._fail([row], f"raised\n\n{value}")
@@ -195,14 +196,17 @@ class SubprocBackend:
             raise RuntimeError(f"Task {self.names[row]!r}: sub-environment {row} raised\n\n{value}")
         return value
 
-    def _died(self, row: int, cause: BaseException) -> Never:
+    def _died(self, row: int, cause: BaseException, starting: bool = False) -> Never:
         self.processes[row].join(1)
         dead = [other for other, process in enumerate(self.processes) if not process.is_alive()] or [row]
         dead = [other for other in dead if self.names[other] == self.names[row]]
         codes = [self.processes[other].exitcode for other in dead]
         if _NO_MAIN_GUARD in codes:
             self._fail(dead, f"could not start: {_MAIN_GUARD}")
-        self._fail(dead, f"died (exit code {', '.join(map(str, codes))})", cause)
+        died = f"died (exit code {', '.join(map(str, codes))})"
+        if starting and all(code is not None and code >= 0 for code in codes):  # it ended by itself, no signal did it
+            self._fail(dead, f"{died} while starting; what it printed says why. {_MAIN_GUARD}{_NO_FILE}", cause)
+        self._fail(dead, died, cause)
 
     def _fail(self, rows: Sequence[int], what: str, cause: BaseException | None = None) -> Never:
         self.close()

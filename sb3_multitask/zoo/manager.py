@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_multitask.episode_callback import TaskEpisodes
+from sb3_multitask.episode_callback import TaskEpisodesCallback
 from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
 from sb3_multitask.files import write_text
 from sb3_multitask.readers.zoo_folder import statistics_beside
@@ -200,7 +200,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         if self.show_progress:
             self.callbacks.append(ProgressBarCallback())
         if self.algo != "a2c_mt":  # which logs them itself
-            self.callbacks.append(TaskEpisodes())
+            self.callbacks.append(TaskEpisodesCallback())
         if self.save_freq > 0:
             save_freq = max(self.save_freq // self._n_rows, 1)
             self.callbacks.append(
