@@ -33,8 +33,8 @@ def run_zoos(module: str, arguments: Sequence[str]) -> None:
     :param module: such as ``rl_zoo3.enjoy``
     :param arguments: of its command line
     """
-    with command_line(module, arguments):
-        name = module.rpartition(".")[2]
+    name = module.rpartition(".")[2]
+    with command_line(f"sb3_multitask.zoo {name}", arguments):
         if name == "record_video":  # It is a script without a function.
             runpy.run_module(module, run_name="__main__")
         else:
