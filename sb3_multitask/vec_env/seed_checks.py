@@ -78,7 +78,8 @@ class SeedChecks:
         self._unwarned.discard(task.name)
         warnings.warn(
             f"Task {task.name!r} {what}: its environment does not obey reset(seed=...), or has one fixed start. If its "
-            'constructor takes a seed, give each copy its own: Task(name, env_id, env_kwargs=lambda copy: {"seed": copy}).',
+            "constructor takes a seed, give each copy its own: "
+            'Task(name, env_id, env_kwargs=lambda copy: {"seed": copy}).',
             stacklevel=5,
         )
 
