@@ -6,6 +6,7 @@ read as the mapping that it stands for; the values under any other are the plain
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,17 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RepresenterError, RoundTripRepresenter
+
+from sb3_multitask.files import write_text
 
 _MAX_BYTES = 64 * 2**10  # which ruamel reads in about two seconds
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 100
 _ORDERED_DICT = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
+_PLAIN_TEXT = re.compile(r"(?!(?:y|n|yes|no|on|off)$)[A-Za-z_/].*", re.IGNORECASE | re.DOTALL)
+"""Texts that no reader takes for a number or a truth value. ruamel itself quotes what only YAML 1.2 would misread."""
 
 
 class ConfigError(ValueError):
@@ -48,6 +55,52 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{path}: cannot read this config: it is nested too deeply") from e
     except Exception as e:  # ruamel raises many kinds for values that do not fit their tags
         raise ConfigError(f"{path}: cannot read this config: {e}") from e
+
+
+def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write plain values as a YAML file, whole or not at all; see :func:`yaml_text` and ``files.replacing``."""
+    write_text(path, yaml_text(values))
+
+
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML in the block style, in the order of the mapping.
+
+    YAML 1.1 and YAML 1.2 read the text alike: rl_zoo3 reads with PyYAML, which knows 1.1 only and takes ``7e-05`` for a
+    text and ``on`` for a truth value.
+
+    :raises ValueError: if a value is not plain; names it
+    """
+    yaml, text = YAML(), io.StringIO()
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    try:
+        yaml.dump(dict(values), text)
+    except RepresenterError as e:
+        raise ValueError(f"YAML files here hold plain values only: {e}") from e
+    return text.getvalue()
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes numbers and texts so that both versions of YAML read them alike."""
+
+
+def _represent_float(representer: RoundTripRepresenter, value: float) -> ScalarNode:
+    node: ScalarNode = RoundTripRepresenter.represent_float(representer, value)
+    if "e" in node.value and "." not in node.value:
+        node.value = node.value.replace("e", ".0e")
+    return node
+
+
+def _represent_str(representer: RoundTripRepresenter, value: str) -> ScalarNode:
+    if _PLAIN_TEXT.fullmatch(value):
+        node: ScalarNode = RoundTripRepresenter.represent_str(representer, value)
+        return node
+    quoted: ScalarNode = representer.represent_scalar("tag:yaml.org,2002:str", value, style="'")
+    return quoted
+
+
+_Representer.add_representer(float, _represent_float)
+_Representer.add_representer(str, _represent_str)
 
 
 def _depth(text: str) -> int:

@@ -138,6 +138,10 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
         (["enjoy", "--output", "film.gif"], "Give a run's folder, a model.zip or an agent's .safetensors, or --pretr"),
         (["enjoy", "nowhere", "--output", "film.gif"], "nowhere does not exist"),
         (["enjoy", "x", "--pretrained", "HalfCheetahBody6-vanilla"], "Give a model or --pretrained, not both"),
+        (["enjoy", *PRETRAINED, "--output", "film.gif", "--no-render"], "Give --output or --no-render, not both"),
+        (["enjoy", *PRETRAINED, "--no-render", "--fps", "5"], "--fps is for what is shown"),
+        (["enjoy", *PRETRAINED, "--no-render", "--env-kwargs", "x"], "--env-kwargs needs KEY=VALUE (got 'x')"),
+        (["plot", "x", "--group"], "--group needs --show evaluations"),
         (["enjoy", *PRETRAINED, "--output", "film.avi"], "must end in .mp4 or .gif (got 'film.avi')"),
         (["enjoy", *PRETRAINED, "--output", "f.gif", "--fps", "0"], "--fps must be a positive number (got 0.0)"),
         (["enjoy", *PRETRAINED, "--output", "f.gif", "--seconds", "1", "--n-steps", "9"], "--seconds or --n-steps"),
@@ -197,6 +201,17 @@ def test_enjoy_films_the_tasks_that_are_asked_for(tmp_path):
         assert film.size == (2 * 320, 240)
         assert film.n_frames == 4
         assert film.info["duration"] == 50  # real time
+
+
+def test_enjoy_without_pictures_prints_an_episode_of_every_task(tmp_path):
+    short = ["--task", "BigFoot", "--task", "SmallFoot", "--env-kwargs", "max_episode_steps=5"]
+    done = run("enjoy", *PRETRAINED, *short, "--no-render", cwd=tmp_path, DISPLAY="", WAYLAND_DISPLAY="")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"Task (\w+): return -?[\d.]+ in (\d+) steps", done.stdout) == [
+        ("SmallFoot", "5"),
+        ("BigFoot", "5"),
+    ]
+    assert re.findall(r"  (\w+): -?[\d.]+ \(1\)", done.stdout) == ["SmallFoot", "BigFoot"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a screen")

@@ -22,7 +22,7 @@ from sb3_multitask.films import (
     real_time_fps,
     write_film,
 )
-from sb3_multitask.films.playing import play
+from sb3_multitask.films.playing import longest_episode, play, play_episodes
 from sb3_multitask.films.window import has_display, show
 
 needs_renderer = pytest.mark.skipif(find_renderer() is None, reason="nothing can render here")
@@ -68,6 +68,20 @@ def test_pictures_are_of_the_steps_that_were_asked_for(agent):
     assert [[shot.length for shot in row] for row in shots] == [[4, 4], [1, 6], [3, 1]]  # episodes of 5 steps and 7
     assert [[shot.episode for shot in row] for row in shots] == [[1, 1], [2, 1], [2, 2]]
     assert all((shot.image == 10 * shot.length).all() for row in shots for shot in row)
+
+
+def test_every_ended_episode_is_told_once_with_pictures_or_without(agent):
+    scene = Scene(agent, agent.tasks, 15, every=4)  # episodes of 5 steps and 7
+    with_pictures = [ended for row in play(scene) for shot in row for ended in shot.ended]
+    without = list(play_episodes(scene))
+    assert sorted(with_pictures) == sorted(without)
+    assert [(ended.task, ended.length) for ended in without] == [("A", 5), ("B", 7), ("A", 5), ("B", 7), ("A", 5)]
+
+
+def test_the_longest_episode_is_the_largest_time_limit():
+    limited = [mt.Task(f"P{n}", "Pendulum-v1", {"max_episode_steps": n}) for n in (3, 8)]
+    assert longest_episode(limited) == 8
+    assert longest_episode(drawn_tasks()) == 1000  # without a limit
 
 
 def test_the_seed_decides(agent):

@@ -21,7 +21,7 @@ ROOMS = (
     *("envs", "vec_env", "readers", "trained_files", "pretrained", "agents", "agent_files", "export"),
     *("distillation", "fast", "a2c_multitask", "transfer", "checkpoint"),
     *("evaluation_envs", "evaluation", "eval_callback", "films", "tensorboard_callback"),
-    *("experiments", "zoo", "zoo_configs", "cli"),
+    *("experiments", "cli", "zoo", "zoo_configs"),
 )
 """From the bottom to the top; a room is a module or a package of the root."""
 

@@ -130,3 +130,60 @@ def test_damaged_evaluations_are_named(tmp_path, content):
 def test_monitor_files_without_a_task_or_an_id(tmp_path):
     (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0.0}\nr,l,t\n1.0,5,0.1\n')
     assert list(read_training_returns(tmp_path)) == ["task"]
+
+
+def write_evaluations(folder, returns, steps=(100, 200)):
+    """Two tasks, the second with ten times the return."""
+    folder.mkdir(parents=True)
+    results = np.array(returns)[:, None, None] * np.array([[1.0], [10.0]])
+    np.savez(folder / "evaluations.npz", timesteps=steps, task_names=["A", "B"], task_results=results)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    arguments = {}
+    monkeypatch.setattr(plot, "draw_learning_curves", lambda runs, tasks, *_: arguments.update(runs=runs, tasks=tasks))
+    return arguments
+
+
+def test_runs_that_differ_in_their_number_are_one_curve_of_means(tmp_path, drawn):
+    for name, returns in {"x_1": [1.0, 3.0], "x_2": [3.0, 5.0], "y_1": [0.0, 0.0]}.items():
+        write_evaluations(tmp_path / name, returns)
+    write_evaluations(tmp_path / "x_3", [2.0, 4.0, 6.0], steps=(100, 200, 300))
+    folders = [tmp_path / name for name in ("x_1", "x_2", "x_3", "y_1")]
+    plot_runs(folders, tmp_path / "c.png", "evaluations", group=True)
+    assert list(drawn["runs"]) == ["x (mean of 3)", "y (mean of 1)"]
+    steps, returns = drawn["runs"]["x (mean of 3)"].evaluations["B"]
+    assert (steps.tolist(), returns.tolist()) == ([50, 100], [20, 40])  # what all three have evaluated
+    error = drawn["runs"]["x (mean of 3)"].standard_errors["B"]
+    np.testing.assert_allclose(error, np.std([10, 20, 30]) / np.sqrt(3))
+    plot_runs(folders, tmp_path / "c.png", "evaluations")
+    assert len(drawn["runs"]) == 4
+
+
+def test_groups_of_several_parents_stay_apart(tmp_path, drawn):
+    for number, algo in enumerate(("a2c", "ppo")):
+        write_evaluations(tmp_path / algo / f"x_{number}", [1.0, 2.0])
+    plot_runs([tmp_path / "a2c" / "x_0", tmp_path / "ppo" / "x_1"], tmp_path / "c.png", "evaluations", group=True)
+    assert [name.split("/")[-2:] for name in drawn["runs"]] == [["a2c", "x (mean of 1)"], ["ppo", "x (mean of 1)"]]
+
+
+def test_a_groups_picture_has_its_band(tmp_path):
+    for number in (1, 2):
+        write_evaluations(tmp_path / f"x_{number}", [number, 3.0])
+    path = plot_runs([tmp_path / "x_1", tmp_path / "x_2"], tmp_path / "c.svg", "evaluations", group=True)
+    assert "<!-- x (mean of 2) -->" in path.read_text()
+    assert "FillBetweenPolyCollection" in path.read_text() or "PolyCollection" in path.read_text()
+
+
+def test_curves_end_where_they_should(ours, tmp_path, drawn):
+    plot_runs([ours], tmp_path / "c.png", max_timesteps=180)  # of three tasks
+    assert drawn["runs"]["ours"].evaluations["B"][0].tolist() == [30, 60]
+    assert max(steps.max() for steps, _ in drawn["runs"]["ours"].training.values()) <= 60
+    with pytest.raises(FileNotFoundError, match="nothing to plot in the steps"):
+        plot_runs([ours], tmp_path / "c.png", max_timesteps=1)
+
+
+def test_training_returns_have_no_groups(ours, tmp_path):
+    with pytest.raises(ValueError, match="`group` is for `which='evaluations'`"):
+        plot_runs([ours], tmp_path / "c.png", group=True)

@@ -27,7 +27,8 @@ from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.yaml_files import ConfigError
 from sb3_multitask.zoo.__main__ import _evaluation_defaults
-from sb3_multitask.zoo.figures import saved_figures
+from sb3_multitask.zoo.figures import plot_train, saved_figures
+from sb3_multitask.zoo.playing import translated
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,
     StorePlainDict,
@@ -243,6 +244,91 @@ def test_an_empty_figure_is_not_saved(tmp_path):
         pass
     assert (tmp_path / "n.png").exists()
     plt.close("all")
+
+
+# The zoo's flags as commands of ours
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Folders of two runs, as `train` names them; the second has three models."""
+    monkeypatch.chdir(tmp_path)
+    for number in (2, 10):
+        folder = Path("logs", "a2c_mt", f"{NAME}_{number}")
+        (folder / NAME).mkdir(parents=True)
+        (folder / NAME / "args.yml").write_text(f"env: {SET}\nenv_kwargs: null")
+        (folder / NAME / "config.yml").write_text("env_kwargs: {max_episode_steps: 30}")
+    for name in ("best_model", "rl_model_90_steps", "rl_model_1000_steps"):
+        (folder / f"{name}.zip").touch()
+    return folder
+
+
+OF_THE_SET = ["--algo", "a2c_mt", "--env", SET]
+
+
+@pytest.mark.parametrize(
+    ("flags", "model", "more"),
+    [
+        ([], "", ["--seed", "0"]),
+        (["--load-best", "--stochastic"], "best_model.zip", ["--stochastic", "--seed", "0"]),
+        (["--load-checkpoint", "90", "--seed", "3"], "rl_model_90_steps.zip", ["--seed", "3"]),
+        (["--load-last-checkpoint", "-n", "13"], "rl_model_1000_steps.zip", ["--n-steps", "3", "--seed", "0"]),
+        (
+            ["--env-kwargs", "task:BigFoot", "max_episode_steps:9", "-n", "13"],
+            "",
+            ["--task", "BigFoot", "--n-steps", "13", "--seed", "0", "--env-kwargs", "max_episode_steps=9"],
+        ),
+    ],
+)
+def test_enjoy_becomes_a_command_of_ours(runs, flags, model, more):
+    task, rest = (more[:2], more[2:]) if more[0] == "--task" else ([], more)
+    expected = ["enjoy", str(runs / model), *task, "--no-render", *rest]
+    assert translated("enjoy", [*OF_THE_SET, "--no-render", *flags]) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "film"),
+    [
+        ([], f"logs/a2c_mt/{NAME}_10/videos/final-model-a2c_mt-{NAME}-step-0-to-step-1000.mp4"),
+        (["--load-best", "-o", "v", "-n", "12"], f"v/best-model-a2c_mt-{NAME}-step-0-to-step-12.mp4"),
+        (["--load-last-checkpoint", "-o", "v"], f"v/checkpoint-1000-a2c_mt-{NAME}-step-0-to-step-1000.mp4"),
+    ],
+)
+def test_record_video_becomes_a_film(runs, flags, film):
+    command = translated("record_video", [*OF_THE_SET, *flags])
+    assert command[:2] == ["enjoy", str(runs / "best_model.zip" if "--load-best" in flags else command[1])]
+    assert command[command.index("--output") + 1] == str(Path(film))
+    assert command[command.index("--n-steps") + 1] == ("2" if "-n" in flags else "167")  # of each of six tasks
+
+
+def test_a_window_shows_full_episodes_as_they_were_evaluated(runs, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    command = translated("enjoy", [*OF_THE_SET, "--exp-id", "2"])
+    assert command == ["enjoy", str(runs.with_name(f"{NAME}_2")), "--n-steps", "30", "--seed", "0"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--n-envs", "2"], "--n-envs has no translation.*sb3-multitask evaluate RUN --n-eval-episodes"),
+        (["--reward-log", "x"], "--reward-log has no translation.*sb3-multitask evaluate"),
+        (["--verbose", "0"], "--verbose has no translation"),
+        (["--num-threads", "1"], "--num-threads has no translation.*OMP_NUM_THREADS"),
+        (["-P"], "--progress has no translation.*--output"),
+        (["--exp-id", "3"], f"has no run {NAME}_3. Runs there: {NAME}_10, {NAME}_2"),
+        (["-f", "elsewhere"], "has no run of"),
+        (["--load-checkpoint", "5"], r"rl_model_5_steps.zip does not exist. Models there: best_model.zip, rl_model_"),
+    ],
+)
+def test_what_enjoy_cannot_translate_is_refused(runs, flags, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        translated("enjoy", [*OF_THE_SET, "--no-render", *flags])
+
+
+def test_what_plot_train_cannot_translate_is_refused():
+    for flag in (["-x", "time"], ["-y", "length"], ["--figsize", "3", "4"], ["--fontsize", "9"]):
+        with pytest.raises(ValueError, match="has no translation.*python -m rl_zoo3.plots.plot_train"):
+            plot_train(["-a", "a2c_mt", "-e", SET, "-f", "logs", *flag])
 
 
 # The commands, on the real tasks
@@ -483,8 +569,8 @@ def test_the_best_model_of_a_trial_has_its_statistics(tmp_path):
 @pytest.mark.slow
 def test_a_search_prunes_what_breaks_down_and_ends_on_a_mistake(tmp_path):
     search = ["--env", SET, "--optimize", "--n-trials", 2, "-n", 120, "--n-evaluations", 1, "--eval-episodes", 1]
-    log_std = "policy_kwargs:{log_std_init: .nan}"  # which the zoo's spaces leave as it is
-    done = zoo_process("train", "--algo", "ppo_mt", *search, "-params", log_std, cwd=tmp_path)
+    diverges = "vf_coef:.nan"  # which the zoo's spaces leave as it is
+    done = zoo_process("train", "--algo", "ppo_mt", *search, "-params", diverges, cwd=tmp_path)
     assert "are not finite" in done.stdout
     assert ["Trial 0 pruned" in done.stderr, "Trial 1 pruned" in done.stderr] == [True, True]
     mistake = "callback:sb3_multitask.MultiTaskTensorBoardCallback"  # a search does not log to TensorBoard

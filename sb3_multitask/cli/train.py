@@ -6,13 +6,14 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from sb3_multitask.cli.output import console, exit_code, results_table
 from sb3_multitask.cli.packages import GymPackagesOption, flags_of, import_packages, modules_of
+from sb3_multitask.cli.settings import parse_settings
 
 if TYPE_CHECKING:
     from sb3_multitask.experiments.config import TrainConfig
@@ -82,7 +83,7 @@ def train(
         "task_schedule": task_schedule,
     }
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    overrides |= parse_settings(settings or [])
+    overrides |= parse_settings(settings or [], "--set")
     modules = import_packages([*(gym_packages or []), *modules_of(overrides)])
     if resume is not None:
         if overrides or config or run_dir:
@@ -141,20 +142,3 @@ def _announce(text: str) -> None:
 
 def split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:
     return tuple(tasks.split(",")) if tasks is not None and "," in tasks else tasks
-
-
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """``["ent_coef=0.01"]`` -> values, read as YAML."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    parsed = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set needs KEY=VALUE (got {setting!r})")
-        try:
-            parsed[key.strip()] = YAML(typ="safe").load(value)
-        except YAMLError as e:
-            raise ValueError(f"--set {setting!r}: the value is no YAML: {e}") from e
-    return parsed

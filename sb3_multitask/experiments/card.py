@@ -6,14 +6,11 @@ The card's front matter is that of Hugging Face (``library_name``, ``tags``, ``m
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
-
-from ruamel.yaml import YAML
 
 from sb3_multitask.agent_files import save_agent
 from sb3_multitask.experiments.card_sources import CardSource, read_source
@@ -22,6 +19,7 @@ from sb3_multitask.experiments.report.tables import Table, markdown_text
 from sb3_multitask.files import write_text
 from sb3_multitask.films import NoRendererError
 from sb3_multitask.trained_files import SHARED_NAME
+from sb3_multitask.yaml_files import yaml_text
 
 _CLIPS, _CURVES = "clips", "learning_curves.png"
 
@@ -108,10 +106,7 @@ def _front_matter(run: CardSource) -> str:
         "tags": [*tags, *dict.fromkeys(run.env_ids.values())],
         "model-index": [{"name": run.algorithm, "results": results}],
     }
-    yaml, text = YAML(), io.StringIO()
-    yaml.default_flow_style = False
-    yaml.dump(content, text)
-    return f"---\n{text.getvalue()}---\n"
+    return f"---\n{yaml_text(content)}---\n"
 
 
 def _introduction(run: CardSource) -> str:

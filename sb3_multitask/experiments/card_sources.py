@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-from ruamel.yaml import YAML
 
 from sb3_multitask.agent_files import load_agent
 from sb3_multitask.agents import Agent
@@ -24,6 +21,7 @@ from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
 from sb3_multitask.trained_files import SHARED_NAME, run_of
+from sb3_multitask.yaml_files import yaml_text
 
 _N_EVAL_EPISODES = 20
 
@@ -125,9 +123,8 @@ def _training_of_run(folder: RunFolder) -> str:
 
 
 def _of_zoo(training: ZooFolder, n_eval_episodes: int) -> CardSource:
-    agent, tasks, text = load_agent(training.chosen or training.path), training.tasks, io.StringIO()
+    agent, tasks = load_agent(training.chosen or training.path), training.tasks
     results = evaluate_tasks(agent, n_eval_episodes=n_eval_episodes)
-    YAML().dump({training.env_id: training.hyperparameters}, text)  # plain values, whatever tags the file had
     return CardSource(
         algorithm=str(agent.facts["algorithm"]),
         agent=_with_returns(agent, results),
@@ -137,7 +134,7 @@ def _of_zoo(training: ZooFolder, n_eval_episodes: int) -> CardSource:
         env_ids=_env_ids(tasks),
         seed=training.arguments.get("seed", "-"),
         results={"after": results},
-        config=text.getvalue(),
+        config=yaml_text({training.env_id: training.hyperparameters}),  # The file's own tags are dropped.
         draw_curves=_curves_of_zoo(training),
         training=_training_of_zoo(training),
     )

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 
 from sb3_multitask.a2c_multitask import A2CMultiTask, Engine
 from sb3_multitask.env_checks import device_of
 from sb3_multitask.eval_callback import Score
-from sb3_multitask.files import replacing
 from sb3_multitask.losses import DistillLoss
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.schedules import in_range
@@ -29,7 +27,7 @@ from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 from sb3_multitask.vec_env.schedule import TaskSchedule
-from sb3_multitask.yaml_files import ConfigError, read_yaml
+from sb3_multitask.yaml_files import ConfigError, read_yaml, write_yaml
 
 Schedulable: TypeAlias = float | str
 
@@ -352,11 +350,8 @@ def dump_config(config: TrainConfig, path: Path) -> None:
 
     All settings are written, but for those that are left to another algorithm's own defaults.
     """
-    yaml = YAML()
-    yaml.default_flow_style = False
     exclude = set() if config.algo == "a2c_mt" else {*_ONLY_OURS, *_SETTINGS} - config.model_fields_set
-    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-        yaml.dump(config.model_dump(mode="json", exclude=exclude), file)
+    write_yaml(path, config.model_dump(mode="json", exclude=exclude))
 
 
 def _parse_schedule(value: float | str) -> tuple[float, bool]:

@@ -20,10 +20,44 @@ ALL_TASKS = "all tasks"
 
 @dataclass(frozen=True)
 class RunCurves:
-    """Curves of one run, by task: each training episode's return, and the mean returns of evaluations."""
+    """Curves of one run, by task: each training episode's return, and the mean returns of evaluations.
+
+    Of a group of runs the evaluations are means over the runs, and ``standard_errors`` holds theirs, (n_evaluations,).
+    """
 
     training: Mapping[str, Curve] = field(default_factory=dict)
     evaluations: Mapping[str, Curve] = field(default_factory=dict)
+    standard_errors: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def up_to(self, max_timesteps: int) -> RunCurves:
+        """The curves as far as ``max_timesteps`` environment steps over all tasks."""
+
+        def cut(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+            limit = max_timesteps / max(len(curves), 1)
+            kept = {task: (steps[steps <= limit], returns[steps <= limit]) for task, (steps, returns) in curves.items()}
+            return {task: curve for task, curve in kept.items() if len(curve[0])}
+
+        return RunCurves(cut(self.training), cut(self.evaluations))
+
+
+def mean_of_runs(runs: Sequence[RunCurves]) -> RunCurves:
+    """The evaluations of several runs as one curve a task: the mean over the runs, and its standard error.
+
+    Only the evaluations that all runs with the task have made, at the same steps, are in the curve.
+    """
+    evaluations, errors = {}, {}
+    for task in dict.fromkeys(task for run in runs for task in run.evaluations):
+        curves = [
+            dict(zip(*map(np.ndarray.tolist, run.evaluations[task]), strict=True))
+            for run in runs
+            if task in run.evaluations
+        ]
+        steps = sorted(set.intersection(*map(set, curves)))
+        returns = np.array([[curve[step] for curve in curves] for step in steps]).reshape(len(steps), len(curves))
+        if steps:
+            evaluations[task] = (np.array(steps), returns.mean(axis=1))
+            errors[task] = returns.std(axis=1) / np.sqrt(len(curves))
+    return RunCurves(evaluations=evaluations, standard_errors=errors)
 
 
 def read_training_returns(monitor_dir: Path) -> dict[str, Curve]:
@@ -140,3 +174,6 @@ def _draw_run(
         steps, returns = curves.evaluations[task]
         style = "o--" if curves.training else "o-"
         axis.plot(steps / 1e3, returns, style, markersize=3, lw=1, color=color, label=f"{name} evaluations")
+        if task in curves.standard_errors:
+            error = curves.standard_errors[task]
+            axis.fill_between(steps / 1e3, returns - error, returns + error, color=color, alpha=0.3, lw=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -10,15 +12,25 @@ from sb3_multitask.experiments.curves import (
     ALL_TASKS,
     RunCurves,
     draw_learning_curves,
+    mean_of_runs,
     read_evaluations,
     read_training_returns,
 )
 
 Which: TypeAlias = Literal["both", "training", "evaluations"]
 _FORMATS = (".png", ".svg", ".pdf")
+_NUMBER = re.compile(r"_\d+(_[0-9a-f-]{36})?$")
+"""The end of the folder names of runs of one kind: their number, and rl_zoo3's ``--uuid``."""
 
 
-def plot_runs(folders: Sequence[Path], output: Path | None = None, which: Which = "both", window: int = 20) -> Path:
+def plot_runs(
+    folders: Sequence[Path],
+    output: Path | None = None,
+    which: Which = "both",
+    window: int = 20,
+    max_timesteps: int | None = None,
+    group: bool = False,
+) -> Path:
     """Draw the curves of runs, one panel a task.
 
     :param folders: of runs: ours, with ``monitor/`` and ``evaluations.npz``, or rl_zoo3's, with the monitor files in
@@ -27,23 +39,36 @@ def plot_runs(folders: Sequence[Path], output: Path | None = None, which: Which 
         run's folder
     :param which: training returns, evaluations, or both
     :param window: training episodes that the line is the mean of
+    :param max_timesteps: environment steps over all tasks at which the curves end; ``None``: the end of the run
+    :param group: draw runs whose folders differ only in the number at the end (seeds) as one curve: the mean of their
+        evaluations, with its standard error
     :return: where the picture is
     :raises FileNotFoundError: if a folder is missing, or has nothing to plot
-    :raises ValueError: on an unknown format, ``window`` below 1 or no folder
+    :raises ValueError: on an unknown format, ``window`` or ``max_timesteps`` below 1, no folder, or groups of training
+        returns, whose episodes end at different steps
     """
     if not folders:
         raise ValueError("`folders` must hold at least one run's folder (got none)")
-    if window < 1:
-        raise ValueError(f"`window` must be at least 1 (got {window})")
+    for name, value in {"window": window, "max_timesteps": max_timesteps}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1 (got {value})")
+    if group and which != "evaluations":
+        raise ValueError(f"`group` is for `which='evaluations'`, whose steps the runs have in common (got {which!r})")
     if output is None:
         first = Path(folders[0]).resolve()
         more = f"_and_{len(folders) - 1}_more" if len(folders) > 1 else ""
         output = first.with_name(f"{first.name}{more}_curves.png")
     if output.suffix.lower() not in _FORMATS:
         raise ValueError(f"`output` must end in {', '.join(_FORMATS)} (got {str(output)!r})")
-    runs = {name: read_run(folder, which) for name, folder in zip(_names(folders), folders, strict=True)}
+    runs = {name: read_run(folder, which) for name, folder in zip(_names(folders, group), folders, strict=True)}
+    if max_timesteps is not None:
+        runs = {name: curves.up_to(max_timesteps) for name, curves in runs.items()}
+    if group:
+        runs = _grouped(runs)
     tasks = list(dict.fromkeys(task for curves in runs.values() for task in (*curves.training, *curves.evaluations)))
-    title = next(iter(runs)) if len(runs) == 1 else f"{len(runs)} runs"
+    if not tasks:
+        raise FileNotFoundError(f"{', '.join(runs)}: nothing to plot in the steps that were asked for")
+    title = next(iter(runs)) if len(runs) == 1 else f"{len(runs)} {'groups of ' if group else ''}runs"
     draw_learning_curves(runs, tasks, output, title, window)
     return output
 
@@ -68,11 +93,20 @@ def read_run(folder: Path, which: Which = "both") -> RunCurves:
     return RunCurves(training, evaluations)
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """What tells the runs apart: their folders' names, or else the whole paths."""
+def _names(folders: Sequence[Path], group: bool) -> list[str]:
+    """Distinct names of the runs: their folders' names, or else the whole paths, as for groups of several parents."""
     names = [Path(folder).resolve().name for folder in folders]
-    if len(set(names)) < len(names):
+    parents = {Path(folder).resolve().parent for folder in folders}
+    if len(set(names)) < len(names) or (group and len(parents) > 1):
         names = [str(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise ValueError(f"`folders` must be different runs (got {', '.join(names)})")
     return names
+
+
+def _grouped(runs: Mapping[str, RunCurves]) -> dict[str, RunCurves]:
+    """The mean of the runs of each group, by the name that they have in common and their number."""
+    groups = defaultdict(list)
+    for name, curves in runs.items():
+        groups[_NUMBER.sub("", name)].append(curves)
+    return {f"{name} (mean of {len(curves)})": mean_of_runs(curves) for name, curves in groups.items()}

@@ -3,10 +3,11 @@
 from sb3_multitask.films.files import MAX_FPS, check_film_path, gif_bytes, write_film
 from sb3_multitask.films.filming import NoRendererError, film, find_renderer, real_time_fps
 from sb3_multitask.films.panels import grid_of
-from sb3_multitask.films.playing import Scene, Shot
+from sb3_multitask.films.playing import EndedEpisode, Scene, Shot, longest_episode, play_episodes
 
 __all__ = [
     "MAX_FPS",
+    "EndedEpisode",
     "NoRendererError",
     "Scene",
     "Shot",
@@ -15,6 +16,8 @@ __all__ = [
     "find_renderer",
     "gif_bytes",
     "grid_of",
+    "longest_episode",
+    "play_episodes",
     "real_time_fps",
     "write_film",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,15 @@ from sb3_multitask.tasks import Task
 
 _CAMERA = "track"
 _SHADOW_SIZE = 1024  # pixels; most of the time of a renderer without a GPU goes into MuJoCo's 4096
+_MAX_EPISODE_STEPS = 1000  # for environments without a time limit
+
+
+class EndedEpisode(NamedTuple):
+    """An episode that was played to its end: the task's name, the undiscounted return, and the length in steps."""
+
+    task: str
+    total_reward: float
+    length: int
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,14 @@ class Shot:
     :param total_reward: return of the episode so far
     :param length: steps of the episode so far
     :param episode: number of the episode, from 1
+    :param ended: the task's episodes that ended with this step, or after it and before the next picture
     """
 
     image: np.ndarray
     total_reward: float
     length: int
     episode: int
+    ended: tuple[EndedEpisode, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +84,14 @@ class Scene:
 class _Player:
     """One task, its environment and its running episode."""
 
-    def __init__(self, scene: Scene, task: Task, seed: int) -> None:
+    def __init__(self, scene: Scene, task: Task, seed: int, *, renders: bool) -> None:
         names = scene.agent.task_names if scene.agent.n_tasks > 1 else (task.name,)
-        self.env = TaskEnv(_rendering_env(task, scene.size), task.name, names)
+        self.task = task.name
+        self.env = TaskEnv(_rendering_env(task, scene.size) if renders else task.make(), task.name, names)
         self.obs, _ = self.env.reset(seed=seed)
         self.total_reward, self.length, self.episode = 0.0, 0, 1
         self._ended = False
+        self._ended_episodes: list[EndedEpisode] = []
 
     def step(self, agent: Agent, deterministic: bool, generator: np.random.Generator) -> None:
         """One step; the one after an episode's end begins the next."""
@@ -89,6 +103,13 @@ class _Player:
         self.total_reward += float(reward)
         self.length += 1
         self._ended = bool(terminated or truncated)
+        if self._ended:
+            self._ended_episodes.append(EndedEpisode(self.task, self.total_reward, self.length))
+
+    def pop_ended(self) -> tuple[EndedEpisode, ...]:
+        """The episodes that ended since the last call."""
+        ended, self._ended_episodes = tuple(self._ended_episodes), []
+        return ended
 
     def shot(self) -> Shot:
         image = np.asarray(self.env.render(), dtype=np.uint8)
@@ -98,14 +119,56 @@ class _Player:
 def play(scene: Scene) -> Iterator[tuple[Shot, ...]]:
     """Play a scene; a shot of every task at each picture, in the order of the tasks."""
     generator = np.random.default_rng(scene.seed)
-    seeds = (env_seed(scene.seed, i, training=False) for i in range(len(scene.tasks)))
-    players = [_Player(scene, task, seed) for task, seed in zip(scene.tasks, seeds, strict=True)]
-    try:
-        for step in range(1, scene.skip + scene.n_steps + 1):
+    with _players(scene, renders=True) as players:
+
+        def step() -> None:
             for player in players:
                 player.step(scene.agent, scene.deterministic, generator)
-            if step > scene.skip and (step - scene.skip - 1) % scene.every == 0:
-                yield tuple(player.shot() for player in players)
+
+        for _ in range(scene.skip):
+            step()
+        for player in players:
+            player.pop_ended()  # Nobody sees the episodes before the first picture.
+        for begin in range(0, scene.n_steps, scene.every):
+            step()
+            shots = [player.shot() for player in players]
+            for _ in range(min(scene.every, scene.n_steps - begin) - 1):
+                step()
+            yield tuple(replace(shot, ended=player.pop_ended()) for shot, player in zip(shots, players, strict=True))
+
+
+def play_episodes(scene: Scene) -> Iterator[EndedEpisode]:
+    """Play a scene without pictures, in this process; yield each episode when it ends."""
+    generator = np.random.default_rng(scene.seed)
+    with _players(scene, renders=False) as players:
+        for _ in range(scene.skip + scene.n_steps):
+            for player in players:
+                player.step(scene.agent, scene.deterministic, generator)
+            for player in players:
+                yield from player.pop_ended()
+
+
+def longest_episode(tasks: Sequence[Task]) -> int:
+    """The largest time limit among the tasks' environments, in steps; 1000 for an environment without one."""
+    limits = []
+    for task in tasks:
+        env = task.make()
+        limits.append((env.spec.max_episode_steps if env.spec else None) or _MAX_EPISODE_STEPS)
+        env.close()
+    return max(limits)
+
+
+@contextmanager
+def _players(scene: Scene, *, renders: bool) -> Iterator[list[_Player]]:
+    """One player for each task; their environments are closed afterwards."""
+    seeds = (env_seed(scene.seed, i, training=False) for i in range(len(scene.tasks)))
+    players: list[_Player] = []
+    try:
+        for task, seed in zip(scene.tasks, seeds, strict=True):
+            players.append(
+                _Player(scene, task, seed, renders=renders)
+            )  # One by one: if one fails, the others are closed.
+        yield players
     finally:
         for player in players:
             player.env.close()

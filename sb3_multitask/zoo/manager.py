@@ -9,17 +9,13 @@ import os
 import shlex
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 from pprint import pprint
 from typing import Any
-from unittest.mock import patch
 
 import optuna
-import yaml
-from rl_zoo3 import exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ProgressBarCallback
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -32,9 +28,10 @@ from sb3_multitask.readers.zoo_folder import statistics_beside
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.vec_env.faults import TaskFault
-from sb3_multitask.yaml_files import ConfigError
-from sb3_multitask.zoo.search import Sampler, TrialCallback, Values
+from sb3_multitask.yaml_files import ConfigError, write_yaml
+from sb3_multitask.zoo.search import CONVERTERS, SAMPLERS, TrialCallback, Values
 from sb3_multitask.zoo.settings import (
+    ALGORITHMS,
     check_hyperparameters,
     constructor_arguments,
     default_config,
@@ -111,7 +108,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         where = f"the study {self.study_name!r} in {self.storage}"
         try:
             if number >= 0:
-                return dict(self.load_trial(self.storage, self.study_name, number))
+                return CONVERTERS[self.algo](self.load_trial(self.storage, self.study_name, number, convert=False))
         except KeyError as e:
             raise ConfigError(f"--storage, --study-name: there is no {where[4:]}, or it is not of {self.algo}") from e
         except IndexError:
@@ -235,8 +232,8 @@ class MultiTaskExperimentManager(ExperimentManager):
     def _save_config(self, saved_hyperparams: Values) -> None:
         """The zoo's three files, in plain YAML: nothing in them needs an unsafe loader."""
         folder = Path(self.params_path)
-        write_text(folder / "config.yml", yaml.safe_dump(dict(saved_hyperparams)))
-        write_text(folder / "args.yml", yaml.safe_dump({**vars(self.args), "score": self.score}))
+        write_yaml(folder / "config.yml", dict(sorted(saved_hyperparams.items())))
+        write_yaml(folder / "args.yml", dict(sorted({**vars(self.args), "score": self.score}.items())))
         write_text(folder / "command.txt", shlex.join(sys.orig_argv))
         print(f"Log path: {self.save_path}")  # noqa: T201
 
@@ -249,12 +246,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         """
         if self.storage is not None and self.study_name is not None:
             check_study(self.storage, self.study_name, self._settings_of_trials())
-        sampler = partial(self._sample, HYPERPARAMS_SAMPLER[self.algo])
-        with (
-            patch.dict(HYPERPARAMS_SAMPLER, {self.algo: sampler}),
-            patch.object(exp_manager, "TrialEvalCallback", self._trial_callback),
-        ):
-            super().hyperparameters_optimization()
+        super().hyperparameters_optimization()
 
     def _settings_of_trials(self) -> Values:
         """What all trials of a study have in common; what they sample replaces the hyper-parameters here."""
@@ -272,38 +264,62 @@ class MultiTaskExperimentManager(ExperimentManager):
             "hyperparameters": hyperparams,
         }
 
-    def _sample(self, sample: Sampler, trial: optuna.Trial, *args: Any) -> Values:
-        """A trial's hyper-parameters; what they leave open of ``policy_kwargs`` stays as in the config."""
-        trial.set_user_attr("score", self.score)
-        sampled = sample(trial, *args)
-        self._gamma = sampled.get("gamma", self._gamma)
-        return constructor_arguments(merged({"policy_kwargs": self._hyperparams.get("policy_kwargs")}, sampled))
-
-    def _trial_callback(self, eval_env: VecEnv, trial: optuna.Trial, **kwargs: Any) -> TrialCallback:
-        kwargs["eval_freq"] = max(self.n_timesteps // self.n_evaluations, 1)  # the zoo's counts calls
-        if self.normalize and kwargs["best_model_save_path"] is not None:
-            folder = Path(kwargs["best_model_save_path"]) / self.env_name  # where -i looks for them
-            kwargs["callback_on_new_best"] = _SaveStatistics(folder)
-        return TrialCallback(eval_env, trial, self.score, **kwargs)
-
     def objective(self, trial: optuna.Trial) -> float:
         """A trial's final score; hyper-parameters with which training breaks down are pruned.
 
-        Other errors are the settings', would prune every trial, and end the study.
+        Other errors come from the settings, would prune every trial, and end the study.
 
         :raises TrialPruned: then, or if Optuna said so
         """
+        sampled = self._sample(trial)
+        env = self.create_envs(self.n_envs, no_log=True)
+        eval_env = self.create_envs(self.n_eval_envs, eval_env=True)
+        evaluation = self._trial_callback(eval_env, trial)
         try:
-            return float(super().objective(trial))
-        except optuna.TrialPruned as e:  # by Optuna, or by the zoo for any ValueError and AssertionError
-            if isinstance(e.__cause__, Exception) and not _is_breakdown(e.__cause__):
-                raise e.__cause__ from None
-            raise
-        except RuntimeError as e:
+            model = ALGORITHMS[self.algo](
+                env=env,
+                seed=None,  # Trials are not seeded, as in the zoo.
+                verbose=self.verbose if self.verbose >= 2 else 0,
+                device=self.device,
+                **{**self._hyperparams, **constructor_arguments(sampled)},
+            )
+            model.learn(self.n_timesteps, [*get_callback_list({"callback": self.specified_callbacks}), evaluation])
+        except (AssertionError, ValueError, RuntimeError) as e:
             if not _is_breakdown(e):
                 raise
-            print(e)  # noqa: T201 (as the zoo does)
+            print(e, "Sampled hyperparams:", sep="\n")  # noqa: T201 (as the zoo does)
+            pprint(sampled)  # noqa: T203
             raise optuna.TrialPruned from e
+        finally:
+            env.close()
+            eval_env.close()
+        if evaluation.is_pruned:
+            raise optuna.TrialPruned
+        return float(evaluation.last_mean_reward)
+
+    def _sample(self, trial: optuna.Trial) -> Values:
+        """A trial's hyper-parameters; what they leave open of ``policy_kwargs`` stays as in the config."""
+        trial.set_user_attr("score", self.score)
+        sampled = SAMPLERS[self.algo](trial, self.n_actions, self.n_envs, {})
+        self._gamma = sampled.get("gamma", self._gamma)
+        return merged({"policy_kwargs": self._hyperparams.get("policy_kwargs")}, sampled)
+
+    def _trial_callback(self, eval_env: VecEnv, trial: optuna.Trial) -> TrialCallback:
+        path, saved = None, None
+        if self.optimization_log_path is not None:
+            path = Path(self.optimization_log_path, f"trial_{trial.number}")
+            saved = _SaveStatistics(path / self.env_name) if self.normalize else None  # where -i looks for them
+        return TrialCallback(
+            eval_env,
+            trial,
+            self.score,
+            callback_on_new_best=saved,
+            best_model_save_path=path,
+            log_path=path,
+            n_eval_episodes=self.n_eval_episodes,
+            eval_freq=max(self.n_timesteps // self.n_evaluations, 1),
+            deterministic=self.deterministic_eval,
+        )
 
 
 def _is_breakdown(error: Exception) -> bool:
