@@ -16,7 +16,7 @@ class TaskEpisodesCallback(BaseCallback):
     SB3's ``rollout/ep_rew_mean`` is of the latest episodes in the order of the environments: of the last tasks' alone
     where there are many of them.
 
-    :param until_restored: whether the means stay after training until :meth:`restore`, for a last line of the log
+    :param until_restored: whether the means stay after training until ``restore()``, for a last line of the log
     """
 
     def __init__(self, until_restored: bool = False) -> None:
