@@ -64,7 +64,7 @@ from sb3_multitask.threads import one_thread_for_arrays
 from sb3_multitask.trained_files import model_zip
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
 from sb3_multitask.vec_env.faults import is_fault
-from sb3_multitask.vec_env.schedule import (
+from sb3_multitask.vec_env.layers import (
     TaskSchedule,
     check_same_tasks,
     check_task_observations,
@@ -162,7 +162,7 @@ class A2CMultiTask(A2C):
         self.engine: Engine = engine
         self._fast: FastEngine | None = None
         self._unlogged: dict[int | None, LossRows] = {}  # of each task in "cycle", of all of them under None
-        self._said = ""
+        self._last_engine_message = ""
         self.last_engine: str | None = None  # what the latest learn() ran on
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
@@ -335,8 +335,8 @@ class A2CMultiTask(A2C):
             self._distillation = DistillationSettings(*given)
         return self._distillation
 
-    def draw_who_acts(self) -> None:
-        """Decide whether the next rollout's actions are the teachers'."""
+    def sample_behavior_policy(self) -> None:
+        """Draw whether the teachers act in the next rollout, by ``student_rollout_prob``."""
         if self.teachers is not None:
             progress = in_range(1 - self.num_timesteps / self._total_timesteps)
             self.rollout_by_teacher = not self.distillation.rollout_is_students(progress)
@@ -363,9 +363,9 @@ class A2CMultiTask(A2C):
         self.last_engine = "fast" if reason is None else "torch"
         said = "Using the fast engine" if reason is None else f"Using the torch engine ({reason})"
         said += backend_message(self.env)
-        if self.verbose >= 1 and said != self._said:
+        if self.verbose >= 1 and said != self._last_engine_message:
             print(said)  # noqa: T201
-        self._said = said
+        self._last_engine_message = said
 
     def _next_task(self) -> None:
         """Go on with the next task where it stopped."""
@@ -541,7 +541,7 @@ class A2CMultiTask(A2C):
             raise ValueError(
                 "The model was trained on raw observations, and this env normalises: make it with "
                 "make_multitask_vec_env(tasks, normalize=False). (Or its file has no statistics, because another "
-                "algorithm or `exclude` left them out: then train it anew, or hand over what VecNormalize saved.)"
+                "algorithm or `exclude` left them out: then train it again, or hand over what VecNormalize saved.)"
             )
 
     def _adopt_env(self, env: VecEnv) -> None:
@@ -619,7 +619,7 @@ class A2CMultiTask(A2C):
     # Files
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_fast", "_unlogged", "_said", "teachers", "_distillation"]
+        ours = ["_fast", "_unlogged", "_last_engine_message", "teachers", "_distillation"]
         if self.rollout_buffer_class is TaskRolloutBuffer:  # which it is by itself
             ours.append("rollout_buffer_class")
         return [*super()._excluded_save_params(), *ours]

@@ -20,7 +20,7 @@ from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policy_checks import why_no_agent
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
-from sb3_multitask.vec_env.schedule import task_normalizer_of
+from sb3_multitask.vec_env.layers import task_normalizer_of
 
 OBS_DTYPES = ("float32", "float64")
 _TASKS = ("task_names", "tasks")

@@ -20,7 +20,7 @@ from sb3_multitask.losses import DistillLoss
 from sb3_multitask.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.schedules import in_range
-from sb3_multitask.vec_env.schedule import task_normalizer_of
+from sb3_multitask.vec_env.layers import task_normalizer_of
 
 Coefficient: TypeAlias = float | Callable[[float], float]
 """A number, or a function of the remaining progress (1 at the start, 0 at the end), as SB3's schedules."""
@@ -190,7 +190,7 @@ def collect_with_teachers(
     n_steps = 0
     rollout_buffer.reset()
     callback.on_rollout_start()
-    model.draw_who_acts()
+    model.sample_behavior_policy()
     raw = []
     tasks = tasks_of_rows(env)
     low, high = model.action_space.low, model.action_space.high

@@ -143,7 +143,7 @@ class MultiTaskEvalCallback(EvalCallback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""
         self.best_mean_reward, self.last_mean_reward = state["best_mean_reward"], state["last_mean_reward"]
         self._last_timesteps = state["last_timesteps"]
         self.evaluations_timesteps = list(state["timesteps"])

@@ -155,7 +155,7 @@ def _run_round(
 
 @contextmanager
 def _predicting(model: Evaluable, deterministic: bool, seed: int, heads: np.ndarray | None) -> Iterator[Predict]:
-    """The model's ``predict``, of observations whose task ids stand for ``heads``; its mode is put back afterwards."""
+    """The model's ``predict``, of observations whose task ids stand for ``heads``; its mode is restored afterwards."""
     if isinstance(model, Agent):
         predict: Predict = partial(model.predict, deterministic=deterministic, generator=np.random.default_rng(seed))
         yield _with_heads(predict, heads)

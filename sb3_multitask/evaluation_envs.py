@@ -14,7 +14,7 @@ from sb3_multitask.agents import Agent, normalizer_state_of
 from sb3_multitask.tasks import Task, did_you_mean, registered_id
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import OnFault
-from sb3_multitask.vec_env.schedule import layers_of, task_normalizer_of
+from sb3_multitask.vec_env.layers import layers_of, task_normalizer_of
 
 Evaluable: TypeAlias = BaseAlgorithm | Agent
 _TRANSPARENT = (TaskCyclingVecEnv, VecNormalize, VecCheckNan, VecMonitor)
@@ -159,7 +159,7 @@ def normalized_like(
         normalizer = task_normalizer_of(given)
         state = None if normalizer is None or model.get_env() is not None else normalizer.get_statistics()
     if given is not None and wrappers:
-        yield from _borrowed(given, state, wrappers)
+        yield from _with_swapped_statistics(given, state, wrappers)
     elif state is None:
         yield venv
     else:
@@ -176,8 +176,8 @@ def _of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _borrowed(env: VecEnv, state: dict[str, Any] | None, wrappers: Sequence[str]) -> Iterator[VecEnv]:
-    """The env itself, its normaliser with other statistics for a while."""
+def _with_swapped_statistics(env: VecEnv, state: dict[str, Any] | None, wrappers: Sequence[str]) -> Iterator[VecEnv]:
+    """Yield ``env`` with the model's statistics in its normaliser; restore its own afterwards."""
     normalizer = task_normalizer_of(env)
     if (normalizer is None) != (state is None):
         does, does_not = ("model", "env") if normalizer is None else ("env", "model")

@@ -25,7 +25,7 @@ def generator_state(generator: np.random.Generator | None) -> dict[str, Any] | N
 
 
 def make_generator(state: dict[str, Any] | None) -> np.random.Generator | None:
-    """The generator that goes on from a state.
+    """The generator that continues from a state.
 
     :raises ValueError: if it is of an unknown kind
     """
@@ -52,7 +52,7 @@ def global_states() -> dict[str, Any]:
 
 
 def set_global_states(states: dict[str, Any]) -> None:
-    """Put back what :func:`global_states` gave."""
+    """Restore what :func:`global_states` gave."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(int(word) for word in words), gauss))
     kind, keys, *rest = states["numpy"]

@@ -68,7 +68,7 @@ def _row(optimizer: th.optim.Optimizer, parameter: nn.Parameter, task: int) -> n
     row.grad = parameter.grad[task]
     whole: dict[str, Any] = optimizer.state.get(parameter, {})
     if not (whole[_STARTED][task] if _STARTED in whole else whole and _has_task_axis(whole, parameter)):
-        return row  # the optimizer begins anew with it
+        return row  # the optimizer starts over with it
     state = optimizer.state[row]
     for name, value in whole.items():
         if name.endswith(_OF_TASKS):

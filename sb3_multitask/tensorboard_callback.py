@@ -61,7 +61,7 @@ class MultiTaskTensorBoardCallback(BaseCallback):
         return {"last_timesteps": self._last_timesteps}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""
         self._last_timesteps = state["last_timesteps"]
 
     def _on_training_start(self) -> None:

@@ -44,7 +44,7 @@ def n_cpus() -> int:
 
 @contextmanager
 def one_thread_for_arrays() -> Iterator[None]:
-    """Keep numpy's matrix products and torch's operations on one thread each, and put that back afterwards.
+    """Keep numpy's matrix products and torch's operations on one thread each, and restore that afterwards.
 
     At this size more threads bring nothing, and those that wait for work spin on the cores that the physics needs:
     without this, the same training takes half as long again.

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 import sb3_multitask as mt
 from sb3_multitask.rollout_buffer import TaskRolloutBuffer
-from sb3_multitask.vec_env.faults import MAX_IN_A_ROW
+from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS
 
 
 @pytest.mark.parametrize("schedule", ["joint", "cycle"])
@@ -120,9 +120,9 @@ def test_a_nan_action_is_quarantined_too():
 def test_what_always_fails_is_given_up():
     env = mt.MultiTaskVecEnv(tasks("nan_obs", at=1, first_episode=1), 1, seed=0, on_fault="quarantine")
     env.reset()
-    with pytest.raises(mt.TaskFault, match=f"Task 'B'.*{MAX_IN_A_ROW} times without a good step"):
+    with pytest.raises(mt.TaskFault, match=f"Task 'B'.*{MAX_CONSECUTIVE_FAULTS} times without a good step"):
         step_on(env, 50)
-    assert env.fault_counts["B"] == MAX_IN_A_ROW
+    assert env.fault_counts["B"] == MAX_CONSECUTIVE_FAULTS
 
 
 def test_a_reset_that_gives_a_bad_observation_stops():
@@ -223,7 +223,7 @@ def test_what_fails_in_turn_with_other_tasks_is_given_up_too():
     env = mt.MultiTaskVecEnv(tasks("nan_obs", at=1, first_episode=1), 1, seed=0, on_fault="quarantine")
     env.reset()
     views = [env.task_view(i) for i in range(3)]
-    for _ in range(MAX_IN_A_ROW - 1):
+    for _ in range(MAX_CONSECUTIVE_FAULTS - 1):
         for view in views:
             view.step(np.zeros((1, 2)))
     views[0].step(np.zeros((1, 2)))

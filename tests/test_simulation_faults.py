@@ -7,7 +7,7 @@ from conftest import DriftEnv
 from faulty import break_simulation, simulations
 
 import sb3_multitask as mt
-from sb3_multitask.vec_env.faults import MAX_IN_A_ROW
+from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS
 
 
 @pytest.mark.parametrize("backend", ["batch", "dummy", "subproc"])
@@ -86,9 +86,9 @@ def test_bad_actions_and_failed_simulations_are_given_up_too(what):
     actions = np.zeros((4, 6))
     if what == "action":
         actions[2, 0] = np.nan
-    with pytest.raises(mt.TaskFault, match=f"{MAX_IN_A_ROW} times without a good step"):
+    with pytest.raises(mt.TaskFault, match=f"{MAX_CONSECUTIVE_FAULTS} times without a good step"):
         fail_on(env, actions, what)
-    assert env.fault_counts["HalfCheetahBigFoot-v0"] == MAX_IN_A_ROW
+    assert env.fault_counts["HalfCheetahBigFoot-v0"] == MAX_CONSECUTIVE_FAULTS
 
 
 def fail_on(env, actions, what):

@@ -1,4 +1,4 @@
-"""Checkpoints from which training goes on to the same bits."""
+"""Checkpoints from which training resumes to the same bits."""
 
 from sb3_multitask.checkpoint.callback import ResumableCheckpointCallback, TrainingInterrupted
 from sb3_multitask.checkpoint.format import CheckpointError

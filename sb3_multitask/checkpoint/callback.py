@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_multitask.checkpoint import format as checkpoint_format
 from sb3_multitask.checkpoint.format import CheckpointError
-from sb3_multitask.checkpoint.snapshot import Origin, origin_of, put_back, take, why_inexact
+from sb3_multitask.checkpoint.snapshot import Baseline, baseline_of, capture, restore, why_inexact
 from sb3_multitask.files import SaveError
 
 
@@ -20,10 +20,10 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class ResumableCheckpointCallback(BaseCallback):
-    """Write checkpoints from which the same script, started again, goes on to the same bits.
+    """Write checkpoints from which the same script, started again, resumes to the same bits.
 
-    Give it to ``learn`` of an ``A2CMultiTask`` and, after a kill or a crash, run the same script again: training goes
-    on from the newest valid checkpoint in ``save_path``, and ends with the weights, statistics, monitor rows and
+    Give it to ``learn`` of an ``A2CMultiTask`` and, after a kill or a crash, run the same script again: training
+    resumes from the newest valid checkpoint in ``save_path``, and ends with the weights, statistics, monitor rows and
     evaluations of a run that was never interrupted. Checkpoints are taken at the start of a rollout; they hold model,
     optimizer, normaliser, environments, counters, callbacks and all random number generators.
 
@@ -33,8 +33,8 @@ class ResumableCheckpointCallback(BaseCallback):
     :param save_path: folder of the checkpoints, one run's; each is a folder ``<steps>`` of its own
     :param every: environment steps between two checkpoints; the end of training is one too
     :param keep: how many of the newest to keep
-    :param resume: go on from the newest checkpoint; ``False`` refuses a folder that holds one
-    :param verbose: 1 says which checkpoint training goes on from
+    :param resume: resume from the newest checkpoint; ``False`` refuses a folder that holds one
+    :param verbose: 1 says which checkpoint training resumes from
     :raises ValueError: if ``every`` or ``keep`` is below 1
 
     When training starts, a folder that another process trains in is refused with a ``CheckpointError``, and one that
@@ -57,11 +57,11 @@ class ResumableCheckpointCallback(BaseCallback):
         self.every, self.keep, self.resume = every, keep, resume
         self.resumed_from: Path | None = None
         self._root: BaseCallback = self
-        self._to_put_back: dict[str, Any] | None = None
+        self._to_restore: dict[str, Any] | None = None
         self._last_saved = 0
         self._must_stop: str | None = None
         self._lock: FileLock | None = None
-        self._origin: Origin | None = None
+        self._baseline: Baseline | None = None
         self._has_trained = False
         self._is_between_rollouts = True
 
@@ -74,7 +74,7 @@ class ResumableCheckpointCallback(BaseCallback):
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing to put back."""
+        """Nothing to restore."""
 
     def _init_callback(self) -> None:
         from sb3_multitask.a2c_multitask import A2CMultiTask
@@ -86,7 +86,7 @@ class ResumableCheckpointCallback(BaseCallback):
         self._keep_others_out()
         self._root = self.locals.get("callback", self)
         self._is_between_rollouts = True
-        self._origin = origin_of(self._model, self._root)
+        self._baseline = baseline_of(self._model, self._root)
         if self._has_trained and self.model.num_timesteps < self._last_saved:
             raise ValueError(
                 f"learn() was called again from 0 steps, and {self.save_path} holds checkpoints of the first call: go "
@@ -102,14 +102,14 @@ class ResumableCheckpointCallback(BaseCallback):
         if not self.resume:
             raise ValueError(f"{self.save_path} holds checkpoints already ({path.name}): choose another folder")
         self._announce_inexact(why_inexact(self._model, self._root, snapshot))
-        self._put_back(path, snapshot)
+        self._restore(path, snapshot)
         one_rollout = self._model.n_steps * self._model.n_envs
         if self.model.num_timesteps >= self.model._total_timesteps + one_rollout:
             raise CheckpointError(
                 f"{path} lies beyond the {self.model._total_timesteps:,} steps of this learn(). A script that calls "
                 "learn() several times cannot be resumed: make it one call, or give each its own callback and folder."
             )
-        self.resumed_from, self._to_put_back = path, snapshot
+        self.resumed_from, self._to_restore = path, snapshot
         checkpoint_format.remove_old(path, self.keep)  # it may have been killed before it did
         if self.verbose >= 1:
             print(f"Resuming from {path} at {self.model.num_timesteps:,} steps")  # noqa: T201
@@ -137,10 +137,10 @@ class ResumableCheckpointCallback(BaseCallback):
         self._is_between_rollouts = True
 
     def _on_rollout_start(self) -> None:
-        if self._to_put_back is not None:  # again, now that every callback has seen the training's start
+        if self._to_restore is not None:  # again, now that every callback has seen the training's start
             assert self.resumed_from is not None
-            self._put_back(self.resumed_from, self._to_put_back)
-            self._to_put_back = None
+            self._restore(self.resumed_from, self._to_restore)
+            self._to_restore = None
         self._is_between_rollouts = False
         steps = self.model.num_timesteps
         if self._must_stop is not None:
@@ -164,15 +164,15 @@ class ResumableCheckpointCallback(BaseCallback):
 
         :raises SaveError: if it cannot be written; the ones before stay
         """
-        assert self._origin is not None, "only while training, or after it"
+        assert self._baseline is not None, "only while training, or after it"
         steps = self.model.num_timesteps
-        checkpoint_format.save_step(self.save_path, steps, take(self._model, self._root, self._origin), self.keep)
+        checkpoint_format.save_step(self.save_path, steps, capture(self._model, self._root, self._baseline), self.keep)
         self._last_saved = steps
 
-    def _put_back(self, path: Path, snapshot: dict[str, Any]) -> None:
+    def _restore(self, path: Path, snapshot: dict[str, Any]) -> None:
         try:
-            assert self._origin is not None
-            put_back(self._model, self._root, snapshot, self._origin)
+            assert self._baseline is not None
+            restore(self._model, self._root, snapshot, self._baseline)
         except CheckpointError as e:
             raise CheckpointError(f"{path}: {e}") from e
         except (KeyError, TypeError, ValueError, RuntimeError) as e:

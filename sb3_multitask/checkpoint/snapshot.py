@@ -1,6 +1,6 @@
 """What a training run is at the start of a rollout, as a tree of plain values and arrays.
 
-Only there is it small: no half-filled rollout, no action under way. A run that goes on from a snapshot makes the same
+Only there is it small: no half-filled rollout, no action under way. A run that resumes from a snapshot makes the same
 bits as one that never stopped.
 """
 
@@ -29,7 +29,7 @@ from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.generators import global_states, set_global_states
 from sb3_multitask.plain import is_plain
 from sb3_multitask.tasks import Task
-from sb3_multitask.vec_env.schedule import layers_of
+from sb3_multitask.vec_env.layers import layers_of
 
 if TYPE_CHECKING:
     from sb3_multitask.a2c_multitask import A2CMultiTask
@@ -48,7 +48,7 @@ _NOT_STATE = {"model", "logger", "locals", "globals", "parent", "callback", "cal
 
 
 @dataclass
-class Origin:
+class Baseline:
     """What a script had set up when training started; what changed since is state.
 
     :param settings: what makes it the same run
@@ -59,23 +59,23 @@ class Origin:
     callbacks: dict[str, dict[str, Any]]
 
 
-def origin_of(model: A2CMultiTask, root: BaseCallback) -> Origin:
-    """To be asked for when training starts, before anything is put back."""
+def baseline_of(model: A2CMultiTask, root: BaseCallback) -> Baseline:
+    """To be asked for when training starts, before anything is restored."""
     kept = {name: _plain_attributes(callback) for name, callback in stateful(root) if not _has_state(callback)}
-    return Origin(_settings(model), copy.deepcopy(kept))
+    return Baseline(_settings(model), copy.deepcopy(kept))
 
 
-def take(model: A2CMultiTask, root: BaseCallback, origin: Origin) -> dict[str, Any]:
+def capture(model: A2CMultiTask, root: BaseCallback, baseline: Baseline) -> dict[str, Any]:
     """Everything that decides how the training goes on.
 
     :param model: at the start of a rollout
     :param root: the callback of ``learn``, with all its children
-    :param origin: of this script
+    :param baseline: of this script
     """
     assert model.env is not None
     optimizer = model.policy.optimizer.state_dict()
     return {
-        "settings": origin.settings,
+        "settings": baseline.settings,
         "live_settings": {name: getattr(model, name) for name in _LIVE_SETTINGS},
         "platform": _platform(model),
         "counters": {name: getattr(model, name) for name in _COUNTERS},
@@ -92,18 +92,20 @@ def take(model: A2CMultiTask, root: BaseCallback, origin: Origin) -> dict[str, A
             "state": {str(i): _to_arrays(state) for i, state in optimizer["state"].items()},
         },
         "env": env_state(model.env),
-        "callbacks": {name: _callback_state(callback, origin.callbacks.get(name)) for name, callback in stateful(root)},
+        "callbacks": {
+            name: _callback_state(callback, baseline.callbacks.get(name)) for name, callback in stateful(root)
+        },
         "generators": global_states(),
     }
 
 
-def put_back(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any], origin: Origin) -> None:
-    """Make a training run what it was when :func:`take` gave ``snapshot``; generators last.
+def restore(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any], baseline: Baseline) -> None:
+    """Make a training run what it was when :func:`capture` gave ``snapshot``; generators last.
 
     :raises CheckpointError: on other settings or weights that are not finite (nothing is changed), or another env
     """
     assert model.env is not None
-    _check_settings(origin.settings, snapshot["settings"])
+    _check_settings(baseline.settings, snapshot["settings"])
     weights = {name: th.from_numpy(array.copy()) for name, array in snapshot["policy"].items()}
     bad = [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]
     if bad:
@@ -126,14 +128,14 @@ def put_back(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any], 
     set_env_state(model.env, snapshot["env"])
     for name, callback in stateful(root):
         if name in snapshot["callbacks"]:
-            _set_callback_state(callback, snapshot["callbacks"][name], origin.callbacks.get(name, {}))
+            _set_callback_state(callback, snapshot["callbacks"][name], baseline.callbacks.get(name, {}))
     set_global_states(snapshot["generators"])
 
 
 def why_inexact(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any] | None = None) -> list[str]:
-    """Why a run that goes on from a snapshot would not make the same bits; empty if it would.
+    """Why a run that resumes from a snapshot would not make the same bits; empty if it would.
 
-    :param snapshot: one to go on from; ``None``: one that would be taken now
+    :param snapshot: one to resume from; ``None``: one that would be taken now
     """
     assert model.env is not None
     reasons = list(_inexact_env(model.env))
@@ -162,7 +164,7 @@ def env_state(env: VecEnv) -> list[dict[str, Any]]:
 
 
 def set_env_state(env: VecEnv, states: list[dict[str, Any]]) -> None:
-    """Put back what :func:`env_state` gave.
+    """Restore what :func:`env_state` gave.
 
     :raises CheckpointError: if the env has other layers
     """

@@ -53,7 +53,7 @@ class _PusherWithGoal(EditedModel, PusherEnv):
 
 
 class PusherMovingGoalEnv(_PusherWithGoal):
-    """``Pusher-v5`` whose goal is drawn anew for each episode, 0 to 0.2 m by -0.1 to 0.3 m from its usual place."""
+    """``Pusher-v5`` whose goal is drawn again for each episode, 0 to 0.2 m by -0.1 to 0.3 m from its usual place."""
 
     def draw_goal(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Range, Range]]:
         goal = np.array([generator.uniform(-0.2, 0.0), generator.uniform(-0.1, 0.3)])
@@ -70,7 +70,7 @@ class PusherLeftSideEnv(_PusherWithGoal):
 
 
 class PusherFullRangeEnv(_PusherWithGoal):
-    """``Pusher-v5`` on either side, drawn anew for each episode; the shoulder turns as for the left one."""
+    """``Pusher-v5`` on either side, drawn again for each episode; the shoulder turns as for the left one."""
 
     pan_range = (-0.854, 2.714602)
 

@@ -42,7 +42,7 @@ def maze_readings(xy: np.ndarray, centres: np.ndarray, half_sizes: np.ndarray, h
 
 
 class WithSimpleWalls(WithObstacles):
-    """Mixin: two low walls without friction, at 2.8 m and 4 to 6 m behind the first, placed anew at each reset.
+    """Mixin: two low walls without friction, at 2.8 m and 4 to 6 m behind the first, placed again at each reset.
 
     They are 0.18 m high and 0.5 m thick. Ten readings say for cells of 0.5 m, from 0.5 m behind the foot on, whether a
     wall is there.

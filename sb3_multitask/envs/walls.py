@@ -27,7 +27,7 @@ def beam_readings(distances: np.ndarray) -> np.ndarray:
 
 
 class WithWall(WithObstacles):
-    """Mixin: a wall across the way, 1.8 to 3.8 m from the start, placed anew at each reset.
+    """Mixin: a wall across the way, 1.8 to 3.8 m from the start, placed again at each reset.
 
     The robot must get over it: it is 0.375 m high and 0.4 m thick. Ten beams from the torso, over 90 degrees from
     45 degrees below to 45 degrees above the torso's forward axis, read the distance to it in units of 10 m, and 0 where

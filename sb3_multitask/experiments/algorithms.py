@@ -12,7 +12,7 @@ from sb3_multitask.env_checks import warn_of_other_gamma
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.vec_env.schedule import task_normalizer_of
+from sb3_multitask.vec_env.layers import task_normalizer_of
 from sb3_multitask.yaml_files import ConfigError
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}

@@ -25,8 +25,8 @@ from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.transfer import Frozen
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.faults import OnFault
+from sb3_multitask.vec_env.layers import TaskSchedule
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
-from sb3_multitask.vec_env.schedule import TaskSchedule
 from sb3_multitask.yaml_files import ConfigError, read_yaml, write_yaml
 
 Schedulable: TypeAlias = float | str
@@ -209,7 +209,7 @@ class TrainConfig(BaseModel):
 
     @property
     def is_resumable(self) -> bool:
-        """Whether an interrupted run goes on from a checkpoint, to the same bits; others are started over."""
+        """Whether an interrupted run resumes from a checkpoint, to the same bits; others are started over."""
         return self.algo == "a2c_mt" and not self.sequential
 
     def resolved_tasks(self) -> tuple[Task, ...]:

@@ -218,7 +218,7 @@ def _check_name(path: Path, name: str, runs: Mapping[str, Any]) -> None:
 def statuses(runs: list[GridRun]) -> Iterator[tuple[GridRun, str]]:
     """Every run with its status: "waiting", "running", "finished", "interrupted", "failed", or "other settings".
 
-    With the last, the folder holds a run that the grid will not go on with.
+    With the last, the folder holds a run that the grid will not resume.
     """
     for run in runs:
         folder = RunFolder(run.folder)

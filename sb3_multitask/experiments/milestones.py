@@ -66,7 +66,7 @@ class MilestoneCallback(BaseCallback):
         return {"n_done": self.n_done}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""
         self.n_done = state["n_done"]
 
     def _on_rollout_start(self) -> None:

@@ -22,7 +22,7 @@ def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
 
     :param path: file of the CSV log
     :param formats: SB3's other formats: stdout, tensorboard
-    :param up_to: environment steps of the checkpoint that the run goes on from; 0 for a new run
+    :param up_to: environment steps of the checkpoint that the run resumes from; 0 for a new run
     """
     header, rows = _rows_up_to(path, up_to)
     write_text(path, "".join(map(csv_line, [header, *rows] if header else [])))

@@ -1,7 +1,7 @@
 """Runs of a grid as tasks of a Ray cluster, one task and one CPU a run; needs the extra ``ray``.
 
 The folders must lie where every node sees them under the same path. A run whose worker dies is started again by Ray,
-elsewhere if need be, and goes on from its newest checkpoint; its folder counts once, whoever worked in it.
+elsewhere if need be, and resumes from its newest checkpoint; its folder counts once, whoever worked in it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def ray_cluster(modules: Sequence[str] = ()) -> Iterator[Launch]:
 
 
 def work(path: str, cwd: str, modules: list[str]) -> None:
-    """What a task does: train the run in a folder, or go on with it. What it prints goes to the folder's log.
+    """What a task does: train the run in a folder, or resume it. What it prints goes to the folder's log.
 
     :param path: of the folder
     :param cwd: what the config's paths are relative to

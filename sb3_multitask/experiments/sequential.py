@@ -1,7 +1,7 @@
 """Henderson et al.'s protocol: one head learns the tasks of a group in turn, and is evaluated on all of them.
 
 What a task's head knows of the others is forgotten or kept here, and measured: with a head and statistics for each task
-nothing could be forgotten. The normaliser's statistics go on from task to task, as the weights do.
+nothing could be forgotten. The normaliser's statistics continue from task to task, as the weights do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sb3_multitask.task_logging import log_last_update
 from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
-from sb3_multitask.vec_env.schedule import task_normalizer_of
+from sb3_multitask.vec_env.layers import task_normalizer_of
 
 HEAD = "all"
 """Name of the only head."""

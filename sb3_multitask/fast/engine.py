@@ -20,7 +20,7 @@ from sb3_multitask.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.rows import by_step, by_task
 from sb3_multitask.task_logging import refuse_update
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
-from sb3_multitask.vec_env.schedule import layers_of
+from sb3_multitask.vec_env.layers import layers_of
 
 _KNOWN_LAYERS = {MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor}
 
@@ -102,7 +102,7 @@ class FastEngine:
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
         raw: list[np.ndarray] = []  # unnormalised observations, for the teachers
         tasks = tasks_of_rows(env) if model.teachers is not None else []
-        model.draw_who_acts()
+        model.sample_behavior_policy()
         n_steps = 0
 
         while n_steps < n_rollout_steps:
@@ -300,7 +300,7 @@ class _Buffers:
         self.hidden_pi = [empty(n_steps, len(bias)) for _, bias in nets.trunk_pi]
         self.hidden_vf = [empty(n_steps + 1, len(bias)) for _, bias in nets.trunk_vf]
         self.no_log_probs = np.full((n_steps, n_envs), np.nan, dtype=dtype)
-        # copies of weights, made anew for each rollout
+        # copies of weights, made again for each rollout
         self._trunk_pi, self._trunk_vf = (
             memory_of_copies((weight.T.shape for weight, _ in layers), dtype)
             for layers in (nets.trunk_pi, nets.trunk_vf)

@@ -48,7 +48,7 @@ def what_file(path: Path) -> str:
 def what_folder(path: Path) -> str:
     """What is wrong with a folder that has no agent: what it is, or which models in it can be given."""
     if (path / "manifest.json").exists():
-        return "is a checkpoint, to go on from; give the run's folder, or save the model's agent (save_agent)"
+        return "is a checkpoint, to resume from; give the run's folder, or save the model's agent (save_agent)"
     models = sorted(file for ending in ("*.zip", "*.safetensors") for file in path.glob(ending))
     if models:
         return (

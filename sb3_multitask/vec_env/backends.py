@@ -79,7 +79,7 @@ class Backend(Protocol):
         """State of the sub-environments: dicts, lists, plain values and arrays."""
 
     def set_state(self, state: list[dict[str, Any]]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""
 
     def close(self) -> None:
         """Release everything."""

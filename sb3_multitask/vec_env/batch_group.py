@@ -155,7 +155,7 @@ class SimulationGroup:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""
         self.batch.state[...] = state["state"]
         self.batch.warning[...] = state["warning"]
         self.elapsed[...] = state["elapsed"]

@@ -75,7 +75,7 @@ class TaskCyclingVecEnv(VecEnv):
 
     @reset_infos.setter
     def reset_infos(self, infos: list[dict[str, Any]]) -> None:
-        """Of the view itself; what VecEnv sets when it is made is nobody's."""
+        """Ignored: the view owns ``reset_infos``; SB3's constructor assigns a list that is not needed."""
 
     @property
     def _view(self) -> VecEnv:
@@ -121,7 +121,7 @@ class TaskCyclingVecEnv(VecEnv):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""
         self.active_task, self.first_visit = state["active_task"], state["first_visit"]
         self._last_obs = list(state["last_obs"])
         self._episode_starts[...], self._visited[...] = state["episode_starts"], state["visited"]

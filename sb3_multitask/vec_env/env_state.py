@@ -87,7 +87,7 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
 
 def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
-    """Put back what :func:`get_env_state` gave, into an environment made in the same way."""
+    """Restore what :func:`get_env_state` gave, into an environment made in the same way."""
     for layer, saved in zip(_layers(env), state["layers"], strict=True):
         if saved["class"] != type(layer).__name__:
             raise ValueError(f"The state is of a {saved['class']}, the environment has a {type(layer).__name__}")
@@ -136,16 +136,16 @@ def _layer_state(layer: Any) -> dict[str, Any]:
     return {"class": name, "attributes": {attribute: getattr(layer, attribute) for attribute in known}}
 
 
-_TAKEN_CARE_OF = ("model", "data", "mujoco_renderer", "spec")
+_RESTORED_SEPARATELY = ("model", "data", "mujoco_renderer", "spec")
 _OF_GYMNASIUM = ("_np_random", "_np_random_seed", "_ezpickle_args", "_ezpickle_kwargs")
 
 
 def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
     """What a class keeps in Python beyond what Gymnasium takes care of."""
     for name, value in vars(env).items():
-        # an MjData beside the environment's own is what sensors compute in anew each time
+        # an MjData beside the environment's own is what sensors compute in again each time
         is_scratch = name == "scratch_data" and isinstance(value, mujoco.MjData)
-        if name not in (*_TAKEN_CARE_OF, *_OF_GYMNASIUM) and not is_scratch:
+        if name not in (*_RESTORED_SEPARATELY, *_OF_GYMNASIUM) and not is_scratch:
             yield name, value
 
 

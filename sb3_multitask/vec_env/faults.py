@@ -11,8 +11,8 @@ import numpy as np
 OnFault: TypeAlias = Literal["stop", "quarantine"]
 LIMIT = 1e15
 """Observations, rewards and actions beyond this are taken for the results of a fault."""
-MAX_IN_A_ROW = 10
-"""A sub-environment that fails so often without one good step between is given up."""
+MAX_CONSECUTIVE_FAULTS = 10
+"""Consecutive faults after which a sub-environment is considered broken."""
 
 PHYSICS = {
     int(mujoco.mjtWarning.mjWARN_BADQPOS): "NaN, infinite or huge positions",

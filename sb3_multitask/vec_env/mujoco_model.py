@@ -1,4 +1,4 @@
-"""The numbers of a compiled MuJoCo model, which environments may draw anew: domain randomisation, curricula."""
+"""The numbers of a compiled MuJoCo model, which environments may draw again: domain randomisation, curricula."""
 
 from __future__ import annotations
 

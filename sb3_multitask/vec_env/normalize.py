@@ -295,7 +295,7 @@ class MultiTaskVecNormalize(VecNormalize):
         return state
 
     def set_statistics(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_statistics` returned. How rewards are treated stays as it is.
+        """Restore what :meth:`get_statistics` returned. How rewards are treated stays as it is.
 
         :raises ValueError: if the statistics have another shape
         """
@@ -326,7 +326,7 @@ class MultiTaskVecNormalize(VecNormalize):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""
         self.set_statistics(state["statistics"])
         self.returns = state["returns"]
         if state["old_obs"] is not None:

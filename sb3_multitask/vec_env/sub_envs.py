@@ -14,7 +14,7 @@ from sb3_multitask.envs.task_env import StepReturn, TaskObs, task_observation_sp
 from sb3_multitask.seeding import env_seeds
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import BackendName, Transitions
-from sb3_multitask.vec_env.faults import MAX_IN_A_ROW, Fault, OnFault, TaskFault, bad_rows
+from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS, Fault, OnFault, TaskFault, bad_rows
 from sb3_multitask.vec_env.making import Workers, start_backend
 from sb3_multitask.vec_env.monitor import EpisodeMonitor
 from sb3_multitask.vec_env.seed_checks import SeedChecks
@@ -67,7 +67,7 @@ class SubEnvs:
         doubtful = {env.task for env in running.descriptions if not env.obeys_seeds}
         self.seed_checks = SeedChecks(self.tasks, n_envs_per_task, doubtful)
         self.fault_counts = dict.fromkeys(self.task_names, 0)
-        self._faults_in_a_row = np.zeros(n_rows, dtype=np.int64)
+        self._consecutive_faults = np.zeros(n_rows, dtype=np.int64)
         self._has_failed = False  # some sub-environment, in its last step
         self._bad_actions: dict[int, str] = {}
 
@@ -140,8 +140,8 @@ class SubEnvs:
         faults = self._find_faults(transitions)
         if self._has_failed:
             good = np.setdiff1d(np.arange(len(transitions.dones)), list(faults)) + rows.start
-            self._faults_in_a_row[good] = 0
-            self._has_failed = bool(self._faults_in_a_row.any())
+            self._consecutive_faults[good] = 0
+            self._has_failed = bool(self._consecutive_faults.any())
         if faults:
             if self.on_fault == "stop":
                 self._stop(rows, faults)
@@ -182,10 +182,10 @@ class SubEnvs:
             row = i + rows.start
             name = self.task_names[self.task_ids[row]]
             self.fault_counts[name] += 1
-            self._faults_in_a_row[row] += 1
+            self._consecutive_faults[row] += 1
             obs = np.asarray(self.backend.reset_row(row))
-            if self._faults_in_a_row[row] >= MAX_IN_A_ROW:
-                self._stop(rows, {i: f"{what}; {MAX_IN_A_ROW} times without a good step between"})
+            if self._consecutive_faults[row] >= MAX_CONSECUTIVE_FAULTS:
+                self._stop(rows, {i: f"{what}; {MAX_CONSECUTIVE_FAULTS} times without a good step between"})
             if bad_rows("observation", obs[None]):
                 self._stop(rows, {i: f"{what}, and its reset gave {bad_rows('observation', obs[None])[0]}"})
             transitions.obs[i], transitions.rewards[i], transitions.dones[i] = obs, 0.0, True
@@ -218,7 +218,7 @@ class SubEnvs:
             "envs": self.backend.get_state() if self._was_reset else None,
             "monitor": self.monitor.get_state(),
             "fault_counts": dict(self.fault_counts),
-            "faults_in_a_row": self._faults_in_a_row.copy(),
+            "faults_in_a_row": self._consecutive_faults.copy(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -235,5 +235,5 @@ class SubEnvs:
             self.backend.set_state(state["envs"])
         self.monitor.set_state(state["monitor"])
         self.fault_counts = dict(state.get("fault_counts", self.fault_counts))
-        self._faults_in_a_row[:] = state.get("faults_in_a_row", 0)
-        self._has_failed = bool(self._faults_in_a_row.any())
+        self._consecutive_faults[:] = state.get("faults_in_a_row", 0)
+        self._has_failed = bool(self._consecutive_faults.any())

@@ -23,11 +23,12 @@ from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_in
 from sb3_multitask.vec_env.wrappers import wrappers_of
 
 DONE, MISSING, REFUSED, RAISED = "done", "missing", "refused", "raised"
-"""First half of an answer; the second: a value, the name of an attribute that there is not, a traceback.
+"""The kind of a reply, which is (kind, value).
 
-Refused is what a user asked of an environment besides stepping: it goes on.
+DONE: the value that a command returned. MISSING: the environment has no attribute of that name. REFUSED: a user's call
+raised, and the value is its traceback; the worker stays alive. RAISED: the environment failed.
 """
-_ASKED = ("call", "set_attr")
+_USER_CALLS = ("call", "set_attr")
 
 
 def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
@@ -51,10 +52,10 @@ def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: st
         try:
             answer = ForkingPickler.dumps((DONE, getattr(worker, command)(*args)))
         except AttributeError as e:
-            kind = MISSING if command in ("get_attr", *_ASKED) else RAISED
+            kind = MISSING if command in ("get_attr", *_USER_CALLS) else RAISED
             answer = ForkingPickler.dumps((kind, str(e) if kind == MISSING else traceback.format_exc()))
         except Exception:  # whatever an environment raises, or gives that cannot be sent
-            answer = ForkingPickler.dumps((REFUSED if command in _ASKED else RAISED, traceback.format_exc()))
+            answer = ForkingPickler.dumps((REFUSED if command in _USER_CALLS else RAISED, traceback.format_exc()))
         try:
             remote.send_bytes(answer)
         except ConnectionError:

@@ -97,4 +97,4 @@ class Adapter:
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`get_state` gave."""
+        """Restore what :meth:`get_state` gave."""

@@ -1,4 +1,4 @@
-"""A model's view of its env: whose tasks they are, and in which order it meets them."""
+"""The layers of a model's env: its wrappers, its normaliser, its tasks, and the order in which it shows them."""
 
 from __future__ import annotations
 
