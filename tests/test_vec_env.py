@@ -327,6 +327,23 @@ class Pool(gym.Env):
     action_space = spaces.Box(-1, 1, (2,))
     config = {"num_envs": 4}
 
+    def send(self, action):
+        """Start a step of all of them."""
+
+    def recv(self):
+        """Finish it."""
+
+
+class WithConfig(DriftEnv):
+    """Keeps the settings of its whole experiment."""
+
+    config = {"num_envs": 4, "learning_rate": 1e-3}
+
+
+def test_a_config_of_an_environments_own_says_nothing_of_how_many_it_is():
+    env = mt.MultiTaskVecEnv([mt.Task("A", WithConfig)], seed=0)
+    assert env.reset()["obs"].shape == (1, 3)
+
 
 def vectorised():
     return gym.vector.SyncVectorEnv([DriftEnv, DriftEnv])

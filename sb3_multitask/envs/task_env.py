@@ -72,7 +72,8 @@ def _may_weigh(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> bool:
 
 def _n_envs(env: Any) -> int | None:
     """How many environments a vectorised one steps at once, such as a VectorEnv of Gymnasium or a pool of EnvPool."""
-    config = getattr(env, "config", None)
+    is_pool = callable(getattr(env, "send", None)) and callable(getattr(env, "recv", None))
+    config = getattr(env, "config", None) if is_pool else None  # other environments may have a config of their own
     n_envs = getattr(env, "num_envs", config.get("num_envs") if isinstance(config, Mapping) else None)
     return int(n_envs) if isinstance(n_envs, int | np.integer) else None
 
