@@ -95,6 +95,7 @@ def test_evaluate_reads_the_run_folder(trained):
         assert f"{result['mean_reward']:.1f}" in next(line for line in done.stdout.splitlines() if task in line)
 
 
+@pytest.mark.slow
 def test_evaluate_from_a_config(trained):
     cwd, _ = trained
     (cwd / "e.yml").write_text("model: runs/2_tasks_1\nn_eval_episodes: 1\n")

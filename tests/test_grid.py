@@ -206,6 +206,7 @@ def test_a_grid_on_ray_that_is_stopped_leaves_checkpoints(grid_file):
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_the_others(grid_file):
     grid_file.write_text(
         GRID.replace("n_timesteps: 4000, report_at", "n_timesteps: 4000, algo_kwargs: {x: 1}, report_at")

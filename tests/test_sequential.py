@@ -247,6 +247,7 @@ def test_ctrl_c_names_no_command_that_loses_anything(tmp_path, settings, monkeyp
     assert "--set-aside" in shown
 
 
+@pytest.mark.slow
 def test_a_grids_run_that_was_killed_is_done_again_and_loses_nothing(tmp_path):
     folder, before = killed(tmp_path / "run", **PPO_RUN)
     job = LocalJob(GridRun("p/run/seed_0", load_config(TrainConfig, folder.config), folder.path))

@@ -47,6 +47,7 @@ def test_every_name_is_the_same_agent_everywhere(folder, names, agent, tmp_path)
             assert done.exit_code == 0, (line, done.exception)
 
 
+@pytest.mark.slow
 def test_cards_of_every_agent(folder, tmp_path):
     for i, name in enumerate(("", "best_model.zip", "agents/best", "agents/300")):
         done = CliRunner().invoke(

@@ -230,7 +230,7 @@ def test_a_call_that_fails_ends_no_worker():
     env.close()
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_script_without_a_main_guard_is_told_what_to_write(start_method, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
@@ -246,6 +246,7 @@ def test_a_script_without_a_main_guard_is_told_what_to_write(start_method, tmp_p
     assert not done.stdout
 
 
+@pytest.mark.slow
 def test_a_script_whose_import_fails_in_workers_is_told_what_to_write(tmp_path):
     (tmp_path / "train.py").write_text(
         "import os\n"
