@@ -22,7 +22,7 @@ import numpy as np, onnxruntime
 import sb3_multitask as mt
 assert mt.__file__.startswith(sys.prefix), mt.__file__
 agent = mt.load_agent(sys.argv[1])
-obs, task = np.random.default_rng(0).normal(size=(12, agent.obs_dim)).astype(np.float32), np.arange(12) % 6
+obs, task = np.random.default_rng(0).normal(size=(12, agent.obs_dim)).astype(agent.obs_dtype), np.arange(12) % 6
 actions, _ = agent.predict({"obs": obs, "task": task}, deterministic=True)
 assert actions.shape == (12, 6) and np.isfinite(actions).all() and len(np.unique(actions, axis=0)) == 12
 session = onnxruntime.InferenceSession(sys.argv[2], providers=["CPUExecutionProvider"])

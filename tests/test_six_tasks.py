@@ -90,6 +90,7 @@ def mean_returns(model):
 
 
 SETTINGS = {"learning_rate": 2e-3, "engine": "fast", "n_steps": 8}
+N_STEPS_SHARED = 2 * N_STEPS  # on a shared trunk it takes longer until all have learned
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def returns():
     """The five tasks' returns before training, and after it without faults."""
     env = mt.make_multitask_vec_env(six_tasks(""), 2, seed=0)
     untrained = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **SETTINGS)
-    return mean_returns(untrained), mean_returns(learn("", N_STEPS, **SETTINGS))
+    return mean_returns(untrained), mean_returns(learn("", N_STEPS_SHARED, **SETTINGS))
 
 
 @pytest.mark.slow
@@ -106,7 +107,7 @@ def test_the_other_five_learn_as_well_on_a_shared_trunk(kind, returns):
     before, clean = returns
     assert (clean - before).min() > 1  # all learn
     assert (clean - before).max() > 10
-    broken = mean_returns(learn(kind, N_STEPS, **SETTINGS))
+    broken = mean_returns(learn(kind, N_STEPS_SHARED, **SETTINGS))
     assert np.abs(broken - clean).max() < 0.75, (before, clean, broken)
 
 
