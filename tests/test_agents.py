@@ -232,10 +232,13 @@ def test_pretrained_agents_are_as_good_as_their_files_say():
     for name in PRETRAINED:
         agent = mt.load_pretrained(name)
         assert all(agent.facts[key] for key in ("trained_by", "run", "revision", "chosen", "returns"))
-        returns = {task: result.mean_reward for task, result in mt.evaluate_tasks(agent, n_eval_episodes=5).items()}
-        assert list(returns) == list(agent.task_names)
+        results = mt.evaluate_tasks(agent, n_eval_episodes=5)
+        assert list(results) == list(agent.task_names)
         expected = np.mean(list(agent.facts["returns"].values()))
-        assert np.mean(list(returns.values())) == pytest.approx(expected, rel=0.25)
+        mean = np.mean([result.mean_reward for result in results.values()])
+        # Some agents fall in some episodes, and which these are depends on the processor: four standard errors.
+        errors = [result.std_reward**2 / len(result.episode_rewards) for result in results.values()]
+        assert mean == pytest.approx(expected, rel=0.25, abs=4 * np.sqrt(np.sum(errors)) / len(results))
 
 
 def test_a_pretrained_agent_takes_raw_observations():
