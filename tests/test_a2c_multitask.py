@@ -661,6 +661,7 @@ def test_actions_without_bounds_are_refused_with_the_remedy():
         mt.A2CMultiTask("MultiTaskMlpPolicy", tasks)
 
 
+@pytest.mark.native
 def test_verbose_says_which_backend_runs_and_why(capsys):
     for tasks, backend, expected in (
         (drift_tasks(2), "auto", r'and the "dummy" backend \(not "batch": it has no adapter for task .A.'),

@@ -189,7 +189,7 @@ def test_callbacks_keep_their_numbers_and_what_they_lose_is_announced(tmp_path):
     assert totals[0] == totals[1] != 0
 
 
-@pytest.mark.parametrize("left_out", ["torch", "env"])
+@pytest.mark.parametrize("left_out", ["torch", pytest.param("env", marks=pytest.mark.native)])
 def test_a_snapshot_without_one_generator_differs(tmp_path, left_out):
     a, b = tmp_path / "a", tmp_path / "b"
     uninterrupted = run(a, n_envs=1)
@@ -217,7 +217,7 @@ def test_another_seed_differs_and_is_refused_by_the_checkpoint(tmp_path):
         ({"tasks": BODIES[::-1]}, "task_names"),
         ({"task_schedule": "cycle"}, "task_schedule: 'joint' then, 'cycle' now"),
         ({"policy_kwargs": {"net_arch": {"pi": [8], "vf": [8]}}}, "weights"),
-        ({"backend": "dummy"}, 'backend="batch"'),
+        pytest.param({"backend": "dummy"}, 'backend="batch"', marks=pytest.mark.native),
         ({"n_envs": 1}, "n_envs: 4 then, 2 now"),
     ],
 )

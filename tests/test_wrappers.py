@@ -9,6 +9,8 @@ import sb3_multitask as mt
 from sb3_multitask.vec_env import wrappers
 from sb3_multitask.vec_env.env_state import why_inexact
 
+pytestmark = pytest.mark.native
+
 PROGRAM = """
 import warnings
 import gymnasium as gym
