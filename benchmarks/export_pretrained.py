@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 import sb3_multitask as mt
-from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.evaluation.evaluate import TaskResult
 from sb3_multitask.experiments.report.collect import Run, read_runs, select
 
-PACKAGE = Path(mt.__file__).parent / "pretrained"
+PACKAGE = Path(mt.__file__).parent / "agents" / "pretrained"
 SET = "HalfCheetahBody6"
 
 

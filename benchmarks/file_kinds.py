@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_multitask as mt
 from sb3_multitask.checkpoint.format import CheckpointError, read_checkpoint, write_checkpoint
+from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.card_sources import read_source
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import read_evaluations, read_training_returns
@@ -26,8 +27,7 @@ from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import steps_so_far
 from sb3_multitask.readers import UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.readers.zoo_folder import ZooFolder
-from sb3_multitask.task_results import TaskResult
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 
 _OWN = (UnreadableFileError, CheckpointError, ConfigError)
 _TAG = "!!python/object/apply:collections.OrderedDict"

@@ -1,22 +1,22 @@
 """Multi-task reinforcement learning for Stable-Baselines3: one agent, one head per task."""
 
-import sb3_multitask.mujoco_install  # noqa: F401 (before Gymnasium imports MuJoCo)
+import sb3_multitask.process.mujoco_install  # noqa: F401 (before Gymnasium imports MuJoCo)
 
 # isort: split
-from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.agent_files import load_agent, load_pretrained, save_agent
 from sb3_multitask.agents import Agent
+from sb3_multitask.agents.export import export_onnx, export_torch
+from sb3_multitask.agents.files import load_agent, load_pretrained, save_agent
+from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
-from sb3_multitask.episode_callback import TaskEpisodesCallback
-from sb3_multitask.eval_callback import MultiTaskEvalCallback
-from sb3_multitask.evaluation import evaluate_tasks
-from sb3_multitask.export import export_onnx, export_torch
+from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
+from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
+from sb3_multitask.evaluation.evaluate import evaluate_tasks
+from sb3_multitask.evaluation.results import TaskResult
+from sb3_multitask.evaluation.tensorboard import MultiTaskTensorBoardCallback
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
-from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import TASK_SETS, Task
-from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
-from sb3_multitask.transfer import freeze, transfer
 from sb3_multitask.vec_env import (
     MultiTaskVecEnv,
     MultiTaskVecNormalize,

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 
-from sb3_multitask.mujoco_messages import mujoco_messages_as_warnings
+from sb3_multitask.process.mujoco_messages import mujoco_messages_as_warnings
 
 EnvFactory: TypeAlias = Callable[..., gym.Env[Any, Any]]
 EnvKwargs: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[int], Mapping[str, Any]]

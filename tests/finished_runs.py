@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import TASK_SETS
 
 BODIES = tuple(task.name for task in TASK_SETS["HalfCheetahBody6"])

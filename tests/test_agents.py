@@ -16,9 +16,9 @@ from torch import nn
 
 import sb3_multitask as mt
 from sb3_multitask.agents import Agent, agent_of
-from sb3_multitask.heads import TaskHeads
-from sb3_multitask.policy_arguments import ACTIVATIONS
-from sb3_multitask.pretrained import PRETRAINED
+from sb3_multitask.agents.pretrained import PRETRAINED
+from sb3_multitask.policies.arguments import ACTIVATIONS
+from sb3_multitask.policies.heads import TaskHeads
 from sb3_multitask.readers import UnreadableFileError
 
 

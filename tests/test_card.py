@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 import sb3_multitask as mt
 from sb3_multitask import cli
+from sb3_multitask.evaluation.films import NoRendererError
 from sb3_multitask.experiments import card
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
-from sb3_multitask.films import NoRendererError
 
 TASKS = {"up": "Pendulum-v1", "a | b": "Pendulum-v1"}
 RUNS = {

@@ -8,7 +8,7 @@ from killing import in_child, killed_at, with_file_size_limit
 
 import sb3_multitask as mt
 from sb3_multitask.checkpoint.format import CheckpointError, list_checkpoints, read_checkpoint, read_latest, save_step
-from sb3_multitask.files import SaveError, replacing, write_text
+from sb3_multitask.storage.files import SaveError, replacing, write_text
 
 STATE = {
     "numbers": np.arange(6.0).reshape(2, 3),

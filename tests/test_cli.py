@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sb3_multitask.cli import app
 from sb3_multitask.cli import train as train_command
-from sb3_multitask.films import find_renderer
+from sb3_multitask.evaluation.films import find_renderer
 from sb3_multitask.tasks import resolve_tasks
 
 TINY = [

@@ -15,7 +15,7 @@ from sb3_multitask.experiments.config import (
     make_config,
 )
 from sb3_multitask.experiments.grid import load_grid
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 
 
 def write(tmp_path, text):

@@ -18,7 +18,7 @@ from sb3_multitask.checkpoint.format import list_checkpoints, read_latest, save_
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
-from sb3_multitask.files import SaveError, write_json
+from sb3_multitask.storage.files import SaveError, write_json
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from test_fast import make_model, recorded_tasks
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
-from sb3_multitask.distillation import Coefficients, DistillationSettings, Teachers
+from sb3_multitask.distillation.teachers import Coefficients, DistillationSettings, Teachers
 
 NAMES = ("A", "B", "C")
 

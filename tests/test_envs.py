@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 import sb3_multitask as mt
 from sb3_multitask.envs import VARIANTS as PUBLISHED
 from sb3_multitask.envs.half_cheetah import HalfCheetahBodyEnv
-from sb3_multitask.mujoco_messages import mujoco_messages_as_warnings
+from sb3_multitask.process.mujoco_messages import mujoco_messages_as_warnings
 
 # half_cheetah.xml, by hand: body -> geoms as (name, radius, half-length) in metres. Density is 1000 kg/m3 before the
 # total is set to 14 kg, so only ratios matter.

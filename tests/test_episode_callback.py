@@ -7,7 +7,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
 import sb3_multitask as mt
-from sb3_multitask.episode_callback import TaskEpisodesCallback
+from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
 
 
 def test_ppo_logs_the_mean_over_tasks_of_their_own_means(tmp_path):

@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
+from sb3_multitask.evaluation.films import real_time_fps
 from sb3_multitask.experiments.milestones import evaluate_fully, other_env
-from sb3_multitask.films import real_time_fps
-from sb3_multitask.seeding import env_seed
+from sb3_multitask.process.seeding import env_seed
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch import nn
 import sb3_multitask as mt
 from sb3_multitask.fast import why_not_fast
 from sb3_multitask.fast.update import a2c_gradient, clip_gradient
-from sb3_multitask.task_steps import stacked_parameters
+from sb3_multitask.policies.task_steps import stacked_parameters
 
 
 class RecordedEnv(DriftEnv):
@@ -111,7 +111,7 @@ def test_gradients_are_autograds(schedule, settings, dtype, tolerance):
 
 def evaluate(policy, features, task, actions):
     """``policy.evaluate_actions`` without its cast to float32."""
-    from sb3_multitask.heads import TaskRows
+    from sb3_multitask.policies.heads import TaskRows
 
     rows = TaskRows.of(task.long(), policy.n_tasks)
     latent_pi, latent_vf = policy.mlp_extractor(features)

@@ -9,7 +9,7 @@ from PIL import Image
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
-from sb3_multitask.films import (
+from sb3_multitask.evaluation.films import (
     NoRendererError,
     Scene,
     Shot,
@@ -22,8 +22,8 @@ from sb3_multitask.films import (
     real_time_fps,
     write_film,
 )
-from sb3_multitask.films.playing import longest_episode, play, play_episodes
-from sb3_multitask.films.window import has_display, show
+from sb3_multitask.evaluation.films.playing import longest_episode, play, play_episodes
+from sb3_multitask.evaluation.films.window import has_display, show
 
 needs_renderer = pytest.mark.skipif(find_renderer() is None, reason="nothing can render here")
 

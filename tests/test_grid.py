@@ -11,7 +11,7 @@ import pytest
 
 from sb3_multitask.checkpoint.format import list_checkpoints
 from sb3_multitask.experiments.grid import load_grid, prepare, select, statuses
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 
 BASE = "eval_freq: 0\nn_eval_episodes: 1\nn_envs_per_task: 1\ncheckpoint_freq: 1000\n"
 GRID = """

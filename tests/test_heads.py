@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sb3_multitask.heads import TaskHeads, TaskRows
+from sb3_multitask.policies.heads import TaskHeads, TaskRows
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30))

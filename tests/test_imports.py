@@ -6,22 +6,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "sb3_multitask"
 ROOMS = (
-    *("mujoco_install", "mujoco_messages", "plain", "threads", "generators", "files", "yaml_files", "csv_log"),
-    *("schedules", "rows", "rollout_buffer", "losses", "heads", "tasks", "seeding", "observations", "model_files"),
-    *(
-        "task_results",
-        "policy_arguments",
-        "env_checks",
-        "policies",
-        "policy_checks",
-        "task_logging",
-        "episode_callback",
-        "task_steps",
-    ),
-    *("envs", "vec_env", "readers", "trained_files", "pretrained", "agents", "agent_files", "export"),
-    *("distillation", "fast", "a2c_multitask", "transfer", "checkpoint"),
-    *("evaluation_envs", "evaluation", "eval_callback", "films", "tensorboard_callback"),
-    *("experiments", "cli", "zoo", "zoo_configs"),
+    *("process", "storage", "tasks", "envs", "vec_env", "policies", "losses", "readers", "agents", "distillation"),
+    *("fast", "algorithms", "checkpoint", "evaluation", "experiments", "cli", "zoo", "zoo_configs"),
 )
 """From the bottom to the top; a room is a module or a package of the root."""
 

@@ -12,7 +12,7 @@ from sb3_multitask.experiments.curves import read_training_returns
 from sb3_multitask.experiments.monitor_files import read_monitor_files
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.scheduler import steps_so_far
-from sb3_multitask.files import SaveError
+from sb3_multitask.storage.files import SaveError
 
 HEAD = '#{"t_start": 0.0, "env_id": "X"}\nr,l,t,task\n'
 

@@ -8,7 +8,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecNormalize, sync_envs_normalization
 
 import sb3_multitask as mt
-from sb3_multitask.seeding import env_seeds
+from sb3_multitask.process.seeding import env_seeds
 
 
 def step_all(env, n_steps, seed=0):

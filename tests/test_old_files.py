@@ -16,10 +16,10 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_multitask as mt
-from sb3_multitask.distillation import Teachers
+from sb3_multitask.distillation.teachers import Teachers
 from sb3_multitask.readers import UnreadableFileError, read_sb3_zip
 from sb3_multitask.readers.zoo_folder import ZooFolder
-from sb3_multitask.yaml_files import ConfigError, load_values
+from sb3_multitask.storage.yaml_files import ConfigError, load_values
 
 FILES = Path(__file__).parent / "old_files"
 OBS = np.array([[0.126, -0.132, 0.64], [0.105, -0.536, 0.362], [1.304, 0.947, -0.704], [-1.265, -0.623, 0.041]])

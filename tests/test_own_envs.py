@@ -17,8 +17,8 @@ from sb3_multitask.cli.packages import modules_of
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import resolve_tasks
-from sb3_multitask.yaml_files import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint will not make the same bits")
 HERE = Path(__file__).parent

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 import sb3_multitask as mt
 from sb3_multitask.checkpoint.format import CheckpointError, list_checkpoints, read_checkpoint, save_step
-from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.evaluation.evaluate import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
 from sb3_multitask.experiments.monitor_files import read_monitor_files
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import steps_so_far
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import resolve_tasks
 from sb3_multitask.vec_env.statistics import TaskMoments
-from sb3_multitask.yaml_files import ConfigError
 
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("ours")

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt
-from sb3_multitask.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS
 
 

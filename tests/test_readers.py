@@ -20,7 +20,7 @@ import sb3_multitask as mt
 from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.experiments.curves import read_evaluations
 from sb3_multitask.readers import UnreadableFileError, read_npz, read_sb3_zip, read_vec_normalize
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 
 ENV_ID = "HalfCheetahSmallFoot-v0"
 

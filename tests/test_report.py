@@ -12,7 +12,8 @@ from finished_runs import write_grid, write_run
 from PIL import Image
 
 import sb3_multitask as mt
-from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.evaluation.evaluate import TaskResult
+from sb3_multitask.evaluation.films import NoRendererError, find_renderer
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.report import continual, statistics, write_report
 from sb3_multitask.experiments.report.any_grid import carried_over, gains, presets_compared, taught
@@ -21,10 +22,9 @@ from sb3_multitask.experiments.report.collect import read_runs, write_data
 from sb3_multitask.experiments.report.figures import draw_sides
 from sb3_multitask.experiments.report.statistics import difference, paired_difference
 from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.films import NoRendererError, find_renderer
 from sb3_multitask.readers import UnreadableFileError
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import TASK_SETS
-from sb3_multitask.yaml_files import ConfigError
 
 SCORES = np.array([[0.0, 10.0], [2.0, 20.0], [4.0, 30.0], [6.0, 40.0]])
 

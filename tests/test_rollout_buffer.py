@@ -7,7 +7,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
 import sb3_multitask as mt
-from sb3_multitask.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 
 N_STEPS, N_ENVS = 4, 6
 SPACE = spaces.Dict({"obs": spaces.Box(-1, 1, (3,)), "task": spaces.Discrete(2)})

@@ -7,8 +7,8 @@ import torch as th
 from conftest import DriftEnv, drift_tasks
 
 import sb3_multitask as mt
-from sb3_multitask.generators import seeded_globals
-from sb3_multitask.seeding import env_seeds
+from sb3_multitask.process.generators import seeded_globals
+from sb3_multitask.process.seeding import env_seeds
 from sb3_multitask.vec_env import seed_checks
 
 

@@ -17,7 +17,7 @@ from sb3_multitask.experiments.local_engine import LocalJob
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.zoo.settings import check_hyperparameters
 
 SMALL = {"n_envs_per_task": 2, "n_eval_episodes": 1, "eval_episodes": 1, "eval_freq": 0}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sb3_multitask import cli
 from sb3_multitask.experiments.shipped import find_config, shipped_config
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.zoo.settings import default_config, read_hyperparameters
 
 ROOT = Path(__file__).parents[1]

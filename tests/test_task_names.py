@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt
 from sb3_multitask.cli.output import results_table
-from sb3_multitask.evaluation import TaskResult
+from sb3_multitask.evaluation.evaluate import TaskResult
 from sb3_multitask.experiments import card
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_evaluations, read_training_returns
@@ -25,7 +25,7 @@ from sb3_multitask.experiments.report.tables import Table, markdown_text
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import steps_so_far
 from sb3_multitask.experiments.train import train_run
-from sb3_multitask.files import file_name
+from sb3_multitask.storage.files import file_name
 
 NAMES = ("left, slow", 'a "b", c', "x|y", "$\\frac{1}$", "[bold]", "<b>&", "a/../b")
 

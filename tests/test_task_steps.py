@@ -10,7 +10,7 @@ from test_policies import make_policy
 from torch import nn
 
 import sb3_multitask as mt
-from sb3_multitask.task_steps import stacked_parameters, step_of_tasks
+from sb3_multitask.policies.task_steps import stacked_parameters, step_of_tasks
 
 OPTIMIZERS = {
     "Adam": (th.optim.Adam, {"weight_decay": 0.1}),

@@ -15,10 +15,10 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from test_films import drawn_tasks
 
 import sb3_multitask as mt
+from sb3_multitask.evaluation.films import NoRendererError, filming
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
-from sb3_multitask.films import NoRendererError, filming
 
 EVERYTHING = {"tensors": 0, "scalars": 0, "images": 0}
 

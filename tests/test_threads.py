@@ -5,7 +5,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from threadpoolctl import threadpool_info
 
 import sb3_multitask as mt
-from sb3_multitask.threads import one_thread_for_arrays, physics_threads
+from sb3_multitask.process.threads import one_thread_for_arrays, physics_threads
 
 
 def blas_threads():

@@ -7,13 +7,13 @@ from typer.testing import CliRunner
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
+from sb3_multitask.agents.trained_files import model_zip
 from sb3_multitask.cli import app
 from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder, folder_of_agent
 from sb3_multitask.experiments.train import train_run
 from sb3_multitask.readers import UnreadableFileError
-from sb3_multitask.trained_files import model_zip
 
 TASKS = {"A": "Hopper-v5", "B": "HopperBigFoot-v0"}
 SMALL = {"n_timesteps": 600, "n_envs_per_task": 1, "n_eval_episodes": 1, "eval_episodes": 1, "eval_freq": 200}

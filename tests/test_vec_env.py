@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor, load_results
 
 import sb3_multitask as mt
-from sb3_multitask.seeding import env_seeds
+from sb3_multitask.process.seeding import env_seeds
 
 
 def actions_for(env, seed=0):

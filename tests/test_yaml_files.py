@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sb3_multitask.yaml_files import load_values, write_yaml, yaml_text
+from sb3_multitask.storage.yaml_files import load_values, write_yaml, yaml_text
 
 TEXTS = [
     "on",

@@ -25,7 +25,7 @@ from stable_baselines3.common.monitor import load_results
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.readers.zoo_folder import ZooFolder
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.zoo.__main__ import _evaluation_defaults
 from sb3_multitask.zoo.figures import plot_train, saved_figures
 from sb3_multitask.zoo.playing import translated

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_multitask.checkpoint import format as checkpoint_format
 from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.checkpoint.snapshot import Baseline, baseline_of, capture, restore, why_inexact
-from sb3_multitask.files import SaveError
+from sb3_multitask.storage.files import SaveError
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -77,7 +77,7 @@ class ResumableCheckpointCallback(BaseCallback):
         """Nothing to restore."""
 
     def _init_callback(self) -> None:
-        from sb3_multitask.a2c_multitask import A2CMultiTask
+        from sb3_multitask.algorithms.a2c import A2CMultiTask
 
         if not isinstance(self.model, A2CMultiTask):
             raise TypeError(f"ResumableCheckpointCallback needs an A2CMultiTask (got a {type(self.model).__name__})")

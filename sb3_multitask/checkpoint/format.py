@@ -23,7 +23,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sb3_multitask.files import remove_leftovers, replacing
+from sb3_multitask.storage.files import remove_leftovers, replacing
 
 SCHEMA = 2
 """2: tuples and numpy's numbers keep their type; equal arrays are stored once. 1 is read too."""

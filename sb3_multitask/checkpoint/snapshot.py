@@ -26,13 +26,13 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv
 
 from sb3_multitask.checkpoint.format import CheckpointError
-from sb3_multitask.generators import global_states, set_global_states
-from sb3_multitask.plain import is_plain
+from sb3_multitask.process.generators import global_states, set_global_states
+from sb3_multitask.storage.plain import is_plain
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.layers import layers_of
 
 if TYPE_CHECKING:
-    from sb3_multitask.a2c_multitask import A2CMultiTask
+    from sb3_multitask.algorithms.a2c import A2CMultiTask
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 _LIVE_SETTINGS = ("gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")

@@ -21,7 +21,7 @@ from sb3_multitask.cli.trained import ModelArgument, PretrainedOption, load_trai
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from sb3_multitask.films import EndedEpisode, Scene, Shot
+    from sb3_multitask.evaluation.films import EndedEpisode, Scene, Shot
     from sb3_multitask.tasks import Task
 
 EXAMPLES = (
@@ -76,8 +76,8 @@ def enjoy(
     _check(output, render, seconds, n_steps, fps)
 
     from sb3_multitask.agents import Agent, agent_of
-    from sb3_multitask.evaluation_envs import tasks_of
-    from sb3_multitask.films import MAX_FPS, Scene, film, longest_episode, play_episodes, real_time_fps
+    from sb3_multitask.evaluation.envs import tasks_of
+    from sb3_multitask.evaluation.films import MAX_FPS, Scene, film, longest_episode, play_episodes, real_time_fps
 
     trained = load_trained(source)
     tasks = _chosen(tasks_of(trained), task or [])
@@ -107,8 +107,8 @@ def _check(output: Path | None, render: bool, seconds: float | None, n_steps: in
         if value is not None and not render:
             raise ValueError(f"{name} is for what is shown, and --no-render shows nothing; give --n-steps")
 
-    from sb3_multitask.films import check_film_path
-    from sb3_multitask.films.window import has_display
+    from sb3_multitask.evaluation.films import check_film_path
+    from sb3_multitask.evaluation.films.window import has_display
 
     if output is not None and not render:
         raise ValueError("Give --output or --no-render, not both: a film must be rendered")
@@ -123,8 +123,8 @@ def _check(output: Path | None, render: bool, seconds: float | None, n_steps: in
 
 def _show(pictures: Iterable[Image], scene: Scene, fps: float, output: Path | None, title: str, progress: bool) -> None:
     """Show pictures in a window, or write them as a film if there is an ``output``."""
-    from sb3_multitask.films import write_film
-    from sb3_multitask.films.window import show
+    from sb3_multitask.evaluation.films import write_film
+    from sb3_multitask.evaluation.films.window import show
 
     if output is None:
         show(pictures, fps, title)
@@ -161,7 +161,7 @@ class _Episodes:
 
 
 def _pictures(shots: Iterable[tuple[Shot, ...]], scene: Scene, episodes: _Episodes) -> Iterator[Image]:
-    from sb3_multitask.films import grid_of
+    from sb3_multitask.evaluation.films import grid_of
 
     names = [task.name for task in scene.tasks]
     for row in shots:

@@ -33,7 +33,7 @@ def evaluate(
     gym_packages: GymPackagesOption = None,
 ) -> None:
     """Return of a trained agent on each of its tasks."""
-    from sb3_multitask.evaluation import evaluate_tasks
+    from sb3_multitask.evaluation.evaluate import evaluate_tasks
     from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
     from sb3_multitask.experiments.shipped import find_config
 

@@ -57,7 +57,7 @@ def grid(
     from sb3_multitask.experiments.grid import load_grid, select, statuses
     from sb3_multitask.experiments.scheduler import run_grid
     from sb3_multitask.experiments.shipped import find_config
-    from sb3_multitask.threads import n_cpus
+    from sb3_multitask.process.threads import n_cpus
 
     modules = import_packages(gym_packages)
     runs = select(load_grid(find_config(config), folder), only or [])

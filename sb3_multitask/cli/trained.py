@@ -25,7 +25,7 @@ def source_of(model: str | None, pretrained: str | None) -> str | None:
     """
     if pretrained is None:
         return model
-    from sb3_multitask.trained_files import PRETRAINED
+    from sb3_multitask.agents.trained_files import PRETRAINED
 
     if model is not None:
         raise ValueError("Give a model or --pretrained, not both")
@@ -38,8 +38,8 @@ def load_trained(source: str) -> Any:
     :raises ValueError: if it does not know its tasks
     """
     from sb3_multitask import load_pretrained
-    from sb3_multitask.evaluation_envs import tasks_of
-    from sb3_multitask.trained_files import PRETRAINED
+    from sb3_multitask.agents.trained_files import PRETRAINED
+    from sb3_multitask.evaluation.envs import tasks_of
 
     if source.startswith(PRETRAINED):
         return load_pretrained(source.removeprefix(PRETRAINED))
@@ -61,9 +61,9 @@ def _no_tasks(source: str | Path) -> str:
 def _load(path: Path) -> Any:
     """A model of ours, or an agent."""
     from sb3_multitask import A2CMultiTask, load_agent
+    from sb3_multitask.agents.trained_files import NAMES, locate, model_zip
     from sb3_multitask.readers import UnreadableFileError, read_sb3_zip
     from sb3_multitask.readers.zoo_folder import ZooFolder
-    from sb3_multitask.trained_files import NAMES, locate, model_zip
 
     if path.is_dir() or path.suffix == ".zip" or locate(path).suffix == ".zip":
         try:

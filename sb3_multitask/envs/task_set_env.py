@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_multitask.envs.task_env import Description, TaskEnv, TaskObs, common_spaces, task_observation_space
-from sb3_multitask.seeding import env_seed
+from sb3_multitask.process.seeding import env_seed
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean, resolve_tasks
 
 

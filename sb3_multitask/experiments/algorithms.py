@@ -7,13 +7,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.env_checks import warn_of_other_gamma
+from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.env_checks import warn_of_other_gamma
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.vec_env.layers import task_normalizer_of
-from sb3_multitask.yaml_files import ConfigError
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
 """By the name that a config has for them."""

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from sb3_multitask.agent_files import save_agent
+from sb3_multitask.agents.files import save_agent
+from sb3_multitask.agents.trained_files import SHARED_NAME
+from sb3_multitask.evaluation.films import NoRendererError
 from sb3_multitask.experiments.card_sources import CardSource, read_source
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.tables import Table, markdown_text
-from sb3_multitask.files import write_text
-from sb3_multitask.films import NoRendererError
-from sb3_multitask.trained_files import SHARED_NAME
-from sb3_multitask.yaml_files import yaml_text
+from sb3_multitask.storage.files import write_text
+from sb3_multitask.storage.yaml_files import yaml_text
 
 _CLIPS, _CURVES = "clips", "learning_curves.png"
 

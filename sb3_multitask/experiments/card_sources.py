@@ -9,19 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sb3_multitask.agent_files import load_agent
 from sb3_multitask.agents import Agent
-from sb3_multitask.evaluation import evaluate_tasks
+from sb3_multitask.agents.files import load_agent
+from sb3_multitask.agents.trained_files import SHARED_NAME, run_of
+from sb3_multitask.evaluation.evaluate import evaluate_tasks
+from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.algorithms import ALGORITHMS
 from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.experiments.plot import plot_runs, read_run
 from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.files import replacing
 from sb3_multitask.readers.zoo_folder import ZooFolder
-from sb3_multitask.task_results import TaskResult
+from sb3_multitask.storage.files import replacing
+from sb3_multitask.storage.yaml_files import yaml_text
 from sb3_multitask.tasks import Task
-from sb3_multitask.trained_files import SHARED_NAME, run_of
-from sb3_multitask.yaml_files import yaml_text
 
 _N_EVAL_EPISODES = 20
 

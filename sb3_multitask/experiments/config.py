@@ -15,19 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 
-from sb3_multitask.a2c_multitask import A2CMultiTask, Engine
-from sb3_multitask.env_checks import device_of
-from sb3_multitask.eval_callback import Score
+from sb3_multitask.algorithms.a2c import A2CMultiTask, Engine
+from sb3_multitask.algorithms.transfer import Frozen
+from sb3_multitask.evaluation.callback import Score
 from sb3_multitask.losses import DistillLoss
+from sb3_multitask.losses.schedules import in_range
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.schedules import in_range
+from sb3_multitask.policies.devices import device_of
+from sb3_multitask.storage.yaml_files import ConfigError, read_yaml, write_yaml
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
-from sb3_multitask.transfer import Frozen
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.layers import TaskSchedule
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
-from sb3_multitask.yaml_files import ConfigError, read_yaml, write_yaml
 
 Schedulable: TypeAlias = float | str
 

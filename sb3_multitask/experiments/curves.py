@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sb3_multitask.experiments.monitor_files import read_monitor_files
-from sb3_multitask.files import replacing
 from sb3_multitask.readers import UnreadableFileError, read_npz
+from sb3_multitask.storage.files import replacing
 
 Curve: TypeAlias = tuple[np.ndarray, np.ndarray]
 ALL_TASKS = "all tasks"

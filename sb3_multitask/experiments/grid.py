@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config, make_config
 from sb3_multitask.experiments.run_folder import RunFolder, folder_of_agent
 from sb3_multitask.experiments.shipped import find_config, is_shipped
+from sb3_multitask.storage.yaml_files import ConfigError, load_values
 from sb3_multitask.tasks import did_you_mean
-from sb3_multitask.yaml_files import ConfigError, load_values
 
 _REFERENCE = "run:"
 

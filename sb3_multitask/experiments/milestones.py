@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
-from sb3_multitask.evaluation import evaluate_tasks
+from sb3_multitask.agents.files import save_agent
+from sb3_multitask.evaluation.evaluate import evaluate_tasks
+from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.task_results import TaskResult
 from sb3_multitask.tasks import EnvFactory, Task
 from sb3_multitask.vec_env import MultiTaskVecEnv
 

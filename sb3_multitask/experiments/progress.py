@@ -10,8 +10,8 @@ from pathlib import Path
 
 from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
 
-from sb3_multitask.csv_log import QuotedCSVOutputFormat, csv_line
-from sb3_multitask.files import write_text
+from sb3_multitask.storage.csv_log import QuotedCSVOutputFormat, csv_line
+from sb3_multitask.storage.files import write_text
 
 _STEPS = "time/total_timesteps"
 _MAX_DIGITS = 18

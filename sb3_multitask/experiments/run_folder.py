@@ -39,9 +39,9 @@ from typing import Any
 import torch as th
 from filelock import FileLock, Timeout
 
-from sb3_multitask.files import remove_leftovers, write_json
-from sb3_multitask.task_results import TaskResult
-from sb3_multitask.trained_files import run_of
+from sb3_multitask.agents.trained_files import run_of
+from sb3_multitask.evaluation.results import TaskResult
+from sb3_multitask.storage.files import remove_leftovers, write_json
 
 _LOCK = ".lock"
 _OUTPUTS = (

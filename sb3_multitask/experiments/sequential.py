@@ -14,18 +14,18 @@ from typing import Any
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
-from sb3_multitask.evaluation import evaluate_tasks
+from sb3_multitask.agents.files import save_agent
+from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.task_logs import log_last_update
+from sb3_multitask.evaluation.evaluate import evaluate_tasks
+from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.files import file_name
-from sb3_multitask.seeding import env_seed
-from sb3_multitask.task_logging import log_last_update
-from sb3_multitask.task_results import TaskResult
+from sb3_multitask.process.seeding import env_seed
+from sb3_multitask.storage.files import file_name
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 from sb3_multitask.vec_env.layers import task_normalizer_of

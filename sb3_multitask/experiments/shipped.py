@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import did_you_mean
-from sb3_multitask.yaml_files import ConfigError
 
 NAME = "zoo_configs"
 _PACKAGE = Path(__file__).parents[1]

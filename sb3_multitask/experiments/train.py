@@ -11,13 +11,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.agent_files import save_agent
 from sb3_multitask.agents import agent_of
+from sb3_multitask.agents.files import save_agent
+from sb3_multitask.agents.trained_files import model_zip
+from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.task_logs import log_last_update
+from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
-from sb3_multitask.episode_callback import TaskEpisodesCallback
-from sb3_multitask.eval_callback import MultiTaskEvalCallback
+from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
+from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
+from sb3_multitask.evaluation.results import TaskResult
+from sb3_multitask.evaluation.tensorboard import MultiTaskTensorBoardCallback
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
@@ -26,14 +31,9 @@ from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
-from sb3_multitask.files import SaveError
-from sb3_multitask.task_logging import log_last_update
-from sb3_multitask.task_results import TaskResult
-from sb3_multitask.tensorboard_callback import MultiTaskTensorBoardCallback
-from sb3_multitask.trained_files import model_zip
-from sb3_multitask.transfer import freeze, transfer
+from sb3_multitask.storage.files import SaveError
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
-from sb3_multitask.yaml_files import ConfigError
 
 Earlier: TypeAlias = Literal["set_aside", "remove", "refuse"]
 Results = Mapping[str, Mapping[str, TaskResult]]

@@ -11,16 +11,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
 
-from sb3_multitask.distillation import Coefficients, raw_observations, tasks_of_rows
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.algorithms.task_logs import refuse_update
+from sb3_multitask.distillation.teachers import Coefficients, raw_observations, tasks_of_rows
 from sb3_multitask.fast.nets import Tasks, heads_forward, memory_of_copies, of_tasks, transposed, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters, aligned
 from sb3_multitask.fast.update import LossRows, Rollout, Targets, a2c_gradient, clip_gradient, rmsprop_step, task_rows
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.rollout_buffer import TaskRolloutBuffer
-from sb3_multitask.rows import by_step, by_task
-from sb3_multitask.task_logging import refuse_update
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
 from sb3_multitask.vec_env.layers import layers_of
+from sb3_multitask.vec_env.task_major import by_step, by_task
 
 _KNOWN_LAYERS = {MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor}
 

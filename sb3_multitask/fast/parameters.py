@@ -11,9 +11,9 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_multitask.heads import TaskHeads
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.task_steps import forget_counts, stacked_parameters
+from sb3_multitask.policies.heads import TaskHeads
+from sb3_multitask.policies.task_steps import forget_counts, stacked_parameters
 
 Layer = tuple[np.ndarray, np.ndarray]
 _N_STATES = 2  # of RMSprop for a parameter: the average, and the count of steps

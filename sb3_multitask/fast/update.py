@@ -27,7 +27,7 @@ import torch as th
 from sb3_multitask.fast.nets import Tasks, heads_backward, trunk_backward
 from sb3_multitask.fast.parameters import FlatParameters, Nets
 from sb3_multitask.losses import A2CLoss, DistillLoss, distill_loss
-from sb3_multitask.rows import by_step, by_task
+from sb3_multitask.vec_env.task_major import by_step, by_task
 
 _HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch as th
 
-from sb3_multitask.policy_checks import ACTING
+from sb3_multitask.policies.checks import ACTING
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 from sb3_multitask.readers.npz import check_members

@@ -13,8 +13,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_multitask.storage.yaml_files import ConfigError, load_values
 from sb3_multitask.tasks import TASK_SETS, Task, resolve_tasks, set_id
-from sb3_multitask.yaml_files import ConfigError, load_values
 
 _NO_OBS = re.compile(r"\bnorm_obs['\"]?\s*[=:]\s*False\b")
 """In the Python text that rl_zoo3 may have as ``normalize``, which is not executed here."""

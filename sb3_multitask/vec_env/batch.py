@@ -10,8 +10,8 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from sb3_multitask.process.threads import physics_threads
 from sb3_multitask.tasks import Task
-from sb3_multitask.threads import physics_threads
 from sb3_multitask.vec_env.adapters import ADAPTERS
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError, SimulationGroup

@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from sb3_multitask.envs.readings import WithReadings
-from sb3_multitask.generators import generator_state, make_generator
-from sb3_multitask.mujoco_install import Batch
+from sb3_multitask.process.generators import generator_state, make_generator
+from sb3_multitask.process.mujoco_install import Batch
 from sb3_multitask.vec_env.adapters import ADAPTERS, State, readings_of
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.faults import FIRST_PHYSICS, LAST_PHYSICS, describe_physics

@@ -15,8 +15,8 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
 from sb3_multitask.envs.morphology import Morphology
-from sb3_multitask.generators import generator_state, make_generator
-from sb3_multitask.plain import is_plain
+from sb3_multitask.process.generators import generator_state, make_generator
+from sb3_multitask.storage.plain import is_plain
 from sb3_multitask.vec_env.mujoco_model import get_model_state, set_model_state, why_untold
 from sb3_multitask.vec_env.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, kind_of, wrappers_of
 

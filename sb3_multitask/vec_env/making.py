@@ -12,7 +12,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from sb3_multitask.envs.task_env import Description, common_spaces
-from sb3_multitask.generators import seeded_globals
+from sb3_multitask.process.generators import seeded_globals
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import Backend, BackendName, DummyBackend
 from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch

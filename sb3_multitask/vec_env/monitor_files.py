@@ -14,7 +14,7 @@ from typing import Any
 
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_multitask.files import SaveError
+from sb3_multitask.storage.files import SaveError
 
 _COLUMNS = ("r", "l", "t", "task")
 _ASIDE = ".earlier"

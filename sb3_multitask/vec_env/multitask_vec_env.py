@@ -33,7 +33,7 @@ class MultiTaskVecEnv(SubEnvsView):
         or ``"auto"``: ``"batch"`` where it can, else ``"dummy"``. All give the same numbers. The attribute ``backend``
         says which, and ``backend_reason`` why "auto" did not take "batch".
     :param seed: decides the seeds of all sub-environments, which are independent of each other and of those of other
-        seeds (``sb3_multitask.seeding.env_seeds``); they are used at the next reset. Python's, numpy's and torch's
+        seeds (``process.seeding.env_seeds``); they are used at the next reset. Python's, numpy's and torch's
         global generators are seeded while the environments are made. ``None``: at random
     :param training: ``False`` for an evaluation: the same ``seed`` then gives other episodes than in training
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none

@@ -12,9 +12,9 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
+from sb3_multitask.envs.observations import task_ids
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, box_of
-from sb3_multitask.files import replacing
-from sb3_multitask.observations import task_ids
+from sb3_multitask.storage.files import replacing
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd, Tasks

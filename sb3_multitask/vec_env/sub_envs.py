@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_multitask.envs.number_checks import is_integer
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, task_observation_space
-from sb3_multitask.seeding import env_seeds
+from sb3_multitask.process.seeding import env_seeds
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import BackendName, Transitions
 from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS, Fault, OnFault, TaskFault, bad_rows

@@ -16,7 +16,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_multitask.envs.task_env import Description
-from sb3_multitask.generators import global_states, seeded_globals, set_global_states
+from sb3_multitask.process.generators import global_states, seeded_globals, set_global_states
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import Info, reset_env, step_and_reset
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact

@@ -46,7 +46,7 @@ _HELP = {"-h", "--help"}
 
 def train(argv: Sequence[str]) -> None:
     """rl_zoo3.train, with our manager for our algorithms."""
-    from sb3_multitask.eval_callback import Score
+    from sb3_multitask.evaluation.callback import Score
     from sb3_multitask.zoo.manager import MultiTaskExperimentManager
 
     own = _parser()

@@ -123,7 +123,7 @@ def _runs(folders: Sequence[Path], envs: Sequence[str], files: str, title: str) 
 
 def _destination(path: Path | None) -> list[str]:
     """Flags that say where the picture goes: the file that was asked for, or the default place and the screen."""
-    from sb3_multitask.films.window import has_display
+    from sb3_multitask.evaluation.films.window import has_display
 
     if path is None:
         return ["--view"] if has_display() else []

@@ -21,14 +21,14 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_multitask.episode_callback import TaskEpisodesCallback
-from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
-from sb3_multitask.files import write_text
+from sb3_multitask.evaluation.callback import MultiTaskEvalCallback, Score
+from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
 from sb3_multitask.readers.zoo_folder import statistics_beside
+from sb3_multitask.storage.files import write_text
+from sb3_multitask.storage.yaml_files import ConfigError, write_yaml
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.vec_env.faults import TaskFault
-from sb3_multitask.yaml_files import ConfigError, write_yaml
 from sb3_multitask.zoo.search import CONVERTERS, SAMPLERS, TrialCallback, Values
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,

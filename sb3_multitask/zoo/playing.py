@@ -142,7 +142,7 @@ def refuse(args: argparse.Namespace, refused: Refused, **names: str) -> None:
 
 
 def _check_screen() -> None:
-    from sb3_multitask.films.window import has_display
+    from sb3_multitask.evaluation.films.window import has_display
 
     if not has_display():
         raise ValueError(

@@ -9,8 +9,8 @@ import optuna
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.eval_callback import MultiTaskEvalCallback, Score
-from sb3_multitask.policy_arguments import ACTIVATIONS
+from sb3_multitask.evaluation.callback import MultiTaskEvalCallback, Score
+from sb3_multitask.policies.arguments import ACTIVATIONS
 
 Values: TypeAlias = dict[str, Any]
 Sampler: TypeAlias = Callable[[optuna.Trial, int, int, Values], Values]

@@ -17,14 +17,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_multitask.a2c_multitask import A2CMultiTask
+from sb3_multitask.algorithms.a2c import A2CMultiTask
 from sb3_multitask.experiments.config import SCHEDULES, as_schedule, check_sub_sampling
 from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.policy_arguments import ACTIVATIONS
+from sb3_multitask.policies.arguments import ACTIVATIONS
+from sb3_multitask.storage.yaml_files import ConfigError, load_values
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
-from sb3_multitask.yaml_files import ConfigError, load_values
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo_mt": PPO, "trpo_mt": TRPO}
 """The zoo's name -> class: ours, and SB3's and sb3-contrib's on the same policy and VecEnv."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.yaml_files import ConfigError
 
 _SETTINGS = "settings"
 """The study's user attribute that says what its trials have in common."""

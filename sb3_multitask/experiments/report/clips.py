@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from sb3_multitask.agent_files import load_agent
-from sb3_multitask.files import file_name
-from sb3_multitask.films import Scene, film, write_film
+from sb3_multitask.agents.files import load_agent
+from sb3_multitask.evaluation.films import Scene, film, write_film
+from sb3_multitask.storage.files import file_name
 from sb3_multitask.tasks import Task
 
 _SIZE = (192, 144)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
 from sb3_multitask.experiments.curves import Curve, read_evaluations
 from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, sound_facts
-from sb3_multitask.files import write_text
 from sb3_multitask.readers import UnreadableFileError
-from sb3_multitask.task_results import TaskResult
-from sb3_multitask.yaml_files import ConfigError
+from sb3_multitask.storage.files import write_text
+from sb3_multitask.storage.yaml_files import ConfigError
 
 _MAY_DIFFER = {
     *("seed", "n_timesteps", "report_at"),  # tables name the budgets

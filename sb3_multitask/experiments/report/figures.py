@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 from sb3_multitask.experiments.curves import Curve
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.report.collect import Run, presets_of_runs, select
-from sb3_multitask.files import replacing
+from sb3_multitask.storage.files import replacing
 
 Panel = tuple[str, Sequence[Run], str]
 """Title, runs (one a seed), and the task whose curve is drawn."""

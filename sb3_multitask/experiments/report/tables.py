@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sb3_multitask.files import write_text
+from sb3_multitask.storage.files import write_text
 
 _LONG = 50
 """Characters from which a cell may be broken into lines."""

@@ -15,8 +15,8 @@ from sb3_multitask.experiments.report.collect import Run, read_runs, write_data
 from sb3_multitask.experiments.report.figures import draw_runs
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
-from sb3_multitask.files import write_text
 from sb3_multitask.readers import UnreadableFileError
+from sb3_multitask.storage.files import write_text
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1300px;margin:2rem auto;padding:0 1rem}"

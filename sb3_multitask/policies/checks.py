@@ -8,8 +8,8 @@ from typing import Any
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import nn
 
-from sb3_multitask.heads import TaskHeads, TaskLinear
-from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
+from sb3_multitask.policies.heads import TaskHeads, TaskLinear
+from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy, SharedMlpExtractor
 
 ACTING = (
     *("split_observation", "_distribution", "_bounded_log_std", "forward", "get_distribution", "predict", "_predict"),

@@ -19,8 +19,8 @@ from typing import IO, Any
 import cloudpickle
 import gymnasium as gym
 
-from sb3_multitask.films.playing import Scene, Shot
-from sb3_multitask.generators import seeded_globals
+from sb3_multitask.evaluation.films.playing import Scene, Shot
+from sb3_multitask.process.generators import seeded_globals
 from sb3_multitask.tasks import Task, registered_id, resolve_tasks
 
 _RENDERERS = ("egl", "osmesa", "glfw")
@@ -43,7 +43,7 @@ def film(scene: Scene) -> Iterator[tuple[Shot, ...]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # for tasks that are functions
     if renderer is not None:
         environment["MUJOCO_GL"] = renderer
-    command = [sys.executable, "-m", "sb3_multitask.films.worker"]
+    command = [sys.executable, "-m", "sb3_multitask.evaluation.films.worker"]
     with tempfile.TemporaryFile() as errors:
         worker = subprocess.Popen(  # noqa: S603
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors

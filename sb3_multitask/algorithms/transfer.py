@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_multitask.a2c_multitask import A2CMultiTask
-from sb3_multitask.task_steps import stacked_parameters
+from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.policies.task_steps import stacked_parameters
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
 

@@ -22,7 +22,20 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.distillation import (
+from sb3_multitask.agents.trained_files import model_zip
+from sb3_multitask.algorithms.env_checks import backend_message, check_bounded_actions, warn_of_other_gamma
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, TaskRolloutBufferSamples
+from sb3_multitask.algorithms.task_logs import (
+    episode_of,
+    log_distillation,
+    log_episodes,
+    log_last_update,
+    log_std,
+    log_update,
+    make_room_for_tasks,
+    refuse_update,
+)
+from sb3_multitask.distillation.teachers import (
     Coefficient,
     Coefficients,
     DistillationSettings,
@@ -30,7 +43,6 @@ from sb3_multitask.distillation import (
     Teachers,
     collect_with_teachers,
 )
-from sb3_multitask.env_checks import backend_message, check_bounded_actions, device_of, warn_of_other_gamma
 from sb3_multitask.envs.task_env import observation_dtype
 from sb3_multitask.fast import FastEngine, LossRows, why_not_fast
 from sb3_multitask.losses import (
@@ -42,26 +54,15 @@ from sb3_multitask.losses import (
     gaussian_kl,
     mean_per_task,
 )
-from sb3_multitask.model_files import can_be_pickled, whole_zip
+from sb3_multitask.losses.schedules import in_range
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.policy_arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs, check_names
-from sb3_multitask.policy_checks import why_no_agent
-from sb3_multitask.rollout_buffer import TaskRolloutBuffer, TaskRolloutBufferSamples
-from sb3_multitask.schedules import in_range
-from sb3_multitask.task_logging import (
-    episode_of,
-    log_distillation,
-    log_episodes,
-    log_last_update,
-    log_std,
-    log_update,
-    make_room_for_tasks,
-    refuse_update,
-)
-from sb3_multitask.task_steps import step_of_tasks
+from sb3_multitask.policies.arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs, check_names
+from sb3_multitask.policies.checks import why_no_agent
+from sb3_multitask.policies.devices import device_of
+from sb3_multitask.policies.task_steps import step_of_tasks
+from sb3_multitask.process.threads import one_thread_for_arrays
+from sb3_multitask.storage.model_files import can_be_pickled, whole_zip
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean
-from sb3_multitask.threads import one_thread_for_arrays
-from sb3_multitask.trained_files import model_zip
 from sb3_multitask.vec_env import MultiTaskVecNormalize, make_multitask_vec_env
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.layers import (
@@ -283,7 +284,7 @@ class A2CMultiTask(A2C):
         returns: np.ndarray,
         terms: A2CLoss | None = None,
     ) -> None:
-        """Record an update: see :func:`~sb3_multitask.task_logging.log_update`."""
+        """Record an update: see :func:`~sb3_multitask.algorithms.task_logs.log_update`."""
         names, policy = self.task_names or (), self.policy
         self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._logger.record("train/explained_variance", explained_variance(values, returns))
@@ -342,7 +343,7 @@ class A2CMultiTask(A2C):
             self.rollout_by_teacher = not self.distillation.rollout_is_students(progress)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        """SB3's, but within [0, 1] in the last update too: see :mod:`sb3_multitask.schedules`."""
+        """SB3's, but within [0, 1] in the last update too: see :mod:`sb3_multitask.losses.schedules`."""
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = in_range(self._current_progress_remaining)
 
@@ -447,7 +448,7 @@ class A2CMultiTask(A2C):
         if not isinstance(self.rollout_buffer, TaskRolloutBuffer):
             raise ValueError(
                 f"`rollout_buffer_class` is {type(self.rollout_buffer).__name__}, which cannot {purpose}: derive it "
-                "from sb3_multitask.rollout_buffer.TaskRolloutBuffer"
+                "from sb3_multitask.algorithms.rollout_buffer.TaskRolloutBuffer"
             )
         return self.rollout_buffer
 

@@ -13,7 +13,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from sb3_multitask.agents import Agent
 from sb3_multitask.envs.task_env import TaskEnv
-from sb3_multitask.seeding import env_seed
+from sb3_multitask.process.seeding import env_seed
 from sb3_multitask.tasks import Task
 
 _CAMERA = "track"

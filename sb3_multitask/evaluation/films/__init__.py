@@ -1,9 +1,9 @@
 """Films of trained agents: every task rendered in one process of its own, panels side by side, files and a window."""
 
-from sb3_multitask.films.files import MAX_FPS, check_film_path, gif_bytes, write_film
-from sb3_multitask.films.filming import NoRendererError, film, find_renderer, real_time_fps
-from sb3_multitask.films.panels import grid_of
-from sb3_multitask.films.playing import EndedEpisode, Scene, Shot, longest_episode, play_episodes
+from sb3_multitask.evaluation.films.files import MAX_FPS, check_film_path, gif_bytes, write_film
+from sb3_multitask.evaluation.films.filming import NoRendererError, film, find_renderer, real_time_fps
+from sb3_multitask.evaluation.films.panels import grid_of
+from sb3_multitask.evaluation.films.playing import EndedEpisode, Scene, Shot, longest_episode, play_episodes
 
 __all__ = [
     "MAX_FPS",

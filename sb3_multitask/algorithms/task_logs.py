@@ -9,8 +9,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
-from sb3_multitask.csv_log import quote_keys
 from sb3_multitask.losses import A2CLoss
+from sb3_multitask.storage.csv_log import quote_keys
 
 if TYPE_CHECKING:
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from sb3_multitask.films.playing import Shot
+from sb3_multitask.evaluation.films.playing import Shot
 
 _MARGIN, _FONT_SIZE = 6, 16  # pixels
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy
 
 _OF_TASKS = "_of_tasks"
 _STARTED = f"started{_OF_TASKS}"

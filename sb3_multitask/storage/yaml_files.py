@@ -17,7 +17,7 @@ from ruamel.yaml.comments import CommentedMap, TaggedScalar
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RepresenterError, RoundTripRepresenter
 
-from sb3_multitask.files import write_text
+from sb3_multitask.storage.files import write_text
 
 _MAX_BYTES = 64 * 2**10  # which ruamel reads in about two seconds
 _MAX_VALUES = 20_000

@@ -14,13 +14,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.agent_files import load_agent
 from sb3_multitask.agents import Agent, agent_of
+from sb3_multitask.agents.files import load_agent
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.losses import DistillLoss
-from sb3_multitask.rollout_buffer import TaskRolloutBuffer
-from sb3_multitask.rows import by_step, by_task
-from sb3_multitask.schedules import in_range
+from sb3_multitask.losses.schedules import in_range
 from sb3_multitask.vec_env.layers import task_normalizer_of
+from sb3_multitask.vec_env.task_major import by_step, by_task
 
 Coefficient: TypeAlias = float | Callable[[float], float]
 """A number, or a function of the remaining progress (1 at the start, 0 at the end), as SB3's schedules."""

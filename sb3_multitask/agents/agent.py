@@ -1,7 +1,7 @@
 """A trained policy by itself: weights and its own normaliser, no environment, no optimizer.
 
 Agents are what teachers are, what is shared and shipped, and what acts on raw observations. Their files are in
-:mod:`sb3_multitask.agent_files`.
+:mod:`sb3_multitask.agents.files`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_multitask.envs.observations import checked_observation
 from sb3_multitask.envs.task_env import observation_dtype
-from sb3_multitask.observations import checked_observation
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.policy_checks import why_no_agent
+from sb3_multitask.policies.checks import why_no_agent
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
 from sb3_multitask.vec_env.layers import task_normalizer_of

@@ -12,7 +12,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agents import Agent
-from sb3_multitask.evaluation_envs import (
+from sb3_multitask.evaluation.envs import (
     Evaluable,
     checked_env,
     fresh_env,
@@ -23,10 +23,10 @@ from sb3_multitask.evaluation_envs import (
     training_env_of,
     wrappers_of,
 )
-from sb3_multitask.generators import seed_torch, seeded_globals
-from sb3_multitask.task_results import TaskResult, TaskResults
+from sb3_multitask.evaluation.results import TaskResult, TaskResults
+from sb3_multitask.process.generators import seed_torch, seeded_globals
+from sb3_multitask.process.threads import one_thread_for_arrays
 from sb3_multitask.tasks import TasksLike, resolve_tasks
-from sb3_multitask.threads import one_thread_for_arrays
 from sb3_multitask.vec_env import MultiTaskVecEnv
 from sb3_multitask.vec_env.faults import is_fault
 

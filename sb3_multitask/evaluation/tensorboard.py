@@ -12,11 +12,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 
-from sb3_multitask.a2c_multitask import A2CMultiTask
 from sb3_multitask.agents import agent_of
+from sb3_multitask.algorithms.a2c import A2CMultiTask
 from sb3_multitask.checkpoint.snapshot import descend
-from sb3_multitask.eval_callback import MultiTaskEvalCallback
-from sb3_multitask.evaluation_envs import tasks_of
+from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
+from sb3_multitask.evaluation.envs import tasks_of
 
 Layout = dict[str, dict[str, list[Any]]]
 _NOT_HPARAMS = {"self", "env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}
@@ -104,7 +104,7 @@ class MultiTaskTensorBoardCallback(BaseCallback):
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
-        from sb3_multitask.films import MAX_FPS, NoRendererError, Scene, film, gif_bytes, real_time_fps
+        from sb3_multitask.evaluation.films import MAX_FPS, NoRendererError, Scene, film, gif_bytes, real_time_fps
 
         tasks = tasks_of(self.model)
         fps = real_time_fps(tasks)

@@ -10,7 +10,7 @@ from typing import Any
 
 import cloudpickle
 
-from sb3_multitask.files import replacing
+from sb3_multitask.storage.files import replacing
 
 
 @contextmanager

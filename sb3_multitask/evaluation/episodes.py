@@ -7,7 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_multitask.task_logging import episode_of, log_episodes, make_room_for_tasks
+from sb3_multitask.algorithms.task_logs import episode_of, log_episodes, make_room_for_tasks
 
 
 class TaskEpisodesCallback(BaseCallback):

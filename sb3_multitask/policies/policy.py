@@ -17,16 +17,16 @@ from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_multitask.env_checks import advise_cpu
-from sb3_multitask.heads import TaskHeads, TaskRows
-from sb3_multitask.observations import checked_observation
-from sb3_multitask.policy_arguments import (
+from sb3_multitask.envs.observations import checked_observation
+from sb3_multitask.policies.arguments import (
     NetArch,
     activation_class,
     check_optimizer_kwargs,
     check_sb3s_keys,
     checked_arch,
 )
+from sb3_multitask.policies.devices import advise_cpu
+from sb3_multitask.policies.heads import TaskHeads, TaskRows
 
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
 LOG_STD_BOUNDS = (-5.0, 1.0)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sb3_multitask.files import SaveError, replacing
+from sb3_multitask.storage.files import SaveError, replacing
 
 SUFFIXES = (".mp4", ".gif")
 MAX_FPS = 50

@@ -12,11 +12,11 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.evaluation import evaluate_tasks
-from sb3_multitask.evaluation_envs import checked_env
-from sb3_multitask.files import replacing
-from sb3_multitask.task_logging import make_room_for_tasks
-from sb3_multitask.task_results import TaskResult
+from sb3_multitask.algorithms.task_logs import make_room_for_tasks
+from sb3_multitask.evaluation.envs import checked_env
+from sb3_multitask.evaluation.evaluate import evaluate_tasks
+from sb3_multitask.evaluation.results import TaskResult
+from sb3_multitask.storage.files import replacing
 
 Score: TypeAlias = Literal["mean", "worst"]
 

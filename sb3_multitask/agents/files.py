@@ -15,14 +15,14 @@ import safetensors
 import safetensors.numpy
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_multitask.agents import Agent, agent_of
-from sb3_multitask.files import replacing, write_json
-from sb3_multitask.pretrained import pretrained_path
+from sb3_multitask.agents.agent import Agent, agent_of
+from sb3_multitask.agents.pretrained import pretrained_path
+from sb3_multitask.agents.trained_files import NAMES, PRETRAINED, locate
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.readers.other_files import is_zip, what_file, what_folder
 from sb3_multitask.readers.zoo_folder import ZooFolder
+from sb3_multitask.storage.files import replacing, write_json
 from sb3_multitask.tasks import Task, registered_id
-from sb3_multitask.trained_files import NAMES, PRETRAINED, locate
 
 SCHEMA = 2
 _FORMAT = "sb3-multitask agent"
@@ -226,7 +226,7 @@ def load_pretrained(name: str) -> Agent:
 
     Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``: it brings its normaliser.
 
-    :param name: for example ``"HalfCheetahBody6-vanilla"``; all are in ``sb3_multitask.pretrained.PRETRAINED``
+    :param name: for example ``"HalfCheetahBody6-vanilla"``; all are in ``sb3_multitask.agents.pretrained.PRETRAINED``
     :raises ValueError: if there is none of this name
     """
     return load_agent(pretrained_path(name))

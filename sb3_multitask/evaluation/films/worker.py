@@ -1,4 +1,4 @@
-"""The process that renders: ``python -m sb3_multitask.films.worker``, started by :mod:`sb3_multitask.films.filming`.
+"""The process that renders and plays a film: ``python -m sb3_multitask.evaluation.films.worker``.
 
 It reads a scene from its standard input, and writes its shots, or one text that says what went wrong, to its standard
 output.
@@ -12,7 +12,7 @@ import sys
 
 import gymnasium as gym
 
-from sb3_multitask.films.playing import play
+from sb3_multitask.evaluation.films.playing import play
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_multitask.agent_files import describe_tasks
-from sb3_multitask.agents import Agent, agent_of
-from sb3_multitask.files import replacing
+from sb3_multitask.agents.agent import Agent, agent_of
+from sb3_multitask.agents.files import describe_tasks
+from sb3_multitask.storage.files import replacing
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -104,8 +104,8 @@ def metadata_of(agent: Agent) -> dict[str, str]:
 class _DeterministicPolicy(nn.Module):
     """An agent's normaliser, trunk and heads, written with operations that every runtime has.
 
-    Every head is applied to every row, and the row's own taken: ONNX cannot group rows as
-    :class:`~sb3_multitask.heads.TaskRows` does, and weights gathered by row are larger than outputs of all heads.
+    Every head is applied to every row, and the row's own taken: ONNX cannot group rows as ``policies.heads.TaskRows``
+    does, and weights gathered by row are larger than outputs of all heads.
     """
 
     def __init__(self, agent: Agent) -> None:

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 
 
@@ -51,18 +50,3 @@ def backend_message(env: Any) -> str:
     n_threads = getattr(venv, "n_threads", 1)
     threads = f", {n_threads} physics thread{'s' * (n_threads > 1)}" if name == "batch" else ""
     return f' and the "{name}" backend{threads}'
-
-
-def device_of(device: th.device | str) -> th.device | str:
-    """The device that a model asks for; ``"auto"`` is the CPU, since nets of this size are fastest there."""
-    return "cpu" if device == "auto" else device
-
-
-def advise_cpu(device: object) -> None:
-    """Warn of a device on which nets of this size are slower than on the CPU; SB3 knows its own policy only."""
-    if isinstance(device, str | th.device) and (kind := th.device(device).type) in ("cuda", "mps", "xpu"):
-        warnings.warn(
-            f"The policy goes to the device {str(device)!r}: nets of this size train faster on the CPU, where "
-            f'A2CMultiTask also has its fast engine. Take device="cpu"; SB3\'s "auto" is {kind} where there is one.',
-            stacklevel=3,
-        )

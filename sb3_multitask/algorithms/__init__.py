@@ -1,0 +1,1 @@
+"""Algorithms on several tasks, and what they share."""

@@ -1,0 +1,5 @@
+"""The policy: a shared trunk, a head per task."""
+
+from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy, SharedMlpExtractor
+
+__all__ = ["MultiTaskActorCriticPolicy", "SharedMlpExtractor"]
