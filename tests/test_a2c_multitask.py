@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 
 import sb3_multitask as mt
-from sb3_multitask.fast import why_not_fast
+from sb3_multitask.algorithms.engine import why_torch
 
 HALF_CHEETAHS = "HalfCheetahBody6"
 
@@ -632,7 +632,7 @@ def test_auto_is_the_cpu_and_cuda_is_taken(monkeypatch, tmp_path):
     env = mt.make_multitask_vec_env(drift_tasks(2), 1)
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", env)
     assert model.device == th.device("cpu")
-    assert why_not_fast(model) is None
+    assert why_torch(model, "auto") is None
     model.save(tmp_path / "model")
     loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
     loaded.set_parameters(str(tmp_path / "model"))

@@ -14,7 +14,8 @@ from test_fast import make_model, recorded_tasks
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
-from sb3_multitask.distillation.teachers import Coefficients, DistillationSettings, Teachers
+from sb3_multitask.distillation.settings import Coefficients, DistillationSettings
+from sb3_multitask.distillation.teachers import Teachers
 
 NAMES = ("A", "B", "C")
 
@@ -111,7 +112,7 @@ class WhoActs(BaseCallback):
 
     def _on_rollout_end(self):
         self.by_teacher.append(self.model.rollout_by_teacher)
-        self.coefficients.append(self.model._coefficients())
+        self.coefficients.append(self.model.coefficients())
 
 
 @pytest.mark.parametrize("engine", ["fast", "torch"])

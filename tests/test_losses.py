@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_multitask.losses import a2c_loss, a2c_loss_per_task, distill_loss, gaussian_kl, mean_per_task
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBufferSamples
+from sb3_multitask.losses import (
+    A2CLoss,
+    DistillationLoss,
+    GroupedOutputs,
+    GroupedRows,
+    Outputs,
+    a2c_loss,
+    distill_loss,
+    gaussian_kl,
+)
+from sb3_multitask.losses.gaussians import grouped_gaussian_kl
+from sb3_multitask.losses.loss import terms_of_groups, terms_of_samples
 
 ROWS = {
     "log_prob": th.tensor([-1.0, -2.0, -0.5]),
@@ -23,10 +35,19 @@ def test_hand_worked_values():
 
 
 def test_per_task_terms_are_means_over_each_tasks_rows():
-    loss = a2c_loss_per_task(th.tensor([2, 0, 2]), 3, **ROWS)
-    th.testing.assert_close(loss.policy_loss, th.tensor([-2.0, th.nan, 2.0]), equal_nan=True)
-    th.testing.assert_close(loss.value_loss, th.tensor([1.0, th.nan, 2.0]), equal_nan=True)
-    th.testing.assert_close(loss.entropy_loss, th.tensor([-0.5, th.nan, -1.25]), equal_nan=True)
+    loss, samples, outputs = (
+        A2CLoss(),
+        samples_of(ROWS),
+        Outputs(*(ROWS[n] for n in ("values", "log_prob", "entropy")), None),
+    )
+    rows, task = loss.rows(samples, outputs), th.tensor([2, 0, 2])
+    terms = terms_of_samples(loss, rows, loss.terms(samples, outputs), task, 3)
+    assert terms.of_tasks == {"policy_loss": [-2, 2], "value_loss": [1, 2], "entropy_loss": [-0.5, -1.25]}
+    assert terms.pooled == pytest.approx({"policy_loss": 2 / 3, "value_loss": 5 / 3, "entropy_loss": -1})
+
+
+def samples_of(rows):
+    return TaskRolloutBufferSamples({}, None, None, None, rows["advantages"], rows["returns"])
 
 
 def test_other_shapes_are_refused():
@@ -117,11 +138,6 @@ def test_other_shapes_of_gaussians_are_refused():
             distill_loss("mse", *bad)
 
 
-def test_mean_per_task():
-    means = mean_per_task(th.tensor([2, 0, 2]), 3, th.tensor([1.0, 2.0, 4.0]))
-    th.testing.assert_close(means, th.tensor([2.0, th.nan, 2.5]), equal_nan=True)
-
-
 def test_kl_keeps_its_digits_across_the_change_of_formula():
     """Against the series in whole numbers; float64 and float32, below and above the change."""
     ratio = np.concatenate([10.0 ** np.arange(-7, 0), [0.0299999, 0.0300001, 0.059, 0.25, 0.999, 1.001]])
@@ -134,3 +150,107 @@ def test_kl_keeps_its_digits_across_the_change_of_formula():
             given = 2 * log_std[:, 0].double().numpy()  # as rounded
             wanted = exact if dtype == th.float64 else sum(given**n / math.factorial(n) for n in range(20, 1, -1))
             np.testing.assert_allclose(2 * kl.double().numpy(), wanted, rtol=tolerance)
+
+
+# Both faces
+
+
+LOSSES = [
+    A2CLoss(1.0, 0.01, 0.5),
+    A2CLoss(0.3, 0.0, 1.5),
+    A2CLoss(0.0, 0.1, 0.0),
+    *(DistillationLoss(kind, 0.7) for kind in ("forward_kl", "reverse_kl", "mse")),
+]
+
+
+def random_rows(kept, k=3, m=4, action_dim=2, seed=0):
+    """Rows of k tasks and outputs for them, in float64."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.normal(size=(k, *shape))
+
+    keep = (rng.random((k, m, 1)) < 0.6).astype(float) if kept else None
+    rows = GroupedRows(
+        np.arange(k), draw(m, action_dim), draw(m, 1), draw(m, 1), keep, draw(m, action_dim), draw(m, action_dim) / 2
+    )
+    return rows, GroupedOutputs(rows, draw(m, action_dim), draw(1, action_dim) / 2, draw(m, 1))
+
+
+def in_torch(rows, outputs):
+    """The same rows for torch: samples, outputs, the task of each, and the leaves that gradients arrive at."""
+    kept = np.ones(rows.advantages.shape[:2], bool) if rows.kept is None else rows.kept[:, :, 0] > 0
+    mean, log_std, values = (th.tensor(x, requires_grad=True) for x in (outputs.mean, outputs.log_std, outputs.values))
+
+    def flat(array):
+        return th.as_tensor(array)[th.as_tensor(kept)]
+
+    samples = TaskRolloutBufferSamples(
+        *({}, flat(rows.actions), None, None, flat(rows.advantages)[:, 0], flat(rows.returns)[:, 0], None),
+        *(flat(rows.teacher_mean), flat(rows.teacher_log_std)),
+    )
+    normal = th.distributions.Normal(flat(mean), flat(log_std.expand_as(mean)).exp())
+    log_prob, entropy = normal.log_prob(samples.actions).sum(1), normal.entropy().sum(1)
+    task = flat(np.broadcast_to(rows.tasks[:, None], kept.shape).copy())
+    return samples, Outputs(flat(values)[:, 0], log_prob, entropy, normal), task, (mean, log_std, values)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_at_the_outputs_is_autograds(loss, kept):
+    rows, outputs = random_rows(kept)
+    samples, torch_outputs, _, (mean, log_std, values) = in_torch(rows, outputs)
+    loss.weighted(loss.terms(samples, torch_outputs)).backward()
+    gradient = loss.output_gradient(rows, outputs)
+    np.testing.assert_allclose(gradient.mean, mean.grad, atol=1e-13)
+    np.testing.assert_allclose(gradient.log_std, log_std.grad[:, 0], atol=1e-13)
+    if values.grad is None:
+        assert gradient.values is None
+    else:
+        np.testing.assert_allclose(gradient.values, values.grad, atol=1e-13)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_terms_of_both_faces_agree(loss, kept):
+    rows, outputs = random_rows(kept)
+    samples, torch_outputs, task, _ = in_torch(rows, outputs)
+    terms = loss.terms(samples, torch_outputs)
+    expected = terms_of_samples(loss, loss.rows(samples, torch_outputs), terms, task, 3)
+    mine = terms_of_groups(loss, rows, outputs)
+    assert mine.pooled == pytest.approx(expected.pooled, rel=1e-9)
+    for name, means in expected.of_tasks.items():
+        assert mine.of_tasks[name] == pytest.approx(means, rel=1e-9)
+
+
+def test_gradients_of_losses_add():
+    rows, outputs = random_rows(kept=False)
+    both = A2CLoss().output_gradient(rows, outputs)
+    both += DistillationLoss("mse", 0.5).output_gradient(rows, outputs)
+    parts = [loss.output_gradient(rows, outputs) for loss in (A2CLoss(), DistillationLoss("mse", 0.5))]
+    np.testing.assert_allclose(both.mean, parts[0].mean + parts[1].mean)
+    np.testing.assert_allclose(both.log_std, parts[0].log_std + parts[1].log_std)
+    np.testing.assert_array_equal(both.values, parts[0].values)
+
+
+def test_a_task_of_which_no_row_is_kept_took_no_part():
+    rows, outputs = random_rows(kept=True)
+    rows.kept[1] = 0
+    terms = terms_of_groups(A2CLoss(), rows, outputs)
+    assert rows.took_part.tolist() == [True, False, True]
+    assert all(len(means) == 2 and np.isfinite(means).all() for means in terms.of_tasks.values())
+    gradient = A2CLoss(ent_coef=0.1).output_gradient(rows, outputs)
+    assert not gradient.mean[1].any()
+    assert not gradient.log_std[1].any()
+    assert not gradient.values[1].any()
+
+
+def test_kl_of_arrays_is_torchs_and_keeps_its_digits_near_zero():
+    means = np.random.default_rng(0).normal(size=(2, 50, 3)).astype(np.float32)
+    log_stds = np.random.default_rng(1).normal(size=(2, 50, 3)).astype(np.float32)
+    for shift in (1.0, 1e-2, 1e-3):
+        q = log_stds + np.float32(shift)
+        kl = grouped_gaussian_kl(means, log_stds, means + np.float32(shift), q)
+        doubles = (th.tensor(x.astype(float)).flatten(0, 1) for x in (means, log_stds, means + np.float32(shift), q))
+        np.testing.assert_allclose(kl.ravel(), gaussian_kl(*doubles), rtol=1e-3)
+        assert (kl >= 0).all()

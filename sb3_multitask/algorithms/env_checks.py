@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,12 @@ def check_bounded_actions(action_space: spaces.Space[Any]) -> None:
             "it out, since models clip their actions to the bounds anyway. Otherwise give bounds by "
             "gymnasium.wrappers.RescaleAction(env, -1, 1) or by an action_space of your own."
         )
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError unless an argument's value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
 
 
 def warn_of_other_gamma(gamma: float, normalizer: Any) -> None:

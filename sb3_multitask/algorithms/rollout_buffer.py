@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch as th
+from gymnasium.spaces import Discrete
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_multitask.process.arrays import aligned_zeros
+
 
 class TaskRolloutBufferSamples(NamedTuple):
-    """SB3's samples, and for each row of the batch what :class:`TaskRolloutBuffer` keeps beside.
+    """SB3's samples, and for each row of the batch the further columns of :class:`TaskRolloutBuffer`.
 
     ``keep`` (batch,) bool, ``None``: all rows are learned from; ``teacher_mean`` and ``teacher_log_std`` (batch,
     action_dim), ``None`` without teachers.
@@ -41,25 +45,92 @@ class TaskRolloutBufferSamples(NamedTuple):
         return self._replace(observations=observations, **others)
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """Arrays of a rollout of T steps and n envs; ``observations`` and ``episode_starts`` have a row for after it."""
+
+    observations: dict[str, np.ndarray]
+    episode_starts: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    values: np.ndarray
+    log_probs: np.ndarray
+    advantages: np.ndarray
+    returns: np.ndarray
+
+
 class TaskRolloutBuffer(DictRolloutBuffer):
     """SB3's ``DictRolloutBuffer`` with columns that stay beside their rows, for any number of epochs and minibatches.
 
     It draws exactly SB3's permutations. The columns are filled while a rollout is collected, and hold until the next.
+    Observations are kept as float32, which is what policies take.
     """
 
     def reset(self) -> None:
-        super().reset()
-        self.clear_columns()
+        """Begin a rollout in memory of its own, as SB3's buffer."""
+        self._memory = self._allocate()
+        self.begin()
 
-    def clear_columns(self) -> None:
-        """Forget what was known of the last rollout's rows."""
+    def begin(self) -> None:
+        """Begin a rollout in the memory of the last one; every step of it will be written."""
+        memory = self._memory
+        self.observations = {name: rows[:-1] for name, rows in memory.observations.items()}
+        self.episode_starts = memory.episode_starts[:-1]
+        self.actions, self.rewards, self.values = memory.actions, memory.rewards, memory.values
+        self.log_probs, self.advantages, self.returns = memory.log_probs, memory.advantages, memory.returns
+        self.pos, self.full, self.generator_ready = 0, False, False
         self.faults: list[tuple[int, int]] = []
-        self._targets: tuple[np.ndarray, np.ndarray] | None = None
+        self.targets: tuple[np.ndarray, np.ndarray] | None = None
         self._flat: dict[str, np.ndarray] | None = None
 
+    def _allocate(self) -> _Memory:
+        def zeros(n_rows: int, *shape: int, dtype: Any = np.float32) -> np.ndarray:
+            return aligned_zeros((n_rows, self.n_envs, *shape), np.dtype(dtype))
+
+        n_steps, spaces_of = self.buffer_size, self.observation_space.spaces
+        observations = {
+            name: zeros(n_steps + 1, *shape, dtype=np.int64 if isinstance(spaces_of[name], Discrete) else np.float32)
+            for name, shape in self.obs_shape.items()
+        }
+        of_steps = (zeros(n_steps) for _ in range(5))
+        return _Memory(observations, zeros(n_steps + 1), zeros(n_steps, self.action_dim), *of_steps)
+
+    @property
+    def observation_rows(self) -> dict[str, np.ndarray]:
+        """The memory of the observations, and of those after the rollout: (n_steps + 1, n_envs, ...)."""
+        return self._memory.observations
+
+    @property
+    def episode_start_rows(self) -> np.ndarray:
+        """The memory of ``episode_starts``, and whether the last step ended an episode: (n_steps + 1, n_envs)."""
+        return self._memory.episode_starts
+
+    def finish(self, values: np.ndarray) -> None:
+        """Compute advantages and returns of a rollout whose rows were written into the memory.
+
+        :param values: of the observations, and of those after the rollout, (n_steps + 1, n_envs)
+        """
+        self.values[...] = values[:-1]
+        self.log_probs.fill(np.nan)
+        starts = self.episode_start_rows
+        self.advantages[...] = generalized_advantages(self.rewards, values, starts, self.gamma, self.gae_lambda)
+        np.add(self.advantages, self.values, out=self.returns)
+        self.pos, self.full = self.buffer_size, True
+
+    def by_step(self, name: str) -> np.ndarray:
+        """A column of the rollout, (n_steps, n_envs, dim), whether or not :meth:`get` has reordered its rows.
+
+        :param name: "obs", "task", or an attribute such as "actions"
+        """
+        array: np.ndarray = self.observations[name] if name in self.observations else getattr(self, name)
+        if self.generator_ready:  # SB3 has flattened it, environment by environment
+            return array.reshape(self.n_envs, self.buffer_size, -1).swapaxes(0, 1)
+        return array.reshape(self.buffer_size, self.n_envs, -1)
+
     def note_fault(self, step: int, env: int) -> None:
-        """A fault was quarantined at a step of a sub-environment."""
+        """Note that a fault was quarantined at a step of a sub-environment."""
         self.faults.append((step, env))
+        self._flat = None
 
     @property
     def keep(self) -> np.ndarray | None:
@@ -76,17 +147,17 @@ class TaskRolloutBuffer(DictRolloutBuffer):
         return keep
 
     def set_targets(self, mean: np.ndarray, log_std: np.ndarray) -> None:
-        """What the teachers would have done in the rollout.
+        """Set what the teachers would have done in the rollout.
 
         :param mean: of their actions, (n_steps, n_envs, action_dim)
         :param log_std: (n_steps, n_envs, action_dim)
         """
-        self._targets = mean, log_std
+        self.targets, self._flat = (mean, log_std), None
 
     def _columns(self) -> dict[str, np.ndarray]:
         """The columns in the order of SB3's flattened rows: environment by environment."""
         if self._flat is None:
-            keep, targets = self.keep, self._targets
+            keep, targets = self.keep, self.targets
             columns = {} if keep is None else {"keep": keep}
             columns |= {} if targets is None else {"teacher_mean": targets[0], "teacher_log_std": targets[1]}
             self._flat = {
@@ -100,3 +171,21 @@ class TaskRolloutBuffer(DictRolloutBuffer):
         samples: Any = super()._get_samples(batch_inds, env)
         columns: dict[str, Any] = {name: self.to_torch(column[batch_inds]) for name, column in self._columns().items()}
         return TaskRolloutBufferSamples(*samples, **columns)
+
+
+def generalized_advantages(
+    rewards: np.ndarray, values: np.ndarray, episode_starts: np.ndarray, gamma: float, gae_lambda: float
+) -> np.ndarray:
+    """Generalised advantages (Schulman et al. 2016, eq. 16), as ``RolloutBuffer.compute_returns_and_advantage``.
+
+    :param rewards: (n_steps, n_envs)
+    :param values: of the observations, and of those after the rollout, (n_steps + 1, n_envs)
+    :param episode_starts: whether an observation begins an episode, (n_steps + 1, n_envs)
+    :return: (n_steps, n_envs)
+    """
+    alive = 1.0 - episode_starts[1:]
+    advantages: np.ndarray = rewards + gamma * values[1:] * alive - values[:-1]
+    alive *= gamma * gae_lambda
+    for step in reversed(range(len(rewards) - 1)):
+        advantages[step] += alive[step] * advantages[step + 1]
+    return advantages

@@ -1,19 +1,19 @@
-"""Per-task keys in SB3's logger, and what is said of a task that went wrong."""
+"""Per-task keys in SB3's logger, and the error of an update that is not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Never
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Never
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_multitask.losses import A2CLoss
+from sb3_multitask.losses import Evaluation
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.storage.csv_log import quote_keys
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 _LONGEST_PREFIX_AND_KEY = len("rollout//explained_variance")
 
@@ -32,44 +32,27 @@ def make_room_for_tasks(logger: Logger, task_names: Iterable[str], prefix: str =
             output_format.max_length = max(output_format.max_length, needed)
 
 
-def log_update(
-    logger: Logger, names: Sequence[str], per_task: A2CLoss, present: Sequence[bool], terms: A2CLoss | None = None
-) -> None:
-    """Record the terms of the loss: SB3's keys, and the same for each task that took part.
+def log_evaluation(logger: Logger, names: Sequence[str], evaluation: Evaluation) -> None:
+    """Record the terms of an objective: of all rows, and of each task that took part, under the keys of their losses.
 
     :param names: of all tasks
-    :param per_task: means over each task's rows, (n_tasks,)
-    :param present: whether a task took part, (n_tasks,)
-    :param terms: means over all rows; by default those of ``per_task``, whose tasks have equally many rows
     """
-    for term, means in vars(per_task).items():
-        by_task = {name: mean for name, mean, here in zip(names, means.tolist(), present, strict=True) if here}
-        pooled = sum(by_task.values()) / len(by_task) if terms is None else getattr(terms, term).item()
-        logger.record(f"train/{term}", pooled)
-        for name, mean in by_task.items():
-            logger.record(f"train/{name}/{term}", mean)
+    for loss, pooled, of_tasks in evaluation.losses:
+        for term, key in loss.pooled_keys.items():
+            logger.record(key, pooled[term])
+        for term, means in of_tasks.items():
+            for task, mean in zip(evaluation.tasks, means, strict=True):
+                logger.record(loss.task_key.format(task=names[task], term=term), mean)
 
 
-def log_distillation(
-    logger: Logger, names: Sequence[str], taught: dict[str, th.Tensor], present: Sequence[bool]
-) -> None:
-    """Record ``train/distill_loss`` and, of each task that took part, ``distill/<task>/loss`` and ``.../kl``.
-
-    :param taught: ``loss`` and ``kl`` (teacher ‖ student, nats), each (n_tasks,); empty without teachers
-    """
-    for key, means in taught.items():
-        by_task = {name: mean for name, mean, here in zip(names, means.tolist(), present, strict=True) if here}
-        if key == "loss":
-            logger.record("train/distill_loss", sum(by_task.values()) / len(by_task))
-        for name, mean in by_task.items():
-            logger.record(f"distill/{name}/{key}", mean)
-
-
-def log_std(logger: Logger, names: Sequence[str], std: th.Tensor) -> None:
-    """Record the standard deviation of the actions: SB3's key, and each task's if ``std`` is (n_tasks, action_dim)."""
-    logger.record("train/std", std.mean().item())
+def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> None:
+    """Record the standard deviation of the actions: SB3's key, and each task's if it has its own."""
+    if policy.log_std_mode == "state_dependent":
+        return
+    std = np.exp(policy.log_std.numpy(force=True))
+    logger.record("train/std", float(std.mean()))
     if std.ndim == 2:
-        for name, mean in zip(names, std.mean(dim=1).tolist(), strict=True):
+        for name, mean in zip(names, std.mean(axis=1).tolist(), strict=True):
             logger.record(f"train/{name}/std", mean)
 
 
@@ -98,6 +81,19 @@ def log_episodes(logger: Logger, buffers: Mapping[str, Iterable[Mapping[str, Any
     return means
 
 
+@contextmanager
+def episodes_replaced(model: OnPolicyAlgorithm, means: Sequence[Mapping[str, float]]) -> Iterator[None]:
+    """Let SB3's log average over tasks' means, as :func:`log_episodes` gives them, rather than over episodes."""
+    all_episodes = model.ep_info_buffer, model.ep_success_buffer
+    try:
+        if means:
+            model.ep_info_buffer = deque(dict(mean) for mean in means)
+            model.ep_success_buffer = deque(mean["success"] for mean in means if "success" in mean)
+        yield
+    finally:
+        model.ep_info_buffer, model.ep_success_buffer = all_episodes
+
+
 def log_last_update(model: OnPolicyAlgorithm) -> None:
     """Write a line with what the last update left in the log, which SB3 keeps for the next ``learn``.
 
@@ -113,15 +109,13 @@ def log_last_update(model: OnPolicyAlgorithm) -> None:
         part.update(values)
 
 
-def refuse_update(names: Sequence[str], per_task: A2CLoss, present: Sequence[bool]) -> Never:
-    """Say whose loss is not finite; the weights are still as they were.
+def refuse_update(names: Sequence[str], evaluation: Evaluation) -> Never:
+    """Report whose loss is not finite; the weights are still as they were.
 
-    :param per_task: means over each task's rows, (n_tasks,)
-    :param present: whether a task took part, (n_tasks,)
+    :param names: of all tasks
     :raises RuntimeError: always
     """
-    finite = th.isfinite(per_task.policy_loss) & th.isfinite(per_task.value_loss)
-    guilty = [name for name, fine, here in zip(names, finite.tolist(), present, strict=True) if here and not fine]
+    guilty = [names[task] for task in evaluation.not_finite()]
     raise RuntimeError(
         f"The loss is not finite because of {', '.join(guilty) or 'the policy itself'}: NaN or infinite rewards, "
         "observations or weights. The update was not made."

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -25,23 +25,13 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv
 
+from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.checkpoint.format import CheckpointError
+from sb3_multitask.distillation.teacher_vec_env import TeacherVecEnv
 from sb3_multitask.process.generators import global_states, set_global_states
 from sb3_multitask.storage.plain import is_plain
-from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.layers import layers_of
 
-if TYPE_CHECKING:
-    from sb3_multitask.algorithms.a2c import A2CMultiTask
-
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
-_LIVE_SETTINGS = ("gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
-_SETTINGS = (
-    *("task_schedule", "seed", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
-    *("normalize_advantage", "learning_rate", "n_envs"),
-)
-_COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
-_NORMALIZER = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "stable-baselines3")
 _STATELESS_LAYERS = (VecCheckNan,)
 _NOT_STATE = {"model", "logger", "locals", "globals", "parent", "callback", "callbacks", "verbose", "eval_env"}
@@ -59,38 +49,24 @@ class Baseline:
     callbacks: dict[str, dict[str, Any]]
 
 
-def baseline_of(model: A2CMultiTask, root: BaseCallback) -> Baseline:
+def baseline_of(model: MultiTaskAlgorithm, root: BaseCallback) -> Baseline:
     """To be asked for when training starts, before anything is restored."""
     kept = {name: _plain_attributes(callback) for name, callback in stateful(root) if not _has_state(callback)}
-    return Baseline(_settings(model), copy.deepcopy(kept))
+    return Baseline(model.settings(), copy.deepcopy(kept))
 
 
-def capture(model: A2CMultiTask, root: BaseCallback, baseline: Baseline) -> dict[str, Any]:
-    """Everything that decides how the training goes on.
+def capture(model: MultiTaskAlgorithm, root: BaseCallback, baseline: Baseline) -> dict[str, Any]:
+    """Everything that decides how the training continues.
 
     :param model: at the start of a rollout
     :param root: the callback of ``learn``, with all its children
     :param baseline: of this script
     """
     assert model.env is not None
-    optimizer = model.policy.optimizer.state_dict()
     return {
+        **model.get_state(),
         "settings": baseline.settings,
-        "live_settings": {name: getattr(model, name) for name in _LIVE_SETTINGS},
         "platform": _platform(model),
-        "counters": {name: getattr(model, name) for name in _COUNTERS},
-        "episodes": {
-            "all": list(model.ep_info_buffer or ()),
-            "successes": list(model.ep_success_buffer or ()),
-            "tasks": {task: list(episodes) for task, episodes in model.task_ep_info_buffers.items()},
-        },
-        "last_obs": dict(model._last_obs),  # type: ignore[arg-type]  # Dict observations
-        "last_episode_starts": model._last_episode_starts,
-        "policy": {name: tensor.numpy(force=True) for name, tensor in model.policy.state_dict().items()},
-        "optimizer": {
-            "param_groups": optimizer["param_groups"],
-            "state": {str(i): _to_arrays(state) for i, state in optimizer["state"].items()},
-        },
         "env": env_state(model.env),
         "callbacks": {
             name: _callback_state(callback, baseline.callbacks.get(name)) for name, callback in stateful(root)
@@ -99,32 +75,14 @@ def capture(model: A2CMultiTask, root: BaseCallback, baseline: Baseline) -> dict
     }
 
 
-def restore(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any], baseline: Baseline) -> None:
+def restore(model: MultiTaskAlgorithm, root: BaseCallback, snapshot: dict[str, Any], baseline: Baseline) -> None:
     """Make a training run what it was when :func:`capture` gave ``snapshot``; generators last.
 
     :raises CheckpointError: on other settings or weights that are not finite (nothing is changed), or another env
     """
     assert model.env is not None
     _check_settings(baseline.settings, snapshot["settings"])
-    weights = {name: th.from_numpy(array.copy()) for name, array in snapshot["policy"].items()}
-    bad = [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]
-    if bad:
-        raise CheckpointError(f"The checkpoint's weights {', '.join(bad)} are not finite")
-    model.policy.load_state_dict(weights)
-    optimizer = snapshot["optimizer"]
-    states = {int(i): _to_tensors(state) for i, state in optimizer["state"].items()}
-    model.policy.optimizer.load_state_dict({"state": states, "param_groups": optimizer["param_groups"]})
-    for name in _COUNTERS:
-        setattr(model, name, snapshot["counters"][name])
-    for name in _LIVE_SETTINGS:
-        setattr(model, name, snapshot["live_settings"][name])
-    model._num_timesteps_at_start = model.num_timesteps  # frames per second count from here
-    _refill(model.ep_info_buffer, snapshot["episodes"]["all"])
-    _refill(model.ep_success_buffer, snapshot["episodes"]["successes"])
-    for task, episodes in snapshot["episodes"]["tasks"].items():
-        _refill(model.task_ep_info_buffers[task], episodes)
-    model._last_obs = {key: np.array(value) for key, value in snapshot["last_obs"].items()}
-    model._last_episode_starts = snapshot["last_episode_starts"].copy()
+    model.set_state(snapshot)
     set_env_state(model.env, snapshot["env"])
     for name, callback in stateful(root):
         if name in snapshot["callbacks"]:
@@ -132,7 +90,7 @@ def restore(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any], b
     set_global_states(snapshot["generators"])
 
 
-def why_inexact(model: A2CMultiTask, root: BaseCallback, snapshot: dict[str, Any] | None = None) -> list[str]:
+def why_inexact(model: MultiTaskAlgorithm, root: BaseCallback, snapshot: dict[str, Any] | None = None) -> list[str]:
     """Why a run that resumes from a snapshot would not make the same bits; empty if it would.
 
     :param snapshot: one to resume from; ``None``: one that would be taken now
@@ -159,8 +117,13 @@ def env_state(env: VecEnv) -> list[dict[str, Any]]:
     """State of a VecEnv and of all it wraps, from the outside in."""
     return [
         {"class": type(layer).__name__, "state": layer.get_state() if _has_state(layer) else None}
-        for layer in layers_of(env)
+        for layer in _lasting_layers(env)
     ]
+
+
+def _lasting_layers(env: VecEnv) -> list[Any]:
+    """The layers of an env but for the teachers, who are in it while a rollout is collected."""
+    return [layer for layer in layers_of(env) if not isinstance(layer, TeacherVecEnv)]
 
 
 def set_env_state(env: VecEnv, states: list[dict[str, Any]]) -> None:
@@ -168,7 +131,7 @@ def set_env_state(env: VecEnv, states: list[dict[str, Any]]) -> None:
 
     :raises CheckpointError: if the env has other layers
     """
-    layers = list(layers_of(env))
+    layers = _lasting_layers(env)
     now, then = [type(layer).__name__ for layer in layers], [state["class"] for state in states]
     if now != then:
         raise CheckpointError(f"The env is {' over '.join(now)}, that of the checkpoint was {' over '.join(then)}")
@@ -181,7 +144,7 @@ def set_env_state(env: VecEnv, states: list[dict[str, Any]]) -> None:
 
 
 def _inexact_env(env: VecEnv) -> Iterator[str]:
-    for layer in layers_of(env):
+    for layer in _lasting_layers(env):
         if hasattr(type(layer), "why_inexact"):
             reason = layer.why_inexact()
             if reason:
@@ -289,52 +252,6 @@ def _is_setting(value: Any) -> bool:
 # What must be, or should be, the same
 
 
-def _settings(model: A2CMultiTask) -> dict[str, Any]:
-    """What makes it the same run. Schedules are functions and cannot be compared."""
-    settings = {name: getattr(model, name) for name in _SETTINGS}
-    settings["learning_rate"] = _number(model.learning_rate)
-    settings |= {name: _number(getattr(model, name)) for name in _COEFFICIENTS}
-    optimizer = model.policy.optimizer
-    settings["optimizer"] = type(optimizer).__name__
-    settings["optimizer_settings"] = {
-        name: list(value) if isinstance(value, tuple) else value  # as a checkpoint gives it back
-        for name, value in optimizer.param_groups[0].items()
-        if name not in ("params", "lr")
-    }
-    policy = model.policy
-    settings |= {name: getattr(policy, name, None) for name in ("log_std_mode", "log_std_init")}
-    settings["log_std_bounds"] = list(policy.log_std_bounds)
-    normalizer = model.get_vec_normalize_env()
-    settings["normalizer"] = None if normalizer is None else {n: getattr(normalizer, n) for n in _NORMALIZER}
-    settings["on_fault"] = getattr(model.env and model.env.unwrapped, "on_fault", None)
-    settings["distill_loss"], settings["frozen"] = model.distill_loss, list(model.frozen)
-    settings["teachers"] = {} if model.teachers is None else model.teachers.digests
-    settings["activation"] = getattr(policy.activation_fn, "__name__", repr(policy.activation_fn))
-    settings["envs"] = [_describe(task) for task in model.tasks or ()]
-    settings["task_names"] = list(model.task_names or ())
-    settings["weights"] = {name: list(tensor.shape) for name, tensor in model.policy.state_dict().items()}
-    return settings
-
-
-def _number(value: Any) -> Any:
-    return "a schedule" if callable(value) else value
-
-
-def _describe(task: Task) -> str:
-    """A task's env and arguments, the same in every process."""
-    env = task.env_id if isinstance(task.env_id, str) else getattr(task.env_id, "__qualname__", "a callable")
-    kwargs = task.env_kwargs
-    if callable(kwargs):
-        return f"{env}(of {getattr(kwargs, '__qualname__', 'a callable')})"
-    if not isinstance(kwargs, Mapping):
-        return f"{env}({'; '.join(map(_listed_kwargs, kwargs))})"
-    return f"{env}({_listed_kwargs(kwargs)})"
-
-
-def _listed_kwargs(kwargs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
-
-
 def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
     different = [name for name in now if name in then and now[name] != then[name]]
     if different:
@@ -345,22 +262,8 @@ def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
         )
 
 
-def _platform(model: A2CMultiTask) -> dict[str, Any]:
+def _platform(model: MultiTaskAlgorithm) -> dict[str, Any]:
     """What the last bits depend on beside the settings."""
     threads = {} if model.last_engine == "fast" else {"torch threads": th.get_num_threads()}
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"engine": model.last_engine, **threads, **versions}
-
-
-def _to_arrays(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.numpy(force=True) if isinstance(value, th.Tensor) else value for name, value in state.items()}
-
-
-def _to_tensors(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: th.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in state.items()}
-
-
-def _refill(buffer: Any, items: list[Any]) -> None:
-    if buffer is not None:
-        buffer.clear()
-        buffer.extend(items)

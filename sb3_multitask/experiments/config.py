@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 
-from sb3_multitask.algorithms.a2c import A2CMultiTask, Engine
+from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.engine import EngineName as Engine
 from sb3_multitask.algorithms.transfer import Frozen
 from sb3_multitask.evaluation.callback import Score
 from sb3_multitask.losses import DistillLoss

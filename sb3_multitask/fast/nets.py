@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sb3_multitask.fast.parameters import Layer, aligned
+from sb3_multitask.fast.parameters import Layer
+from sb3_multitask.process.arrays import aligned_zeros
 
 Tasks: TypeAlias = slice | np.ndarray
 
@@ -27,7 +28,7 @@ def transposed(layers: list[Layer], memory: list[np.ndarray]) -> list[Layer]:
 
 def memory_of_copies(shapes: Iterable[tuple[int, ...]], dtype: np.dtype) -> list[np.ndarray]:
     """Memory for copies of weights, aligned: what is computed with them does not depend on where memory was free."""
-    return [aligned(shape, dtype) for shape in shapes]
+    return [aligned_zeros(shape, dtype) for shape in shapes]
 
 
 def _copied(array: np.ndarray, copy: np.ndarray) -> np.ndarray:

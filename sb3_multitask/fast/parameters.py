@@ -23,12 +23,6 @@ _VERSION = attrgetter("_version")
 _LINE = 64  # bytes, to which torch aligns a tensor's memory
 
 
-def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array whose memory is aligned as a torch tensor's is; what stands in it is not said."""
-    array: np.ndarray = th.empty(shape, dtype=th.from_numpy(np.empty(0, dtype=dtype)).dtype).numpy()
-    return array
-
-
 def _whole_lines(n: int, dtype: th.dtype) -> int:
     """The least number of elements, at least ``n``, that fill whole lines of memory."""
     per_line = _LINE // dtype.itemsize
@@ -58,6 +52,13 @@ class Nets:
     head_pi: list[Layer]
     head_vf: list[Layer]
     log_std: np.ndarray
+
+
+def log_std_of(nets: Nets, tasks: slice | np.ndarray, k: int) -> np.ndarray:
+    """log-std of k tasks, (k, 1, action_dim), from one vector per task or a shared one."""
+    log_std = nets.log_std
+    rows: np.ndarray = log_std[tasks] if log_std.ndim == 2 else np.broadcast_to(log_std, (k, len(log_std)))
+    return rows[:, None]
 
 
 class FlatParameters:

@@ -1,21 +1,29 @@
-"""Losses as pure functions and values: tensors in, tensors out; arrays in, gradients out."""
+"""Losses: pure functions of tensors, and values that know their terms in torch and their gradient in numpy.
 
-from sb3_multitask.losses.terms import (
-    A2CLoss,
-    DistillLoss,
-    a2c_loss,
-    a2c_loss_per_task,
-    distill_loss,
-    gaussian_kl,
-    mean_per_task,
-)
+Rows are the transitions of one rollout, ``(n_rows,)`` with ``n_rows = n_steps * n_envs``.
+"""
+
+from sb3_multitask.losses.a2c import A2CLoss, A2CTerms, a2c_loss
+from sb3_multitask.losses.distillation import DistillationLoss, DistillationTerms, DistillLoss, distill_loss
+from sb3_multitask.losses.gaussians import gaussian_kl
+from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
+from sb3_multitask.losses.loss import Evaluation, Loss, LossTerms, Outputs, Samples
 
 __all__ = [
     "A2CLoss",
+    "A2CTerms",
     "DistillLoss",
+    "DistillationLoss",
+    "DistillationTerms",
+    "Evaluation",
+    "GroupedOutputs",
+    "GroupedRows",
+    "Loss",
+    "LossTerms",
+    "OutputGradient",
+    "Outputs",
+    "Samples",
     "a2c_loss",
-    "a2c_loss_per_task",
     "distill_loss",
     "gaussian_kl",
-    "mean_per_task",
 ]

@@ -102,6 +102,10 @@ class TaskCyclingVecEnv(VecEnv):
         self.first_visit, self._visited[task] = not self._visited[task], True
         return {key: value.copy() for key, value in obs.items()}
 
+    def to_whole_cycles(self, n_rollouts: int) -> int:
+        """The least number of rollouts, at least ``n_rollouts``, after which every task has had its turn."""
+        return n_rollouts + -(self.active_task + n_rollouts) % self.n_tasks
+
     def reset(self) -> TaskObs:
         """Reset every task; the first one is then active."""
         self._last_obs = [view.reset() for view in self._views]

@@ -1,0 +1,123 @@
+"""The two engines that collect rollouts and compute updates: torch's autograd, or closed forms in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.fast import why_not_fast
+from sb3_multitask.losses import Evaluation, Loss, Outputs
+from sb3_multitask.losses.loss import terms_of_samples
+from sb3_multitask.policies.task_steps import step_of_tasks
+
+EngineName: TypeAlias = Literal["auto", "fast", "torch"]
+
+
+class Engine(Protocol):
+    """Collects rollouts and updates the policy; :class:`~sb3_multitask.fast.FastEngine` is the other one."""
+
+    name: str
+
+    def collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        """SB3's ``collect_rollouts``.
+
+        :return: whether training continues
+        """
+
+    def batches(self, rollout_buffer: Any, batch_size: int | None, normalize_advantage: bool) -> Iterator[Any]:
+        """The rows of the rollout that are learned from, in minibatches for :meth:`evaluate`.
+
+        :param batch_size: rows of a minibatch; ``None``: all rows in one
+        :param normalize_advantage: standardise the advantages of each minibatch, unless it has a single row
+        """
+
+    def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
+        """Compute an objective, the sum of some losses, and its gradient; the next :meth:`step` takes it."""
+
+    def step(self, max_grad_norm: float) -> bool:
+        """Clip the gradient and make a step of the optimizer, in which tasks without rows have no part.
+
+        :return: whether it was made: not if the loss or its gradient is not finite
+        """
+
+
+def why_torch(model: OnPolicyAlgorithm, asked_for: EngineName) -> str | None:
+    """Why torch's engine is to be taken; None if the fast one is.
+
+    :raises ValueError: if "fast" was asked for and does not apply; says why
+    """
+    if asked_for == "torch":
+        return 'engine="torch"'
+    if type(model.rollout_buffer) is not TaskRolloutBuffer:
+        reason: str | None = f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
+    else:
+        assert model.env is not None
+        reason = why_not_fast(model.policy, model.env)
+    if reason is not None and asked_for == "fast":
+        raise ValueError(f'`engine="fast"` does not apply: {reason}. engine="auto" takes torch by itself.')
+    return reason
+
+
+class TorchEngine:
+    """SB3's own loop and autograd, operation by operation: their order decides the last bits.
+
+    :param model: whose policy and env it uses
+    """
+
+    name = "torch"
+
+    def __init__(self, model: OnPolicyAlgorithm) -> None:
+        self.model = model
+        self._loss_is_finite = False
+        self._present: list[bool] = []
+
+    def collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        return OnPolicyAlgorithm.collect_rollouts(self.model, env, callback, rollout_buffer, n_rollout_steps)
+
+    def batches(self, rollout_buffer: Any, batch_size: int | None, normalize_advantage: bool) -> Iterator[Any]:
+        self.model.policy.set_training_mode(True)
+        keep = rollout_buffer.keep if isinstance(rollout_buffer, TaskRolloutBuffer) else None
+        if keep is not None and not keep.any():
+            return
+        for samples in rollout_buffer.get(batch_size):
+            batch: Any = samples if keep is None else samples.kept()
+            advantages = batch.advantages
+            if normalize_advantage and len(advantages) > 1:  # a single row has no spread, as in SB3's PPO
+                advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+                batch = batch._replace(advantages=advantages)
+            if len(advantages):
+                yield batch
+
+    def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
+        policy: Any = self.model.policy
+        values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
+        # SB3 keeps the distribution of the last rows in action_dist.
+        outputs = Outputs(values.flatten(), log_prob, entropy, policy.action_dist.distribution)
+        terms = [loss.terms(batch, outputs) for loss in objective]
+        weighted = [loss.weighted(of_loss) for loss, of_loss in zip(objective, terms, strict=True)]
+        total = sum(weighted[1:], start=weighted[0])
+        self._loss_is_finite = bool(th.isfinite(total))
+        policy.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        with th.no_grad():
+            task = batch.observations["task"].long().flatten()
+            self._present = th.bincount(task, minlength=policy.n_tasks).bool().tolist()
+            losses = [
+                terms_of_samples(loss, loss.rows(batch, outputs), of_loss, task, policy.n_tasks)
+                for loss, of_loss in zip(objective, terms, strict=True)
+            ]
+        return Evaluation([task for task, here in enumerate(self._present) if here], losses)
+
+    def step(self, max_grad_norm: float) -> bool:
+        policy: Any = self.model.policy
+        norm = th.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
+        if not (self._loss_is_finite and th.isfinite(norm)):
+            return False
+        step_of_tasks(policy, self._present)
+        return True

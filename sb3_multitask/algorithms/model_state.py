@@ -1,0 +1,101 @@
+"""The parts of a model's state and of its settings, as plain values and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_multitask.tasks import Task
+
+COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+_NORMALIZER = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
+
+
+def settings_of(model: Any) -> dict[str, Any]:
+    """The settings of any multi-task model. Schedules are functions and cannot be compared."""
+    policy, optimizer = model.policy, model.policy.optimizer
+    normalizer = model.get_vec_normalize_env()
+    return {
+        **{name: getattr(model, name) for name in ("seed", "gamma", "n_envs")},
+        "learning_rate": number_or_schedule(model.learning_rate),
+        "optimizer": type(optimizer).__name__,
+        "optimizer_settings": {
+            name: list(value) if isinstance(value, tuple) else value  # as a checkpoint gives it back
+            for name, value in optimizer.param_groups[0].items()
+            if name not in ("params", "lr")
+        },
+        **{name: getattr(policy, name, None) for name in ("log_std_mode", "log_std_init")},
+        "log_std_bounds": list(policy.log_std_bounds),
+        "normalizer": None if normalizer is None else {name: getattr(normalizer, name) for name in _NORMALIZER},
+        "on_fault": getattr(model.env and model.env.unwrapped, "on_fault", None),
+        "frozen": list(model.frozen),
+        "activation": getattr(policy.activation_fn, "__name__", repr(policy.activation_fn)),
+        "envs": [_describe(task) for task in model.tasks or ()],
+        "task_names": list(model.task_names or ()),
+        "weights": {name: list(tensor.shape) for name, tensor in policy.state_dict().items()},
+    }
+
+
+def number_or_schedule(value: Any) -> Any:
+    """A number as it is, and "a schedule" for a function, which cannot be compared."""
+    return "a schedule" if callable(value) else value
+
+
+def _describe(task: Task) -> str:
+    """A task's env and arguments, the same in every process."""
+    env = task.env_id if isinstance(task.env_id, str) else getattr(task.env_id, "__qualname__", "a callable")
+    kwargs = task.env_kwargs
+    if callable(kwargs):
+        return f"{env}(of {getattr(kwargs, '__qualname__', 'a callable')})"
+    if not isinstance(kwargs, Mapping):
+        return f"{env}({'; '.join(map(_listed_kwargs, kwargs))})"
+    return f"{env}({_listed_kwargs(kwargs)})"
+
+
+def _listed_kwargs(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+
+
+def optimizer_state_of(optimizer: th.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state dict with arrays for tensors."""
+    state = optimizer.state_dict()
+    arrays = {
+        str(i): {name: v.numpy(force=True) if isinstance(v, th.Tensor) else v for name, v in of_parameter.items()}
+        for i, of_parameter in state["state"].items()
+    }
+    return {"param_groups": state["param_groups"], "state": arrays}
+
+
+def set_optimizer_state(optimizer: th.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore what :func:`optimizer_state_of` gave."""
+    tensors = {
+        int(i): {name: th.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in of_parameter.items()}
+        for i, of_parameter in saved["state"].items()
+    }
+    optimizer.load_state_dict({"state": tensors, "param_groups": saved["param_groups"]})
+
+
+def episodes_of(model: Any) -> dict[str, Any]:
+    """The latest episodes, which the log averages."""
+    return {
+        "all": list(model.ep_info_buffer or ()),
+        "successes": list(model.ep_success_buffer or ()),
+        "tasks": {task: list(episodes) for task, episodes in model.task_ep_info_buffers.items()},
+    }
+
+
+def set_episodes(model: Any, saved: dict[str, Any]) -> None:
+    """Restore what :func:`episodes_of` gave."""
+    _refill(model.ep_info_buffer, saved["all"])
+    _refill(model.ep_success_buffer, saved["successes"])
+    for task, episodes in saved["tasks"].items():
+        _refill(model.task_ep_info_buffers[task], episodes)
+
+
+def _refill(buffer: Any, items: list[Any]) -> None:
+    if buffer is not None:
+        buffer.clear()
+        buffer.extend(items)

@@ -1,0 +1,314 @@
+"""What on-policy algorithms on several tasks share: engines, teachers, the schedule of tasks, and logs of each task."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar, Never, Self, get_args
+
+import numpy as np
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_multitask.algorithms import task_logs
+from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, why_torch
+from sb3_multitask.algorithms.env_checks import backend_message, check_choice
+from sb3_multitask.algorithms.model_state import number_or_schedule
+from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.distillation.settings import Coefficient, Coefficients, DistillationSettings
+from sb3_multitask.distillation.teacher_vec_env import TeachersInEnv
+from sb3_multitask.distillation.teachers import TeacherLike, Teachers
+from sb3_multitask.fast import FastEngine
+from sb3_multitask.losses import DistillationLoss, DistillLoss, Evaluation, Loss
+from sb3_multitask.losses.schedules import in_range
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.policies.arguments import check_names
+from sb3_multitask.process.threads import one_thread_for_arrays
+from sb3_multitask.vec_env.faults import is_fault
+from sb3_multitask.vec_env.layers import TaskSchedule, scheduled
+
+_COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
+
+
+class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
+    """Stands before an on-policy algorithm of SB3: ``class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO)``.
+
+    Such a class has a constructor, which calls :meth:`_begin` and :meth:`_learn_from` before SB3's, and ``train``, in
+    which ``numerics`` evaluates an objective, the sum of some losses, and makes steps along its gradient.
+    """
+
+    distils: ClassVar[bool] = True  # has `teachers`
+    logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
+    live_settings: ClassVar[tuple[str, ...]] = ("gamma", "gae_lambda")
+    policy: MultiTaskActorCriticPolicy
+
+    def _begin(self, task_schedule: TaskSchedule, engine: EngineName, n_steps: int) -> None:
+        """Set what a model has beside SB3's attributes; before SB3's constructor.
+
+        :raises ValueError: on another schedule or engine, or rollouts without a step
+        """
+        check_choice("task_schedule", task_schedule, get_args(TaskSchedule))
+        check_choice("engine", engine, get_args(EngineName))
+        if n_steps < 1:
+            raise ValueError(f"`n_steps` must be at least 1 (got {n_steps})")
+        self._begin_with_tasks()
+        self.task_schedule: TaskSchedule = task_schedule
+        self.engine: EngineName = engine
+        self._numerics: Engine | None = None
+        self._last_engine_message = ""
+        self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
+
+    def _learn_from(
+        self,
+        teachers: Mapping[str, TeacherLike] | None = None,
+        distill_loss: DistillLoss = "forward_kl",
+        distill_coef: Coefficient = 1.0,
+        rl_coef: Coefficient | None = None,
+        critic_coef: Coefficient | None = None,
+        student_rollout_prob: Coefficient = 1.0,
+    ) -> None:
+        """Set how the model learns from teachers; before SB3's constructor.
+
+        :raises ValueError: on settings of distillation without teachers
+        """
+        self.distill_loss: DistillLoss = distill_loss
+        self.distill_coef, self.rl_coef, self.critic_coef = distill_coef, rl_coef, critic_coef
+        self.student_rollout_prob = student_rollout_prob
+        self._distillation: DistillationSettings | None = None
+        if not teachers:
+            self.distillation.check_without_teachers()
+        self.teachers: Mapping[str, TeacherLike] | Teachers | None = teachers  # resolved when the env is known
+        self.is_taught = bool(teachers)
+        self._teaching: TeachersInEnv | None = None
+
+    def _setup_model(self) -> None:
+        check_choice("task_schedule", self.task_schedule, get_args(TaskSchedule))  # load(...) may have set it
+        check_choice("engine", self.engine, get_args(EngineName))
+        _ = self.distillation  # checked
+        if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
+            self.rollout_buffer_class = TaskRolloutBuffer
+        check_names(self.policy_kwargs, self.policy_class)
+        super()._setup_model()
+        if isinstance(self.teachers, Mapping):
+            self._take_teachers(self.teachers)
+        elif not (self.teachers is None or isinstance(self.teachers, Teachers)):
+            raise TypeError(f"`teachers` must map tasks to teachers (got {self.teachers!r:.100})")
+
+    def _take_teachers(self, teachers: Mapping[str, TeacherLike]) -> None:
+        self.is_taught, self.teachers, self._teaching = bool(teachers), None, None
+        if not teachers:
+            return
+        self.distillation.check_teachers_teach()
+        self._check_buffer("hold what teachers would do")
+        if self.task_names is None:
+            raise ValueError("`teachers` need an env, whose tasks they teach: pass `env` too")
+        action_dim = self.action_space.shape[0]  # type: ignore[index]
+        self.teachers = Teachers(teachers, self.task_names, self.policy.obs_dim, action_dim)
+        self._teaching = TeachersInEnv(self.teachers)
+
+    def _as_trained_in(self, env: VecEnv) -> VecEnv:
+        return scheduled(env, self.task_schedule)
+
+    # Rollouts
+
+    @property
+    def numerics(self) -> Engine:
+        """The engine that ``learn`` has chosen; torch's before it."""
+        if self._numerics is None:
+            self._numerics = TorchEngine(self)
+        return self._numerics
+
+    def _choose_engine(self) -> None:
+        """Take the engine that was asked for, and print it once, with the backend that runs the environments.
+
+        :raises ValueError: if ``engine="fast"`` does not apply; says why
+        """
+        reason = why_torch(self, self.engine)
+        self._numerics = FastEngine(self) if reason is None else TorchEngine(self)
+        self.last_engine = self._numerics.name
+        message = "Using the fast engine" if reason is None else f"Using the torch engine ({reason})"
+        message += backend_message(self.env)
+        if self.verbose >= 1 and message != self._last_engine_message:
+            print(message)  # noqa: T201
+        self._last_engine_message = message
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """SB3's, by the engine; with teachers, which may act, what they would have done goes into the buffer."""
+        if self._teaching is None:
+            return self.numerics.collect(env, callback, rollout_buffer, n_rollout_steps)
+        with self._teaching.in_env(env, callback, rollout_buffer, self) as with_teachers:
+            return self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
+
+    def next_task(self) -> None:
+        """In "cycle", continue with the next task where it stopped; in "joint" nothing."""
+        if self.task_schedule == "cycle":
+            env: Any = self.env
+            self._last_obs = env.next_task()
+            self._last_episode_starts = env.episode_starts
+
+    def _check_buffer(self, purpose: str) -> TaskRolloutBuffer:
+        if not isinstance(self.rollout_buffer, TaskRolloutBuffer):
+            raise ValueError(
+                f"`rollout_buffer_class` is {type(self.rollout_buffer).__name__}, which cannot {purpose}: derive it "
+                "from sb3_multitask.algorithms.rollout_buffer.TaskRolloutBuffer"
+            )
+        return self.rollout_buffer
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        if dones is not None and dones.any():
+            for i in dones.nonzero()[0].tolist():
+                if is_fault(infos[i]):
+                    self._check_buffer("leave out quarantined steps").note_fault(self.rollout_buffer.pos, i)
+        self.note_episodes(infos, dones)
+
+    def note_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray | None) -> None:
+        """Take the episodes that ended in a step into SB3's buffers and those of their tasks."""
+        super()._update_info_buffer(infos, dones)
+        for info in infos:
+            if "episode" in info and "task" in info:
+                self.task_ep_info_buffers[info["task"]].append(task_logs.episode_of(info))
+
+    # Objectives
+
+    @property
+    def distillation(self) -> DistillationSettings:
+        """How the model learns from teachers, as its attributes say now."""
+        given = (self.distill_loss, self.distill_coef, self.rl_coef, self.critic_coef, self.student_rollout_prob)
+        if self._distillation is None or self._distillation.given != given:
+            self._distillation = DistillationSettings(*given)
+        return self._distillation
+
+    @property
+    def rollout_by_teacher(self) -> bool:
+        """Whether the actions of the latest rollout were the teachers'."""
+        return self._teaching is not None and self._teaching.teachers_act
+
+    def coefficients(self) -> Coefficients:
+        """Weights of RL, of the critic and of distillation in this update."""
+        progress = self._current_progress_remaining
+        return self.distillation.at(progress, self._teaching is not None, self.rollout_by_teacher)
+
+    def with_teachers(self, loss: Loss) -> Sequence[Loss]:
+        """The objective: a loss, and with teachers the distance from them."""
+        if self._teaching is None:
+            return [loss]
+        return [loss, DistillationLoss(self.distill_loss, self.coefficients().distill)]
+
+    def refuse_update(self, evaluation: Evaluation) -> Never:
+        """Report whose loss is not finite; the weights are still as they were.
+
+        :raises RuntimeError: always
+        """
+        task_logs.refuse_update(self.task_names or (), evaluation)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """SB3's, but within [0, 1] in the last update too: see :mod:`sb3_multitask.losses.schedules`."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = in_range(self._current_progress_remaining)
+
+    # Training and its log
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train; SB3's arguments and behaviour, but that the log of the last update is written too.
+
+        :param total_timesteps: environment steps over all tasks, a lower bound: training ends after a whole
+            rollout, in "cycle" after a whole cycle of tasks
+        :param log_interval: updates between two lines of the log; ``None``: no lines
+        :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
+        :raises ValueError: if the model has no env
+        """
+        name = type(self).__name__
+        if self.env is None:
+            raise ValueError(
+                f"The model has no env to learn in: load it with `{name}.load(path, env=env)` or call "
+                "`model.set_env(env)` first."
+            )
+        if self.is_taught and self.teachers is None:
+            raise ValueError(
+                "The model learned from teachers, which are not saved with it: load it with "
+                f"`{name}.load(path, env=env, teachers={{task: teacher, ...}})`; with `teachers={{}}` it goes on "
+                "without them, by reinforcement learning."
+            )
+        self._choose_engine()
+        tb_log_name = name if tb_log_name is None else tb_log_name
+        with one_thread_for_arrays() if self.last_engine == "fast" else nullcontext():
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if log_interval is not None:
+            task_logs.log_last_update(self)
+        return self
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or not self.task_ep_info_buffers:
+            self.task_ep_info_buffers = {name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()}
+        total_timesteps, callback_object = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        task_logs.make_room_for_tasks(self.logger, self.task_names or ())
+        if self.task_schedule == "cycle":  # every task has its turn
+            env: Any = self.env
+            rollout = self.n_steps * self.n_envs
+            n_rollouts = env.to_whole_cycles(-(-max(total_timesteps - self.num_timesteps, 0) // rollout))
+            total_timesteps = self._total_timesteps = self.num_timesteps + n_rollouts * rollout
+        return total_timesteps, callback_object
+
+    def log_update(self, evaluation: Evaluation) -> None:
+        """Record the terms of an update: of all rows, and of each task that took part."""
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
+        self.logger.record("train/explained_variance", explained_variance(values, returns))
+        task_logs.log_evaluation(self.logger, self.task_names or (), evaluation)
+        task_logs.log_std(self.logger, self.task_names or (), self.policy)
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log: SB3's keys, returns and lengths of each task's latest episodes, and how many faults it had.
+
+        SB3's ``rollout/ep_rew_mean`` is of the latest episodes in the order of the environments, which would be the
+        last tasks' alone where there are many of them. Here it, ``ep_len_mean`` and ``success_rate`` are means over
+        the tasks of their own means.
+        """
+        for name, count in getattr(self.env.unwrapped if self.env else None, "fault_counts", {}).items():
+            if count:
+                self.logger.record(f"faults/{name}", count)
+        means = task_logs.log_episodes(self.logger, self.task_ep_info_buffers)
+        with task_logs.episodes_replaced(self, means):
+            super().dump_logs(iteration)
+
+    # Files and state
+
+    def _excluded_save_params(self) -> list[str]:
+        ours = ["_numerics", "_last_engine_message", "teachers", "_teaching", "_distillation"]
+        if self.rollout_buffer_class is TaskRolloutBuffer:  # which it is by itself
+            ours.append("rollout_buffer_class")
+        return [*super()._excluded_save_params(), *ours]
+
+    def settings(self) -> dict[str, Any]:
+        names = ("task_schedule", "n_steps", *self.live_settings, "distill_loss")
+        return {
+            **super().settings(),
+            **{name: getattr(self, name) for name in names},
+            **{name: number_or_schedule(getattr(self, name)) for name in _COEFFICIENTS},
+            "teachers": self.teachers.digests if isinstance(self.teachers, Teachers) else {},
+        }

@@ -1,0 +1,64 @@
+"""Where the fast engine applies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
+from torch import nn
+
+from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
+from sb3_multitask.vec_env.layers import layers_of
+
+_KNOWN_LAYERS = {MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor}
+
+
+def why_not_fast(policy: nn.Module, env: VecEnv) -> str | None:
+    """Why the fast engine does not apply to a policy in an env; None if it does."""
+    reasons = (_why_not_policy(policy), _why_not_optimizer(policy), _why_not_env(env))
+    return next((reason for of_one in reasons for reason in of_one), None)
+
+
+def _why_not_policy(policy: Any) -> Iterator[str]:
+    if type(policy) is not MultiTaskActorCriticPolicy:
+        yield f"the policy is a {type(policy).__name__}, not MultiTaskActorCriticPolicy itself"
+    if policy.activation_fn is not nn.Tanh:
+        yield f"the activation is {getattr(policy.activation_fn, '__name__', policy.activation_fn)}, not Tanh"
+    if not (_is_plain(policy.mlp_extractor.policy_net) and _is_plain(policy.mlp_extractor.value_net)):
+        yield "the nets were changed: their trunks are not Linear and Tanh in turn"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()):
+        yield "the policy has hooks"
+    if policy.log_std_mode == "state_dependent":
+        yield 'log_std_mode is "state_dependent"'
+    if policy.device.type != "cpu":
+        yield f"the model is on {policy.device}, not on the CPU"
+    if (dtype := next(policy.parameters()).dtype) != th.float32:
+        yield f"the policy has {dtype}, not torch.float32"
+
+
+def _is_plain(trunk: nn.Module) -> bool:
+    return all(type(layer) is (nn.Tanh if i % 2 else nn.Linear) for i, layer in enumerate(trunk.children()))
+
+
+def _why_not_optimizer(policy: Any) -> Iterator[str]:
+    optimizer = policy.optimizer
+    if type(optimizer) is not th.optim.RMSprop or len(optimizer.param_groups) != 1:
+        yield f"the optimizer is {type(optimizer).__name__}, not one group of RMSprop"
+    settings = optimizer.param_groups[0]
+    unusual = [name for name in ("weight_decay", "momentum", "centered", "maximize") if settings.get(name)]
+    if unusual:
+        yield f"RMSprop has {', '.join(unusual)}"
+    if settings["eps"] <= 0:
+        yield f"RMSprop has eps={settings['eps']}, with which heads that wait for their turn become NaN"
+
+
+def _why_not_env(env: VecEnv) -> Iterator[str]:
+    layers = list(layers_of(env))
+    if not isinstance(layers[-1], MultiTaskVecEnv):
+        yield "the env is not a MultiTaskVecEnv"
+    unknown = [type(layer).__name__ for layer in layers if type(layer) not in _KNOWN_LAYERS]
+    if unknown:  # the engine gives rows to heads by the env's order, which a wrapper could change
+        yield f"the env is wrapped with {', '.join(unknown)}"

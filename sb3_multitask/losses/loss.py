@@ -1,0 +1,139 @@
+"""What an objective is made of: losses with two faces, torch's terms and numpy's gradient at the network's outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch as th
+
+from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
+
+
+class Samples(Protocol):
+    """What a loss reads of a rollout buffer's samples; ``TaskRolloutBufferSamples`` has the shapes."""
+
+    @property
+    def actions(self) -> th.Tensor: ...
+    @property
+    def old_values(self) -> th.Tensor: ...
+    @property
+    def old_log_prob(self) -> th.Tensor: ...
+    @property
+    def advantages(self) -> th.Tensor: ...
+    @property
+    def returns(self) -> th.Tensor: ...
+    @property
+    def teacher_mean(self) -> th.Tensor | None: ...
+    @property
+    def teacher_log_std(self) -> th.Tensor | None: ...
+
+
+class Outputs(NamedTuple):
+    """What a policy gives for the rows of a batch.
+
+    ``values``, ``log_prob`` of the actions taken and ``entropy`` in nats, each (n_rows,); ``distribution``: of the
+    actions, (n_rows, action_dim).
+    """
+
+    values: th.Tensor
+    log_prob: th.Tensor
+    entropy: th.Tensor
+    distribution: th.distributions.Normal
+
+
+class Loss(ABC):
+    """One loss of an objective; a frozen dataclass of its coefficients.
+
+    Its terms are a NamedTuple. ``pooled_keys`` and ``task_key`` say under which keys the logger records them: of all
+    rows, and of each task; a term without a pooled key has none.
+    """
+
+    pooled_keys: ClassVar[dict[str, str]]
+    task_key: ClassVar[str]
+
+    @abstractmethod
+    def rows(self, batch: Any, outputs: Any) -> Any:
+        """The terms of every row.
+
+        :param batch: :class:`Samples` with :class:`Outputs`, or :class:`GroupedRows` with :class:`GroupedOutputs`
+        :return: tensors (n_rows,), or arrays (n_tasks, rows of a task, 1)
+        """
+
+    def terms(self, batch: Samples, outputs: Outputs) -> Any:
+        """The terms as means over all rows, each a scalar tensor."""
+        rows = self.rows(batch, outputs)
+        return type(rows)(*(row.mean() for row in rows))
+
+    @abstractmethod
+    def weighted(self, terms: Any) -> th.Tensor:
+        """What the loss adds to the objective, a scalar: its terms by their coefficients."""
+
+    @abstractmethod
+    def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
+        """The derivative of ``weighted(terms)`` with respect to what the network puts out."""
+
+
+class LossTerms(NamedTuple):
+    """The terms of one loss in an update: means over all rows, and over the rows of each task that took part."""
+
+    loss: Loss
+    pooled: dict[str, float]
+    of_tasks: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an objective was for a batch.
+
+    :param tasks: the tasks that took part, whose means ``of_tasks`` lists
+    :param losses: of every loss of the objective
+    """
+
+    tasks: Sequence[int]
+    losses: Sequence[LossTerms]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The terms of all losses as means over all rows."""
+        return {name: mean for terms in self.losses for name, mean in terms.pooled.items()}
+
+    def not_finite(self) -> list[int]:
+        """The tasks with a term that is NaN or infinite."""
+        return [
+            task
+            for i, task in enumerate(self.tasks)
+            if not all(np.isfinite(means[i]) for terms in self.losses for means in terms.of_tasks.values())
+        ]
+
+
+def terms_of_samples(loss: Loss, rows: Any, terms: Any, task: th.Tensor, n_tasks: int) -> LossTerms:
+    """What torch computed of one loss.
+
+    :param rows: the terms of every row, each (n_rows,)
+    :param terms: their means
+    :param task: the task of each row, (n_rows,)
+    """
+    n_rows = th.bincount(task, minlength=n_tasks)
+    sums = th.stack(tuple(rows), dim=1).new_zeros(n_tasks, len(rows)).index_add_(0, task, th.stack(tuple(rows), dim=1))
+    here = n_rows > 0
+    means = (sums[here] / n_rows[here].unsqueeze(1)).unbind(1)
+    return LossTerms(
+        loss,
+        {name: term.item() for name, term in terms._asdict().items()},
+        {name: mean.tolist() for name, mean in zip(rows._fields, means, strict=True)},
+    )
+
+
+def terms_of_groups(loss: Loss, batch: GroupedRows, outputs: GroupedOutputs) -> LossTerms:
+    """What numpy computed of one loss, for the tasks that took part."""
+    pooled, of_tasks = {}, {}
+    rows = loss.rows(batch, outputs)
+    for name, of_rows in zip(rows._fields, rows, strict=True):
+        means = batch.mean_per_task(of_rows)
+        pooled[name] = float(np.dot(means, batch.shares))
+        of_tasks[name] = means.tolist()
+    return LossTerms(loss, pooled, of_tasks)
