@@ -6,7 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks, weights_equal
+from helpers.drift import DriftEnv, drift_tasks
+from helpers.models import make_model, weights_equal
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.monitor import Monitor
@@ -16,11 +17,6 @@ import sb3_multitask as mt
 from sb3_multitask.algorithms.engine import why_torch
 
 HALF_CHEETAHS = "HalfCheetahBody6"
-
-
-def make_model(tasks=None, n_envs_per_task=2, seed=0, **kwargs):
-    env = mt.make_multitask_vec_env(tasks or drift_tasks(3), n_envs_per_task, seed=seed)
-    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", **kwargs)
 
 
 # The same mathematics as SB3

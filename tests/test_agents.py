@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import stand_in
 import torch as th
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
+from helpers.models import make_model
 from stable_baselines3 import A2C
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -23,8 +24,7 @@ from sb3_multitask.readers import UnreadableFileError
 
 
 def trained(**kwargs):
-    env = mt.make_multitask_vec_env(drift_tasks(3, high=0.5), 2, seed=0, normalize=kwargs.pop("normalize", True))
-    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **kwargs).learn(300)
+    return make_model(drift_tasks(3, high=0.5), **kwargs).learn(300)
 
 
 @pytest.fixture(scope="module")

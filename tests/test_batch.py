@@ -5,7 +5,8 @@ import copy
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
+from helpers.steps import raw_steps
 
 import sb3_multitask as mt
 
@@ -18,16 +19,6 @@ FAMILIES = {
     "Swimmer": ["Swimmer-v5", mt.Task("eager", "Swimmer-v5", {"forward_reward_weight": 2.0})],
     "positions": [mt.Task("p", "Hopper-v5", {"exclude_current_positions_from_observation": False})],
 }
-
-
-def raw_steps(env, n_steps, seed=0, scale=1):
-    """What the backend gives before monitoring and float32: resets, then steps with random actions."""
-    rows, backend = slice(0, env.num_envs), env.sub_envs.backend
-    yield backend.reset(rows, [seed + i for i in range(env.num_envs)], [{}] * env.num_envs)
-    rng = np.random.default_rng(seed)
-    for _ in range(n_steps):
-        backend.send(rows, rng.uniform(-scale, scale, (env.num_envs, *env.action_space.shape)).astype(np.float32))
-        yield backend.receive(rows)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

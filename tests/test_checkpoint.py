@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from killing import in_child, killed_at, with_file_size_limit
+from helpers.killing import in_child, killed_at, with_file_size_limit
 
 import sb3_multitask as mt
 from sb3_multitask.checkpoint.format import CheckpointError, list_checkpoints, read_checkpoint, read_latest, save_step

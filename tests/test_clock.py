@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
-from killing import jumping_clock
+from helpers.drift import drift_tasks
+from helpers.killing import jumping_clock
 from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_multitask as mt

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
-from killing import as_nobody, in_child, with_file_size_limit
+from helpers.drift import drift_tasks
+from helpers.killing import as_nobody, in_child, with_file_size_limit
 
 import sb3_multitask as mt
 from sb3_multitask.checkpoint.format import list_checkpoints, read_latest, save_step

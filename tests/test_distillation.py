@@ -5,12 +5,13 @@ import contextlib
 import numpy as np
 import pytest
 import torch as th
-from conftest import weights_equal
+from helpers.drift import recorded_tasks
+from helpers.killed_runs import KillAt, Killed
+from helpers.models import recorded_model, weights_equal
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from test_fast import make_model, recorded_tasks
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
@@ -49,7 +50,7 @@ SETTINGS = [
 def test_50_updates_of_both_engines_agree(teacher, schedule, settings):
     models = []
     for engine in ("torch", "fast"):
-        model = make_model(engine, schedule, teachers=teachers(teacher), **settings)
+        model = recorded_model(engine, schedule, teachers=teachers(teacher), **settings)
         model.learn(50 * 5 * model.n_envs)
         assert model.last_engine == engine
         models.append(model)
@@ -60,7 +61,7 @@ def test_50_updates_of_both_engines_agree(teacher, schedule, settings):
 
 
 def logged(engine, schedule, teacher, **settings):
-    model = make_model(engine, schedule, teachers=teachers(teacher), **settings)
+    model = recorded_model(engine, schedule, teachers=teachers(teacher), **settings)
     model.learn(5 * 5 * model.n_envs * (3 if schedule == "cycle" else 1))
     return {key: value for key, value in model.logger.name_to_value.items() if "distill" in key}
 
@@ -79,14 +80,14 @@ def test_logs_of_both_engines_agree(teacher, schedule, kind):
 def test_a_student_becomes_like_its_teachers(teacher):
     kls = {}
     for n_updates in (1, 1000):
-        model = make_model("fast", teachers=teachers(teacher))
+        model = recorded_model("fast", teachers=teachers(teacher))
         model.learn(5 * model.n_envs * n_updates)
         kls[n_updates] = np.array([model.logger.name_to_value[f"distill/{name}/kl"] for name in NAMES])
     assert (kls[1000] < 0.05 * kls[1]).all(), kls
 
 
 def test_by_default_only_the_actor_learns(teacher):
-    model = make_model("torch", teachers=teachers(teacher))
+    model = recorded_model("torch", teachers=teachers(teacher))
     before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
     model.learn(300)
     for name, parameter in model.policy.named_parameters():
@@ -95,7 +96,7 @@ def test_by_default_only_the_actor_learns(teacher):
 
 @pytest.mark.parametrize("engine", ["fast", "torch"])
 def test_one_task_has_one_teacher(engine, teacher):
-    model = make_model(engine, tasks=recorded_tasks(1), teachers={"A": teacher})
+    model = recorded_model(engine, tasks=recorded_tasks(1), teachers={"A": teacher})
     model.learn(600)
     assert model.logger.name_to_value["distill/A/kl"] > 0
 
@@ -117,7 +118,7 @@ class WhoActs(BaseCallback):
 
 @pytest.mark.parametrize("engine", ["fast", "torch"])
 def test_teachers_rollouts_never_enter_the_rl_loss(teacher, engine):
-    model = make_model(engine, teachers=teachers(teacher), rl_coef=0.4, student_rollout_prob=0.5)
+    model = recorded_model(engine, teachers=teachers(teacher), rl_coef=0.4, student_rollout_prob=0.5)
     callback = WhoActs()
     model.learn(5 * model.n_envs * 60, callback)
     assert 15 < sum(callback.by_teacher) < 45
@@ -160,8 +161,6 @@ def test_teachers_see_observations_through_their_own_normaliser(teacher):
 
 
 def test_the_resume_of_a_distillation_is_exact(tmp_path, teacher):
-    from test_resume import KillAt, Killed
-
     tasks = [mt.Task(name, f"HalfCheetah{name}-v0") for name in ("SmallFoot", "BigFoot")]
     env = mt.make_multitask_vec_env(tasks, 1, seed=5)
     cheetah = agent_of(mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=9, device="cpu"))
@@ -206,37 +205,37 @@ def test_the_resume_of_a_distillation_is_exact(tmp_path, teacher):
 )
 def test_settings_that_make_no_sense_are_refused(teacher, settings, message):
     with pytest.raises(ValueError, match=message):
-        make_model("auto", teachers=teachers(teacher), **settings)
+        recorded_model("auto", teachers=teachers(teacher), **settings)
 
 
 def test_teachers_must_fit_the_tasks(teacher):
     with pytest.raises(ValueError, match=r"one teacher for every task.*\n  tasks:    A, B, C\n  teachers: A, B"):
-        make_model("auto", teachers={"A": teacher, "B": teacher})
+        recorded_model("auto", teachers={"A": teacher, "B": teacher})
     with pytest.raises(ValueError, match="teachers: A, B, C, D"):
-        make_model("auto", teachers={**teachers(teacher), "D": teacher})
+        recorded_model("auto", teachers={**teachers(teacher), "D": teacher})
     with pytest.raises(ValueError, match="The teacher of task 'D': No head for task 'D'"):
-        make_model("auto", tasks=[mt.Task("D", task.env_id) for task in recorded_tasks(1)], teachers={"D": teacher})
+        recorded_model("auto", tasks=[mt.Task("D", task.env_id) for task in recorded_tasks(1)], teachers={"D": teacher})
     tasks = recorded_tasks(obs_dim=5)
     with pytest.raises(ValueError, match=r"observations of size 3 .* size 2; the student has 5 and 2"):
-        make_model("auto", tasks=tasks, teachers=teachers(teacher))
+        recorded_model("auto", tasks=tasks, teachers=teachers(teacher))
     with pytest.raises(TypeError, match="The teacher of task 'A' must be an agent"):
-        make_model("auto", teachers={**teachers(teacher), "A": 3})
+        recorded_model("auto", teachers={**teachers(teacher), "A": 3})
 
 
 def test_a_teacher_that_cannot_be_read_is_named(tmp_path, teacher):
     with pytest.raises(ValueError, match="The teacher of task 'B' cannot be read: .*nowhere"):
-        make_model("auto", teachers={**teachers(teacher), "B": tmp_path / "nowhere"})
+        recorded_model("auto", teachers={**teachers(teacher), "B": tmp_path / "nowhere"})
 
 
 def test_a_teacher_whose_statistics_are_not_finite_is_named(teacher):
-    model = make_model("auto")
+    model = recorded_model("auto")
     model.get_vec_normalize_env().obs_rms["obs"].mean[1, 0] = np.nan
     with pytest.raises(ValueError, match=r"The teacher of task 'B' cannot be read: .*not finite"):
-        make_model("auto", teachers={**teachers(teacher), "B": model})
+        recorded_model("auto", teachers={**teachers(teacher), "B": model})
 
 
 def test_learn_after_load_needs_the_teachers(tmp_path, teacher):
-    model = make_model("auto", teachers=teachers(teacher)).learn(60)
+    model = recorded_model("auto", teachers=teachers(teacher)).learn(60)
     model.save(tmp_path / "model")
     env = mt.make_multitask_vec_env(recorded_tasks(), 2, seed=0)
     with pytest.raises(ValueError, match="learned from teachers, which are not saved with it"):
@@ -279,12 +278,12 @@ def test_teachers_come_from_models_zips_agents_and_sb3(tmp_path):
 
 def test_a_checkpoint_with_other_teachers_is_refused(tmp_path, teacher):
     def train(agent):
-        model = make_model("auto", teachers=teachers(agent))
+        model = recorded_model("auto", teachers=teachers(agent))
         with pytest.warns(UserWarning, match="RecordedEnv has no get_state"):
             model.learn(120, mt.ResumableCheckpointCallback(tmp_path, every=60, verbose=0))
 
     train(teacher)
-    other = agent_of(make_model("auto"))
+    other = agent_of(recorded_model("auto"))
     with pytest.raises(mt.CheckpointError, match="teachers"):
         train(other)
 
@@ -297,7 +296,7 @@ def test_coefficients_never_see_progress_out_of_range(teacher):
         asked.append(progress_remaining)
         return progress_remaining
 
-    student = make_model(
+    student = recorded_model(
         "auto", teachers=teachers(teacher), distill_coef=falling, rl_coef=falling, student_rollout_prob=falling
     )
     student.learn(100)
@@ -306,7 +305,7 @@ def test_coefficients_never_see_progress_out_of_range(teacher):
 
 
 def test_a_schedule_that_leaves_its_range_is_refused_by_name(teacher):
-    student = make_model("auto", teachers=teachers(teacher), distill_coef=lambda p: p - 0.5)
+    student = recorded_model("auto", teachers=teachers(teacher), distill_coef=lambda p: p - 0.5)
     with pytest.raises(
         ValueError, match=r"`distill_coef` is a schedule that gives -0\.\d+ at the remaining progress 0"
     ):

@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers.programs import output_of
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from programs import output_of
 
 ROOT = Path(__file__).parents[1]
 OF_THE_REPOSITORY = {".gitignore", ".ci/run"}
@@ -66,6 +66,7 @@ def test_a_fresh_clone_needs_no_folder_for_temporary_files(folder, tmp_path):
     for name in ("pyproject.toml", "tests/conftest.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "tests" / "helpers", tmp_path / "tests" / "helpers")  # which conftest.py imports
     own = tmp_path / ".cache" / "tmp"
     (tmp_path / "tests" / "test_it.py").write_text(
         f"def test_it(tmp_path): assert str(tmp_path).startswith({str(own)!r})"

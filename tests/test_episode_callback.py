@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 

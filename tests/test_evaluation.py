@@ -5,7 +5,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks
+from helpers.models import make_model
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
@@ -19,8 +20,7 @@ from sb3_multitask.process.seeding import env_seed
 
 @pytest.fixture
 def model():
-    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
-    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu").learn(120)
+    return make_model().learn(120)
 
 
 @pytest.mark.parametrize("n_eval_episodes", [1, 3, 7])

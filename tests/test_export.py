@@ -14,7 +14,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks
+from helpers.models import make_model
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from typer.testing import CliRunner
@@ -29,9 +30,8 @@ TOLERANCE = 1e-5
 
 
 def trained(normalize=True, tasks=None, **policy_kwargs):
-    env = mt.make_multitask_vec_env(tasks or drift_tasks(3, high=0.5), 2, seed=0, normalize=normalize)
-    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", policy_kwargs=policy_kwargs)
-    return model.learn(300)
+    tasks = tasks or drift_tasks(3, high=0.5)
+    return make_model(tasks, normalize=normalize, policy_kwargs=policy_kwargs).learn(300)
 
 
 def runner_of(path):

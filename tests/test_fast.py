@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks, recorded_tasks
+from helpers.models import recorded_model
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch import nn
@@ -16,28 +17,6 @@ from sb3_multitask.algorithms.engine import TorchEngine, why_torch
 from sb3_multitask.fast.optimizers import clip_gradient
 from sb3_multitask.losses import A2CLoss
 from sb3_multitask.policies.task_steps import stacked_parameters
-
-
-class RecordedEnv(DriftEnv):
-    """Observations, rewards and ends that do not depend on the action: the same rollout for both engines."""
-
-    def step(self, action):
-        return super().step(np.zeros(2, dtype=np.float32))
-
-
-def recorded_tasks(n=3, **kwargs):
-    return tuple(
-        mt.Task("ABCDEFGH"[i], RecordedEnv, {"horizon": 5 + 2 * i, "terminate": i == 1, **kwargs}) for i in range(n)
-    )
-
-
-def make_model(engine, schedule="joint", n_envs_per_task=2, normalize=True, tasks=None, **kwargs):
-    normalize = normalize and {"gamma": kwargs.get("gamma", 0.99)}
-    env = mt.make_multitask_vec_env(tasks or recorded_tasks(), n_envs_per_task, seed=0, normalize=normalize)
-    return mt.A2CMultiTask(
-        "MultiTaskMlpPolicy", env, seed=0, device="cpu", engine=engine, task_schedule=schedule, **kwargs
-    )
-
 
 SETTINGS = [
     {},
@@ -62,7 +41,7 @@ def test_50_updates_are_torchs_within_rounding(schedule, settings):
     """Truncation, termination, normalisation, entropy, clipping; every weight and every RMSprop average."""
     models = []
     for engine in ("torch", "fast"):
-        model = make_model(engine, schedule, **settings)
+        model = recorded_model(engine, schedule, **settings)
         model.set_random_seed(0)
         n_updates = 50 + (-50 % 3 if schedule == "cycle" else 0)
         model.learn(n_updates * model.n_steps * model.n_envs)
@@ -82,7 +61,7 @@ def test_50_updates_are_torchs_within_rounding(schedule, settings):
 @pytest.mark.parametrize("settings", SETTINGS[:-1])
 def test_gradients_are_autograds(schedule, settings):
     """Of one rollout, by both engines; ``test_losses`` has the gradients at the outputs in float64."""
-    model = make_model("fast", schedule, **settings)
+    model = recorded_model("fast", schedule, **settings)
     with th.no_grad():
         model.policy.log_std += th.randn_like(model.policy.log_std) * 0.3
     model.learn(1, StopTraining())
@@ -107,7 +86,7 @@ def test_acting_values_and_advantages_are_sb3s(schedule):
     """The first rollout: same noise, so same actions; same values, advantages and returns."""
     buffers = []
     for engine in ("torch", "fast"):
-        model = make_model(engine, schedule, n_steps=12)  # episodes end within
+        model = recorded_model(engine, schedule, n_steps=12)  # episodes end within
         model.set_random_seed(0)
         model.learn(1, StopTraining())
         buffers.append(model.rollout_buffer)
@@ -140,7 +119,7 @@ def test_clipping_is_torchs():
 
 def test_engines_can_be_changed_in_mid_training():
     """torch -> fast -> torch: parameters and optimizer state are one and the same."""
-    switching, torch_only = make_model("torch"), make_model("torch")
+    switching, torch_only = recorded_model("torch"), recorded_model("torch")
     for engine in ("torch", "fast", "torch"):
         for model, name in ((switching, engine), (torch_only, "torch")):
             model.engine = name
@@ -151,7 +130,7 @@ def test_engines_can_be_changed_in_mid_training():
 
 
 def test_replaced_storage_is_noticed(tmp_path):
-    model = make_model("fast").learn(60)
+    model = recorded_model("fast").learn(60)
     vector = model.policy.parameters_to_vector()
     model.policy.load_from_vector(np.zeros_like(vector))
     model.policy.optimizer.load_state_dict(model.policy.optimizer.state_dict())
@@ -172,9 +151,9 @@ def test_sb3s_locals_are_there_and_what_is_left_out_is_documented():
             seen.update(self.locals)
             return True
 
-    make_model("torch").learn(30, Watch())
+    recorded_model("torch").learn(30, Watch())
     torch_locals, seen = set(seen), set()
-    make_model("fast").learn(30, Watch())
+    recorded_model("fast").learn(30, Watch())
     missing = torch_locals - seen - {"self", "__class__"}
     assert missing == {"obs_tensor", "values", "log_probs", "idx", "done"}
     from sb3_multitask.fast import FastEngine
@@ -183,7 +162,7 @@ def test_sb3s_locals_are_there_and_what_is_left_out_is_documented():
 
 
 def test_callbacks_can_stop_and_save_at_any_time(tmp_path):
-    model = make_model("fast")
+    model = recorded_model("fast")
     model.learn(120, CheckpointCallback(3, str(tmp_path)))
     assert mt.A2CMultiTask.load(tmp_path / "rl_model_18_steps").num_timesteps == 18
 
@@ -198,7 +177,7 @@ def test_callbacks_can_stop_and_save_at_any_time(tmp_path):
 
 
 def test_it_runs_by_itself_where_it_applies_and_says_so_once(capsys):
-    model = make_model("auto", verbose=1)
+    model = recorded_model("auto", verbose=1)
     model.learn(30)
     model.learn(30)
     assert capsys.readouterr().out.count("Using the fast engine") == 1
@@ -207,7 +186,7 @@ def test_it_runs_by_itself_where_it_applies_and_says_so_once(capsys):
 
 def test_in_cycle_every_task_is_logged():
     """Updates are logged when somebody asks: the latest of every task, not of the last one only."""
-    model = make_model("fast", "cycle").learn(5 * 2 * 7)
+    model = recorded_model("fast", "cycle").learn(5 * 2 * 7)
     for name in "ABC":
         assert f"train/{name}/policy_loss" in model.logger.name_to_value
 
@@ -222,12 +201,12 @@ def test_in_cycle_every_task_is_logged():
     ],
 )
 def test_what_it_does_not_cover_falls_back_to_torch(settings, reason, capsys):
-    model = make_model("auto", verbose=1, **settings).learn(30)
+    model = recorded_model("auto", verbose=1, **settings).learn(30)
     assert model.last_engine == "torch"
     assert reason in why_torch(model, "auto")
     assert f"Using the torch engine ({why_torch(model, 'auto')})" in capsys.readouterr().out
     with pytest.raises(ValueError, match='`engine="fast"` does not apply'):
-        make_model("fast", **settings).learn(30)
+        recorded_model("fast", **settings).learn(30)
 
 
 def test_other_reasons_against_it():
@@ -307,10 +286,10 @@ class ShufflesTheBuffer(EditsAdvantages):
 def test_what_callbacks_change_is_learned_from_as_with_torch(callback, teach):
     kwargs = {"learning_rate": 7e-3}
     if teach:
-        kwargs |= {"teachers": dict.fromkeys("ABC", make_model("torch", normalize=False)), "rl_coef": 1.0}
+        kwargs |= {"teachers": dict.fromkeys("ABC", recorded_model("torch", normalize=False)), "rl_coef": 1.0}
     weights = []
     for engine, extra in (("torch", [callback()]), ("fast", [callback()]), ("fast", None)):
-        model = make_model(engine, **kwargs)
+        model = recorded_model(engine, **kwargs)
         model.set_random_seed(0)
         model.learn(300, extra)
         weights.append(np.concatenate([p.detach().numpy().ravel() for p in model.policy.parameters()]))
@@ -336,7 +315,7 @@ def test_new_weights_act_at_once():
 
     for engine in ("torch", "fast"):
         seen = []
-        model = make_model(engine, normalize=False)
+        model = recorded_model(engine, normalize=False)
         model.learn(30, Sets())
         np.testing.assert_allclose(seen[2], 64.0, atol=1e-3)
 
@@ -344,7 +323,7 @@ def test_new_weights_act_at_once():
 def test_gamma_is_the_buffers_as_in_sb3():
     weights = []
     for engine in ("torch", "fast"):
-        model = make_model(engine)
+        model = recorded_model(engine)
         model.gae_lambda = 0.2  # SB3 does not look at it again
         model.rollout_buffer.gamma, model.rollout_buffer.gae_lambda = 0.5, 0.1
         model.set_random_seed(0)
@@ -354,14 +333,14 @@ def test_gamma_is_the_buffers_as_in_sb3():
 
 
 def test_nets_that_were_changed_are_torchs():
-    model = make_model("auto")
+    model = recorded_model("auto")
     model.policy.mlp_extractor.policy_net[1] = nn.ReLU()
     assert "not Linear and Tanh" in why_torch(model, "auto")
-    model = make_model("auto")
+    model = recorded_model("auto")
     model.policy.value_net.register_forward_hook(lambda *_: None)
     assert why_torch(model, "auto") == "the policy has hooks"
     made = partial(nn.LeakyReLU, 0.2)
-    model = make_model("auto", policy_kwargs={"activation_fn": made}).learn(30)
+    model = recorded_model("auto", policy_kwargs={"activation_fn": made}).learn(30)
     assert model.last_engine == "torch"
     with pytest.raises(ValueError, match=r"activation is LeakyReLU\(negative_slope=0.2\)"):
         mt.save_agent(model, "nowhere")
@@ -370,7 +349,7 @@ def test_nets_that_were_changed_are_torchs():
 @pytest.mark.parametrize("schedule", ["joint", "cycle"])
 def test_a_model_and_its_saved_copy_act_with_equal_bits(schedule, tmp_path):
     """Torch's products round differently for other addresses, on some processors."""
-    model = make_model("fast", schedule).learn(150)
+    model = recorded_model("fast", schedule).learn(150)
     assert model.last_engine == "fast"
     model.save(tmp_path / "model")
     loaded = mt.A2CMultiTask.load(tmp_path / "model")
@@ -382,7 +361,7 @@ def test_a_model_and_its_saved_copy_act_with_equal_bits(schedule, tmp_path):
 
 
 def test_gaps_between_parameters_stay_zero_and_count_for_nothing():
-    model = make_model("fast", max_grad_norm=1e-3).learn(150)
+    model = recorded_model("fast", max_grad_norm=1e-3).learn(150)
     mt.freeze(model, "trunk")
     model.learn(150)
     flat = model.numerics.parameters
@@ -400,7 +379,7 @@ def test_a_single_row_is_not_normalised(schedule):
     """As in SB3's PPO: its spread would be NaN."""
     weights = []
     for engine in ("torch", "fast"):
-        model = make_model(engine, schedule, 1, tasks=recorded_tasks(1 if schedule == "joint" else 3), n_steps=1,
+        model = recorded_model(engine, schedule, 1, tasks=recorded_tasks(1 if schedule == "joint" else 3), n_steps=1,
                            normalize_advantage=True).learn(90)  # fmt: skip
         assert model.last_engine == engine
         assert model._n_updates >= 90

@@ -6,8 +6,10 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, weights_equal
-from faulty import KINDS, FaultyEnv, is_finite, make, model_on, step_on
+from helpers.drift import DriftEnv
+from helpers.faulty import KINDS, FaultyEnv, make
+from helpers.models import is_finite, model_on, weights_equal
+from helpers.steps import step_on
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 

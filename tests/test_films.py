@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DrawnEnv, drawn_tasks, drift_tasks
 from PIL import Image
 
 import sb3_multitask as mt
@@ -26,25 +26,6 @@ from sb3_multitask.evaluation.films.playing import longest_episode, play, play_e
 from sb3_multitask.evaluation.films.window import has_display, show
 
 needs_renderer = pytest.mark.skipif(find_renderer() is None, reason="nothing can render here")
-
-
-class DrawnEnv(DriftEnv):
-    """Its picture says how long the episode is."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 7}
-
-    def __init__(self, render_mode=None, **kwargs):
-        super().__init__(**kwargs)
-        self.render_mode = render_mode
-
-    def render(self):
-        if self.fail_at is not None:
-            raise RuntimeError("the pencil broke")
-        return np.full((20, 30, 3), 10 * self.time, dtype=np.uint8)
-
-
-def drawn_tasks(**kwargs):
-    return [mt.Task(task.name, DrawnEnv, {**task.env_kwargs, **kwargs}) for task in drift_tasks(2)]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks
 from stable_baselines3.common.monitor import Monitor, load_results
 
 import sb3_multitask as mt

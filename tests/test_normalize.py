@@ -2,7 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecNormalize, sync_envs_normalization

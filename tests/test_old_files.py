@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import stand_in
 import torch as th
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 

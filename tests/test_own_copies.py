@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import DriftEnv
+from helpers.drift import DriftEnv
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 import sb3_multitask as mt

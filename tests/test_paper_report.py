@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finished_runs import write_grid, write_run
+from helpers.finished_runs import write_grid, write_run
 
 from results.paper.report.__main__ import write_paper_report
 from results.paper.report.comparisons import ablation, comparisons, control, control_compared, students

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env

@@ -3,8 +3,10 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from conftest import batch_for, drift_tasks, weights_equal
 from gymnasium import spaces
+from helpers.drift import drift_tasks
+from helpers.models import weights_equal
+from helpers.policies import batch_for, make_policy
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
@@ -12,13 +14,6 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 import sb3_multitask as mt
 
 MODES = ("per_task", "shared", "state_dependent")
-
-
-def make_policy(n_tasks=3, obs_dim=4, action_dim=2, seed=0, **kwargs):
-    th.manual_seed(seed)
-    observation_space = spaces.Dict(obs=spaces.Box(-np.inf, np.inf, (obs_dim,)), task=spaces.Discrete(n_tasks))
-    action_space = spaces.Box(-1, 1, (action_dim,))
-    return mt.MultiTaskActorCriticPolicy(observation_space, action_space, lambda _: 1e-3, **kwargs)
 
 
 def permute_tasks(policy, order):

@@ -3,9 +3,11 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import DriftEnv, drift_tasks
-from faulty import KINDS, FaultyEnv, is_finite, make, model_on, step_on, tasks
 from gymnasium import spaces
+from helpers.drift import DriftEnv, drift_tasks
+from helpers.faulty import KINDS, FaultyEnv, make, tasks
+from helpers.models import is_finite, model_on
+from helpers.steps import step_on
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import stand_in
 import torch as th
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from finished_runs import write_grid, write_run
+from helpers.finished_runs import write_grid, write_run
 from PIL import Image
 
 import sb3_multitask as mt

@@ -4,10 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import weights_equal
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from helpers.killed_runs import BODIES, KillAt, monitor_rows, run
+from helpers.models import weights_equal
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
-from test_resume import BODIES, KillAt, monitor_rows, run
 
 import sb3_multitask as mt
 

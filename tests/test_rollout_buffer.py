@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch as th
-from conftest import drift_tasks, weights_equal
 from gymnasium import spaces
+from helpers.drift import drift_tasks
+from helpers.models import weights_equal
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer
 

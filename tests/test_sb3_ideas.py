@@ -7,9 +7,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks, weights_equal
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as check_for_gymnasium
+from helpers.drift import DriftEnv, drift_tasks
+from helpers.models import model_on, weights_equal
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -39,8 +40,8 @@ def make_env(seed=0, **kwargs):
     return mt.make_multitask_vec_env(drift_tasks(3, high=0.5), 2, seed=seed, **kwargs)
 
 
-def make_model(seed=0, **kwargs):
-    return mt.A2CMultiTask("MultiTaskMlpPolicy", make_env(seed), seed=seed, device="cpu", **kwargs)
+def small_model(**kwargs):
+    return model_on(make_env(), **kwargs)
 
 
 def observations(n_rows=6):
@@ -107,7 +108,7 @@ def test_what_is_saved_is_what_is_loaded(mode, schedule, engine, tmp_path):
         "policy_kwargs": {"log_std_mode": mode, "head_arch": {"pi": [8]}},
         "learning_rate": lambda left: 1e-3 * left,
     }
-    model = make_model(task_schedule=schedule, engine=engine, **kwargs).learn(120)
+    model = small_model(task_schedule=schedule, engine=engine, **kwargs).learn(120)
     assert model.last_engine == engine
     model.save(tmp_path / "model")
     for env in (None, make_env(seed=3)):
@@ -125,7 +126,7 @@ def test_what_is_saved_is_what_is_loaded(mode, schedule, engine, tmp_path):
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("name", ["model", "model.zip", "deep/er/model", "model_v1.5"])
 def test_paths_are_texts_or_paths_with_or_without_zip(kind, name, tmp_path):
-    model = make_model()
+    model = small_model()
     model.save(kind(tmp_path / name))
     written = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert written == [name if "." in name else f"{name}.zip"]
@@ -134,7 +135,7 @@ def test_paths_are_texts_or_paths_with_or_without_zip(kind, name, tmp_path):
 
 
 def test_files_that_are_open_are_written_and_read(tmp_path):
-    model = make_model().learn(60)
+    model = small_model().learn(60)
     memory = io.BytesIO()
     model.save(memory)
     with (tmp_path / "model.zip").open("wb") as file:
@@ -147,7 +148,7 @@ def test_files_that_are_open_are_written_and_read(tmp_path):
 
 
 def test_what_is_excluded_is_not_in_the_file_unless_it_is_included(tmp_path):
-    model = make_model(verbose=0)
+    model = small_model(verbose=0)
     model.note = "kept"
     model.save(tmp_path / "all")
     model.save(tmp_path / "less", exclude=["note"])
@@ -157,7 +158,7 @@ def test_what_is_excluded_is_not_in_the_file_unless_it_is_included(tmp_path):
 
 
 def test_custom_objects_replace_what_the_file_holds(tmp_path):
-    make_model(learning_rate=lambda left: 1e-3 * left).save(tmp_path / "model")
+    small_model(learning_rate=lambda left: 1e-3 * left).save(tmp_path / "model")
     for env in (None, make_env()):
         loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env, custom_objects={"learning_rate": 0.25, "n_steps": 3})
         assert loaded.lr_schedule(1) == 0.25
@@ -167,7 +168,7 @@ def test_custom_objects_replace_what_the_file_holds(tmp_path):
 
 
 def test_parameters_have_sb3s_names_and_others_are_refused():
-    model = make_model()
+    model = small_model()
     parameters = model.get_parameters()
     assert set(parameters) == {"policy", "policy.optimizer"}
     before = actions_of(model)
@@ -183,7 +184,7 @@ def test_parameters_have_sb3s_names_and_others_are_refused():
 
 
 def test_loading_can_tell_the_systems_it_was_saved_and_loaded_on(tmp_path, capsys):
-    make_model().save(tmp_path / "model")
+    small_model().save(tmp_path / "model")
     mt.A2CMultiTask.load(tmp_path / "model", print_system_info=True)
     assert "SAVED MODEL SYSTEM INFO" in capsys.readouterr().out
 
@@ -192,7 +193,7 @@ def test_loading_can_tell_the_systems_it_was_saved_and_loaded_on(tmp_path, capsy
 
 
 def test_predictions_have_the_shape_of_what_is_asked():
-    model = make_model()
+    model = small_model()
     obs = observations()
     assert model.predict(obs)[0].shape == (6, 2)
     assert model.predict({key: value[:1] for key, value in obs.items()})[0].shape == (1, 2)
@@ -219,11 +220,11 @@ def test_predictions_have_the_shape_of_what_is_asked():
 )
 def test_what_a_model_cannot_act_on_is_refused_with_the_reason(observation, message):
     with pytest.raises(ValueError, match=message):
-        make_model().predict(observation)
+        small_model().predict(observation)
 
 
 def test_the_mean_is_the_same_every_time_and_samples_follow_the_seed():
-    model = make_model()
+    model = small_model()
     np.testing.assert_array_equal(actions_of(model), actions_of(model))
     draws = []
     for seed in (1, 1, 2):
@@ -235,7 +236,7 @@ def test_the_mean_is_the_same_every_time_and_samples_follow_the_seed():
 
 
 def test_a_model_lives_where_it_is_told(tmp_path):
-    model = make_model()
+    model = small_model()
     assert model.device == th.device("cpu") == model.policy.device
     model.save(tmp_path / "model")
     for device in ("cpu", th.device("cpu")):
@@ -248,7 +249,7 @@ def test_a_model_lives_where_it_is_told(tmp_path):
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")  # SB3 ignores it at import; pytest undoes that
 @pytest.mark.parametrize(("schedule", "engine"), WAYS)
 def test_all_of_sb3s_callbacks_together(schedule, engine, tmp_path, capsys):
-    model = make_model(task_schedule=schedule, engine=engine)
+    model = small_model(task_schedule=schedule, engine=engine)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     eval_env = make_env(seed=1, training=False)
     calls = []
@@ -329,7 +330,7 @@ def test_callbacks_are_told_everything_in_order(schedule, engine):
         def _on_training_end(self):
             told.append("end")
 
-    model = make_model(task_schedule=schedule, engine=engine, n_steps=2)
+    model = small_model(task_schedule=schedule, engine=engine, n_steps=2)
     model.learn(3 * 2 * model.n_envs, [Watch()])
     assert "".join(told) == "initstart" + "(..)" * 3 + "end"
 
@@ -338,7 +339,7 @@ def test_callbacks_are_told_everything_in_order(schedule, engine):
 
 
 def test_logs_go_to_a_table_and_to_text(tmp_path, capsys):
-    model = make_model()
+    model = small_model()
     model.set_logger(configure(str(tmp_path), ["stdout", "log", "json"]))
     model.learn(60, log_interval=1)
     model.logger.close()
@@ -351,7 +352,7 @@ def test_logs_go_to_a_table_and_to_text(tmp_path, capsys):
 
 @pytest.mark.parametrize(("schedule", "engine"), WAYS)
 def test_steps_go_on_or_begin_anew(schedule, engine):
-    model = make_model(task_schedule=schedule, engine=engine)
+    model = small_model(task_schedule=schedule, engine=engine)
     cycle = 5 * model.n_envs * (3 if schedule == "cycle" else 1)
     model.learn(2 * cycle)
     model.learn(cycle, reset_num_timesteps=False)
@@ -380,7 +381,7 @@ def test_stock_vec_envs_of_single_task_envs_are_enough(algorithm):
 
 
 def test_evaluate_policy_takes_single_envs_and_monitored_ones(venv):
-    model = make_model()
+    model = small_model()
     for env in (single(), DummyVecEnv([single]), VecMonitor(DummyVecEnv([single, single]))):
         stock = VecMonitor(DummyVecEnv([lambda one=env: one])) if isinstance(env, gym.Env) else env
         warns = isinstance(env, DummyVecEnv)

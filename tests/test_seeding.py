@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks
 
 import sb3_multitask as mt
 from sb3_multitask.process.generators import seeded_globals

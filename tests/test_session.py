@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import killed_at_its_first_checkpoint, output_of
+from helpers.programs import killed_at_its_first_checkpoint, output_of
 
 CHECKOUT = Path(__file__).parents[1]
 INSTALLED = ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "sb3_multitask", "zoo_configs")

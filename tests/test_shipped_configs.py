@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from programs import output_of
+from helpers.programs import output_of
 from typer.testing import CliRunner
 
 from sb3_multitask import cli

@@ -3,8 +3,8 @@
 import mujoco
 import numpy as np
 import pytest
-from conftest import DriftEnv
-from faulty import break_simulation, simulations
+from helpers.drift import DriftEnv
+from helpers.faulty import break_simulation, simulations
 
 import sb3_multitask as mt
 from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch as th
-from conftest import drift_tasks
-from faulty import FaultyEnv, break_simulation
+from helpers.drift import drift_tasks
+from helpers.faulty import FaultyEnv, break_simulation
 from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_multitask as mt

@@ -7,7 +7,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
-from test_batch import raw_steps
+from helpers.steps import raw_steps
 
 import sb3_multitask as mt
 from sb3_multitask.envs import VARIANTS

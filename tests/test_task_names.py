@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
 from matplotlib.figure import Figure
 from rich.console import Console
 from stable_baselines3.common.logger import configure

@@ -5,8 +5,8 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import DriftEnv, drift_tasks
 from gymnasium.utils.env_checker import check_env
+from helpers.drift import DriftEnv, drift_tasks
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks
-from test_policies import make_policy
+from helpers.drift import DriftEnv, drift_tasks
+from helpers.policies import make_policy
 from torch import nn
 
 import sb3_multitask as mt

@@ -1,5 +1,5 @@
 import pytest
-from conftest import DriftEnv
+from helpers.drift import DriftEnv
 
 import sb3_multitask as mt
 from sb3_multitask.tasks import resolve_tasks

@@ -5,14 +5,13 @@ import re
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
+from helpers.drift import drawn_tasks, drift_tasks
 from PIL import Image
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
-from test_films import drawn_tasks
 
 import sb3_multitask as mt
 from sb3_multitask.evaluation.films import NoRendererError, filming

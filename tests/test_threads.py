@@ -1,6 +1,6 @@
 import pytest
 import torch as th
-from conftest import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, drift_tasks
 from stable_baselines3.common.callbacks import BaseCallback
 from threadpoolctl import threadpool_info
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
 from typer.testing import CliRunner
 
 import sb3_multitask as mt

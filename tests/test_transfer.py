@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch as th
-from conftest import drift_tasks, weights_equal
+from helpers.drift import drift_tasks
+from helpers.models import make_model, recorded_model, weights_equal
 from stable_baselines3 import PPO
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.milestones import evaluate_fully
 
 
-def make(n=3, seed=0, **kwargs):
-    env = mt.make_multitask_vec_env(drift_tasks(n), 2, seed=seed, normalize=kwargs.pop("normalize", True))
-    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=seed, device="cpu", **kwargs)
+def make(n=3, **kwargs):
+    return make_model(drift_tasks(n), **kwargs)
 
 
 def predictions(model, task, as_task=None):
@@ -150,11 +150,9 @@ def test_freezing_survives_save_and_load(tmp_path):
 
 @pytest.mark.parametrize("schedule", ["joint", "cycle"])
 def test_both_engines_train_what_is_not_frozen_alike(schedule):
-    from test_fast import make_model
-
     models = []
     for engine in ("torch", "fast"):
-        model = make_model(engine, schedule, max_grad_norm=0.01)
+        model = recorded_model(engine, schedule, max_grad_norm=0.01)
         mt.freeze(model, "all_but_last")
         model.learn(50 * 5 * model.n_envs)
         models.append(model)

@@ -3,8 +3,8 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import DriftEnv, drift_tasks
 from gymnasium import spaces
+from helpers.drift import DriftEnv, drift_tasks
 from stable_baselines3.common.monitor import Monitor, load_results
 
 import sb3_multitask as mt

@@ -11,8 +11,9 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import DriftEnv
-from faulty import make, step_on
+from helpers.drift import DriftEnv
+from helpers.faulty import make
+from helpers.steps import step_on
 
 import sb3_multitask as mt
 from sb3_multitask.vec_env import subproc
@@ -182,7 +183,7 @@ sys.path[:0] = {path!r}
 if __name__ == "__main__":
     import numpy as np
     import sb3_multitask as mt
-    from faulty import FaultyEnv
+    from helpers.faulty import FaultyEnv
     tasks = [mt.Task("A", FaultyEnv, {{"kind": "hang", "at": 1, "first_episode": 1}}), mt.Task("B", FaultyEnv)]
     env = mt.MultiTaskVecEnv(tasks, 2, backend="subproc", start_method={method!r})
     env.reset()

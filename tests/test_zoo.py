@@ -17,9 +17,9 @@ import optuna
 import pytest
 import stand_in
 import yaml
-from conftest import drift_tasks
+from helpers.drift import drift_tasks
+from helpers.programs import ended, killed_at_its_first_checkpoint, output_of
 from matplotlib import pyplot as plt
-from programs import ended, killed_at_its_first_checkpoint, output_of
 from stable_baselines3.common.monitor import load_results
 
 import sb3_multitask as mt

@@ -8,10 +8,9 @@ import time
 
 import gymnasium as gym
 import numpy as np
-import torch as th
-from conftest import DriftEnv, drift_tasks
 
 import sb3_multitask as mt
+from helpers.drift import DriftEnv, drift_tasks
 
 KINDS = {
     "nan_obs": "a NaN observation",
@@ -82,15 +81,6 @@ def make(kind, n_envs=2, on_fault="stop", backend="dummy", normalize=True, seed=
     return mt.MultiTaskVecNormalize(venv) if normalize else venv
 
 
-def model_on(env, **kwargs):
-    return mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", **kwargs)
-
-
-def step_on(env, n_steps):
-    for _ in range(n_steps):
-        env.step(np.zeros((env.num_envs, *env.action_space.shape)))
-
-
 BODIES = ["HalfCheetahSmallFoot-v0", "HalfCheetahBigFoot-v0"]
 
 
@@ -115,7 +105,3 @@ def breakable(**kwargs):
 def simulations(backend, on_fault):
     tasks = BODIES if backend == "batch" else [mt.Task(name, breakable) for name in BODIES]
     return mt.MultiTaskVecEnv(tasks, 2, seed=0, backend=backend, on_fault=on_fault)
-
-
-def is_finite(model):
-    return all(th.isfinite(parameter).all() for parameter in model.policy.parameters())

@@ -1,0 +1,28 @@
+"""Policies without environments, and what they are fed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+import sb3_multitask as mt
+
+
+def make_policy(n_tasks=3, obs_dim=4, action_dim=2, seed=0, **kwargs):
+    """A policy without an environment."""
+    th.manual_seed(seed)
+    observation_space = spaces.Dict(obs=spaces.Box(-np.inf, np.inf, (obs_dim,)), task=spaces.Discrete(n_tasks))
+    action_space = spaces.Box(-1, 1, (action_dim,))
+    return mt.MultiTaskActorCriticPolicy(observation_space, action_space, lambda _: 1e-3, **kwargs)
+
+
+def batch_for(policy: mt.MultiTaskActorCriticPolicy, task: Sequence[int], seed: int = 0) -> dict[str, th.Tensor]:
+    """Observations of given tasks."""
+    generator = th.Generator().manual_seed(seed)
+    return {
+        "obs": th.randn(len(task), policy.obs_dim, generator=generator),
+        "task": th.as_tensor(task),
+    }
