@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_multitask.tasks import Task
 
-COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 _NORMALIZER = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 
 
@@ -59,7 +59,43 @@ def _listed_kwargs(kwargs: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
 
 
-def optimizer_state_of(optimizer: th.optim.Optimizer) -> dict[str, Any]:
+def state_of(model: Any) -> dict[str, Any]:
+    """What ``MultiTaskAlgorithm.get_state`` returns."""
+    return {
+        "live_settings": {name: getattr(model, name) for name in model.live_settings},
+        "counters": {name: getattr(model, name) for name in _COUNTERS},
+        "episodes": {
+            "all": list(model.ep_info_buffer or ()),
+            "successes": list(model.ep_success_buffer or ()),
+            "tasks": {task: list(episodes) for task, episodes in model.task_ep_info_buffers.items()},
+        },
+        "last_obs": dict(model._last_obs),
+        "last_episode_starts": model._last_episode_starts,
+        "policy": {name: tensor.numpy(force=True) for name, tensor in model.policy.state_dict().items()},
+        "optimizer": _optimizer_state(model.policy.optimizer),
+    }
+
+
+def set_state_of(model: Any, state: dict[str, Any]) -> None:
+    """Restore what :func:`state_of` gave; see ``MultiTaskAlgorithm.set_state``."""
+    weights = {name: th.from_numpy(array.copy()) for name, array in state["policy"].items()}
+    bad = [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]
+    if bad:
+        raise ValueError(f"The weights {', '.join(bad)} are not finite")
+    model.policy.load_state_dict(weights)
+    _set_optimizer_state(model.policy.optimizer, state["optimizer"])
+    for name, value in (state["counters"] | state["live_settings"]).items():
+        setattr(model, name, value)
+    model._num_timesteps_at_start = model.num_timesteps  # frames per second count from here
+    _refill(model.ep_info_buffer, state["episodes"]["all"])
+    _refill(model.ep_success_buffer, state["episodes"]["successes"])
+    for task, episodes in state["episodes"]["tasks"].items():
+        _refill(model.task_ep_info_buffers[task], episodes)
+    model._last_obs = {key: np.array(value) for key, value in state["last_obs"].items()}
+    model._last_episode_starts = state["last_episode_starts"].copy()
+
+
+def _optimizer_state(optimizer: th.optim.Optimizer) -> dict[str, Any]:
     """An optimizer's state dict with arrays for tensors."""
     state = optimizer.state_dict()
     arrays = {
@@ -69,30 +105,13 @@ def optimizer_state_of(optimizer: th.optim.Optimizer) -> dict[str, Any]:
     return {"param_groups": state["param_groups"], "state": arrays}
 
 
-def set_optimizer_state(optimizer: th.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Restore what :func:`optimizer_state_of` gave."""
+def _set_optimizer_state(optimizer: th.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore what :func:`_optimizer_state` gave."""
     tensors = {
         int(i): {name: th.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for name, v in of_parameter.items()}
         for i, of_parameter in saved["state"].items()
     }
     optimizer.load_state_dict({"state": tensors, "param_groups": saved["param_groups"]})
-
-
-def episodes_of(model: Any) -> dict[str, Any]:
-    """The latest episodes, which the log averages."""
-    return {
-        "all": list(model.ep_info_buffer or ()),
-        "successes": list(model.ep_success_buffer or ()),
-        "tasks": {task: list(episodes) for task, episodes in model.task_ep_info_buffers.items()},
-    }
-
-
-def set_episodes(model: Any, saved: dict[str, Any]) -> None:
-    """Restore what :func:`episodes_of` gave."""
-    _refill(model.ep_info_buffer, saved["all"])
-    _refill(model.ep_success_buffer, saved["successes"])
-    for task, episodes in saved["tasks"].items():
-        _refill(model.task_ep_info_buffers[task], episodes)
 
 
 def _refill(buffer: Any, items: list[Any]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -32,6 +32,7 @@ from sb3_multitask.vec_env.layers import (
     task_names_of,
     task_normalizer_of,
 )
+from sb3_multitask.vec_env.saved_statistics import PREFIX, from_tensors, to_namespace
 
 
 class MultiTaskAlgorithm(BaseAlgorithm):
@@ -54,6 +55,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         self.task_names: tuple[str, ...] | None = None
         self.obs_dtype = "float32"  # of observations before they are normalised
         self.normalizer_state: dict[str, Any] | None = None
+        self.statistics = SimpleNamespace()  # the same as tensors, for a file
         self.normalizer_settings: dict[str, Any] | None = None  # of its rewards
         self.why_no_agent: str | None = None  # of a file, for who reads only its weights
         self.frozen: tuple[str, ...] = ()  # names of parameters that are not trained
@@ -169,9 +171,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         """
         device = self.device if device == "auto" else device
         if not isinstance(load_path_or_dict, dict):
-            saved = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
-            if isinstance(load_path_or_dict, io.IOBase):
-                load_path_or_dict.seek(0)
+            saved = _read_zip(load_path_or_dict, device)
             if self.task_names is not None:
                 check_same_tasks(saved.get("task_names"), self.task_names)
             if (state := saved.get("normalizer_state")) is not None:
@@ -204,6 +204,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         self.normalizer_state, self.normalizer_settings = self.get_normalizer_state(), self._normalizer_settings()
         self.why_no_agent = why_no_agent(self.policy)
         exclude = [] if exclude is None else list(exclude)
+        self.statistics = to_namespace(None if "normalizer_state" in exclude else self.normalizer_state)
         if not can_be_pickled(self.tasks):
             exclude.append("tasks")
         if isinstance(path, io.IOBase):
@@ -211,6 +212,13 @@ class MultiTaskAlgorithm(BaseAlgorithm):
             return
         with whole_zip(path, self.__dict__.keys() - set(self._excluded_save_params()), self) as file:
             super().save(file, exclude, include)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return state_dicts, [*variables, *(PREFIX + name for name in vars(self.statistics))]
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "normalizer_state", "statistics"]  # the latter as tensors
 
     @classmethod
     def load(
@@ -237,19 +245,18 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         device = device_of(device)
         if isinstance(path, str | pathlib.Path) and not pathlib.Path(path).is_file():
             path = model_zip(path)
+        saved = _read_zip(path, device, custom_objects)
+        state = saved.get("normalizer_state")
         if env is not None:
-            saved, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
-            if isinstance(path, io.IOBase):
-                path.seek(0)
-            saved = saved or {}
             normalize: bool | dict[str, Any] = False
-            if saved.get("normalizer_state"):
+            if state is not None:
                 normalize = saved.get("normalizer_settings") or {"gamma": saved.get("gamma")}
                 normalize |= {"gamma": kwargs["gamma"]} if "gamma" in kwargs else {}
             env = cls._wrap_env(env, normalize=normalize)
             check_same_tasks(saved.get("task_names"), task_names_of(env))
             if differs_in_type_only(saved.get("observation_space"), env.observation_space):
                 custom_objects = {**(custom_objects or {}), "observation_space": env.observation_space}
+        kwargs = {"normalizer_state": state, "statistics": to_namespace(state), **kwargs}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
@@ -269,30 +276,24 @@ class MultiTaskAlgorithm(BaseAlgorithm):
 
     def get_state(self) -> dict[str, Any]:
         """Everything of the model that training changes, but for its env: dicts, lists, plain values and arrays."""
-        return {
-            "live_settings": {name: getattr(self, name) for name in self.live_settings},
-            "counters": {name: getattr(self, name) for name in model_state.COUNTERS},
-            "episodes": model_state.episodes_of(self),
-            "last_obs": dict(self._last_obs),  # type: ignore[arg-type]  # Dict observations
-            "last_episode_starts": self._last_episode_starts,
-            "policy": {name: tensor.numpy(force=True) for name, tensor in self.policy.state_dict().items()},
-            "optimizer": model_state.optimizer_state_of(self.policy.optimizer),
-        }
+        return model_state.state_of(self)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_state` gave.
 
         :raises ValueError: if weights are not finite; nothing is changed then
         """
-        weights = {name: th.from_numpy(array.copy()) for name, array in state["policy"].items()}
-        bad = [name for name, tensor in weights.items() if not th.isfinite(tensor).all()]
-        if bad:
-            raise ValueError(f"The weights {', '.join(bad)} are not finite")
-        self.policy.load_state_dict(weights)
-        model_state.set_optimizer_state(self.policy.optimizer, state["optimizer"])
-        for name, value in (state["counters"] | state["live_settings"]).items():
-            setattr(self, name, value)
-        self._num_timesteps_at_start = self.num_timesteps  # frames per second count from here
-        model_state.set_episodes(self, state["episodes"])
-        self._last_obs = {key: np.array(value) for key, value in state["last_obs"].items()}
-        self._last_episode_starts = state["last_episode_starts"].copy()
+        model_state.set_state_of(self, state)
+
+
+def _read_zip(
+    path: str | pathlib.Path | io.BufferedIOBase,
+    device: th.device | str,
+    custom_objects: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The attributes in a model's zip, with its statistics, which files of 0.1.0 hold among the others."""
+    saved, _, variables = load_from_zip_file(path, device=device, custom_objects=custom_objects)
+    if isinstance(path, io.IOBase):
+        path.seek(0)
+    statistics = from_tensors(variables)
+    return {**(saved or {}), **({} if statistics is None else {"normalizer_state": statistics})}

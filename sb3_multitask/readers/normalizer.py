@@ -83,12 +83,14 @@ def _statistics(saved: Any) -> ObsStatistics:
     return ObsStatistics(mean, var, epsilon, clip)
 
 
-def statistics_of_model(saved: Any, task_names: Sequence[str]) -> ObsStatistics:
-    """From the statistics that ``A2CMultiTask.save`` leaves in its file, already read as inert data.
+def statistics_of_model(saved: Any, task_names: Sequence[str]) -> ObsStatistics | None:
+    """From the statistics in a multi-task model's file, already read; None if it does not normalise observations.
 
     :raises UnreadableFileError: if they are something else
     """
     try:
+        if not saved["norm_obs"]:
+            return None
         rms = saved["obs_rms"]
         mean, var = array_of(rms["mean"]), array_of(rms["var"])
         epsilon, clip = float(array_of(saved["epsilon"])), float(array_of(saved["clip_obs"]))

@@ -31,7 +31,9 @@ from sb3_multitask.readers.saved_policy import (
     n_heads,
     without_shared_layers,
 )
+from sb3_multitask.vec_env.saved_statistics import from_tensors
 
+_MEMBERS = ("data", "policy.pth", "pytorch_variables.pth")
 _MAX_BYTES = 256 * 2**20
 
 
@@ -112,7 +114,7 @@ def _read(path: Path) -> SavedPolicy:
     names = data.get("task_names") if algorithm == "A2CMultiTask" else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UnreadableFileError(f"its task names are no list of names (but {names!r:.100})")
-    statistics = _statistics(data.get("normalizer_state"), names) if names is not None else None
+    statistics = None if names is None else _statistics(members, data.get("normalizer_state"), names)
     return SavedPolicy(
         algorithm,
         weights,
@@ -159,7 +161,7 @@ def _read_members(path: Path) -> dict[str, bytes]:
             check_members(archive, _MAX_BYTES)
             if "data" not in archive.namelist():
                 raise UnreadableFileError(f"is no model of SB3 (no data in it){_what_it_is(archive.namelist())}")
-            return {name: archive.read(name) for name in ("data", "policy.pth") if name in archive.namelist()}
+            return {name: archive.read(name) for name in _MEMBERS if name in archive.namelist()}
     except UnreadableFileError:
         raise
     except OSError as e:
@@ -180,6 +182,18 @@ def _too_large() -> NoReturn:
 
 
 def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
+    """Weights, which are finite floats."""
+    loaded = _load_tensors(content, "weights")
+    strange = [name for name, tensor in loaded.items() if not _is_weight(tensor)]
+    if strange:
+        raise UnreadableFileError(f"weights that are no arrays of floats: {', '.join(strange)}")
+    bad = [name for name, tensor in loaded.items() if not th.isfinite(tensor).all()]
+    if bad:
+        raise UnreadableFileError(f"weights that are not finite: {', '.join(bad)}")
+    return {name: tensor.numpy(force=True) for name, tensor in loaded.items()}
+
+
+def _load_tensors(content: bytes, what: str) -> dict[str, th.Tensor]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             check_members(archive, _MAX_BYTES)
@@ -190,16 +204,10 @@ def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
     except UnreadableFileError:
         raise
     except Exception as e:  # torch raises many kinds
-        raise UnreadableFileError(f"its weights cannot be read ({type(e).__name__}: {str(e)[:200]})") from e
+        raise UnreadableFileError(f"its {what} cannot be read ({type(e).__name__}: {str(e)[:200]})") from e
     if not isinstance(loaded, dict) or not all(isinstance(tensor, th.Tensor) for tensor in loaded.values()):
-        raise UnreadableFileError("its weights are no dict of tensors")
-    strange = [str(name) for name, tensor in loaded.items() if not _is_weight(tensor)]
-    if strange:
-        raise UnreadableFileError(f"weights that are no arrays of floats: {', '.join(strange)}")
-    bad = [name for name, tensor in loaded.items() if not th.isfinite(tensor).all()]
-    if bad:
-        raise UnreadableFileError(f"weights that are not finite: {', '.join(bad)}")
-    return {str(name): tensor.numpy(force=True) for name, tensor in loaded.items()}
+        raise UnreadableFileError(f"its {what} are no dict of tensors")
+    return {str(name): tensor for name, tensor in loaded.items()}
 
 
 def _is_weight(tensor: th.Tensor) -> bool:
@@ -222,7 +230,18 @@ def _check_policy(data: dict[str, Any]) -> None:
         raise UnreadableFileError(f"its policy acts otherwise than its weights say ({str(reason)[:200]})")
 
 
-def _statistics(saved: Any, task_names: list[str]) -> ObsStatistics | None:
+def _statistics(members: dict[str, bytes], saved: Any, task_names: list[str]) -> ObsStatistics | None:
+    """The statistics of a multi-task model: tensors, or inert data in files of 0.1.0."""
+    if "pytorch_variables.pth" in members:
+        variables = _load_tensors(members["pytorch_variables.pth"], "statistics")
+        if not all(map(_is_weight, variables.values())):
+            raise UnreadableFileError("its statistics are no arrays of floats")
+        try:
+            state = from_tensors(variables)
+        except (KeyError, RuntimeError) as e:
+            raise UnreadableFileError(f"its statistics lack {e}") from e
+        if state is not None:
+            return statistics_of_model(state, task_names)
     if saved is None:
         return None
     try:
