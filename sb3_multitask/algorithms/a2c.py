@@ -131,7 +131,7 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         """One gradient step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
         self._update_learning_rate(self.policy.optimizer)
         coef = self.coefficients()  # 1, 1 and 0 without teachers
-        objective = self.with_teachers(A2CLoss(coef.rl, self.ent_coef, coef.critic * self.vf_coef))
+        objective = self.with_teachers(A2CLoss(coef.rl, self.ent_coef, coef.critic * self.vf_coef), coef.distill)
         for batch in self.numerics.batches(self.rollout_buffer, None, self.normalize_advantage):  # one: all rows
             evaluation = self.numerics.evaluate(objective, batch)
             if not self.numerics.step(self.max_grad_norm):

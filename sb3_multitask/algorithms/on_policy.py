@@ -12,7 +12,6 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
@@ -196,11 +195,9 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         progress = self._current_progress_remaining
         return self.distillation.at(progress, self._teaching is not None, self.rollout_by_teacher)
 
-    def with_teachers(self, loss: Loss) -> Sequence[Loss]:
-        """The objective: a loss, and with teachers the distance from them."""
-        if self._teaching is None:
-            return [loss]
-        return [loss, DistillationLoss(self.distill_loss, self.coefficients().distill)]
+    def with_teachers(self, loss: Loss, distill_coef: float) -> Sequence[Loss]:
+        """The objective: a loss, and with teachers ``distill_coef`` times the distance from them."""
+        return [loss] if self._teaching is None else [loss, DistillationLoss(self.distill_loss, distill_coef)]
 
     def refuse_update(self, evaluation: Evaluation) -> Never:
         """Report whose loss is not finite; the weights are still as they were.
@@ -277,8 +274,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     def log_update(self, evaluation: Evaluation) -> None:
         """Record the terms of an update: of all rows, and of each task that took part."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
-        self.logger.record("train/explained_variance", explained_variance(values, returns))
+        explained = task_logs.explained_variance(self.rollout_buffer.values, self.rollout_buffer.returns)
+        self.logger.record("train/explained_variance", explained)
         task_logs.log_evaluation(self.logger, self.task_names or (), evaluation)
         task_logs.log_std(self.logger, self.task_names or (), self.policy)
 

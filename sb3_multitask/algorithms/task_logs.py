@@ -50,10 +50,23 @@ def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPo
     if policy.log_std_mode == "state_dependent":
         return
     std = np.exp(policy.log_std.numpy(force=True))
-    logger.record("train/std", float(std.mean()))
-    if std.ndim == 2:
-        for name, mean in zip(names, std.mean(axis=1).tolist(), strict=True):
+    means = np.add.reduce(std, axis=-1) / std.shape[-1]
+    logger.record("train/std", float(means.mean()))
+    if means.ndim == 1:
+        for name, mean in zip(names, means.tolist(), strict=True):
             logger.record(f"train/{name}/std", mean)
+
+
+def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
+    """How much of the returns' variance the values explain, at most 1, as SB3's of the same name; NaN without variance.
+
+    :param values: of any shape
+    :param returns: of the same shape
+    """
+    spread, error = returns.ravel(), (returns - values).ravel()
+    spread, error = spread - np.add.reduce(spread) / spread.size, error - np.add.reduce(error) / error.size
+    variance = float(np.dot(spread, spread))
+    return float("nan") if variance == 0 else 1 - float(np.dot(error, error)) / variance
 
 
 def episode_of(info: Mapping[str, Any]) -> dict[str, Any]:

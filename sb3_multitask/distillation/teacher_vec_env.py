@@ -35,6 +35,7 @@ class TeacherVecEnv(VecEnv):
 
     def __init__(self, venv: Any, teachers: Teachers) -> None:
         self.venv, self.teachers = venv, teachers
+        self.n_envs_per_task: int = venv.n_envs_per_task
         self.teachers_act = False
         self._observation = np.empty(0)
         self._seen: list[np.ndarray] = []
@@ -45,6 +46,12 @@ class TeacherVecEnv(VecEnv):
         if name.startswith("_") or name == "venv":
             raise AttributeError(name)
         return getattr(self.venv, name)
+
+    @property
+    def task_ids(self) -> np.ndarray:
+        """The task of every row, (num_envs,)."""
+        task_ids: np.ndarray = self.venv.task_ids
+        return task_ids
 
     def begin_rollout(self, observation: np.ndarray, teachers_act: bool) -> None:
         """Begin to record.
@@ -62,7 +69,7 @@ class TeacherVecEnv(VecEnv):
 
     def _tasks(self) -> list[int]:
         """The tasks whose rows the VecEnv shows, in order."""
-        tasks: list[int] = self.venv.task_ids[:: self.venv.n_envs_per_task].tolist()
+        tasks: list[int] = self.venv.task_ids[:: self.n_envs_per_task].tolist()
         return tasks
 
     def step_async(self, actions: np.ndarray) -> None:

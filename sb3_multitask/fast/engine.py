@@ -158,7 +158,8 @@ class FastEngine:
             self._act_with_new_weights(acting)
         observations = rollout_buffer.by_step("obs")
         collected = rollout_buffer.observation_rows["obs"][:-1]
-        if self._is_touched or not np.array_equal(observations, collected):
+        are_collected = np.may_share_memory(observations, collected) or np.array_equal(observations, collected)
+        if self._is_touched or not are_collected:
             return acting.recompute_activations(observations)
         return acting.activations(collected)
 
@@ -175,14 +176,11 @@ class FastEngine:
         gradient, *others = (loss.output_gradient(batch, outputs) for loss in objective)
         for other in others:
             gradient += other
-        evaluation = Evaluation(
-            batch.tasks[batch.took_part].tolist(), [terms_of_groups(loss, batch, outputs) for loss in objective]
-        )
+        tasks = batch.tasks[batch.took_part].tolist()
+        evaluation = Evaluation(tasks, [terms_of_groups(loss, batch, outputs) for loss in objective])
         self._backward(acting, activations, gradient)
-        is_everyone = len(evaluation.tasks) == parameters.policy.n_tasks
-        present = np.zeros(parameters.policy.n_tasks, dtype=bool)
-        present[evaluation.tasks] = True
-        self._present = None if is_everyone else present.tolist()
+        n_tasks = parameters.policy.n_tasks
+        self._present = None if len(tasks) == n_tasks else [task in tasks for task in range(n_tasks)]
         return evaluation
 
     def _backward(self, acting: Acting, activations: Activations, outputs: OutputGradient) -> None:

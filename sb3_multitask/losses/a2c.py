@@ -82,7 +82,9 @@ class A2CLoss(Loss):
         mean = scaled * outputs.z
         mean /= outputs.std
         log_std = (scaled * (outputs.z_squared - 1)).sum(axis=1)
-        log_std -= (self.rl_coef * self.ent_coef * rows.rows_per_task / rows.n_rows)[:, None].astype(log_std.dtype)
+        if self.ent_coef:
+            for i, n in enumerate(rows.rows_per_task):
+                log_std[i] -= self.rl_coef * self.ent_coef * n / rows.n_rows
         values = rows.only_kept(outputs.values - rows.returns)
         values *= 2 * self.vf_coef / rows.n_rows
         return OutputGradient(mean, log_std, values)

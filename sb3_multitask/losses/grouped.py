@@ -5,8 +5,8 @@ Arrays are (k, m, dim): k tasks, m rows of each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 _HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
 
 
-@dataclass(frozen=True)
+@dataclass
 class GroupedRows:
     """Rows of a rollout, m of each of k tasks.
 
@@ -35,39 +35,31 @@ class GroupedRows:
     teacher_mean: np.ndarray | None = None
     teacher_log_std: np.ndarray | None = None
 
-    @cached_property
-    def n_rows(self) -> int:
-        """How many rows are learned from."""
-        return self.advantages.size if self.kept is None else int(np.count_nonzero(self.kept))
-
-    @cached_property
-    def rows_per_task(self) -> np.ndarray:
-        """How many rows of each task are learned from, (k,)."""
+    def __post_init__(self) -> None:
         k, m, _ = self.advantages.shape
-        return np.full(k, m) if self.kept is None else np.count_nonzero(self.kept, axis=(1, 2))
-
-    @cached_property
-    def took_part(self) -> np.ndarray:
-        """Whether any row of a task is learned from, (k,)."""
-        return self.rows_per_task > 0
-
-    @cached_property
-    def shares(self) -> np.ndarray:
-        """The share that each task that took part has of the rows that are learned from."""
-        n_rows = self.rows_per_task
-        return n_rows[n_rows > 0] / self.n_rows
+        per_task = [m] * k if self.kept is None else np.count_nonzero(self.kept, axis=(1, 2)).tolist()
+        self.rows_per_task: list[int] = per_task
+        """How many rows of each task are learned from."""
+        self.n_rows: int = sum(per_task)
+        self.took_part = [i for i, n in enumerate(per_task) if n]
+        """The tasks with a row that is learned from, as indices of ``tasks``."""
 
     def only_kept(self, rows: np.ndarray) -> np.ndarray:
         """Values of rows, (k, m, dim), with 0 for rows that are not learned from."""
         return rows if self.kept is None else rows * self.kept
 
-    def mean_per_task(self, rows: np.ndarray) -> np.ndarray:
+    def mean_per_task(self, rows: np.ndarray) -> list[float]:
         """Means of (k, m, 1), or of (k, 1, 1) for what is the same in all rows, for each task that took part."""
-        if self.kept is None or rows.shape[1] == 1:
-            means: np.ndarray = np.add.reduce(rows, axis=(1, 2)) / rows.shape[1]
-            return means if self.kept is None else means[self.took_part]
-        sums = np.where(self.kept, rows, 0).sum(axis=(1, 2))
-        return np.asarray(sums[self.took_part] / self.rows_per_task[self.took_part])
+        if self.kept is None:
+            means: list[float] = (np.add.reduce(rows, axis=(1, 2)) / rows.shape[1]).tolist()
+            return means
+        rows = np.broadcast_to(rows, self.kept.shape)
+        return [float(rows[i][self.kept[i] > 0].mean()) for i in self.took_part]
+
+    def mean(self, mean_per_task: Sequence[float]) -> float:
+        """The mean over all rows, given those of :meth:`mean_per_task`."""
+        n_rows = [self.rows_per_task[i] for i in self.took_part]
+        return sum(mean * n for mean, n in zip(mean_per_task, n_rows, strict=True)) / self.n_rows
 
     def with_normalized_advantages(self) -> Self:
         """The rows with advantages of mean 0 and spread 1; a single row has no spread, as in SB3's PPO."""
@@ -77,7 +69,7 @@ class GroupedRows:
         return replace(self, advantages=(self.advantages - learned.mean()) / (learned.std(ddof=1) + 1e-8))
 
 
-@dataclass(frozen=True)
+@dataclass
 class GroupedOutputs:
     """What a policy puts out for :class:`GroupedRows`.
 
@@ -92,19 +84,11 @@ class GroupedOutputs:
     log_std: np.ndarray
     values: np.ndarray
 
-    @cached_property
-    def std(self) -> np.ndarray:
-        """Standard deviations, (k, 1, action_dim)."""
-        return np.asarray(np.exp(self.log_std))
-
-    @cached_property
-    def z(self) -> np.ndarray:
+    def __post_init__(self) -> None:
+        self.std: np.ndarray = np.exp(self.log_std)
+        self.z: np.ndarray = (self.rows.actions - self.mean) / self.std
         """The actions taken in standard deviations from the mean, (k, m, action_dim)."""
-        return np.asarray((self.rows.actions - self.mean) / self.std)
-
-    @cached_property
-    def z_squared(self) -> np.ndarray:
-        return np.asarray(self.z * self.z)
+        self.z_squared = self.z * self.z
 
     @property
     def log_prob(self) -> np.ndarray:

@@ -133,7 +133,6 @@ def terms_of_groups(loss: Loss, batch: GroupedRows, outputs: GroupedOutputs) -> 
     pooled, of_tasks = {}, {}
     rows = loss.rows(batch, outputs)
     for name, of_rows in zip(rows._fields, rows, strict=True):
-        means = batch.mean_per_task(of_rows)
-        pooled[name] = float(np.dot(means, batch.shares))
-        of_tasks[name] = means.tolist()
+        of_tasks[name] = batch.mean_per_task(of_rows)
+        pooled[name] = batch.mean(of_tasks[name])
     return LossTerms(loss, pooled, of_tasks)
