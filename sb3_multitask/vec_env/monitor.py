@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, MutableMapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,7 @@ class EpisodeMonitor:
         self.returns[rows] = 0.0
         self.lengths[rows] = 0
 
-    def step(
-        self, rows: slice, rewards: np.ndarray, ended: Sequence[int], infos: Sequence[MutableMapping[str, Any]]
-    ) -> None:
+    def step(self, rows: slice, rewards: np.ndarray, ended: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
         """A step of some rows.
 
         :param ended: which of them ended their episode; their infos are filled
