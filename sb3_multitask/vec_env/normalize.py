@@ -120,7 +120,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         """Over a ``TaskCyclingVecEnv``: go to the next task and return its last observations, normalised."""
         obs = self.venv.next_task()
         self.old_obs = obs
-        return self._seen(obs) if self.venv.first_visit else self.normalize_obs(obs)
+        return self._seen(obs) if self.venv.first_visit else self._normalize_rows(obs, *self._mean_and_std())
 
     def reset(self) -> TaskObs:
         obs = cast("TaskObs", self.venv.reset())
@@ -132,25 +132,22 @@ class MultiTaskVecNormalize(SharedStatistics):
         """Take first observations into the statistics and normalise them."""
         if self.training and self.norm_obs:
             self._moments.update(self._present(), self._by_task(obs["obs"]).swapaxes(0, 1), self._obs_columns)
-        return self.normalize_obs(obs)
+        return self._normalize_rows(obs, *self._mean_and_std())
 
     def step_wait(self) -> StepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
         self.old_obs, self.old_reward = obs, rewards
         tasks, ended = self._present(), ended_rows(dones, infos)
-        obs_rows, reward_rows = self._by_task(obs["obs"]), self._by_task(rewards)
+        reward_rows = self._by_task(rewards)
         if self.training:
-            self._update(tasks, obs_rows, reward_rows, [i for i in ended if is_fault(infos[i])])
-        if ended:
-            self._returns[tasks].reshape(-1)[ended] = 0.0  # of views
-        mean, std = self._moments.mean[tasks], np.sqrt(self._moments.var[tasks] + self.epsilon)  # the returns' last
-        if self.norm_obs:
-            mean, obs_std = mean[:, :-1], std[:, :-1]
-            normalized = self._scaled(obs_rows, mean[:, None], obs_std[:, None])
-            obs = {"obs": normalized.reshape(obs["obs"].shape), "task": obs["task"]}
-            for i in ended:
-                last, task = infos[i]["terminal_observation"], i // self._returns.shape[1]
-                infos[i]["terminal_observation"] = {**last, "obs": self._scaled(last["obs"], mean[task], obs_std[task])}
+            self._update(tasks, self._by_task(obs["obs"]), reward_rows, [i for i in ended if is_fault(infos[i])])
+        mean, std = self._mean_and_std()
+        for i in ended:
+            task, copy = divmod(i, self._returns.shape[1])  # the task counted among those present
+            self._returns[tasks][task, copy] = 0.0
+            last = infos[i]["terminal_observation"]
+            infos[i]["terminal_observation"] = self._normalize_rows(last, mean[task, None], std[task, None])
+        obs = self._normalize_rows(obs, mean, std)
         if self.norm_reward:
             rewards = _clipped(reward_rows / std[:, -1:], self.clip_reward).reshape(-1)
         return obs, rewards, dones, infos
@@ -197,6 +194,19 @@ class MultiTaskVecNormalize(SharedStatistics):
             return dict(obs)
         rms, task = self.obs_rms["obs"], _task_of_rows(obs, self.n_tasks)
         return {**obs, "obs": self._scaled(obs["obs"], rms.mean[task], np.sqrt(rms.var[task] + self.epsilon))}
+
+    def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the tasks present, (k, obs_dim + 1) each; the last column is the return's."""
+        tasks = self._present()
+        return self._moments.mean[tasks], np.sqrt(self._moments.var[tasks] + self.epsilon)
+
+    def _normalize_rows(self, obs: TaskObs, mean: np.ndarray, std: np.ndarray) -> TaskObs:
+        """As :meth:`normalize_obs`, rows grouped by task, with the moments of these tasks."""
+        if not self.norm_obs:
+            return dict(obs)
+        rows = obs["obs"].reshape(len(mean), -1, mean.shape[1] - 1)
+        normalized = self._scaled(rows, mean[:, None, :-1], std[:, None, :-1])
+        return {**obs, "obs": normalized.reshape(obs["obs"].shape)}
 
     def _scaled(self, obs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
         """Standardised and clipped, as float32, in few arrays: it is done at every step."""
