@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -106,13 +108,11 @@ class JoinedInfos(LazyInfos):
     """
 
     def __init__(self, parts: Sequence[StepInfos]) -> None:
-        starts = np.cumsum([0, *map(len, parts)]).tolist()
-        super().__init__(
-            starts[-1], [start + i for start, part in zip(starts, parts, strict=False) for i in part.ended]
-        )
-        self._places = [(part, i) for part in parts for i in range(len(part))]
+        *starts, n_rows = accumulate(map(len, parts), initial=0)
+        super().__init__(n_rows, [start + i for start, part in zip(starts, parts, strict=True) for i in part.ended])
+        self._starts, self._parts = starts, parts
 
     def _make(self, row: int) -> dict[str, Any]:
-        part, i = self._places[row]
-        info: dict[str, Any] = part[i]
+        k = bisect_right(self._starts, row) - 1
+        info: dict[str, Any] = self._parts[k][row - self._starts[k]]
         return info
