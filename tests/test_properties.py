@@ -61,11 +61,11 @@ def test_a_string_that_is_no_task_is_one_clear_error(text):
 
 @st.composite
 def batches(draw):
-    """Batches of k of 3 tasks, n samples of 2 columns and a return."""
+    """Batches of n samples of k of 3 tasks: 2 columns and a return."""
     sizes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     scale = draw(st.sampled_from([1e-3, 1.0, 1e4]))
-    return [(rng.choice(3, rng.integers(1, 4), replace=False), scale * rng.normal(size=(3, n, 3))) for n in sizes]
+    return [(rng.choice(3, rng.integers(1, 4), replace=False), scale * rng.normal(size=(n, 3, 3))) for n in sizes]
 
 
 @given(batches())
@@ -74,8 +74,8 @@ def test_statistics_are_those_of_all_samples_at_once(updates):
     moments = TaskMoments(3, 2, epsilon=1e-12)
     seen = {task: [] for task in range(3)}
     for tasks, batch in updates:
-        moments.update(tasks, batch[: len(tasks)])
-        for task, samples in zip(tasks, batch, strict=False):
+        moments.update(tasks, batch[:, : len(tasks)])
+        for task, samples in zip(tasks, batch.swapaxes(0, 1), strict=False):
             seen[int(task)].append(samples)
     for task, samples in seen.items():
         if not samples:
@@ -94,10 +94,10 @@ def test_statistics_are_those_of_all_samples_at_once(updates):
 def test_a_task_is_touched_by_its_own_samples_only(updates):
     moments, alone = TaskMoments(3, 2), TaskMoments(3, 2)
     for tasks, batch in updates:
-        moments.update(tasks, batch[: len(tasks)])
+        moments.update(tasks, batch[:, : len(tasks)])
         mine = np.flatnonzero(tasks == 1)
         if len(mine):
-            alone.update(np.array([1]), batch[mine])
+            alone.update(np.array([1]), batch[:, mine])
     for part in ("mean", "var", "count"):
         np.testing.assert_array_equal(getattr(moments, part)[1], getattr(alone, part)[1])
 

@@ -17,11 +17,14 @@ import numpy as np
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
 from sb3_multitask.vec_env.faults import physics_fault
+from sb3_multitask.vec_env.infos import StepInfos
 from sb3_multitask.vec_env.wrappers import wrappers_of
 
 Info: TypeAlias = dict[str, Any]
 _PHYSICS_FAULT = "sb3_multitask/physics_fault"  # a key that no environment has
 BackendName: TypeAlias = Literal["auto", "batch", "dummy", "subproc"]
+EnvStep: TypeAlias = tuple[np.ndarray, float, bool, Info]
+"""The step of one sub-environment: observation, reward, whether its episode ended, info."""
 
 
 @dataclass
@@ -36,8 +39,13 @@ class Transitions:
     obs: np.ndarray
     rewards: np.ndarray
     dones: np.ndarray
-    infos: list[Info]
+    infos: StepInfos
     faults: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> list[int]:
+        """The rows whose episode ended, ascending."""
+        return self.infos.ended
 
 
 class Backend(Protocol):
@@ -127,10 +135,7 @@ class DummyBackend:
         for i, env, action in zip(range(len(self.envs))[rows], self.envs[rows], self._actions, strict=True):
             with self._naming(i):
                 results.append(step_and_reset(env, action))
-        obs, rewards, dones, infos = zip(*results, strict=True)
-        return Transitions(
-            np.stack(obs), np.array(rewards, dtype=np.float64), np.array(dones), list(infos), failed(infos)
-        )
+        return joined(results)
 
     def get_attr(self, row: int, name: str) -> Any:
         return self.envs[row].get_wrapper_attr(name)
@@ -170,9 +175,16 @@ class DummyBackend:
             raise
 
 
-def failed(infos: Sequence[Info]) -> dict[int, str]:
-    """The simulations that failed, by the marks in their infos, which are taken out."""
-    return {i: info.pop(_PHYSICS_FAULT) for i, info in enumerate(infos) if _PHYSICS_FAULT in info}
+def joined(results: Sequence[EnvStep]) -> Transitions:
+    """The step of several sub-environments, from those of each."""
+    obs, rewards, dones, infos = zip(*results, strict=True)
+    return Transitions(
+        np.stack(obs),
+        np.array(rewards, dtype=np.float64),
+        np.array(dones),
+        StepInfos(infos, [i for i, done in enumerate(dones) if done]),
+        {i: info.pop(_PHYSICS_FAULT) for i, info in enumerate(infos) if _PHYSICS_FAULT in info},
+    )
 
 
 def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Info]:
@@ -231,7 +243,7 @@ def _checked_reward(reward: Any) -> float:
     return float(value.item())
 
 
-def step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:
+def step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> EnvStep:
     obs, reward, terminated, truncated, info = step_env(env, action)
     info["TimeLimit.truncated"] = bool(truncated and not terminated)
     done = bool(terminated or truncated)

@@ -15,6 +15,7 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.adapters import ADAPTERS
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError, SimulationGroup
+from sb3_multitask.vec_env.infos import JoinedInfos
 from sb3_multitask.vec_env.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, kind_of, wrappers_of
 
 _NO_ENVS = 'backend="batch" has no environment objects; make the VecEnv with backend="dummy"'
@@ -128,7 +129,7 @@ class BatchBackend:
             np.concatenate([step.obs for step in steps]),
             np.concatenate([step.rewards for step in steps]),
             np.concatenate([step.dones for step in steps]),
-            [info for step in steps for info in step.infos],
+            JoinedInfos([step.infos for step in steps]),
             {
                 place.start + i: what
                 for (*_, place), step in zip(parts, steps, strict=True)

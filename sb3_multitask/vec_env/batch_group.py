@@ -16,7 +16,7 @@ from sb3_multitask.process.mujoco_install import Batch
 from sb3_multitask.vec_env.adapters import ADAPTERS, State, readings_of
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.faults import FIRST_PHYSICS, LAST_PHYSICS, describe_physics
-from sb3_multitask.vec_env.infos import Infos
+from sb3_multitask.vec_env.infos import ColumnInfos
 from sb3_multitask.vec_env.mujoco_model import SharedModel
 from sb3_multitask.vec_env.wrappers import time_limit_of
 
@@ -83,7 +83,7 @@ class SimulationGroup:
         """Start new episodes in the simulations ``ids``; observations and reset infos."""
         self._start_episodes(ids, seeds)
         state = self._state(ids)
-        infos = Infos(len(ids), lambda: self.adapter.reset_columns(slice(ids[0], ids[-1] + 1), state))
+        infos = ColumnInfos(len(ids), lambda: self.adapter.reset_columns(slice(ids[0], ids[-1] + 1), state), [])
         for info in infos:
             del info["TimeLimit.truncated"]
         return self._observe(ids, state), list(infos)
@@ -106,7 +106,7 @@ class SimulationGroup:
     def step(self, own: slice, actions: np.ndarray) -> Transitions:
         """Advance the simulations of ``own`` by one environment step; new episodes begin where one ended."""
         ids = self._ids[own]
-        before = self._state(own)
+        before = self.adapter.position(own, self._now(own))
         self.ctrl[own] = actions
         self._advance(own)
         faults = self._failed(own)
@@ -116,21 +116,28 @@ class SimulationGroup:
         after = self._state(own)
         obs = self._observe(ids, after)
         outcome = self.adapter.outcome(own, before, after, actions)
-        self.elapsed[own] += 1
-        truncated = self.elapsed[own] >= self.max_episode_steps[own]
+        elapsed = self.elapsed[own]  # a view
+        elapsed += 1
+        truncated = elapsed >= self.max_episode_steps[own]
         dones = outcome.terminated | truncated
-        infos = Infos(len(obs), outcome.columns)
-        if dones.any():
-            ended = dones.nonzero()[0]
-            for i in ended.tolist():
-                infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not outcome.terminated[i])
-                infos[i]["terminal_observation"] = obs[i].copy()
+        ended = dones.nonzero()[0]
+        infos = ColumnInfos(len(obs), outcome.columns, ended.tolist())
+        for i in infos.ended:
+            infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not outcome.terminated[i])
+            infos[i]["terminal_observation"] = obs[i].copy()
+        if infos.ended:
             ids = ended + own.start
             self._start_episodes(ids, [None] * len(ids))
-            obs[ended] = self._observe(ids, self._state(ids))
+            obs[ended] = self._observe(ids, self._now(ids))
         return Transitions(obs, outcome.rewards, dones, infos, faults)
 
+    def _now(self, rows: slice | np.ndarray) -> State:
+        """The state of simulations, to be read before they go on: what a slice selects is a view."""
+        fields = {name: array[rows] for name, array in self._fields.items()}
+        return State(self.qpos[rows], self.qvel[rows], fields)
+
     def _state(self, rows: slice | np.ndarray) -> State:
+        """A copy of the state of simulations."""
         fields = {name: array[rows].copy() for name, array in self._fields.items()}
         return State(self.qpos[rows].copy(), self.qvel[rows].copy(), fields)
 

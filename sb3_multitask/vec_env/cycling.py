@@ -134,10 +134,12 @@ class TaskCyclingVecEnv(VecEnv):
         self._view.step_async(actions)
 
     def step_wait(self) -> StepReturn:
-        obs, rewards, dones, infos = self._view.step_wait()
-        self._last_obs[self.active_task] = obs  # type: ignore[assignment]
+        stepped: StepReturn = self._view.step_wait()  # type: ignore[assignment]
+        obs, _, dones, _ = stepped
+        # a copy, since the caller may write into what it is given
+        self._last_obs[self.active_task] = {"obs": obs["obs"].copy(), "task": self.task_ids}
         self._episode_starts[self.active_task] = dones
-        return {key: value.copy() for key, value in obs.items()}, rewards, dones, infos  # type: ignore[union-attr]
+        return stepped
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed every sub-environment of every task."""

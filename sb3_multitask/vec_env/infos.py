@@ -1,8 +1,10 @@
-"""The infos of a step, made on demand."""
+"""The infos of a step: a list that knows whose episode ended, made on demand where that is possible."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -10,27 +12,56 @@ import numpy as np
 Columns = dict[str, np.ndarray]
 
 
-class Infos(list[dict[str, Any]]):
-    """The infos of a step, each made when somebody looks at it: most are never looked at.
+class StepInfos(list[dict[str, Any]]):
+    """The infos of a step, and the rows whose episode ended, which the backend finds once for all layers above it.
 
-    :param n_rows: number of infos
-    :param columns: makes the arrays behind them
+    It is copied and pickled as a plain list.
+
+    :param infos: one for each row
+    :param ended: rows whose episode ended, ascending
     """
 
-    def __init__(self, n_rows: int, columns: Callable[[], Columns]) -> None:
-        super().__init__([{}] * n_rows)
+    def __init__(self, infos: Iterable[dict[str, Any]], ended: list[int]) -> None:
+        super().__init__(infos)
+        self.ended = ended
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(iter(self)),)
+
+
+def ended_rows(dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> list[int]:
+    """The rows of a step whose episode ended, ascending.
+
+    They are taken from infos that know them, unless a wrapper has changed ``dones`` since.
+
+    :param dones: (n_rows,) bool
+    :param infos: as the same ``step`` returned them
+    """
+    if isinstance(infos, StepInfos) and len(infos.ended) == np.count_nonzero(dones):
+        return infos.ended
+    rows: list[int] = np.asarray(dones).nonzero()[0].tolist()
+    return rows
+
+
+class LazyInfos(StepInfos):
+    """Infos that are each made when somebody looks at it: most are never looked at.
+
+    :param n_rows: number of infos
+    :param ended: rows whose episode ended
+    """
+
+    def __init__(self, n_rows: int, ended: list[int]) -> None:
+        super().__init__([{}] * n_rows, ended)
         self._made = [False] * n_rows
-        self._columns: Columns | Callable[[], Columns] = columns
+
+    def _make(self, row: int) -> dict[str, Any]:
+        raise NotImplementedError
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         if not self._made[index]:
-            if callable(self._columns):
-                self._columns = self._columns()
-            info: dict[str, Any] = {name: column[index] for name, column in self._columns.items()}
-            info["TimeLimit.truncated"] = False
-            self[index] = info
+            self[index] = self._make(range(len(self))[index])
         return super().__getitem__(index)
 
     def __setitem__(self, index: Any, info: Any) -> None:
@@ -49,5 +80,39 @@ class Infos(list[dict[str, Any]]):
     def copy(self) -> list[dict[str, Any]]:
         return list(iter(self))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return list, (list(iter(self)),)  # copied and pickled as the plain list it stands for
+
+class ColumnInfos(LazyInfos):
+    """Infos made from one array for each of their keys.
+
+    :param n_rows: number of infos
+    :param columns: makes the arrays, (n_rows, ...) each
+    :param ended: rows whose episode ended
+    """
+
+    def __init__(self, n_rows: int, columns: Callable[[], Columns], ended: list[int]) -> None:
+        super().__init__(n_rows, ended)
+        self._columns: Columns | Callable[[], Columns] = columns
+
+    def _make(self, row: int) -> dict[str, Any]:
+        if callable(self._columns):
+            self._columns = self._columns()
+        info: dict[str, Any] = {name: column[row] for name, column in self._columns.items()}
+        info["TimeLimit.truncated"] = False
+        return info
+
+
+class JoinedInfos(LazyInfos):
+    """The infos of several parts of the rows, one after the other.
+
+    :param parts: infos of each
+    """
+
+    def __init__(self, parts: Sequence[StepInfos]) -> None:
+        *starts, n_rows = accumulate(map(len, parts), initial=0)
+        super().__init__(n_rows, [start + i for start, part in zip(starts, parts, strict=True) for i in part.ended])
+        self._starts, self._parts = starts, parts
+
+    def _make(self, row: int) -> dict[str, Any]:
+        k = bisect_right(self._starts, row) - 1
+        info: dict[str, Any] = self._parts[k][row - self._starts[k]]
+        return info

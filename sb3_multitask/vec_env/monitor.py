@@ -53,15 +53,18 @@ class EpisodeMonitor:
         self.returns[rows] = 0.0
         self.lengths[rows] = 0
 
-    def step(self, rows: slice, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        self.returns[rows] += rewards
-        self.lengths[rows] += 1
+    def step(self, rows: slice, rewards: np.ndarray, ended: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
+        """A step of some rows.
+
+        :param ended: which of them ended their episode; their infos are filled
+        """
+        returns, lengths = self.returns[rows], self.lengths[rows]  # views
+        returns += rewards
+        lengths += 1
         if self._files is not None:
             self._files.discard_earlier()
-        if not dones.any():
-            return
-        for i in dones.nonzero()[0].tolist():
-            row = i + (rows.start or 0)
+        for i in ended:
+            row = i + rows.start
             if not is_fault(infos[i]):  # which is no episode
                 infos[i]["episode"] = episode = self._episode(row, infos[i])
                 infos[i]["task"] = self.tasks[row]

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_multitask.envs.observations import task_ids
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, box_of
-from sb3_multitask.storage.files import replacing
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import is_fault
-from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd, Tasks
+from sb3_multitask.vec_env.infos import ended_rows
+from sb3_multitask.vec_env.shared_statistics import SharedMoments, SharedStatistics
+
+_Shared = SharedMoments  # its name in the files of earlier releases
 
 
-@dataclass
-class _Shared:
-    """What a normaliser and its views share."""
-
-    moments: TaskMoments
-
-
-class MultiTaskVecNormalize(VecNormalize):
+class MultiTaskVecNormalize(SharedStatistics):
     """SB3's ``VecNormalize`` with statistics per task, so that no task's scale reaches another.
 
     Same arguments as ``VecNormalize`` (``norm_obs_keys`` is always ``["obs"]``). All statistics live in
@@ -61,10 +53,9 @@ class MultiTaskVecNormalize(VecNormalize):
         _check_raw(venv)
         observation_space = cast("spaces.Dict", venv.observation_space)
         (obs_dim,) = cast("spaces.Box", observation_space["obs"]).shape
-        # Before SB3's constructor, which assigns initial values to the properties below.
-        self._shared = _Shared(TaskMoments(venv.n_tasks, obs_dim))
         self._task_names: tuple[str, ...] = venv.task_names
-        self._obs_columns, self._ret_column = slice(0, obs_dim), slice(obs_dim, obs_dim + 1)
+        # Before SB3's constructor, which assigns initial values to these properties.
+        self._make_statistics(venv.n_tasks, obs_dim)
         self._make_returns(venv)
         super().__init__(
             venv,
@@ -87,24 +78,6 @@ class MultiTaskVecNormalize(VecNormalize):
             space = spaces.Dict({"obs": obs, "task": space["task"]})
         self.observation_space = space
 
-    def _make_returns(self, venv: Any) -> None:
-        """Discounted returns of every sub-environment, (n_tasks, n_envs_per_task), shared with the views."""
-        self._returns = np.zeros((venv.n_tasks, venv.n_envs_per_task))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the VecEnv, for ``save`` and ``pickle``."""
-        state = self.__dict__.copy()
-        del state["venv"], state["class_attributes"]
-        return state
-
-    def save(self, save_path: str | Path) -> None:
-        """Save the statistics, as SB3; a file that is there is replaced only by a whole one.
-
-        :raises SaveError: if it cannot be written
-        """
-        with replacing(save_path) as beside:
-            super().save(str(beside))
-
     def set_venv(self, venv: Any) -> None:
         """After unpickling: the VecEnv to wrap.
 
@@ -119,39 +92,6 @@ class MultiTaskVecNormalize(VecNormalize):
         self._make_returns(venv)
         super().set_venv(venv)
         self._set_observation_space(venv)
-
-    # Statistics are properties onto a table that all views share. Assigning makes a new table for all of them, so that
-    # what was read before stays as it was; SB3 assigns in its constructor and in sync_envs_normalization.
-
-    @property
-    def _moments(self) -> TaskMoments:
-        return self._shared.moments
-
-    @property  # type: ignore[override]  # dict values are ours
-    def obs_rms(self) -> dict[str, TaskRunningMeanStd]:
-        return ObsRms(obs=TaskRunningMeanStd(self._moments, self._obs_columns))
-
-    @obs_rms.setter
-    def obs_rms(self, value: dict[str, RunningMeanStd]) -> None:
-        self._shared.moments = self._moments.copy()
-        self.obs_rms["obs"].assign(value["obs"])
-
-    @property
-    def ret_rms(self) -> TaskRunningMeanStd:
-        return TaskRunningMeanStd(self._moments, self._obs_columns.stop)
-
-    @ret_rms.setter
-    def ret_rms(self, value: RunningMeanStd) -> None:
-        self._shared.moments = self._moments.copy()
-        self.ret_rms.assign(value)
-
-    @property
-    def returns(self) -> np.ndarray:
-        return self._returns
-
-    @returns.setter
-    def returns(self, value: np.ndarray) -> None:
-        self._returns[...] = np.reshape(value, (-1, self._returns.shape[1]))
 
     def over(self, venv: Any) -> Self:
         """A normaliser over another VecEnv of the same tasks that shares these statistics.
@@ -180,7 +120,7 @@ class MultiTaskVecNormalize(VecNormalize):
         """Over a ``TaskCyclingVecEnv``: go to the next task and return its last observations, normalised."""
         obs = self.venv.next_task()
         self.old_obs = obs
-        return self._seen(obs) if self.venv.first_visit else self.normalize_obs(obs)
+        return self._seen(obs) if self.venv.first_visit else self._normalize_rows(obs, *self._mean_and_std())
 
     def reset(self) -> TaskObs:
         obs = cast("TaskObs", self.venv.reset())
@@ -191,62 +131,54 @@ class MultiTaskVecNormalize(VecNormalize):
     def _seen(self, obs: TaskObs) -> TaskObs:
         """Take first observations into the statistics and normalise them."""
         if self.training and self.norm_obs:
-            self._moments.update(self._present(), self._by_task(obs["obs"]), self._obs_columns)
-        return self.normalize_obs(obs)
+            self._moments.update(self._present(), self._by_task(obs["obs"]).swapaxes(0, 1), self._obs_columns)
+        return self._normalize_rows(obs, *self._mean_and_std())
 
     def step_wait(self) -> StepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
         self.old_obs, self.old_reward = obs, rewards
-        tasks = self._present()
-        obs_rows, reward_rows = self._by_task(obs["obs"]), self._by_task(rewards)
-        faulty = [i for i in dones.nonzero()[0].tolist() if is_fault(infos[i])] if dones.any() else []
+        tasks, ended = self._present(), ended_rows(dones, infos)
+        reward_rows = self._by_task(rewards)
         if self.training:
-            self._update(tasks, obs_rows, reward_rows, faulty)
-        if dones.any():
-            for i in dones.nonzero()[0].tolist():
-                infos[i]["terminal_observation"] = self.normalize_obs(infos[i]["terminal_observation"])
-                self.returns[obs["task"][i], i % self.venv.n_envs_per_task] = 0.0
-        moments, columns = self._shared.moments, self._obs_columns
-        std = np.sqrt(moments.var[tasks] + self.epsilon)[:, None]
-        if self.norm_obs:
-            normalized = obs_rows - moments.mean[tasks, None, columns]
-            normalized /= std[:, :, columns]
-            normalized = np.clip(normalized, -self.clip_obs, self.clip_obs).reshape(obs["obs"].shape)
-            obs = {"obs": normalized.astype(np.float32), "task": obs["task"]}
+            self._update(tasks, self._by_task(obs["obs"]), reward_rows, [i for i in ended if is_fault(infos[i])])
+        mean, std = self._mean_and_std()
+        for i in ended:
+            task, copy = divmod(i, self._returns.shape[1])  # the task counted among those present
+            self._returns[tasks][task, copy] = 0.0
+            last = infos[i]["terminal_observation"]
+            infos[i]["terminal_observation"] = self._normalize_rows(last, mean[task, None], std[task, None])
+        obs = self._normalize_rows(obs, mean, std)
         if self.norm_reward:
-            scaled = reward_rows / std[:, :, columns.stop]
-            rewards = np.clip(scaled, -self.clip_reward, self.clip_reward).reshape(-1).astype(np.float32)
+            rewards = _clipped(reward_rows / std[:, -1:], self.clip_reward).reshape(-1)
         return obs, rewards, dones, infos
 
-    def _update(self, tasks: Tasks, obs_rows: np.ndarray, reward_rows: np.ndarray, faulty: list[int]) -> None:
+    def _update(self, tasks: slice, obs_rows: np.ndarray, reward_rows: np.ndarray, faulty: list[int]) -> None:
         """Take a step into the statistics: observations and discounted returns, as SB3 does, but for faulty rows."""
-        returns = self.returns[tasks] * self.gamma
+        returns = self._returns[tasks]  # a view
+        returns *= self.gamma
         returns += reward_rows
-        self.returns[tasks] = returns
         if self.norm_obs:
-            batch = np.empty((*reward_rows.shape, self._obs_columns.stop + 1))
-            batch[:, :, self._obs_columns] = obs_rows
-            batch[:, :, -1] = returns
+            n_tasks, n_envs, obs_dim = obs_rows.shape
+            batch = np.empty((n_envs, n_tasks, obs_dim + 1))
+            batch[:, :, :-1] = obs_rows.swapaxes(0, 1)
+            batch[:, :, -1] = returns.T
             columns = slice(None)
         else:
-            batch, columns = returns[:, :, None], self._ret_column
+            batch, columns = returns.T[:, :, None], self._ret_column
         if not faulty:
             self._moments.update(tasks, batch, columns)
             return
-        good = np.ones(reward_rows.shape, dtype=bool)
-        good.reshape(-1)[faulty] = False
-        ids = np.arange(len(self._returns))[tasks]
-        for i, task in enumerate(ids):
-            if good[i].any():
-                self._moments.update(np.array([task]), batch[i : i + 1, good[i]], columns)
+        is_good = np.ones(reward_rows.shape, dtype=bool)
+        is_good.reshape(-1)[faulty] = False
+        self._moments.update_in_part(tasks, batch, is_good.T, columns)
 
-    def _present(self) -> Tasks:
-        """The tasks of the rows, for indexing what has a task axis."""
+    def _present(self) -> slice:
+        """The tasks of the rows, which are consecutive, for indexing what has a task axis."""
         venv = self.venv
         if venv.num_envs == self._returns.size:
             return slice(None)
-        task_ids: np.ndarray = venv.task_ids[:: venv.n_envs_per_task]
-        return task_ids
+        first = int(venv.task_ids[0])
+        return slice(first, first + venv.num_envs // self._returns.shape[1])
 
     def _by_task(self, rows: np.ndarray) -> np.ndarray:
         """(num_envs, ...) -> (k, n_envs_per_task, ...): rows come grouped by task."""
@@ -261,8 +193,26 @@ class MultiTaskVecNormalize(VecNormalize):
         if not self.norm_obs:
             return dict(obs)
         rms, task = self.obs_rms["obs"], _task_of_rows(obs, self.n_tasks)
-        normalized = (obs["obs"] - rms.mean[task]) / np.sqrt(rms.var[task] + self.epsilon)
-        return {**obs, "obs": np.clip(normalized, -self.clip_obs, self.clip_obs).astype(np.float32)}
+        return {**obs, "obs": self._scaled(obs["obs"], rms.mean[task], np.sqrt(rms.var[task] + self.epsilon))}
+
+    def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the tasks present, (k, obs_dim + 1) each; the last column is the return's."""
+        tasks = self._present()
+        return self._moments.mean[tasks], np.sqrt(self._moments.var[tasks] + self.epsilon)
+
+    def _normalize_rows(self, obs: TaskObs, mean: np.ndarray, std: np.ndarray) -> TaskObs:
+        """As :meth:`normalize_obs`, rows grouped by task, with the moments of these tasks."""
+        if not self.norm_obs:
+            return dict(obs)
+        rows = obs["obs"].reshape(len(mean), -1, mean.shape[1] - 1)
+        normalized = self._scaled(rows, mean[:, None, :-1], std[:, None, :-1])
+        return {**obs, "obs": normalized.reshape(obs["obs"].shape)}
+
+    def _scaled(self, obs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Standardised and clipped, as float32, in few arrays: it is done at every step."""
+        normalized = obs - mean
+        normalized /= std
+        return _clipped(normalized, self.clip_obs)
 
     def unnormalize_obs(self, obs: TaskObs) -> TaskObs:  # type: ignore[override]
         """The inverse of :meth:`normalize_obs`, but for what was clipped."""
@@ -274,11 +224,8 @@ class MultiTaskVecNormalize(VecNormalize):
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
         """Scale the rewards of all rows, (num_envs,), by the statistics of their tasks; updates nothing."""
         if self.norm_reward:
-            reward = np.clip(
-                reward / np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon),
-                -self.clip_reward,
-                self.clip_reward,
-            )
+            std = np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon)
+            return _clipped(reward / std, self.clip_reward)
         return reward.astype(np.float32)
 
     def unnormalize_reward(self, reward: np.ndarray) -> np.ndarray:
@@ -287,52 +234,11 @@ class MultiTaskVecNormalize(VecNormalize):
             reward = reward * np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon)
         return reward
 
-    def get_statistics(self) -> dict[str, Any]:
-        """What a model's inputs depend on, and its returns' statistics: plain values and arrays, copied."""
-        state: dict[str, Any] = {name: getattr(self, name) for name in ("norm_obs", "clip_obs", "epsilon")}
-        for name, rms in {"obs_rms": self.obs_rms["obs"], "ret_rms": self.ret_rms}.items():
-            state[name] = {"mean": rms.mean.copy(), "var": rms.var.copy(), "count": rms.count.copy()}
-        return state
 
-    def set_statistics(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_statistics` returned. How rewards are treated stays as it is.
-
-        :raises ValueError: if the statistics have another shape
-        """
-        for rms, saved in (
-            (self.obs_rms["obs"], state["obs_rms"]),
-            (self.ret_rms, state["ret_rms"]),
-        ):
-            if saved["mean"].shape != rms.mean.shape:
-                raise ValueError(
-                    f"Statistics of shape {saved['mean'].shape} do not fit this normaliser's {rms.mean.shape} "
-                    "(n_tasks, obs_dim)"
-                )
-            for name, value in saved.items():
-                setattr(rms, name, value)
-        for name, value in state.items():
-            if not name.endswith("_rms"):
-                setattr(self, name, value)
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything that decides the next values: the statistics, the discounted returns, and the flags."""
-        flags = {name: getattr(self, name) for name in ("training", "norm_reward", "clip_reward", "gamma")}
-        old_obs = getattr(self, "old_obs", None)
-        return {
-            "statistics": self.get_statistics(),
-            "returns": self.returns.copy(),
-            "old_obs": None if old_obs is None else dict(old_obs),
-            "flags": flags,
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
-        self.set_statistics(state["statistics"])
-        self.returns = state["returns"]
-        if state["old_obs"] is not None:
-            self.old_obs = dict(state["old_obs"])
-        for name, value in state["flags"].items():
-            setattr(self, name, value)
+def _clipped(values: np.ndarray, limit: float) -> np.ndarray:
+    """Numbers within a limit, as float32; the array itself is clipped."""
+    values.clip(-limit, limit, out=values)
+    return values.astype(np.float32)
 
 
 def _check_raw(venv: Any) -> None:

@@ -37,29 +37,40 @@ class TaskMoments:
         SB3's formula (Chan et al. 1979), written with the weight ``w`` of the new samples.
 
         :param tasks: the k tasks that the samples are of
-        :param batch: (k, n, n_columns), n samples of each
+        :param batch: (n, k, n_columns), n samples of each
         :param columns: the columns that the samples are of
         """
-        n = batch.shape[1]
-        batch_mean = np.add.reduce(batch, axis=1, keepdims=True)
-        batch_mean /= n
-        deviation = batch - batch_mean
-        deviation *= deviation
-        batch_var = np.add.reduce(deviation, axis=1)
-        total = self.count[tasks, columns] + n
-        w = n / total
-        delta = batch_mean[:, 0] - self.mean[tasks, columns]
-        # var <- (1 - w) * (var + w * delta^2) + w * batch_var
+        mean, var, count = self.mean[tasks, columns], self.var[tasks, columns], self.count[tasks, columns]
+        n = len(batch)
+        if n == 1:
+            batch_mean = batch[0]
+        else:
+            batch_mean = np.add.reduce(batch, axis=0)
+            batch_mean /= n
+        count += n
+        w = n / count
+        delta = batch_mean - mean
         delta_w = delta * w
-        var = delta * delta_w
-        var += self.var[tasks, columns]
-        var -= var * w
-        w /= n
-        batch_var *= w
-        var += batch_var
-        self.mean[tasks, columns] += delta_w
-        self.var[tasks, columns] = var
-        self.count[tasks, columns] = total
+        mean += delta_w
+        # var <- (1 - w) * (var + w * delta^2) + w * batch_var
+        delta *= delta_w
+        var += delta
+        var -= np.multiply(var, w, out=delta)
+        if n > 1:  # one sample alone has no variance
+            deviation = batch - batch_mean
+            deviation *= deviation
+            batch_var = np.add.reduce(deviation, axis=0)
+            w /= n
+            batch_var *= w
+            var += batch_var
+        if not isinstance(tasks, slice):  # which selects views; these are copies
+            self.mean[tasks, columns], self.var[tasks, columns], self.count[tasks, columns] = mean, var, count
+
+    def update_in_part(self, tasks: slice, batch: np.ndarray, is_good: np.ndarray, columns: slice) -> None:
+        """As :meth:`update`, with the samples that are good, (n, k) bool."""
+        for i, task in enumerate(range(len(self.mean))[tasks]):
+            if is_good[:, i].any():
+                self.update(slice(task, task + 1), batch[is_good[:, i], i : i + 1], columns)
 
 
 class TaskRunningMeanStd(RunningMeanStd):

@@ -146,13 +146,11 @@ class SubEnvs:
             if self.on_fault == "stop":
                 self._stop(rows, faults)
             self._quarantine(rows, transitions, faults)
-        self.monitor.step(rows, transitions.rewards, transitions.dones, transitions.infos)
-        task_ids = self.task_ids[rows]
-        if transitions.dones.any():
-            for i in transitions.dones.nonzero()[0].tolist():
-                info = transitions.infos[i]
-                last = info["terminal_observation"].astype(self._obs_dtype)
-                info["terminal_observation"] = {"obs": last, "task": task_ids[i]}
+        self.monitor.step(rows, transitions.rewards, transitions.ended, transitions.infos)
+        for i in transitions.ended:
+            info = transitions.infos[i]
+            last = info["terminal_observation"].astype(self._obs_dtype)
+            info["terminal_observation"] = {"obs": last, "task": self.task_ids[rows.start + i]}
         obs = self._with_tasks(rows, transitions.obs)
         return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
 
@@ -160,7 +158,7 @@ class SubEnvs:
         """Rows of a step that must not be learned from, and why."""
         faults = bad_rows("reward", transitions.rewards)
         faults.update(bad_rows("observation", transitions.obs))
-        for i in transitions.dones.nonzero()[0].tolist():
+        for i in transitions.ended:
             last = np.asarray(transitions.infos[i]["terminal_observation"])[None]
             faults.update((i, what) for what in bad_rows("last observation", last).values())
         faults.update(transitions.faults)
@@ -196,6 +194,7 @@ class SubEnvs:
                 "TimeLimit.truncated": False,
             }
             self.monitor.reset(slice(row, row + 1))
+        transitions.infos.ended = sorted({*transitions.ended, *faults})
         self._has_failed = True
 
     def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:

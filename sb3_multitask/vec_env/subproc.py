@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_multitask.envs.task_env import Description
 from sb3_multitask.tasks import Task, registered_id
-from sb3_multitask.vec_env.backends import Info, Transitions, failed
+from sb3_multitask.vec_env.backends import Info, Transitions, joined
 from sb3_multitask.vec_env.faults import WorkerError
 from sb3_multitask.vec_env.worker import MISSING, RAISED, REFUSED, work
 
@@ -113,10 +113,7 @@ class SubprocBackend:
             self._post(row, "step", action)
 
     def receive(self, rows: slice) -> Transitions:
-        obs, rewards, dones, infos = zip(*self._answers(self._rows(rows)), strict=True)
-        return Transitions(
-            np.stack(obs), np.array(rewards, dtype=np.float64), np.array(dones), list(infos), failed(infos)
-        )
+        return joined(self._answers(self._rows(rows)))
 
     def get_attr(self, row: int, name: str) -> Any:
         return self._ask(row, "get_attr", name)

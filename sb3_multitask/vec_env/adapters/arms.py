@@ -52,7 +52,7 @@ class PusherAdapter(_ArmAdapter):
         self.dist_weight = self.per_row("_reward_dist_weight")
         self.ctrl_weight = self.per_row("_reward_control_weight", np.float32)
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:  # noqa: ARG002
+    def outcome(self, rows: slice, before: Any, after: State, actions: np.ndarray) -> Outcome:  # noqa: ARG002
         hand, thing, goal = self.bodies(after)
         near = -_norm(thing - hand) * self.near_weight[rows]
         dist = -_norm(thing - goal) * self.dist_weight[rows]
@@ -85,7 +85,7 @@ class StrikerAdapter(_ArmAdapter):
         self.has_struck = np.zeros(n_rows, dtype=bool)
         self.strike_position = np.zeros((n_rows, 3))
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:  # noqa: ARG002
+    def outcome(self, rows: slice, before: Any, after: State, actions: np.ndarray) -> Outcome:  # noqa: ARG002
         hand, ball, goal = self.bodies(after)
         self.nearest[rows] = np.minimum(self.nearest[rows], _norm(ball - goal))
         to_hand = _norm(ball - hand)

@@ -19,7 +19,7 @@ from sb3_multitask.vec_env.infos import Columns
 
 @dataclass(slots=True)
 class State:
-    """Some simulations at one moment; copies, not views.
+    """Some simulations at one moment.
 
     :param qpos: (n_rows, nq)
     :param qvel: (n_rows, nv)
@@ -75,11 +75,15 @@ class Adapter:
         """Observations (n_rows, obs_dim) float64, not views of the state."""
         raise NotImplementedError
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:
+    def position(self, rows: slice, state: State) -> np.ndarray | None:  # noqa: ARG002
+        """Where the bodies are, which :meth:`outcome` compares with where they were; not a view of the state."""
+        return None
+
+    def outcome(self, rows: slice, before: Any, after: State, actions: np.ndarray) -> Outcome:
         """Rewards, termination and infos.
 
         :param rows: which rows of the batch they are
-        :param before: the state at the step's begin
+        :param before: :meth:`position` at the step's begin
         :param actions: (n_rows, nu) float32
         """
         raise NotImplementedError

@@ -61,8 +61,11 @@ class AntAdapter(Adapter):
             parts.append(self._forces(state)[:, 1:].reshape(len(position), -1))
         return np.concatenate(parts, axis=1)
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:
-        moved = after.fields["xpos"][:, self.main_body, :2] - before.fields["xpos"][:, self.main_body, :2]
+    def position(self, rows: slice, state: State) -> np.ndarray:  # noqa: ARG002
+        return state.fields["xpos"][:, self.main_body, :2].copy()
+
+    def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
+        moved = self.position(rows, after) - before
         velocity = moved / self.dt[rows, None]
         forward = velocity[:, 0] * self.forward_weight[rows]
         z, (low, high) = after.qpos[:, 2], self.z_range[rows].T
@@ -154,8 +157,11 @@ class HumanoidAdapter(_HumanoidAdapter):
         self.z_range = self.per_row("_healthy_z_range")
         self.terminates = self.per_row("_terminate_when_unhealthy", bool)
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:
-        velocity = (self.mass_centre(rows, after) - self.mass_centre(rows, before)) / self.dt[rows, None]
+    def position(self, rows: slice, state: State) -> np.ndarray:
+        return self.mass_centre(rows, state)
+
+    def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
+        velocity = (self.mass_centre(rows, after) - before) / self.dt[rows, None]
         forward = self.forward_weight[rows] * velocity[:, 0]
         z, (low, high) = after.qpos[:, 2], self.z_range[rows].T
         is_healthy = (low < z) & (z < high)
@@ -195,7 +201,7 @@ class HumanoidStandupAdapter(_HumanoidAdapter):
             "reward_impact": -_impact(self.impact_weight[rows], self.impact_range[rows], state),
         }
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:  # noqa: ARG002
+    def outcome(self, rows: slice, before: Any, after: State, actions: np.ndarray) -> Outcome:  # noqa: ARG002
         terms = self.terms(rows, after, actions)
         rewards = terms["reward_linup"] + terms["reward_quadctrl"] + terms["reward_impact"] + 1
         return Outcome(rewards, self.never[rows], lambda: {**self.reset_columns(rows, after), **terms})
@@ -210,9 +216,12 @@ class HumanoidStandupAdapter(_HumanoidAdapter):
 class HumanoidStandupAndRunAdapter(HumanoidStandupAdapter):
     """:class:`~sb3_multitask.envs.humanoid.HumanoidStandupAndRunEnv`."""
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:
+    def position(self, rows: slice, state: State) -> np.ndarray:
+        return self.mass_centre(rows, state)
+
+    def outcome(self, rows: slice, before: Any, after: State, actions: np.ndarray) -> Outcome:
         terms = self.terms(rows, after, actions)
-        moved = self.mass_centre(rows, after)[:, 0] - self.mass_centre(rows, before)[:, 0]
+        moved = self.mass_centre(rows, after)[:, 0] - before[:, 0]
         forward = 0.25 * moved / self.timestep[rows]
         low, high = UPRIGHT
         z = after.qpos[:, 2]

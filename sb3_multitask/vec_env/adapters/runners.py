@@ -14,7 +14,7 @@ from sb3_multitask.vec_env.infos import Columns
 class _Runner(Adapter):
     """Bodies rewarded for their velocity along x, less the cost of control."""
 
-    n_skipped_qpos = 1  # hidden from the observation, since no task depends on where the body is
+    n_skipped_qpos = 1  # where the body is, hidden from the observation, since no task depends on it
 
     def __init__(self, prototypes: Sequence[Any]) -> None:
         super().__init__(prototypes)
@@ -29,15 +29,18 @@ class _Runner(Adapter):
         position = state.qpos[:, self.n_skipped_qpos :] if self.hide_position else state.qpos
         return np.concatenate((position, state.qvel), axis=1)
 
+    def position(self, rows: slice, state: State) -> np.ndarray:  # noqa: ARG002
+        return state.qpos[:, : self.n_skipped_qpos].copy()
+
     def forward_and_ctrl(
-        self, rows: slice, before: State, after: State, actions: np.ndarray
+        self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Velocity along x (m/s), its reward, and the cost of control (float32)."""
-        x_velocity = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt[rows]
+        x_velocity = (after.qpos[:, 0] - before[:, 0]) / self.dt[rows]
         ctrl_cost = self.ctrl_weight[rows] * np.add.reduce(np.square(actions), axis=1)
         return x_velocity, self.forward_weight[rows] * x_velocity, ctrl_cost
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:
+    def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
         x_velocity, forward, ctrl_cost = self.forward_and_ctrl(rows, before, after, actions)
 
         def columns() -> Columns:
@@ -71,11 +74,11 @@ class SwimmerAdapter(_Runner):
 
     n_skipped_qpos = 2
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:
+    def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
         outcome = super().outcome(rows, before, after, actions)
 
         def columns() -> Columns:
-            y_velocity = (after.qpos[:, 1] - before.qpos[:, 1]) / self.dt[rows]
+            y_velocity = (after.qpos[:, 1] - before[:, 1]) / self.dt[rows]
             return {**outcome.columns(), "y_velocity": y_velocity}
 
         return Outcome(outcome.rewards, outcome.terminated, columns)
@@ -105,7 +108,7 @@ class _Walker(_Runner):
         healthy: np.ndarray = (min_z < z) & (z < max_z) & (min_angle < angle) & (angle < max_angle)
         return healthy
 
-    def outcome(self, rows: slice, before: State, after: State, actions: np.ndarray) -> Outcome:
+    def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
         x_velocity, forward, ctrl_cost = self.forward_and_ctrl(rows, before, after, actions)
         is_healthy = self.is_healthy(rows, after)
         healthy = is_healthy * self.healthy_reward[rows]

@@ -1,0 +1,128 @@
+"""The statistics of a normaliser and its views: one table, under SB3's names, as plain values and in files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_multitask.storage.files import replacing
+from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd
+
+
+@dataclass
+class SharedMoments:
+    """What a normaliser and its views share: assigning ``moments`` gives all of them another table."""
+
+    moments: TaskMoments
+
+
+class SharedStatistics(VecNormalize):
+    """The part of :class:`MultiTaskVecNormalize` that holds, saves and restores statistics and discounted returns."""
+
+    def _make_statistics(self, n_tasks: int, obs_dim: int) -> None:
+        """Statistics of nothing yet."""
+        self._shared = SharedMoments(TaskMoments(n_tasks, obs_dim))
+        self._obs_columns, self._ret_column = slice(0, obs_dim), slice(obs_dim, obs_dim + 1)
+
+    def _make_returns(self, venv: Any) -> None:
+        """Discounted returns of every sub-environment, (n_tasks, n_envs_per_task), shared with the views."""
+        self._returns = np.zeros((venv.n_tasks, venv.n_envs_per_task))
+
+    # Statistics are properties onto a table that all views share. Assigning makes a new table for all of them, so that
+    # what was read before stays as it was; SB3 assigns in its constructor and in sync_envs_normalization.
+
+    @property
+    def _moments(self) -> TaskMoments:
+        return self._shared.moments
+
+    @property  # type: ignore[override]  # dict values are ours
+    def obs_rms(self) -> dict[str, TaskRunningMeanStd]:
+        return ObsRms(obs=TaskRunningMeanStd(self._moments, self._obs_columns))
+
+    @obs_rms.setter
+    def obs_rms(self, value: dict[str, RunningMeanStd]) -> None:
+        self._shared.moments = self._moments.copy()
+        self.obs_rms["obs"].assign(value["obs"])
+
+    @property
+    def ret_rms(self) -> TaskRunningMeanStd:
+        return TaskRunningMeanStd(self._moments, self._obs_columns.stop)
+
+    @ret_rms.setter
+    def ret_rms(self, value: RunningMeanStd) -> None:
+        self._shared.moments = self._moments.copy()
+        self.ret_rms.assign(value)
+
+    @property
+    def returns(self) -> np.ndarray:
+        return self._returns
+
+    @returns.setter
+    def returns(self, value: np.ndarray) -> None:
+        self._returns[...] = np.reshape(value, (-1, self._returns.shape[1]))
+
+    def get_statistics(self) -> dict[str, Any]:
+        """What a model's inputs depend on, and its returns' statistics: plain values and arrays, copied."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in ("norm_obs", "clip_obs", "epsilon")}
+        for name, rms in {"obs_rms": self.obs_rms["obs"], "ret_rms": self.ret_rms}.items():
+            state[name] = {"mean": rms.mean.copy(), "var": rms.var.copy(), "count": rms.count.copy()}
+        return state
+
+    def set_statistics(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_statistics` returned. How rewards are treated stays as it is.
+
+        :raises ValueError: if the statistics have another shape
+        """
+        for rms, saved in (
+            (self.obs_rms["obs"], state["obs_rms"]),
+            (self.ret_rms, state["ret_rms"]),
+        ):
+            if saved["mean"].shape != rms.mean.shape:
+                raise ValueError(
+                    f"Statistics of shape {saved['mean'].shape} do not fit this normaliser's {rms.mean.shape} "
+                    "(n_tasks, obs_dim)"
+                )
+            for name, value in saved.items():
+                setattr(rms, name, value)
+        for name, value in state.items():
+            if not name.endswith("_rms"):
+                setattr(self, name, value)
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides the next values: the statistics, the discounted returns, and the flags."""
+        flags = {name: getattr(self, name) for name in ("training", "norm_reward", "clip_reward", "gamma")}
+        old_obs = getattr(self, "old_obs", None)
+        return {
+            "statistics": self.get_statistics(),
+            "returns": self.returns.copy(),
+            "old_obs": None if old_obs is None else dict(old_obs),
+            "flags": flags,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_state` gave."""
+        self.set_statistics(state["statistics"])
+        self.returns = state["returns"]
+        if state["old_obs"] is not None:
+            self.old_obs = dict(state["old_obs"])
+        for name, value in state["flags"].items():
+            setattr(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the VecEnv, for ``save`` and ``pickle``."""
+        state = self.__dict__.copy()
+        del state["venv"], state["class_attributes"]
+        return state
+
+    def save(self, save_path: str | Path) -> None:
+        """Save the statistics, as SB3; a file that is there is replaced only by a whole one.
+
+        :raises SaveError: if it cannot be written
+        """
+        with replacing(save_path) as beside:
+            super().save(str(beside))
