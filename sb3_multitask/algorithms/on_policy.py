@@ -30,6 +30,7 @@ from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.arguments import check_names
 from sb3_multitask.process.threads import one_thread_for_arrays
 from sb3_multitask.vec_env.faults import is_fault
+from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.layers import TaskSchedule, scheduled
 
 _COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
@@ -162,10 +163,9 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         return self.rollout_buffer
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
-        if dones is not None and dones.any():
-            for i in dones.nonzero()[0].tolist():
-                if is_fault(infos[i]):
-                    self._check_buffer("leave out quarantined steps").note_fault(self.rollout_buffer.pos, i)
+        for i in [] if dones is None else ended_rows(dones, infos):
+            if is_fault(infos[i]):
+                self._check_buffer("leave out quarantined steps").note_fault(self.rollout_buffer.pos, i)
         self.note_episodes(infos, dones)
 
     def note_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray | None) -> None:

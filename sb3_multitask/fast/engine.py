@@ -16,6 +16,7 @@ from sb3_multitask.fast.parameters import FlatParameters, log_std_of
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss, OutputGradient
 from sb3_multitask.losses.loss import terms_of_groups
 from sb3_multitask.vec_env.faults import is_fault
+from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.task_major import by_step, by_task
 
 
@@ -75,8 +76,8 @@ class FastEngine:
             if self.parameters.version() != self._version:
                 acting = self._act_with_new_weights(acting)
 
-            if dones.any():
-                ended = dones.nonzero()[0].tolist()
+            ended = ended_rows(dones, infos)
+            if ended:
                 for i in ended:
                     if is_fault(infos[i]):
                         rollout_buffer.note_fault(n_steps, i)
