@@ -49,11 +49,11 @@ def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPo
     """Record the standard deviation of the actions: SB3's key, and each task's if it has its own."""
     if policy.log_std_mode == "state_dependent":
         return
-    std = np.exp(policy.log_std.numpy(force=True))
-    means = np.add.reduce(std, axis=-1) / std.shape[-1]
-    logger.record("train/std", float(means.mean()))
-    if means.ndim == 1:
-        for name, mean in zip(names, means.tolist(), strict=True):
+    log_std = policy.log_std.numpy(force=True)
+    means = (np.add.reduce(np.exp(log_std), axis=-1) / log_std.shape[-1]).reshape(-1).tolist()
+    logger.record("train/std", sum(means) / len(means))
+    if policy.log_std_mode == "per_task":
+        for name, mean in zip(names, means, strict=True):
             logger.record(f"train/{name}/std", mean)
 
 

@@ -51,7 +51,7 @@ class GroupedRows:
     def mean_per_task(self, rows: np.ndarray) -> list[float]:
         """Means of (k, m, 1), or of (k, 1, 1) for what is the same in all rows, for each task that took part."""
         if self.kept is None:
-            means: list[float] = (np.add.reduce(rows, axis=(1, 2)) / rows.shape[1]).tolist()
+            means: list[float] = (np.add.reduce(rows[:, :, 0], axis=1) / rows.shape[1]).tolist()
             return means
         rows = np.broadcast_to(rows, self.kept.shape)
         return [float(rows[i][self.kept[i] > 0].mean()) for i in self.took_part]
