@@ -116,6 +116,11 @@ class A2CMultiTask(A2C):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MultiTaskMlpPolicy": MultiTaskActorCriticPolicy}
+    resumable: ClassVar[bool] = True
+    distils: ClassVar[bool] = True
+    carries_statistics: ClassVar[bool] = True
+    logs_tasks: ClassVar[bool] = True
+    task_terms: ClassVar[tuple[str, ...]] = ("policy_loss", "value_loss", "entropy_loss")
     policy: MultiTaskActorCriticPolicy
 
     def __init__(
