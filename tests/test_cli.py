@@ -202,10 +202,13 @@ FLAGS = {
 def config_of(monkeypatch, *args):
     """What a command line trains; nothing is trained."""
     seen = []
-    monkeypatch.setattr(
-        "sb3_multitask.experiments.train.train_run", lambda config, *others: seen.append(config) or 1 / 0
-    )
-    CliRunner().invoke(app, ["train", *args])
+
+    def train_run(config, *others):
+        seen.append(config)
+        raise RuntimeError("not trained")
+
+    monkeypatch.setattr("sb3_multitask.experiments.train.train_run", train_run)
+    assert str(CliRunner().invoke(app, ["train", *args]).exception) == "not trained"
     return seen[0]
 
 

@@ -35,13 +35,14 @@ from sb3_multitask.experiments.schedules import (
 from sb3_multitask.losses import DistillLoss
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.devices import device_of
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.layers import TaskSchedule
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 
-__all__ = ["EvaluateConfig", "FolderName", "TrainConfig", "dump_config", "load_config", "make_config"]
+__all__ = ["ConfigError", "EvaluateConfig", "FolderName", "TrainConfig", "dump_config", "load_config", "make_config"]
 
 FolderName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A name that becomes a folder and cannot leave its parent."""
