@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from stable_baselines3.common.monitor import load_results
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from sb3_multitask.cli import app
 from sb3_multitask.cli import train as train_command
 from sb3_multitask.evaluation.films import find_renderer
+from sb3_multitask.experiments.config import EvaluateConfig, TrainConfig
 from sb3_multitask.tasks import resolve_tasks
 
 TINY = [
@@ -128,6 +130,8 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
         (["train", "--set", "policy_kwargs={pi: ["], "the value is no YAML"),
         (["evaluate", "[/x]"], "[/x] does not exist"),
         (["train", "--set", "ent_coef"], "--set needs KEY=VALUE (got 'ent_coef')"),
+        (["train", "--policy-kwargs", "{pi: ["], "--policy-kwargs '{pi: [': the value is no YAML"),
+        (["train", "--engine", "gpu"], "`engine`: Input should be 'auto', 'fast' or 'torch' (got 'gpu')"),
         (
             ["train", "--n-timesteps", "0"],
             "`n_timesteps`: Input should be greater than or equal to 1 (got 0)",
@@ -166,6 +170,63 @@ def test_help_has_an_example(command):
     result = CliRunner().invoke(app, args)
     assert result.exit_code == 0
     assert command is None or f"sb3-multitask {command} " in result.output
+
+
+@pytest.mark.parametrize(("command", "config"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])
+def test_every_setting_has_a_flag(command, config):
+    parameters = {p.name: p for p in typer.main.get_command(app).commands[command].params}
+    assert not set(config.model_fields) - set(parameters)
+    made = {name: field for name, field in config.model_fields.items() if name not in ("tasks", "model")}
+    for name, field in made.items():
+        flag = parameters[name]
+        assert flag.opts == [f"--{name.replace('_', '-')}"]
+        assert flag.default is None  # what is not given is the config's
+        assert field.description.split("[")[0] in flag.help or name == "deterministic"
+
+
+FLAGS = {
+    "tasks": ("Hopper-v5,HopperBigFoot-v0", "[Hopper-v5, HopperBigFoot-v0]"),
+    "ent_coef": ("0.01", "0.01"),
+    "n_steps": ("8", "8"),
+    "policy_kwargs": ("{log_std_mode: shared}", "{log_std_mode: shared}"),
+    "learning_rate": ("lin_1e-3", "lin_1e-3"),
+    "rl_coef": ("1e-1", "0.1"),
+    "normalize": ("{clip_obs: 5}", "{clip_obs: 5}"),
+    "report_at": ("[100, 200]", "[100, 200]"),
+    "init_from": ("runs/1", "runs/1"),
+    "freeze": ("trunk", "trunk"),
+    "teachers": ("{Hopper-v5: a, HopperBigFoot-v0: b}", "{Hopper-v5: a, HopperBigFoot-v0: b}"),
+}
+
+
+def config_of(monkeypatch, *args):
+    """What a command line trains; nothing is trained."""
+    seen = []
+
+    def train_run(config, *others):
+        seen.append(config)
+        raise RuntimeError("not trained")
+
+    monkeypatch.setattr("sb3_multitask.experiments.train.train_run", train_run)
+    assert str(CliRunner().invoke(app, ["train", *args]).exception) == "not trained"
+    return seen[0]
+
+
+def test_a_flag_says_what_set_says(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    flags = [part for name, (value, _) in FLAGS.items() for part in (f"--{name.replace('_', '-')}", value)]
+    settings = [part for name, (_, value) in FLAGS.items() for part in ("--set", f"{name}={value}")]
+    by_flags = config_of(monkeypatch, *flags, "--tensorboard", "--no-normalize-advantage")
+    assert by_flags == config_of(monkeypatch, *settings, "--set", "tensorboard=true")
+    assert {*FLAGS, "tensorboard", "normalize_advantage"} == by_flags.model_fields_set
+    assert by_flags.policy_kwargs == {"log_std_mode": "shared"}
+
+
+def test_set_wins_over_a_flag_and_a_flag_over_the_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yml").write_text("seed: 1\nn_steps: 1\ngamma: 0.5\n")
+    config = config_of(monkeypatch, "--set", "seed=3", "--seed", "2", "--n-steps", "2", "--config", "run.yml")
+    assert (config.seed, config.n_steps, config.gamma) == (3, 2, 0.5)
 
 
 def test_tasks_in_the_help_examples_exist():

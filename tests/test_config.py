@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from sb3_multitask.experiments.config import (
     EvaluateConfig,
     TrainConfig,
-    as_schedule,
     dump_config,
     load_config,
     make_config,
 )
 from sb3_multitask.experiments.grid import load_grid
+from sb3_multitask.experiments.schedules import as_schedule
 from sb3_multitask.storage.yaml_files import ConfigError
 
 

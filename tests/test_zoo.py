@@ -584,14 +584,14 @@ def test_a_search_prunes_what_breaks_down_and_ends_on_a_mistake(tmp_path):
 def test_searches_give_hyperparameters_that_configs_can_hold(tmp_path):
     code = """
 import optuna, yaml
-from sb3_multitask.zoo.search import CONVERTERS, SAMPLERS
+from sb3_multitask.zoo.search import SPACES
 from sb3_multitask.zoo.settings import check_hyperparameters, constructor_arguments
-for algo, sample in SAMPLERS.items():
+for algo, (sample, convert) in SPACES.items():
     study = optuna.create_study()
     for _ in range(20):
         trial = study.ask()
         sampled = sample(trial, 6, 4, {})
-        assert sampled == CONVERTERS[algo](trial.params), algo
+        assert sampled == convert(trial.params), algo
         assert yaml.safe_load(yaml.safe_dump(sampled)) == sampled
         check_hyperparameters({"n_timesteps": 1, **sampled}, algo)
         constructor_arguments(sampled)

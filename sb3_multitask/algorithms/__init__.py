@@ -1,1 +1,55 @@
-"""Algorithms on several tasks, and what they share."""
+"""Algorithms on several tasks, what they share, and the one table of them.
+
+A row of the table is all that an algorithm needs to be trained from a config and by rl_zoo3. Which settings it takes is
+read from its constructor, and what it can do from its class attributes:
+
+- ``resumable``: ``ResumableCheckpointCallback`` resumes its training to the same bits
+- ``distils``: it learns from ``teachers``
+- ``carries_statistics``: its file holds its tasks and the normaliser's statistics, and it checks its env's normaliser
+- ``logs_tasks``: it logs the episodes of every task, and its last update; ``task_terms`` names what it logs of a task's
+  update, below ``train/<task>/``
+"""
+
+from __future__ import annotations
+
+from inspect import Parameter, signature
+from typing import Literal, TypeAlias
+
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_multitask.algorithms.a2c import A2CMultiTask
+
+ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
+"""By the name that a config has for them: ours, and SB3's and sb3-contrib's on the same policy and VecEnv."""
+
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+Ability: TypeAlias = Literal["resumable", "distils", "carries_statistics", "logs_tasks"]
+
+
+def has_ability(algorithm: BaseAlgorithm | type[BaseAlgorithm], ability: Ability) -> bool:
+    """Whether a model or its class can do something; SB3's own classes have no such attributes, and cannot.
+
+    :param algorithm: the model, or its class
+    :param ability: name of the class attribute that says so
+    """
+    return bool(getattr(algorithm, ability, False))
+
+
+def arguments_of(algorithm: type[BaseAlgorithm]) -> dict[str, Parameter]:
+    """The arguments of an algorithm's constructor by name; where it has ``**kwargs``, also those of its base."""
+    found: dict[str, Parameter] = {}
+    for base in algorithm.__mro__:
+        if "__init__" in vars(base):
+            _, *parameters = signature(vars(base)["__init__"]).parameters.values()
+            found = {**{one.name: one for one in parameters if one.kind not in _VARIABLE}, **found}
+            if Parameter.VAR_KEYWORD not in (one.kind for one in parameters):
+                break
+    return found
+
+
+def task_terms_of(algorithm: BaseAlgorithm | type[BaseAlgorithm]) -> tuple[str, ...]:
+    """The keys that an algorithm logs of every task's update, below ``train/<task>/``; those of its loss."""
+    return tuple(getattr(algorithm, "task_terms", ()))

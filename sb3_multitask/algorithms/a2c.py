@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3 import A2C
@@ -16,7 +16,7 @@ from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.teachers import TeacherLike
-from sb3_multitask.losses import A2CLoss, DistillLoss
+from sb3_multitask.losses import A2CLoss, A2CTerms, DistillLoss
 from sb3_multitask.policies.arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.tasks import TasksLike
@@ -61,6 +61,7 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
     """
 
     live_settings = (*MultiTaskOnPolicyAlgorithm.live_settings, "ent_coef", "vf_coef", "max_grad_norm")
+    task_terms: ClassVar[tuple[str, ...]] = A2CTerms._fields
 
     def __init__(
         self,

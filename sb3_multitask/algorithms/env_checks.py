@@ -31,6 +31,24 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
 
 
+def check_can_learn(name: str, env: object, *, needs_teachers: bool) -> None:
+    """Raise ValueError if a model that was loaded lacks an env, or teachers.
+
+    :param name: of the model's class
+    """
+    if env is None:
+        raise ValueError(
+            f"The model has no env to learn in: load it with `{name}.load(path, env=env)` or call "
+            "`model.set_env(env)` first."
+        )
+    if needs_teachers:
+        raise ValueError(
+            "The model learned from teachers, which are not saved with it: load it with "
+            f"`{name}.load(path, env=env, teachers={{task: teacher, ...}})`; with `teachers={{}}` it continues without "
+            "them, by reinforcement learning."
+        )
+
+
 def warn_of_other_gamma(gamma: float, normalizer: Any) -> None:
     """Warn if rewards are scaled by returns of another discount factor than an algorithm learns with.
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
 from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, why_torch
-from sb3_multitask.algorithms.env_checks import backend_message, check_choice
+from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choice
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
@@ -228,22 +228,11 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             rollout, in "cycle" after a whole cycle of tasks
         :param log_interval: updates between two lines of the log; ``None``: no lines
         :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
-        :raises ValueError: if the model has no env
+        :raises ValueError: if the model has no env, or lacks the teachers from whom it learned
         """
-        name = type(self).__name__
-        if self.env is None:
-            raise ValueError(
-                f"The model has no env to learn in: load it with `{name}.load(path, env=env)` or call "
-                "`model.set_env(env)` first."
-            )
-        if self.is_taught and self.teachers is None:
-            raise ValueError(
-                "The model learned from teachers, which are not saved with it: load it with "
-                f"`{name}.load(path, env=env, teachers={{task: teacher, ...}})`; with `teachers={{}}` it goes on "
-                "without them, by reinforcement learning."
-            )
+        check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
         self._choose_engine()
-        tb_log_name = name if tb_log_name is None else tb_log_name
+        tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
         with one_thread_for_arrays() if self.last_engine == "fast" else nullcontext():
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if log_interval is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_multitask.algorithms import ALGORITHMS, has_ability
 from sb3_multitask.checkpoint import format as checkpoint_format
 from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.checkpoint.snapshot import Baseline, baseline_of, capture, restore, why_inexact
@@ -77,10 +78,11 @@ class ResumableCheckpointCallback(BaseCallback):
         """Nothing to restore."""
 
     def _init_callback(self) -> None:
-        from sb3_multitask.algorithms.a2c import A2CMultiTask
-
-        if not isinstance(self.model, A2CMultiTask):
-            raise TypeError(f"ResumableCheckpointCallback needs an A2CMultiTask (got a {type(self.model).__name__})")
+        if not has_ability(self.model, "resumable"):
+            able = [algorithm.__name__ for algorithm in ALGORITHMS.values() if has_ability(algorithm, "resumable")]
+            raise TypeError(
+                f"ResumableCheckpointCallback needs an {' or '.join(able)} (got a {type(self.model).__name__})"
+            )
 
     def _on_training_start(self) -> None:
         self._keep_others_out()

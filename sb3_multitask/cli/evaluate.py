@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.markup import escape
 
+from sb3_multitask.cli.flags import with_flags_of
 from sb3_multitask.cli.output import console, results_table
 from sb3_multitask.cli.packages import GymPackagesOption, import_packages
 from sb3_multitask.cli.trained import ModelArgument, PretrainedOption, load_trained, source_of
+from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
 
 EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
@@ -21,26 +23,25 @@ EXAMPLES = (
 )
 
 
+DeterministicOption: TypeAlias = Annotated[
+    bool | None, typer.Option("--deterministic/--stochastic", help="The Gaussian's mean (default), or samples.")
+]
+
+
+@with_flags_of(EvaluateConfig, model=ModelArgument, deterministic=DeterministicOption)
 def evaluate(
-    model: ModelArgument = None,
+    given: dict[str, Any],
     pretrained: PretrainedOption = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings: model, seed, ...")] = None,
-    n_eval_episodes: Annotated[int | None, typer.Option(help="Episodes per task; default: 20.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the evaluation's environments; default: 0.")] = None,
-    deterministic: Annotated[
-        bool | None, typer.Option("--deterministic/--stochastic", help="The Gaussian's mean (default), or samples.")
-    ] = None,
     gym_packages: GymPackagesOption = None,
 ) -> None:
     """Return of a trained agent on each of its tasks."""
     from sb3_multitask.evaluation.evaluate import evaluate_tasks
-    from sb3_multitask.experiments.config import EvaluateConfig, load_config, make_config
     from sb3_multitask.experiments.shipped import find_config
 
     import_packages(gym_packages)
-    model = source_of(model, pretrained)
-    settings = {"model": model, "n_eval_episodes": n_eval_episodes, "seed": seed, "deterministic": deterministic}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    model = source_of(given.get("model"), pretrained)
+    settings = {**given, "model": model} if model is not None else given
     if config is None and model is None:
         raise ValueError(
             "Give a run's folder or a model.zip, --pretrained NAME, or --config FILE.yml with the key `model`"

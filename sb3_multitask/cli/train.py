@@ -6,17 +6,18 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.markup import escape
 
+from sb3_multitask.cli.flags import with_flags_of
 from sb3_multitask.cli.output import console, exit_code, results_table
 from sb3_multitask.cli.packages import GymPackagesOption, flags_of, import_packages, modules_of
 from sb3_multitask.cli.settings import parse_settings
+from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
 
 if TYPE_CHECKING:
-    from sb3_multitask.experiments.config import TrainConfig
     from sb3_multitask.experiments.run_folder import RunFolder
     from sb3_multitask.experiments.train import Earlier
 
@@ -24,26 +25,40 @@ EXAMPLES = (
     "[bold]Examples[/bold]\n\n"
     "sb3-multitask train --config zoo_configs/quickstart.yml\n\n"
     "sb3-multitask train --tasks HalfCheetahBody6 --n-timesteps 1000000 --seed 1\n\n"
-    "sb3-multitask train --tasks HalfCheetahBigLeg-v0,HalfCheetah-v5 --set ent_coef=0.001\n\n"
+    "sb3-multitask train --tasks HalfCheetahBigLeg-v0,HalfCheetah-v5 --ent-coef 0.001 --learning-rate lin_1e-3\n\n"
     "sb3-multitask train --resume runs/HalfCheetahBody6_1"
 )
 
 
+PANELS = {
+    "tasks": "What is learned",
+    "algo": "What runs",
+    "policy": "Policy and updates",
+    "teachers": "Teachers",
+    "init_from": "What the run begins with",
+    "also_on": "Log and evaluations",
+    "checkpoint_freq": "Files and device",
+}
+"""Setting -> the part of ``--help`` that begins with it."""
+
+TasksOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="A task set, or ids separated by commas; an id of your own as module:id.", rich_help_panel=PANELS["tasks"]
+    ),
+]
+
+
+@with_flags_of(TrainConfig, PANELS, tasks=TasksOption)
 def train(
+    given: dict[str, Any],
     config: Annotated[
         Path | None,
         typer.Option(help="YAML file with the run's settings; zoo_configs/<name>.yml comes with the package."),
     ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="A task set, or ids separated by commas; an id of your own as module:id.")
-    ] = None,
-    n_timesteps: Annotated[int | None, typer.Option(help="Environment steps over all tasks.")] = None,
-    n_envs_per_task: Annotated[int | None, typer.Option(help="Copies of each task.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of envs, weights and actions.")] = None,
-    task_schedule: Annotated[str | None, typer.Option(help="joint or cycle.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of the config; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, over its own flag; may be repeated."),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/<tasks>_<number>.")] = None,
     resume: Annotated[
@@ -70,20 +85,12 @@ def train(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print SB3's log and each evaluation.")] = False,
 ) -> None:
     """Train one agent on several tasks; everything about the run goes into its folder."""
-    from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
     from sb3_multitask.experiments.run_folder import RunFolder
     from sb3_multitask.experiments.shipped import find_config
     from sb3_multitask.experiments.train import train_run
 
-    overrides = {
-        "tasks": split_tasks(tasks),
-        "n_timesteps": n_timesteps,
-        "n_envs_per_task": n_envs_per_task,
-        "seed": seed,
-        "task_schedule": task_schedule,
-    }
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    overrides |= parse_settings(settings or [], "--set")
+    tasks = {"tasks": split_tasks(given["tasks"])} if "tasks" in given else {}
+    overrides = {**given, **tasks, **parse_settings(settings or [], "--set")}
     modules = import_packages([*(gym_packages or []), *modules_of(overrides)])
     if resume is not None:
         if overrides or config or run_dir:
@@ -140,5 +147,5 @@ def _announce(text: str) -> None:
     console.print(text, markup=False)  # brackets in names and paths are no markup
 
 
-def split_tasks(tasks: str | None) -> str | tuple[str, ...] | None:
-    return tuple(tasks.split(",")) if tasks is not None and "," in tasks else tasks
+def split_tasks(tasks: str) -> str | tuple[str, ...]:
+    return tuple(tasks.split(",")) if "," in tasks else tasks

@@ -59,18 +59,21 @@ def _no_tasks(source: str | Path) -> str:
 
 
 def _load(path: Path) -> Any:
-    """A model of ours, or an agent."""
-    from sb3_multitask import A2CMultiTask, load_agent
+    """A model, if its file holds its tasks and statistics, or an agent."""
+    from sb3_multitask import load_agent
     from sb3_multitask.agents.trained_files import NAMES, locate, model_zip
+    from sb3_multitask.algorithms import ALGORITHMS, has_ability
     from sb3_multitask.readers import UnreadableFileError, read_sb3_zip
     from sb3_multitask.readers.zoo_folder import ZooFolder
 
+    with_tasks = (algorithm for algorithm in ALGORITHMS.values() if has_ability(algorithm, "carries_statistics"))
+    algorithms = {algorithm.__name__: algorithm for algorithm in with_tasks}
     if path.is_dir() or path.suffix == ".zip" or locate(path).suffix == ".zip":
         try:
             model = model_zip(path)
-            policy = read_sb3_zip(model)
-            if ZooFolder.at(path) is None and policy.algorithm == A2CMultiTask.__name__:
-                return A2CMultiTask.load(model, device="cpu")
+            algorithm = algorithms.get(read_sb3_zip(model).algorithm)
+            if ZooFolder.at(path) is None and algorithm is not None:
+                return algorithm.load(model, device="cpu")
             if locate(path) == model and ZooFolder.at(path) is None:
                 raise ValueError(_no_tasks(path))  # another algorithm's zip alone names none
         except (FileNotFoundError, UnreadableFileError):

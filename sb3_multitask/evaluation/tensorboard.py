@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 
 from sb3_multitask.agents import agent_of
-from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms import arguments_of, has_ability, task_terms_of
 from sb3_multitask.checkpoint.snapshot import descend
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation.envs import tasks_of
 
 Layout = dict[str, dict[str, list[Any]]]
-_NOT_HPARAMS = {"self", "env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}
+_NOT_HPARAMS = {"env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}
 _VIDEO_SIZE = (192, 144)
 
 
@@ -132,12 +131,12 @@ def chart_layout(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Se
     :param eval_names: ``log_name`` of each ``MultiTaskEvalCallback``
     """
     keys: dict[str, Sequence[str]] = {}
-    if isinstance(model, A2CMultiTask):
-        has_std = model.policy.log_std_mode == "per_task"
+    if has_ability(model, "logs_tasks"):
+        has_std = getattr(model.policy, "log_std_mode", None) == "per_task"
         keys["rollout"] = ("ep_rew_mean", "ep_len_mean")
-        keys["train"] = ("policy_loss", "value_loss", "entropy_loss", *(["std"] if has_std else []))
-        if model.is_taught:
-            keys["distill"] = ("loss", "kl")
+        keys["train"] = (*task_terms_of(model), *(["std"] if has_std else []))
+    if has_ability(model, "distils") and getattr(model, "is_taught", False):
+        keys["distill"] = ("loss", "kl")
     keys |= dict.fromkeys(eval_names, ("mean_reward", "mean_ep_length"))
     return {  # TensorBoard takes tags for regular expressions
         group: {key: ["Multiline", [re.escape(f"{group}/{name}/{key}") for name in task_names]] for key in of_group}
@@ -152,7 +151,7 @@ def hyper_parameters(model: BaseAlgorithm, task_names: Sequence[str]) -> dict[st
         "tasks": ", ".join(task_names),
         "n_envs": model.n_envs,
     }
-    for name in inspect.signature(type(model).__init__).parameters:
+    for name in arguments_of(type(model)):
         value = getattr(model, name, None)
         if name in _NOT_HPARAMS or value is None:
             continue
@@ -166,7 +165,7 @@ def hyper_parameters(model: BaseAlgorithm, task_names: Sequence[str]) -> dict[st
 
 def _metrics(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Sequence[str]) -> list[str]:
     """Tags of what a run is judged by."""
-    of_tasks = [f"rollout/{name}/ep_rew_mean" for name in task_names] if isinstance(model, A2CMultiTask) else []
+    of_tasks = [f"rollout/{name}/ep_rew_mean" for name in task_names] if has_ability(model, "logs_tasks") else []
     metrics = ["rollout/ep_rew_mean", *of_tasks]
     for group in eval_names:
         metrics += [f"{group}/mean_reward", f"{group}/worst_task_reward"]

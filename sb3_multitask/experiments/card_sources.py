@@ -12,9 +12,9 @@ from typing import NamedTuple
 from sb3_multitask.agents import Agent
 from sb3_multitask.agents.files import load_agent
 from sb3_multitask.agents.trained_files import SHARED_NAME, run_of
+from sb3_multitask.algorithms import ALGORITHMS
 from sb3_multitask.evaluation.evaluate import evaluate_tasks
 from sb3_multitask.evaluation.results import TaskResult
-from sb3_multitask.experiments.algorithms import ALGORITHMS
 from sb3_multitask.experiments.config import TrainConfig, load_config
 from sb3_multitask.experiments.plot import plot_runs, read_run
 from sb3_multitask.experiments.run_folder import RunFolder

@@ -1,65 +1,65 @@
-"""What a run is: a frozen, validated config, and how it is read from YAML."""
+"""What a run is: frozen, validated settings; :mod:`~sb3_multitask.experiments.config_files` reads them from YAML."""
 
 from __future__ import annotations
 
 import copy
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from sb3_contrib import TRPO
-from stable_baselines3 import PPO
+from pydantic import Field, field_validator, model_validator
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_multitask.algorithms.a2c import A2CMultiTask
-from sb3_multitask.algorithms.engine import EngineName as Engine
+from sb3_multitask.algorithms import ALGORITHMS, arguments_of, has_ability
+from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.transfer import Frozen
 from sb3_multitask.evaluation.callback import Score
+from sb3_multitask.experiments.algorithm_settings import (
+    check_settings,
+    check_sub_sampling,
+    further_arguments,
+    has_default,
+    settings_of_algorithms,
+    takes,
+)
+from sb3_multitask.experiments.config_files import Config, dump_config, load_config, make_config
+from sb3_multitask.experiments.schedules import (
+    Schedulable,
+    check_schedule,
+    check_schedules,
+    is_constant,
+    with_schedules,
+)
 from sb3_multitask.losses import DistillLoss
-from sb3_multitask.losses.schedules import in_range
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.devices import device_of
-from sb3_multitask.storage.yaml_files import ConfigError, read_yaml, write_yaml
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.layers import TaskSchedule
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 
-Schedulable: TypeAlias = float | str
-
+__all__ = ["ConfigError", "EvaluateConfig", "FolderName", "TrainConfig", "dump_config", "load_config", "make_config"]
 
 FolderName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A name that becomes a folder and cannot leave its parent."""
 
+if TYPE_CHECKING:
+    AlgorithmName: TypeAlias = str
+else:
+    AlgorithmName = Literal[tuple(ALGORITHMS)]
 
-Algorithm: TypeAlias = Literal["a2c_mt", "ppo", "trpo"]
-_SETTINGS = (
-    *("policy_kwargs", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "normalize_advantage"),
-    "learning_rate",
-)
-_COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
-SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", *_COEFFICIENTS)
-"""Arguments of the algorithms that may be schedules."""
-_ONLY_OURS = (
-    *("task_schedule", "engine", "teachers", "distill_loss", *_COEFFICIENTS),
-    *("init_from", "init_tasks", "freeze"),
-)
-_NOT_IN = {"trpo": ("ent_coef", "vf_coef", "max_grad_norm")}
 _NOT_SEQUENTIAL = (
     *("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at", "tensorboard"),
     *("eval_freq", "score", "checkpoint_freq", "keep_checkpoints"),
 )
 
 
-class TrainConfig(BaseModel):
-    """One training run. Names are rl-zoo's and SB3's where they have one; unset values keep A2C's defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+class TrainConfig(Config):
+    """One training run. Names are rl-zoo's and SB3's where they have one; unset values keep the algorithm's default."""
 
     tasks: str | tuple[str, ...] | dict[str, str] = Field(
         "HalfCheetahBody6", description="A task set, an id, a list of ids, or names with their ids"
@@ -71,10 +71,12 @@ class TrainConfig(BaseModel):
     n_envs_per_task: int = Field(4, ge=1, description="Copies of each task")
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
     task_schedule: TaskSchedule = Field("joint", description="All tasks in one update, or one after the other")
-    algo: Algorithm = Field("a2c_mt", description="A2CMultiTask, or SB3's PPO or sb3-contrib's TRPO on the same policy")
+    algo: AlgorithmName = Field(
+        "a2c_mt", description="A2CMultiTask, or SB3's PPO or sb3-contrib's TRPO on the same policy"
+    )
     algo_kwargs: dict[str, Any] = Field({}, description="Further arguments of the algorithm, such as batch_size")
     sequential: bool = Field(default=False, description="One head learns the tasks in turn, n_timesteps over all")
-    engine: Engine = Field("auto", description="What computes actions and updates")
+    engine: EngineName = Field("auto", description="What computes actions and updates")
     backend: BackendName = Field("auto", description="What runs the environments")
     on_fault: OnFault = Field("stop", description="What a NaN, a failed simulation, ... does: stop or quarantine")
     normalize: bool | dict[str, Any] = Field(
@@ -144,33 +146,27 @@ class TrainConfig(BaseModel):
     @field_validator("learning_rate", "distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
     @classmethod
     def _number_or_schedule(cls, value: float | str | None) -> float | str | None:
-        _check_schedule(value)
+        check_schedule(value)
         return value
 
     @field_validator("algo_kwargs")
     @classmethod
     def _schedules_of_algorithm(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        for name, value in kwargs.items():
-            if name in SCHEDULES:
-                try:
-                    _check_schedule(value)
-                except ValueError as e:
-                    raise ValueError(f"{name} {e}") from e
-            elif isinstance(value, str) and value.startswith("lin_"):
-                raise ValueError(f"{name} takes no schedule (got {value!r}); those that do: {', '.join(SCHEDULES)}")
+        check_schedules(kwargs)
         return kwargs
 
     @model_validator(mode="after")
     def _algorithm_has_it(self) -> Self:
-        if self.algo != "a2c_mt":
-            bad = [name for name in _ONLY_OURS if name in self.model_fields_set]
-            bad += [name for name in _NOT_IN.get(self.algo, ()) if name in self.model_fields_set]
-            if bad:
-                raise ValueError(f"algo {self.algo!r} has no {', '.join(bad)}")
-            if self.policy != type(self).model_fields["policy"].default or "policy" in self.algo_kwargs:
-                raise ValueError(f"algo {self.algo!r} runs with MultiTaskMlpPolicy only")
-        if self.algo == "trpo":
-            check_sub_sampling(self.algo_kwargs)
+        check_settings(self.algo, [name for name in _OF_ALGORITHMS if name in self.model_fields_set])
+        policy = type(self).model_fields["policy"].default
+        is_given = self.policy != policy or "policy" in self.algo_kwargs
+        if is_given and policy not in self._algorithm.policy_aliases:  # SB3's own, whose policies know no tasks
+            raise ValueError(f"algo {self.algo!r} runs with {policy} only")
+        check_sub_sampling(self._algorithm, self.algo_kwargs)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sequential(self) -> Self:
         if self.sequential:
             fields = type(self).model_fields
             bad = [name for name in _NOT_SEQUENTIAL if getattr(self, name) not in (fields[name].default, 0)]
@@ -178,7 +174,7 @@ class TrainConfig(BaseModel):
                 raise ValueError(f"sequential training has no {', '.join(bad)}")
             if not 2 <= len(self.task_names) <= self.n_timesteps:
                 raise ValueError("sequential training needs at least two tasks, and a step for each")
-            if _parse_schedule(self.learning_rate)[1]:
+            if not is_constant(self.learning_rate):
                 raise ValueError(
                     "sequential training needs a constant learning_rate: each task would have its own ramp"
                 )
@@ -209,9 +205,13 @@ class TrainConfig(BaseModel):
         return self
 
     @property
+    def _algorithm(self) -> type[OnPolicyAlgorithm]:
+        return ALGORITHMS[self.algo]
+
+    @property
     def is_resumable(self) -> bool:
         """Whether an interrupted run resumes from a checkpoint, to the same bits; others are started over."""
-        return self.algo == "a2c_mt" and not self.sequential
+        return has_ability(self._algorithm, "resumable") and not self.sequential
 
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The tasks, in order, with the arguments of their environments."""
@@ -253,23 +253,38 @@ class TrainConfig(BaseModel):
     def algorithm_kwargs(self) -> dict[str, Any]:
         """The part that goes to the algorithm."""
         common = {"policy": self.policy, "seed": self.seed, "device": device_of(self.device)}
-        if self.algo != "a2c_mt":  # what is not set has defaults of its own
-            return {
-                **common,
-                **self._values(name for name in _SETTINGS if name in self.model_fields_set),
-            } | _with_schedules(self.algo_kwargs)
-        names = (*_SETTINGS, "task_schedule", "engine", "distill_loss", *_COEFFICIENTS)
-        return {**common, **self._values(names), "teachers": self.teachers or None, **_with_schedules(self.algo_kwargs)}
-
-    def _values(self, names: Iterable[str]) -> dict[str, Any]:
+        arguments, left_out = arguments_of(self._algorithm), self.left_out()
+        names = [name for name in _OF_ALGORITHMS if name in arguments and name not in left_out]
         own = {name: copy.deepcopy(getattr(self, name)) for name in names}  # SB3 writes into policy_kwargs
-        return _with_schedules(own)
+        return {**common, **with_schedules(own), **with_schedules(self.algo_kwargs)}
+
+    def left_out(self) -> Collection[str]:
+        """Settings that stay at the algorithm's own default, which is another, and those that it does not have.
+
+        They are not written either, since what is set would not be left to the algorithm.
+        """
+        fields = type(self).model_fields
+        return [
+            name
+            for name in _OF_ALGORITHMS
+            if name not in self.model_fields_set
+            and not (takes(self._algorithm, name) and has_default(self._algorithm, name, fields[name].default))
+        ]
+
+    @classmethod
+    def place_of(cls, key: str, values: Mapping[str, Any]) -> str | None:
+        """Further arguments of the algorithm go below ``algo_kwargs``."""
+        algo = values.get("algo", cls.model_fields["algo"].default)
+        if isinstance(algo, str) and algo in ALGORITHMS and key in further_arguments(ALGORITHMS[algo]):
+            return f"{key!r} is an argument of the algorithm; write algo_kwargs: {{{key}: {values[key]}}}"
+        return super().place_of(key, values)
 
 
-class EvaluateConfig(BaseModel):
+_OF_ALGORITHMS = settings_of_algorithms(TrainConfig.model_fields)
+
+
+class EvaluateConfig(Config):
     """One evaluation of a trained agent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     model: str = Field(description="A run's folder, a zip or an agent in it, or `pretrained:<name>`")
     n_eval_episodes: int = Field(20, ge=1, description="Episodes per task")
@@ -277,124 +292,8 @@ class EvaluateConfig(BaseModel):
     deterministic: bool = Field(default=True, description="The Gaussian's mean, or samples")
 
 
-_MESSAGES = {
-    "tuple_type": "must be a list, such as [a, b]",
-    "dict_type": "must be names with values, such as {key: value}",
-    "extra_forbidden": "unknown key",
-}
-"""Of pydantic's errors that speak of Python."""
-Config = TypeVar("Config", bound=BaseModel)
-
-
-def load_config(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a YAML file into a config. Nothing in the file is executed.
-
-    :param kind: the config's class, such as ``TrainConfig``
-    :param path: a YAML 1.2 file with the config's keys
-    :param overrides: values that replace the file's, such as the command line's
-    :raises ConfigError: unreadable file, duplicate or unknown key (with the closest one), bad value; with the line
-    """
-    values, lines = read_yaml(Path(path))
-    return make_config(
-        kind,
-        {**values, **(overrides or {})},
-        where=lambda key: f"{path}:{lines[key]}" if key in lines else str(path),
-    )
-
-
-def make_config(kind: type[Config], values: Mapping[str, Any], where: Any = lambda _key: "config") -> Config:
-    """Validate ``values``; see :func:`load_config` for what it raises."""
-    for key in values:
-        if key not in kind.model_fields:
-            known = kind.model_fields
-            if isinstance(values[key], Mapping) and "policy" in values[key]:
-                raise ConfigError(
-                    f"{where(key)}: {key!r} with a policy below it is rl_zoo3's format, for "
-                    "`python -m sb3_multitask.zoo train -conf`. Configs of `sb3-multitask train` have no such level."
-                )
-            if kind is TrainConfig and key in _further_arguments(values.get("algo")):
-                raise ConfigError(
-                    f"{where(key)}: {key!r} is an argument of the algorithm; write "
-                    f"algo_kwargs: {{{key}: {values[key]}}}"
-                )
-            raise ConfigError(
-                f"{where(key)}: unknown key {key!r}.{did_you_mean(str(key), known)} Known keys: {', '.join(known)}"
-            )
-    try:
-        return kind(**values)
-    except ValidationError as e:
-        problems = []
-        for error in e.errors(include_url=False):
-            key = str(error["loc"][0]) if error["loc"] else "config"
-            message = _MESSAGES.get(error["type"], error["msg"].removeprefix("Value error, "))
-            path = ".".join(map(str, error["loc"]))
-            problem = f"`{path}`: {message} (got {error['input']!r:.300})" if path else message
-            problems.append(f"{where(key)}: {problem}")
-        raise ConfigError("\n".join(dict.fromkeys(problems))) from e
-
-
-def _further_arguments(algo: object) -> set[str]:
-    """Arguments of an algorithm that are no setting of their own."""
-    others: dict[object, type] = {"ppo": PPO, "trpo": TRPO}
-    return set(signature(others.get(algo, A2CMultiTask)).parameters) - {"env", "verbose", "_init_setup_model"}
-
-
 def _check_arguments(given: Mapping[str, Any], of: type) -> None:
     known = list(signature(of).parameters)
     for name in given:
         if name not in known:
             raise ValueError(f"unknown argument {name!r}.{did_you_mean(name, known)}")
-
-
-def dump_config(config: TrainConfig, path: Path) -> None:
-    """Write a config as YAML that :func:`load_config` reads back to an equal one.
-
-    All settings are written, but for those that are left to another algorithm's own defaults.
-    """
-    exclude = set() if config.algo == "a2c_mt" else {*_ONLY_OURS, *_SETTINGS} - config.model_fields_set
-    write_yaml(path, config.model_dump(mode="json", exclude=exclude))
-
-
-def _parse_schedule(value: float | str) -> tuple[float, bool]:
-    """``0.1`` -> (0.1, False), constant; ``"lin_0.1"`` -> (0.1, True), falling to 0 with the remaining progress."""
-    text = str(value)
-    try:
-        return float(text.removeprefix("lin_")), text.startswith("lin_")
-    except ValueError as e:
-        raise ValueError("must be a number, or lin_<number> for one that falls to 0 (as in rl-zoo)") from e
-
-
-def as_schedule(value: float | str | None) -> Any:
-    """What SB3 takes: a number, or a function of the remaining progress (of ``lin_<number>``); ``None`` stays.
-
-    :raises ValueError: if it is neither
-    """
-    if value is None:
-        return None
-    number, falls = _parse_schedule(value)
-    return (lambda progress_remaining: number * in_range(progress_remaining)) if falls else number
-
-
-def check_sub_sampling(arguments: Mapping[str, Any]) -> None:
-    """Raise on an argument of sb3-contrib's TRPO with which its ``train`` fails.
-
-    :raises ValueError: if the batch is to be sub-sampled: TRPO takes slices of the observations, and ours are a dict
-    """
-    factor = arguments.get("sub_sampling_factor", 1)
-    if factor != 1:
-        raise ValueError(
-            f"sub_sampling_factor must be 1 (got {factor!r}): sb3-contrib's TRPO cannot sub-sample observations that "
-            "are dicts, and multi-task ones are. For updates from fewer rows take a smaller n_steps"
-        )
-
-
-def _check_schedule(value: Any) -> None:
-    if value is not None:
-        number, _ = _parse_schedule(value)
-        if not 0 <= number < math.inf:
-            raise ValueError("must be finite and not negative")
-
-
-def _with_schedules(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an algorithm with ``lin_<number>`` as a function, wherever a schedule is taken."""
-    return {name: as_schedule(value) if name in SCHEDULES else value for name, value in values.items()}

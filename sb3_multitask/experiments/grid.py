@@ -14,9 +14,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config, make_config
+from sb3_multitask.experiments.config_files import Config
 from sb3_multitask.experiments.run_folder import RunFolder, folder_of_agent
 from sb3_multitask.experiments.shipped import find_config, is_shipped
 from sb3_multitask.storage.yaml_files import ConfigError, load_values
@@ -25,10 +26,8 @@ from sb3_multitask.tasks import did_you_mean
 _REFERENCE = "run:"
 
 
-class Preset(BaseModel):
+class Preset(Config):
     """Settings that all runs share, and the seeds they run with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: str = Field(description="YAML file of a TrainConfig: beside the grid's file, or zoo_configs/<name>")
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1, description="Seeds of every run")
@@ -37,10 +36,8 @@ class Preset(BaseModel):
     configs: dict[str, str] = Field({}, description="Run -> the config of this run, in place of `config`")
 
 
-class GridConfig(BaseModel):
+class GridConfig(Config):
     """A grid of runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: str = Field(description="Where the run folders go")
     presets: dict[FolderName, Preset] = Field(min_length=1, description="Name -> config and seeds")

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agents import agent_of
 from sb3_multitask.agents.files import save_agent
-from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms import has_ability
 from sb3_multitask.algorithms.task_logs import log_last_update
 from sb3_multitask.evaluation.evaluate import evaluate_tasks
 from sb3_multitask.evaluation.results import TaskResult
@@ -62,7 +62,7 @@ def train_in_turn(
             model.learn(
                 per_task, reset_num_timesteps=i == 0, progress_bar=progress_bar, log_interval=config.log_interval
             )
-            if not isinstance(model, A2CMultiTask):  # which writes it itself
+            if not has_ability(model, "logs_tasks"):  # those that do have written it
                 log_last_update(model)
             results[f"after_{i + 1}"] = _evaluate(model, tasks, config)
             folder.write_results(**results)

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.agents import agent_of
 from sb3_multitask.agents.files import save_agent
 from sb3_multitask.agents.trained_files import model_zip
-from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms import has_ability
 from sb3_multitask.algorithms.task_logs import log_last_update
 from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
@@ -131,8 +131,8 @@ class _Clock:
 
 
 def _learn(model: OnPolicyAlgorithm, config: TrainConfig, callbacks: list[BaseCallback], progress_bar: bool) -> None:
-    """The training alone; other algorithms log each task, and their last update, as A2CMultiTask does by itself."""
-    if isinstance(model, A2CMultiTask):
+    """The training alone, with each task and the last update in the log, whether or not the algorithm logs them."""
+    if has_ability(model, "logs_tasks"):
         model.learn(config.n_timesteps, callbacks, log_interval=config.log_interval, progress_bar=progress_bar)
         return
     episodes = TaskEpisodesCallback(until_restored=True)
@@ -174,7 +174,7 @@ def _train(
             )
         )
         model = make_algorithm(config, env, verbose)
-        if isinstance(model, A2CMultiTask):
+        if has_ability(model, "carries_statistics"):
             _begin_with(model, config)
         others = config.other_tasks()
         eval_envs += [other_env(model, other, config.eval_episodes, config.seed) for other in others.values()]
@@ -194,7 +194,7 @@ def _train(
         if config.tensorboard:
             callbacks.append(MultiTaskTensorBoardCallback(hparams={"n_envs_per_task": config.n_envs_per_task}))
         with ExitStack() as stack:
-            if isinstance(model, A2CMultiTask):
+            if has_ability(model, "resumable"):
                 checkpoints = ResumableCheckpointCallback(
                     folder.checkpoints, config.checkpoint_freq, config.keep_checkpoints, verbose=0
                 )
@@ -210,7 +210,7 @@ def _train(
         results["after"] = evaluate_fully(model, config.n_eval_episodes, others)
         folder.write_results(**results)
         venv = cast("MultiTaskVecEnv", env.unwrapped)
-        engine = model.last_engine if isinstance(model, A2CMultiTask) else None
+        engine = getattr(model, "last_engine", None)
         return {"engine": engine, "backend": venv.backend, "physics_threads": venv.n_threads}
     finally:
         with ExitStack() as stack:  # all of them, also if one raises
@@ -218,14 +218,14 @@ def _train(
                 stack.callback(an_env.close)
 
 
-def _begin_with(model: A2CMultiTask, config: TrainConfig) -> None:
+def _begin_with(model: Any, config: TrainConfig) -> None:
     """Weights, statistics and freezing that training begins with."""
     if config.init_from is not None:
         try:
             path = model_zip(config.init_from)
         except FileNotFoundError as e:
             raise ConfigError(f"init_from: {e}") from e
-        source = A2CMultiTask.load(path, device="cpu")
+        source = type(model).load(path, device="cpu")
         try:
             transfer(model, source, config.init_tasks or {name: name for name in config.task_names})
         except ValueError as e:

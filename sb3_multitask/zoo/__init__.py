@@ -7,7 +7,9 @@ enjoy`` and ``plot``. Needs the extra ``zoo``. See ``docs/zoo.md``.
 - ``__main__``: the commands, and ``train``
 - ``settings``: configs and command lines, read without executing them
 - ``manager``: training and tuning
-- ``search``: the search spaces, and how a trial is evaluated
+- ``normalization``: the normaliser's statistics, beside a model or in its file
+- ``search``: the search spaces
+- ``trials``: how a trial is evaluated and pruned
 - ``study``: which trials can be compared, and so belong to one study
 - ``playing``: ``enjoy`` and ``record_video``, translated
 - ``figures``: the plots, translated

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import os
 import shlex
 import shutil
 import sys
@@ -17,19 +16,18 @@ import optuna
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_callback_list
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ProgressBarCallback
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.callbacks import CheckpointCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from sb3_multitask.algorithms import has_ability
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback, Score
 from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
-from sb3_multitask.readers.zoo_folder import statistics_beside
 from sb3_multitask.storage.files import write_text
 from sb3_multitask.storage.yaml_files import ConfigError, write_yaml
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
-from sb3_multitask.vec_env.faults import TaskFault
-from sb3_multitask.zoo.search import CONVERTERS, SAMPLERS, TrialCallback, Values
+from sb3_multitask.zoo.normalization import EarlierModel, SaveStatistics, check_same_normalization
+from sb3_multitask.zoo.search import SPACES, Values
 from sb3_multitask.zoo.settings import (
     ALGORITHMS,
     check_hyperparameters,
@@ -39,6 +37,7 @@ from sb3_multitask.zoo.settings import (
     read_hyperparameters,
 )
 from sb3_multitask.zoo.study import check_study
+from sb3_multitask.zoo.trials import TrialCallback, hyperparameters_of_trial, pruning_breakdowns
 
 
 class MultiTaskExperimentManager(ExperimentManager):
@@ -90,7 +89,8 @@ class MultiTaskExperimentManager(ExperimentManager):
         print(f"Loading hyperparameters from: {self.config}")  # noqa: T201 (as the zoo does)
         values = read_hyperparameters(self.config, self.env_name.gym_id)
         if self.trial_id is not None:
-            values = merged(values, self._trial(self.trial_id))
+            trial = hyperparameters_of_trial(self.algo, self.storage, self.study_name, self.trial_id)
+            values = merged(values, trial)
         values = merged(values, self.custom_hyperparams or {})
         if "env_kwargs" in values and self.env_kwargs:
             values["env_kwargs"] = self.env_kwargs
@@ -100,20 +100,6 @@ class MultiTaskExperimentManager(ExperimentManager):
         if self.verbose > 0:
             pprint(values)  # noqa: T203
         return values, copy.deepcopy(values)
-
-    def _trial(self, number: int) -> Values:
-        """The hyper-parameters of a trial of the study in the storage."""
-        if not (self.storage and self.study_name):
-            raise ConfigError("--trial-id needs --storage and --study-name, which say where the trial is")
-        where = f"the study {self.study_name!r} in {self.storage}"
-        try:
-            if number >= 0:
-                return CONVERTERS[self.algo](self.load_trial(self.storage, self.study_name, number, convert=False))
-        except KeyError as e:
-            raise ConfigError(f"--storage, --study-name: there is no {where[4:]}, or it is not of {self.algo}") from e
-        except IndexError:
-            pass
-        raise ConfigError(f"--trial-id must be the number of a trial of {where}, from 0 on (got {number})")
 
     def _preprocess_hyperparams(self, hyperparams: Values) -> Any:
         if self._eval_env_kwargs_args is None:  # the zoo would leave those of a config out
@@ -165,9 +151,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         if eval_env:
             kwargs |= {"norm_reward": False, "training": False}
         normalized = MultiTaskVecNormalize(env, **kwargs)
-        if self.continue_training and self.algo != "a2c_mt":  # whose file holds its statistics
-            path = statistics_beside(self.trained_agent, self.env_name)
-            assert path is not None  # see _preprocess_normalization
+        if self.continue_training and (path := self._model_to_go_on_with.statistics_file) is not None:
             saved = MultiTaskVecNormalize.load(str(path), env)
             normalized.set_statistics(saved.get_statistics())
         return normalized
@@ -176,22 +160,13 @@ class MultiTaskExperimentManager(ExperimentManager):
         normalize = hyperparams.pop("normalize", False)
         self.normalize_kwargs = dict(normalize) if isinstance(normalize, dict) else {}
         self.normalize = normalize is not False
-        if self.continue_training and self.normalize != self._has_statistics():
-            raise ConfigError(
-                f"-i {self.trained_agent} was trained on normalised observations: go on with -params normalize:true"
-                if not self.normalize
-                else f"-i {self.trained_agent} has no statistics of a normaliser, "
-                f"{'in it' if self.algo == 'a2c_mt' else 'as vecnormalize.pkl beside it'}: if it was trained on raw "
-                "observations, go on with -params normalize:false"
-            )
+        if self.continue_training:
+            check_same_normalization(self._model_to_go_on_with, self.normalize)
         return hyperparams
 
-    def _has_statistics(self) -> bool:
-        """Whether the agent to go on with has a normaliser's statistics."""
-        if self.algo == "a2c_mt":  # whose file holds them
-            saved, _, _ = load_from_zip_file(self.trained_agent, device="cpu")
-            return (saved or {}).get("normalizer_state") is not None
-        return statistics_beside(self.trained_agent, self.env_name) is not None
+    @property
+    def _model_to_go_on_with(self) -> EarlierModel:
+        return EarlierModel(self.trained_agent, self.env_name, ALGORITHMS[self.algo])
 
     # Callbacks
 
@@ -199,7 +174,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         """The zoo's progress bar, checkpoints and evaluation, with its files; frequencies in environment steps."""
         if self.show_progress:
             self.callbacks.append(ProgressBarCallback())
-        if self.algo != "a2c_mt":  # which logs them itself
+        if not has_ability(ALGORITHMS[self.algo], "logs_tasks"):
             self.callbacks.append(TaskEpisodesCallback())
         if self.save_freq > 0:
             save_freq = max(self.save_freq // self._n_rows, 1)
@@ -210,7 +185,7 @@ class MultiTaskExperimentManager(ExperimentManager):
             self.callbacks.append(
                 MultiTaskEvalCallback(
                     self.create_envs(self.n_eval_envs, eval_env=True),
-                    callback_on_new_best=_SaveStatistics(Path(self.params_path)) if self.normalize else None,
+                    callback_on_new_best=SaveStatistics(Path(self.params_path)) if self.normalize else None,
                     n_eval_episodes=self.n_eval_episodes,
                     eval_freq=self.eval_freq,
                     log_path=self.save_path,
@@ -242,8 +217,11 @@ class MultiTaskExperimentManager(ExperimentManager):
     def hyperparameters_optimization(self) -> None:
         """The zoo's search, each trial evaluated on every task.
 
-        :raises ConfigError: if the study holds trials of another score, budget or config
+        :raises ConfigError: if the study holds trials of another score, budget or config, or nothing is searched for
+            the algorithm
         """
+        if self.algo not in SPACES:
+            raise ConfigError(f"--optimize has nothing to search for {self.algo}; it has for {', '.join(SPACES)}")
         if self.storage is not None and self.study_name is not None:
             check_study(self.storage, self.study_name, self._settings_of_trials())
         super().hyperparameters_optimization()
@@ -265,31 +243,24 @@ class MultiTaskExperimentManager(ExperimentManager):
         }
 
     def objective(self, trial: optuna.Trial) -> float:
-        """A trial's final score; hyper-parameters with which training breaks down are pruned.
+        """A trial's final score.
 
-        Other errors come from the settings, would prune every trial, and end the study.
-
-        :raises TrialPruned: then, or if Optuna said so
+        :raises TrialPruned: if training breaks down, or Optuna said so
         """
         sampled = self._sample(trial)
         env = self.create_envs(self.n_envs, no_log=True)
         eval_env = self.create_envs(self.n_eval_envs, eval_env=True)
         evaluation = self._trial_callback(eval_env, trial)
         try:
-            model = ALGORITHMS[self.algo](
-                env=env,
-                seed=None,  # Trials are not seeded, as in the zoo.
-                verbose=self.verbose if self.verbose >= 2 else 0,
-                device=self.device,
-                **{**self._hyperparams, **constructor_arguments(sampled)},
-            )
-            model.learn(self.n_timesteps, [*get_callback_list({"callback": self.specified_callbacks}), evaluation])
-        except (AssertionError, ValueError, RuntimeError) as e:
-            if not _is_breakdown(e):
-                raise
-            print(e, "Sampled hyperparams:", sep="\n")  # noqa: T201 (as the zoo does)
-            pprint(sampled)  # noqa: T203
-            raise optuna.TrialPruned from e
+            with pruning_breakdowns(sampled):
+                model = ALGORITHMS[self.algo](
+                    env=env,
+                    seed=None,  # Trials are not seeded, as in the zoo.
+                    verbose=self.verbose if self.verbose >= 2 else 0,
+                    device=self.device,
+                    **{**self._hyperparams, **constructor_arguments(sampled)},
+                )
+                model.learn(self.n_timesteps, [*get_callback_list({"callback": self.specified_callbacks}), evaluation])
         finally:
             env.close()
             eval_env.close()
@@ -300,7 +271,7 @@ class MultiTaskExperimentManager(ExperimentManager):
     def _sample(self, trial: optuna.Trial) -> Values:
         """A trial's hyper-parameters; what they leave open of ``policy_kwargs`` stays as in the config."""
         trial.set_user_attr("score", self.score)
-        sampled = SAMPLERS[self.algo](trial, self.n_actions, self.n_envs, {})
+        sampled = SPACES[self.algo].sample(trial, self.n_actions, self.n_envs, {})
         self._gamma = sampled.get("gamma", self._gamma)
         return merged({"policy_kwargs": self._hyperparams.get("policy_kwargs")}, sampled)
 
@@ -308,7 +279,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         path, saved = None, None
         if self.optimization_log_path is not None:
             path = Path(self.optimization_log_path, f"trial_{trial.number}")
-            saved = _SaveStatistics(path / self.env_name) if self.normalize else None  # where -i looks for them
+            saved = SaveStatistics(path / self.env_name) if self.normalize else None  # where -i looks for them
         return TrialCallback(
             eval_env,
             trial,
@@ -320,24 +291,3 @@ class MultiTaskExperimentManager(ExperimentManager):
             eval_freq=max(self.n_timesteps // self.n_evaluations, 1),
             deterministic=self.deterministic_eval,
         )
-
-
-def _is_breakdown(error: Exception) -> bool:
-    """Whether training came to numbers that are not finite: a task's, or a loss and actions, ours and torch's words."""
-    return isinstance(error, TaskFault) or any(words in str(error) for words in ("not finite", "found invalid values"))
-
-
-class _SaveStatistics(BaseCallback):
-    """Save the normaliser as the zoo does, and once more for the best model alone."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def _on_step(self) -> bool:
-        normalizer = self.model.get_vec_normalize_env()
-        assert normalizer is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("vecnormalize.pkl", "best_model_vecnormalize.pkl"):
-            normalizer.save(os.fspath(self.folder / name))
-        return True

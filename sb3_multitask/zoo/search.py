@@ -1,20 +1,18 @@
-"""What ``train --optimize`` searches, and how its trials are evaluated."""
+"""What ``train --optimize`` searches: the hyper-parameters of each algorithm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import optuna
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.evaluation.callback import MultiTaskEvalCallback, Score
+from sb3_multitask.algorithms.a2c import A2CMultiTask
 from sb3_multitask.policies.arguments import ACTIVATIONS
+from sb3_multitask.zoo.settings import ALGORITHMS
 
 Values: TypeAlias = dict[str, Any]
-Sampler: TypeAlias = Callable[[optuna.Trial, int, int, Values], Values]
-Converter: TypeAlias = Callable[[Values], Values]
 
 A2C_NETS: dict[str, Values] = {
     "paper": {"net_arch": {"pi": [64, 64], "vf": [64]}, "head_arch": {"pi": [], "vf": [64]}},
@@ -74,43 +72,24 @@ def _plain(hyperparams: Values) -> Values:
     return {**hyperparams, "policy_kwargs": policy_kwargs}
 
 
-def _sampler_of(algo: str) -> Sampler:
-    return lambda *args: _plain(HYPERPARAMS_SAMPLER[algo](*args))
+class Space(NamedTuple):
+    """Hyper-parameters to search: how a trial samples them, and how what it kept (its ``params``) is converted."""
+
+    sample: Callable[[optuna.Trial, int, int, Values], Values]
+    convert: Callable[[Values], Values]
 
 
-def _converter_of(algo: str) -> Converter:
-    return lambda sampled: _plain(HYPERPARAMS_CONVERTER[algo](sampled))
+def _space_of(name: str) -> Space | None:
+    """The space of an algorithm: ours, or the zoo's for the algorithm without ``_mt``; None if there is neither."""
+    if own := _OURS.get(ALGORITHMS[name]):
+        return own
+    of_zoo = name.removesuffix("_mt")
+    sample, convert = HYPERPARAMS_SAMPLER.get(of_zoo), HYPERPARAMS_CONVERTER.get(of_zoo)
+    if sample is None or convert is None:
+        return None
+    return Space(lambda *args: _plain(sample(*args)), lambda sampled: _plain(convert(sampled)))
 
 
-SAMPLERS: dict[str, Sampler] = {"a2c_mt": sample_a2c_mt, "ppo_mt": _sampler_of("ppo"), "trpo_mt": _sampler_of("trpo")}
-CONVERTERS: dict[str, Converter] = {
-    "a2c_mt": convert_a2c_mt,
-    "ppo_mt": _converter_of("ppo"),
-    "trpo_mt": _converter_of("trpo"),
-}
-
-
-class TrialCallback(MultiTaskEvalCallback):
-    """Evaluates a trial on every task and reports its score to Optuna, which may prune it.
-
-    :param trial: the trial; its user attributes hold each task's latest mean return
-    :param eval_env: see ``MultiTaskEvalCallback``, as for the other arguments
-    :param score: what is reported and maximised, the ``"mean"`` over the tasks or the ``"worst"`` task
-    """
-
-    def __init__(self, eval_env: VecEnv, trial: optuna.Trial, score: Score, **kwargs: Any) -> None:
-        super().__init__(eval_env, score=score, verbose=0, **kwargs)
-        self.trial = trial
-        self.is_pruned = False
-
-    def _on_step(self) -> bool:
-        n_before = len(self.evaluations_tasks)
-        goes_on = super()._on_step()
-        if len(self.evaluations_tasks) == n_before:
-            return goes_on
-        results = self.evaluations_tasks[-1]
-        self.last_mean_reward = self.score_of(results)  # what the zoo's objective returns
-        self.trial.set_user_attr("task_rewards", {task: result.mean_reward for task, result in results.items()})
-        self.trial.report(self.last_mean_reward, n_before + 1)
-        self.is_pruned = self.trial.should_prune()
-        return goes_on and not self.is_pruned
+_OURS: dict[type, Space] = {A2CMultiTask: Space(sample_a2c_mt, convert_a2c_mt)}
+SPACES = {name: space for name in ALGORITHMS if (space := _space_of(name)) is not None}
+"""Name of an algorithm -> what is searched for it."""

@@ -12,13 +12,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from sb3_contrib import TRPO
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_multitask.algorithms.a2c import A2CMultiTask
-from sb3_multitask.experiments.config import SCHEDULES, as_schedule, check_sub_sampling
+from sb3_multitask import algorithms
+from sb3_multitask.experiments.algorithm_settings import check_sub_sampling
+from sb3_multitask.experiments.schedules import SCHEDULES, as_schedule
 from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.arguments import ACTIVATIONS
@@ -26,12 +25,15 @@ from sb3_multitask.storage.yaml_files import ConfigError, load_values
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
 
-ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo_mt": PPO, "trpo_mt": TRPO}
-"""The zoo's name -> class: ours, and SB3's and sb3-contrib's on the same policy and VecEnv."""
+ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
+    **{f"{name.removesuffix('_mt')}_mt": algorithm for name, algorithm in algorithms.ALGORITHMS.items()},
+    **{name: algorithm for name, algorithm in algorithms.ALGORITHMS.items() if name.endswith("_mt")},
+}
+"""Name -> class: the table's, with ``_mt``, since the zoo has algorithms of its own that are called ``ppo``, ..."""
 
 POLICY = "MultiTaskMlpPolicy"
 _OF_THE_ZOO = ("n_timesteps", "n_envs", "normalize", "env_kwargs", "callback")
-_SET_BY_FLAGS = ("self", "env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model")
+_SET_BY_FLAGS = ("env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model")
 _CALLBACKS_FROM = ("stable_baselines3.", "sb3_contrib.", "rl_zoo3.callbacks.", "sb3_multitask.")
 
 
@@ -77,7 +79,7 @@ def check_hyperparameters(values: Mapping[str, Any], algo: str) -> None:
 
     :raises ConfigError: says which, and what is accepted
     """
-    known = [name for name in inspect.signature(ALGORITHMS[algo].__init__).parameters if name not in _SET_BY_FLAGS]
+    known = [name for name in algorithms.arguments_of(ALGORITHMS[algo]) if name not in _SET_BY_FLAGS]
     _check_keys(values, [*_OF_THE_ZOO, *known], f"hyper-parameter of {algo}")
     if "n_timesteps" not in values:
         raise ConfigError("`n_timesteps` is missing: environment steps over all tasks")
@@ -92,11 +94,10 @@ def check_hyperparameters(values: Mapping[str, Any], algo: str) -> None:
         arguments = list(inspect.signature(MultiTaskVecNormalize).parameters)[1:]
         _check_keys(values["normalize"], arguments, "argument of MultiTaskVecNormalize in `normalize`")
     _check_callbacks(values.get("callback"))
-    if algo == "trpo_mt":
-        try:
-            check_sub_sampling(values)
-        except ValueError as e:
-            raise ConfigError(str(e)) from e
+    try:
+        check_sub_sampling(ALGORITHMS[algo], values)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
 
 
 def _must_be_a_mapping(name: str, value: Any, others: str = "") -> str:

@@ -23,8 +23,10 @@ def check_study(storage: str, name: str, settings: Mapping[str, Any]) -> None:
     :param settings: what all trials have in common
     :raises ConfigError: if the study's trials had other ones; names what differs
     """
+    if storage.endswith(".log"):
+        Path(storage).parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        storage=_opened(storage), study_name=name, load_if_exists=True, direction="maximize"
+        storage=open_storage(storage), study_name=name, load_if_exists=True, direction="maximize"
     )  # as the zoo will
     now = json.loads(json.dumps(settings, default=str))
     then = study.user_attrs.get(_SETTINGS)
@@ -39,10 +41,10 @@ def check_study(storage: str, name: str, settings: Mapping[str, Any]) -> None:
     study.set_user_attr(_SETTINGS, now)
 
 
-def _opened(storage: str) -> Any:
+def open_storage(storage: str) -> Any:
+    """What Optuna takes: a journal, ``.log``, as an object; a database by its URL."""
     if not storage.endswith(".log"):
         return storage
-    Path(storage).parent.mkdir(parents=True, exist_ok=True)
     backend = optuna.storages.journal.JournalFileBackend(storage)  # type: ignore[attr-defined]
     return optuna.storages.JournalStorage(backend)
 
