@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import output_of
+from helpers.programs import output_of
 from stable_baselines3 import A2C
 
 import sb3_multitask as mt

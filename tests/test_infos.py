@@ -5,8 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import drift_tasks
-from faulty import make
+from helpers.drift import drift_tasks
+from helpers.faulty import make
 
 import sb3_multitask as mt
 from sb3_multitask.vec_env.infos import ColumnInfos, JoinedInfos, StepInfos, ended_rows

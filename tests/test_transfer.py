@@ -197,11 +197,11 @@ def test_sides_that_are_no_models_are_refused():
     model = make()
     agent = mt.load_pretrained("HalfCheetahBody6-vanilla")
     for source in (agent, "model.zip", PPO(mt.MultiTaskActorCriticPolicy, model.get_env(), device="cpu")):
-        with pytest.raises(TypeError, match="`source` must be an A2CMultiTask"):
+        with pytest.raises(TypeError, match="`source` must be a multi-task model"):
             mt.transfer(model, source, {"A": "A"})
     with pytest.raises(TypeError, match="`tasks` must map"):
         mt.transfer(model, model, ["A"])
-    with pytest.raises(TypeError, match="`model` must be an A2CMultiTask"):
+    with pytest.raises(TypeError, match="`model` must be a multi-task model"):
         mt.freeze(agent, "trunk")
 
 

@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.policies.task_steps import stacked_parameters
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
 
 
-def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]) -> None:
+def transfer(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mapping[str, str]) -> None:
     """Give tasks of a model what another task has learned: weights of its head, log-std, and statistics.
 
     From another model the trunk is copied too, so that its heads go on to mean the same. The optimizer's state stays.
@@ -24,7 +24,7 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
     :param model: the model that receives
     :param source: the model that gives: another one with the same nets, or ``model`` itself
     :param tasks: task of ``model`` -> task of ``source``
-    :raises TypeError: if a side is no ``A2CMultiTask``, such as an ``Agent``, which has no statistics of returns
+    :raises TypeError: if a side is no multi-task model, such as an ``Agent``, which has no statistics of returns
     :raises ValueError: on an unknown task, on nets or normalisers that would make something else of the weights, on
         weights that are not finite; both sides are named
     """
@@ -54,12 +54,12 @@ def transfer(model: A2CMultiTask, source: A2CMultiTask, tasks: Mapping[str, str]
         _copy_statistics(receiver, giver, pairs)
 
 
-def freeze(model: A2CMultiTask, what: Frozen) -> None:
+def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     """Keep parameters as they are from now on; ``save`` and ``load`` keep that too.
 
     :param what: ``"trunk"``: the layers that all tasks share; ``"all_but_last"``: everything but the heads' output
         layers and the log-std (the paper's fine-tuning, section 4.2); ``"nothing"``: train everything again
-    :raises TypeError: if the model is no ``A2CMultiTask``
+    :raises TypeError: if it is no multi-task model
     :raises ValueError: on anything else
     """
     _check_model(model, "model")
@@ -70,7 +70,7 @@ def freeze(model: A2CMultiTask, what: Frozen) -> None:
     hidden = [
         f"{net}.layers.{i}.{part}"
         for net, heads in (("action_net", policy.action_net), ("value_net", policy.value_net))
-        for i in range(len(heads.layers) - 1)  # type: ignore[arg-type]
+        for i in range(len(heads.layers) - 1)
         for part in ("weight", "bias")
     ]
     frozen = {"trunk": trunk, "all_but_last": trunk + hidden, "nothing": []}[what]
@@ -87,14 +87,14 @@ def _copy_statistics(normalizer: Any, giver: Mapping[str, Any], pairs: Sequence[
 
 def _check_model(model: object, name: str) -> None:
     if not (isinstance(model, BaseAlgorithm) and hasattr(model, "get_normalizer_state")):
-        hint = f": load it with A2CMultiTask.load({str(model)!r})" if isinstance(model, str | Path) else ""
-        raise TypeError(f"`{name}` must be an A2CMultiTask (got {model!r:.100}){hint}")
+        hint = f": load it, for one with A2CMultiTask.load({str(model)!r})" if isinstance(model, str | Path) else ""
+        raise TypeError(f"`{name}` must be a multi-task model, such as an A2CMultiTask (got {model!r:.100}){hint}")
 
 
-def _index(model: A2CMultiTask, task: str, side: str) -> int:
+def _index(model: MultiTaskAlgorithm, task: str, side: str) -> int:
     names = model.task_names or ()
     if not names:
-        raise ValueError(f"{side} names no tasks: it was not saved by an A2CMultiTask, but by another algorithm")
+        raise ValueError(f"{side} names no tasks: it was saved by another algorithm, which is none of several tasks")
     if task not in names:
         raise ValueError(f"{side} has no task {task!r}; it has: {', '.join(names)}")
     return names.index(task)
@@ -104,7 +104,7 @@ def _normalizes(state: Mapping[str, Any] | None) -> bool:
     return state is not None and bool(state["norm_obs"])
 
 
-def _check_same_meaning(model: A2CMultiTask, source: A2CMultiTask) -> None:
+def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm) -> None:
     """Weights mean the same under the same activation, log-std and normalisation only."""
     names = ["activation_fn", "log_std_mode"]
     if model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these
