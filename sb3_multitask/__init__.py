@@ -7,7 +7,9 @@ from sb3_multitask.agents import Agent
 from sb3_multitask.agents.export import export_onnx, export_torch
 from sb3_multitask.agents.files import load_agent, load_pretrained, save_agent
 from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.ppo import PPOMultiTask
 from sb3_multitask.algorithms.transfer import freeze, transfer
+from sb3_multitask.algorithms.trpo import TRPOMultiTask
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
@@ -41,8 +43,10 @@ __all__ = [
     "MultiTaskTensorBoardCallback",
     "MultiTaskVecEnv",
     "MultiTaskVecNormalize",
+    "PPOMultiTask",
     "ResumableCheckpointCallback",
     "SharedMlpExtractor",
+    "TRPOMultiTask",
     "Task",
     "TaskCyclingVecEnv",
     "TaskEnv",

@@ -15,15 +15,19 @@ from __future__ import annotations
 from inspect import Parameter, signature
 from typing import Literal, TypeAlias
 
-from sb3_contrib import TRPO
-from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.ppo import PPOMultiTask
+from sb3_multitask.algorithms.trpo import TRPOMultiTask
 
-ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
-"""By the name that a config has for them: ours, and SB3's and sb3-contrib's on the same policy and VecEnv."""
+ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
+    "a2c_mt": A2CMultiTask,
+    "ppo": PPOMultiTask,
+    "trpo": TRPOMultiTask,
+}
+"""By the name that a config has for them."""
 
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 Ability: TypeAlias = Literal["resumable", "distils", "carries_statistics", "logs_tasks"]

@@ -31,6 +31,39 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
 
 
+def check_batches(batch_size: int, n_epochs: int, normalize_advantage: bool) -> None:
+    """Raise ValueError on PPO's minibatches that cannot be, before SB3 asserts it."""
+    least = 2 if normalize_advantage else 1
+    if batch_size < least:
+        why = ", of which the advantages are normalised" if normalize_advantage else ""
+        raise ValueError(f"`batch_size` must be at least {least}{why} (got {batch_size})")
+    if n_epochs < 1:
+        raise ValueError(f"`n_epochs` must be at least 1 (got {n_epochs})")
+
+
+def check_sub_sampling(factor: object) -> None:
+    """Raise ValueError if TRPO's batch is to be sub-sampled: it takes slices of the observations, and ours are a dict."""
+    if factor != 1:
+        raise ValueError(
+            f"`sub_sampling_factor` must be 1 (got {factor!r}): sb3-contrib's TRPO cannot sub-sample observations that "
+            "are dicts, and multi-task ones are. For updates from fewer rows take a smaller `n_steps`"
+        )
+
+
+def check_desired_kl(desired_kl: float | None, target_kl: float | None, learning_rate: object) -> None:
+    """Raise ValueError if a learning rate cannot follow the measured divergence."""
+    if desired_kl is None:
+        return
+    if not 0 < desired_kl < float("inf"):
+        raise ValueError(f"`desired_kl` must be positive and finite, or None (got {desired_kl!r})")
+    if target_kl is not None:
+        raise ValueError(
+            f"`desired_kl`={desired_kl} adapts the learning rate, and `target_kl`={target_kl} ends the update: give one"
+        )
+    if callable(learning_rate):
+        raise ValueError("`desired_kl` sets the learning rate itself: `learning_rate` is a number to begin with")
+
+
 def check_can_learn(name: str, env: object, *, needs_teachers: bool) -> None:
     """Raise ValueError if a model that was loaded lacks an env, or teachers.
 

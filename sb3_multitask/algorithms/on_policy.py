@@ -44,8 +44,10 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     """
 
     distils: ClassVar[bool] = True  # has `teachers`
+    needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
     live_settings: ClassVar[tuple[str, ...]] = ("gamma", "gae_lambda")
+    default_buffer_class: ClassVar[type[TaskRolloutBuffer]] = TaskRolloutBuffer
     policy: MultiTaskActorCriticPolicy
 
     def _begin(self, task_schedule: TaskSchedule, engine: EngineName, n_steps: int) -> None:
@@ -92,7 +94,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         check_choice("engine", self.engine, get_args(EngineName))
         _ = self.distillation  # checked
         if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
-            self.rollout_buffer_class = TaskRolloutBuffer
+            self.rollout_buffer_class = self.default_buffer_class
         check_names(self.policy_kwargs, self.policy_class)
         super()._setup_model()
         if isinstance(self.teachers, Mapping):
@@ -286,7 +288,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["_numerics", "_last_engine_message", "teachers", "_teaching", "_distillation"]
-        if self.rollout_buffer_class is TaskRolloutBuffer:  # which it is by itself
+        if self.rollout_buffer_class is self.default_buffer_class:  # which it is by itself
             ours.append("rollout_buffer_class")
         return [*super()._excluded_save_params(), *ours]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -105,13 +106,14 @@ class TaskRolloutBuffer(DictRolloutBuffer):
         """The memory of ``episode_starts``, and whether the last step ended an episode: (n_steps + 1, n_envs)."""
         return self._memory.episode_starts
 
-    def finish(self, values: np.ndarray) -> None:
+    def finish(self, values: np.ndarray, log_probs: np.ndarray | None) -> None:
         """Compute advantages and returns of a rollout whose rows were written into the memory.
 
         :param values: of the observations, and of those after the rollout, (n_steps + 1, n_envs)
+        :param log_probs: of the actions, (n_steps, n_envs); ``None`` leaves NaN
         """
         self.values[...] = values[:-1]
-        self.log_probs.fill(np.nan)
+        self.log_probs[...] = np.nan if log_probs is None else log_probs
         starts = self.episode_start_rows
         self.advantages[...] = generalized_advantages(self.rewards, values, starts, self.gamma, self.gae_lambda)
         np.add(self.advantages, self.values, out=self.returns)
@@ -146,6 +148,13 @@ class TaskRolloutBuffer(DictRolloutBuffer):
             keep[(starts[-1] if len(starts) else 0) : step + 1, env] = False
         return keep
 
+    def present_tasks(self, n_tasks: int) -> list[bool]:
+        """Whether any row of a task is learned from, (n_tasks,)."""
+        tasks, keep = self.by_step("task")[:, :, 0], self.keep
+        here = np.bincount((tasks if keep is None else tasks[keep]).ravel(), minlength=n_tasks) > 0
+        present: list[bool] = here.tolist()
+        return present
+
     def set_targets(self, mean: np.ndarray, log_std: np.ndarray) -> None:
         """Set what the teachers would have done in the rollout.
 
@@ -171,6 +180,18 @@ class TaskRolloutBuffer(DictRolloutBuffer):
         samples: Any = super()._get_samples(batch_inds, env)
         columns: dict[str, Any] = {name: self.to_torch(column[batch_inds]) for name, column in self._columns().items()}
         return TaskRolloutBufferSamples(*samples, **columns)
+
+
+class KeptRowsRolloutBuffer(TaskRolloutBuffer):
+    """A buffer that gives only the rows that are learned from, for algorithms that do not look at ``keep``."""
+
+    def get(  # type: ignore[override]  # its samples have more fields
+        self, batch_size: int | None = None
+    ) -> Iterator[TaskRolloutBufferSamples]:
+        for samples in super().get(batch_size):
+            kept = samples.kept()  # type: ignore[attr-defined]
+            if len(kept.actions):
+                yield kept
 
 
 def generalized_advantages(

@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.losses import Evaluation
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.storage.csv_log import quote_keys
@@ -43,6 +44,60 @@ def log_evaluation(logger: Logger, names: Sequence[str], evaluation: Evaluation)
         for term, means in of_tasks.items():
             for task, mean in zip(evaluation.tasks, means, strict=True):
                 logger.record(loss.task_key.format(task=names[task], term=term), mean)
+
+
+class UpdateLog:
+    """The evaluations of an update of many minibatches, whose means are logged.
+
+    As in SB3's PPO, means are over all minibatches, but those of ``approx_kl`` over the last epoch's.
+    """
+
+    def __init__(self) -> None:
+        self._evaluations: list[Evaluation] = []
+        self._epoch_start = 0
+        self.last_kl = 0.0
+
+    def begin_epoch(self) -> None:
+        """Begin another pass over the rollout."""
+        self._epoch_start = len(self._evaluations)
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Take in a minibatch."""
+        self._evaluations.append(evaluation)
+        self.last_kl = evaluation.losses[0].pooled["approx_kl"]
+
+    def record(self, logger: Logger, names: Sequence[str]) -> None:
+        """Record the means, and the objective of the last minibatch.
+
+        :param names: of all tasks
+        """
+        if not self._evaluations:
+            return
+        values: dict[tuple[int, str, int | None], list[float]] = {}  # of each loss, term and task; None: of all rows
+        for i, evaluation in enumerate(self._evaluations):
+            for j, terms in enumerate(evaluation.losses):
+                for term, mean in terms.pooled.items():
+                    if i < self._epoch_start and term == "approx_kl":
+                        continue
+                    values.setdefault((j, term, None), []).append(mean)
+                    for task, of_task in zip(evaluation.tasks, terms.of_tasks[term], strict=True):
+                        values.setdefault((j, term, task), []).append(of_task)
+        last = self._evaluations[-1].losses
+        for (j, term, task), means in values.items():
+            loss = last[j].loss
+            key = loss.pooled_keys.get(term) if task is None else loss.task_key.format(task=names[task], term=term)
+            if key is not None:
+                logger.record(key, sum(means) / len(means))
+        logger.record("train/loss", sum(terms.weighted() for terms in last))
+
+
+def log_explained_variance(logger: Logger, names: Sequence[str], buffer: TaskRolloutBuffer) -> None:
+    """Record how much of the returns' variance the values explain: of all rows, and of each task's."""
+    values, returns, tasks = (buffer.by_step(name)[:, :, 0] for name in ("values", "returns", "task"))
+    logger.record("train/explained_variance", explained_variance(values, returns))
+    for task in np.unique(tasks[0]).tolist():
+        rows = tasks[0] == task
+        logger.record(f"train/{names[task]}/explained_variance", explained_variance(values[:, rows], returns[:, rows]))
 
 
 def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> None:

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_multitask.fast.nets import Tasks, heads_forward, memory_of_copies, of_tasks, transposed, trunk_forward
-from sb3_multitask.fast.parameters import FlatParameters, log_std_of
+from sb3_multitask.fast.nets import Tasks, heads_forward, of_tasks, trunk_forward
+from sb3_multitask.fast.parameters import FlatParameters
+from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.process.arrays import aligned_zeros
 from sb3_multitask.vec_env.task_major import by_step, by_task
+
+_HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Activations of the nets for T steps of n = k * m rows; ``[input, ..., output]`` of each net.
-
-    ``trunk_pi``, ``trunk_vf``: (T * n, dim), step by step; ``heads_pi``, ``heads_vf``: (k, T * m, dim), task by task.
-    """
+    """Activations of the nets, ``[input, ..., output]`` of each: of trunks (n_rows, dim), of heads (k, m, dim)."""
 
     trunk_pi: list[np.ndarray]
     heads_pi: list[np.ndarray]
@@ -37,17 +37,9 @@ class Acting:
     def __init__(self, n_steps: int, n_envs: int, parameters: FlatParameters) -> None:
         policy, nets, dtype = parameters.policy, parameters.weight_nets, parameters.weights.dtype
         self.n_steps, self.n_envs, self.dtype = n_steps, n_envs, dtype
+        self.weights = ReadyWeights(parameters)
         self._hidden_pi = [aligned_zeros((n_steps, n_envs, len(bias)), dtype) for _, bias in nets.trunk_pi]
         self._hidden_vf = [aligned_zeros((n_steps + 1, n_envs, len(bias)), dtype) for _, bias in nets.trunk_vf]
-        # copies of weights, made again for each rollout
-        self._trunk_pi, self._trunk_vf = (
-            memory_of_copies((weight.T.shape for weight, _ in layers), dtype)
-            for layers in (nets.trunk_pi, nets.trunk_vf)
-        )
-        self._head_pi, self._head_vf = (
-            memory_of_copies(((1, *weight.shape[1:]) for weight, _ in layers), dtype)
-            for layers in (nets.head_pi, nets.head_vf)
-        )
         # drawn as torch.distributions.Normal draws it: one tensor (n_envs, action_dim) a step
         self._noise = [th.empty(n_envs, nets.log_std.shape[-1], dtype=policy.log_std.dtype) for _ in range(n_steps)]
         self._noise_arrays = [noise.numpy() for noise in self._noise]
@@ -55,20 +47,23 @@ class Acting:
 
     def start(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Begin a rollout with ``k`` tasks and the weights as they are now."""
-        self.tasks, self.k = tasks, k
         self._heads: list[list[np.ndarray]] = []
-        self.take_weights(parameters)
+        self._log_stds: list[np.ndarray] = []
+        self.weights.take(parameters, tasks, k)
 
     def take_weights(self, parameters: FlatParameters) -> None:
         """Act with the weights as they are now."""
-        weights, tasks, k = parameters.weight_nets, self.tasks, self.k
-        self.weights = weights
-        self.trunk_pi = transposed(weights.trunk_pi, self._trunk_pi)
-        self.trunk_vf = transposed(weights.trunk_vf, self._trunk_vf)
-        head_pi, head_vf = (self._head_pi, self._head_vf) if k == 1 else (None, None)
-        self.head_pi = of_tasks(weights.head_pi, tasks, head_pi)
-        self.head_vf = of_tasks(weights.head_vf, tasks, head_vf)
-        self._std = np.exp(log_std_of(weights, tasks, k))
+        self.weights.take(parameters, self.tasks, self.k)
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks that the VecEnv shows."""
+        return self.weights.tasks
+
+    @property
+    def k(self) -> int:
+        """How many they are."""
+        return self.weights.k
 
     def act(self, step: int, observations: np.ndarray, actions: np.ndarray) -> None:
         """Sample actions for a step.
@@ -76,13 +71,15 @@ class Acting:
         :param observations: (n_envs, obs_dim)
         :param actions: receives them, (n_envs, action_dim)
         """
-        latent = trunk_forward(self.trunk_pi, observations, self._hidden_pi_of_step[step])
-        heads = heads_forward(self.head_pi, latent.reshape(self.k, -1, latent.shape[1]))
+        weights = self.weights
+        latent = trunk_forward(weights.trunk_pi, observations, self._hidden_pi_of_step[step])
+        heads = heads_forward(weights.head_pi, latent.reshape(weights.k, -1, latent.shape[1]))
         self._heads.append(heads)
+        self._log_stds.append(weights.log_std)
         mean = heads[-1]
         self._noise[step].normal_()
         grouped = actions.reshape(mean.shape)
-        np.multiply(self._noise_arrays[step].reshape(mean.shape), self._std, out=grouped)
+        np.multiply(self._noise_arrays[step].reshape(mean.shape), weights.std, out=grouped)
         grouped += mean
 
     def values(self, observations: np.ndarray) -> np.ndarray:
@@ -91,17 +88,24 @@ class Acting:
         :param observations: (n_steps + 1, n_envs, obs_dim)
         :return: (n_steps + 1, n_envs)
         """
-        n_steps = len(observations)
+        n_steps, weights = len(observations), self.weights
         flat = [h.reshape(-1, h.shape[2]) for h in self._hidden_vf]
-        latent = trunk_forward(self.trunk_vf, observations.reshape(n_steps * self.n_envs, -1), flat)
-        self._heads_vf = heads_forward(self.head_vf, by_task(latent.reshape(n_steps, self.n_envs, -1), self.k))
+        latent = trunk_forward(weights.trunk_vf, observations.reshape(n_steps * self.n_envs, -1), flat)
+        self._heads_vf = heads_forward(weights.head_vf, by_task(latent.reshape(n_steps, self.n_envs, -1), weights.k))
         return by_step(self._heads_vf[-1], n_steps)[:, :, 0]
 
     def values_of(self, task: int, observations: np.ndarray) -> np.ndarray:
         """Values (n_rows,) of observations (n_rows, obs_dim) of one task."""
         hidden = [np.empty((len(observations), h.shape[2]), dtype=h.dtype) for h in self._hidden_vf]
-        latent = trunk_forward(self.trunk_vf, observations, hidden)
-        return heads_forward(of_tasks(self.weights.head_vf, np.array([task])), latent[None])[-1].ravel()
+        latent = trunk_forward(self.weights.trunk_vf, observations, hidden)
+        return heads_forward(of_tasks(self.weights.nets.head_vf, np.array([task])), latent[None])[-1].ravel()
+
+    def log_probs(self) -> np.ndarray:
+        """Log-probabilities of the actions that were sampled, (n_steps, n_envs)."""
+        noise = np.stack(self._noise_arrays)
+        n_per_task = self.n_envs // self.k
+        constants = (np.stack(self._log_stds)[:, :, 0] + _HALF_LOG_2_PI).sum(axis=2)
+        return np.asarray(-0.5 * (noise * noise).sum(axis=2) - np.repeat(constants, n_per_task, axis=1))
 
     def activations(self, observations: np.ndarray) -> Activations:
         """What the nets have computed for the rollout; after :meth:`values`.
@@ -119,9 +123,10 @@ class Acting:
 
     def recompute_activations(self, observations: np.ndarray) -> Activations:
         """:meth:`activations` for observations, or of weights, with which the rollout was not collected."""
-        n_rows = self.n_steps * self.n_envs
+        n_rows, trunk = self.n_steps * self.n_envs, self.weights.trunk_pi
         x = np.ascontiguousarray(observations, dtype=self.dtype)
-        latent = trunk_forward(self.trunk_pi, x.reshape(n_rows, -1), [h.reshape(n_rows, -1) for h in self._hidden_pi])
-        self._heads = [heads_forward(self.head_pi, by_task(latent.reshape(self.n_steps, self.n_envs, -1), self.k))]
+        latent = trunk_forward(trunk, x.reshape(n_rows, -1), [h.reshape(n_rows, -1) for h in self._hidden_pi])
+        grouped = by_task(latent.reshape(self.n_steps, self.n_envs, -1), self.k)
+        self._heads = [heads_forward(self.weights.head_pi, grouped)]
         self.values(np.concatenate((x, x[-1:])))
         return self.activations(x)

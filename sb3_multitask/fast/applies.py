@@ -9,10 +9,15 @@ import torch as th
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecMonitor
 from torch import nn
 
+from sb3_multitask.fast.parameters import AVERAGES
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
 from sb3_multitask.vec_env.layers import layers_of
 
+_UNUSUAL = (
+    *("weight_decay", "momentum", "centered", "maximize", "amsgrad", "decoupled_weight_decay"),
+    *("capturable", "differentiable"),
+)
 _KNOWN_LAYERS = {MultiTaskVecEnv, TaskCyclingVecEnv, MultiTaskVecNormalize, VecCheckNan, VecMonitor}
 
 
@@ -45,14 +50,15 @@ def _is_plain(trunk: nn.Module) -> bool:
 
 def _why_not_optimizer(policy: Any) -> Iterator[str]:
     optimizer = policy.optimizer
-    if type(optimizer) is not th.optim.RMSprop or len(optimizer.param_groups) != 1:
-        yield f"the optimizer is {type(optimizer).__name__}, not one group of RMSprop"
+    name = type(optimizer).__name__
+    if type(optimizer) not in AVERAGES or len(optimizer.param_groups) != 1:
+        yield f"the optimizer is {name}, not one group of {' or '.join(known.__name__ for known in AVERAGES)}"
     settings = optimizer.param_groups[0]
-    unusual = [name for name in ("weight_decay", "momentum", "centered", "maximize") if settings.get(name)]
+    unusual = [setting for setting in _UNUSUAL if settings.get(setting)]
     if unusual:
-        yield f"RMSprop has {', '.join(unusual)}"
+        yield f"{name} has {', '.join(unusual)}"
     if settings["eps"] <= 0:
-        yield f"RMSprop has eps={settings['eps']}, with which heads that wait for their turn become NaN"
+        yield f"{name} has eps={settings['eps']}, with which heads that wait for their turn become NaN"
 
 
 def _why_not_env(env: VecEnv) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.fast.acting import Acting, Activations
+from sb3_multitask.fast.minibatches import Forward, Grouping
 from sb3_multitask.fast.nets import heads_backward, trunk_backward
-from sb3_multitask.fast.optimizers import clip_gradient, rmsprop_step
-from sb3_multitask.fast.parameters import FlatParameters, log_std_of
+from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
+from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss, OutputGradient
 from sb3_multitask.losses.loss import terms_of_groups
 from sb3_multitask.vec_env.faults import is_fault
@@ -35,12 +36,17 @@ class FastEngine:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.parameters = FlatParameters(model.policy)
+        self._take_parameters()
+        self._forward = Forward()
         self._acting: Acting | None = None
         self._version = self.parameters.version()  # of the weights that act
         self._is_touched = False  # a callback has put in weights since the rollout began
-        self._activations: Activations | None = None
+        self._current: tuple[Activations, Callable[[np.ndarray], np.ndarray]] | None = None
         self._present: Sequence[bool] | None = None
+
+    def _take_parameters(self) -> None:
+        self.parameters = FlatParameters(self.model.policy)
+        self._optimizer = optimizer_of(self.parameters)
 
     def collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """SB3's ``collect_rollouts``; see there.
@@ -95,7 +101,7 @@ class FastEngine:
             model._last_episode_starts = dones
 
         self._bootstrap_truncations(truncations, rollout_buffer)
-        rollout_buffer.finish(acting.values(observations))
+        rollout_buffer.finish(acting.values(observations), acting.log_probs() if model.needs_log_probs else None)
         callback.update_locals({**locals(), "self": model})
         callback.on_rollout_end()
         return True
@@ -103,7 +109,7 @@ class FastEngine:
     def _start_acting(self, env: VecEnv, n_steps: int) -> Acting:
         """Begin a rollout with the policy as it is now."""
         if not self.parameters.is_current():
-            self.parameters = FlatParameters(self.model.policy)
+            self._take_parameters()
         if self._acting is None or (self._acting.n_steps, self._acting.n_envs) != (n_steps, env.num_envs):
             self._acting = Acting(n_steps, env.num_envs, self.parameters)
         present: np.ndarray = env.task_ids[:: env.n_envs_per_task]  # type: ignore[attr-defined]
@@ -115,7 +121,7 @@ class FastEngine:
     def _act_with_new_weights(self, acting: Acting) -> Acting:
         """Continue in the middle of a rollout with weights that a callback has put in."""
         if not self.parameters.is_current():
-            self.parameters = FlatParameters(self.model.policy)
+            self._take_parameters()
         acting.take_weights(self.parameters)
         self._version, self._is_touched = self.parameters.version(), True
         return acting
@@ -131,62 +137,106 @@ class FastEngine:
                 rollout_buffer.rewards[step, env] += self.model.gamma * value
 
     def batches(self, rollout_buffer: Any, batch_size: int | None, normalize_advantage: bool) -> Iterator[GroupedRows]:
-        """The rollout that was collected last as one batch of rows grouped by task; none if no row is kept.
+        """The rollout that was collected last, grouped by task; none if no row is kept.
 
         What callbacks have changed in the buffer or the policy since is learned from.
+
+        :param batch_size: rows of a minibatch, drawn with SB3's permutation; ``None``: all rows in one
         """
-        assert batch_size is None, "the fast engine learns from whole rollouts"
         acting, keep = self._acting, rollout_buffer.keep
         assert acting is not None, "collect a rollout first"
         if keep is not None and not keep.any():
             return
-        self._activations = self._activations_of(acting, rollout_buffer)
-        everyone = np.arange(self.model.policy.n_tasks)
-        columns = {
-            name: by_task(rollout_buffer.by_step(name), acting.k) for name in ("actions", "advantages", "returns")
-        }
-        if rollout_buffer.targets is not None:
-            mean, log_std = (by_task(target, acting.k) for target in rollout_buffer.targets)
-            columns |= {"teacher_mean": mean, "teacher_log_std": log_std}
-        if keep is not None:
-            columns["kept"] = by_task(keep[:, :, None].astype(columns["advantages"].dtype), acting.k)
-        rows = GroupedRows(everyone[acting.tasks], **columns)
-        yield rows.with_normalized_advantages() if normalize_advantage else rows
-
-    def _activations_of(self, acting: Acting, rollout_buffer: Any) -> Activations:
-        """Activations for the rows of the buffer: those kept while acting, unless a callback came between."""
         if not self.parameters.is_current() or self.parameters.version() != self._version:
             self._act_with_new_weights(acting)
-        observations = rollout_buffer.by_step("obs")
-        collected = rollout_buffer.observation_rows["obs"][:-1]
+        groups = (
+            self._whole_rollout(acting, rollout_buffer, keep)
+            if batch_size is None
+            else self._minibatches(acting, rollout_buffer, keep, batch_size)
+        )
+        for rows in groups:
+            yield rows.with_normalized_advantages() if normalize_advantage else rows
+
+    def _whole_rollout(self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None) -> Iterator[GroupedRows]:
+        """All rows, with the activations from acting unless a callback has changed what they are of."""
+        observations, collected = rollout_buffer.by_step("obs"), rollout_buffer.observation_rows["obs"][:-1]
         are_collected = np.may_share_memory(observations, collected) or np.array_equal(observations, collected)
         if self._is_touched or not are_collected:
-            return acting.recompute_activations(observations)
-        return acting.activations(collected)
+            activations = acting.recompute_activations(observations)
+        else:
+            activations = acting.activations(collected)
+        columns = {name: by_task(column, acting.k) for name, column in self._columns(rollout_buffer).items()}
+        if keep is not None:
+            columns["kept"] = by_task(keep[:, :, None].astype(acting.dtype), acting.k)
+        n_steps = acting.n_steps
+        self._current = activations, lambda grouped: by_step(grouped, n_steps).reshape(-1, grouped.shape[2])
+        yield GroupedRows(self._present_tasks(acting), **columns)
+
+    def _minibatches(
+        self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, batch_size: int
+    ) -> Iterator[GroupedRows]:
+        """Minibatches in the order of SB3's permutation, which counts rows environment by environment."""
+        n_steps, n_envs = acting.n_steps, acting.n_envs
+        columns = {name: column.reshape(n_steps * n_envs, -1) for name, column in self._columns(rollout_buffer).items()}
+        observations = np.ascontiguousarray(rollout_buffer.by_step("obs").reshape(n_steps * n_envs, -1), acting.dtype)
+        permutation = np.random.permutation(n_steps * n_envs)  # noqa: NPY002 (SB3's generator)
+        for start in range(0, len(permutation), batch_size):
+            envs, steps = np.divmod(permutation[start : start + batch_size], n_steps)
+            if keep is not None:
+                is_kept = keep[steps, envs]
+                envs, steps = envs[is_kept], steps[is_kept]
+                if not len(envs):
+                    continue
+            grouping = Grouping.of(envs // (n_envs // acting.k), acting.k, steps * n_envs + envs)
+            acting.take_weights(self.parameters)  # the last step has changed them
+            activations = self._forward(acting.weights, observations, grouping)
+            self._current = activations, grouping.by_row
+            rows = {name: column[grouping.rows] for name, column in columns.items()}
+            yield GroupedRows(self._present_tasks(acting), **rows, kept=grouping.taken)
+
+    def _columns(self, rollout_buffer: Any) -> dict[str, np.ndarray]:
+        """What losses read of a rollout, (n_steps, n_envs, dim)."""
+        names = {"actions": "actions", "advantages": "advantages", "returns": "returns"}
+        if self.model.needs_log_probs:
+            names |= {"old_values": "values", "old_log_prob": "log_probs"}
+        columns: dict[str, np.ndarray] = {name: rollout_buffer.by_step(column) for name, column in names.items()}
+        if rollout_buffer.targets is not None:
+            columns["teacher_mean"], columns["teacher_log_std"] = rollout_buffer.targets
+        return columns
+
+    def _present_tasks(self, acting: Acting) -> np.ndarray:
+        """Ids of the tasks that the VecEnv shows."""
+        return np.arange(self.model.policy.n_tasks)[acting.tasks]
 
     def evaluate(self, objective: Sequence[Loss], batch: GroupedRows) -> Evaluation:
         """Compute the objective's gradient for a batch of :meth:`batches`; the next :meth:`step` takes it.
 
         :return: the terms of the losses
         """
-        acting, activations, parameters = self._acting, self._activations, self.parameters
-        assert acting is not None
-        assert activations is not None
-        log_std = log_std_of(parameters.weight_nets, acting.tasks, acting.k)
-        outputs = GroupedOutputs(batch, activations.heads_pi[-1], log_std, activations.heads_vf[-1])
+        parameters = self.parameters
+        assert self._acting is not None
+        assert self._current is not None
+        weights, (activations, by_row) = self._acting.weights, self._current
+        outputs = GroupedOutputs(batch, activations.heads_pi[-1], weights.log_std, activations.heads_vf[-1])
         gradient, *others = (loss.output_gradient(batch, outputs) for loss in objective)
         for other in others:
             gradient += other
         tasks = batch.tasks[batch.took_part].tolist()
         evaluation = Evaluation(tasks, [terms_of_groups(loss, batch, outputs) for loss in objective])
-        self._backward(acting, activations, gradient)
+        self._backward(activations, by_row, gradient)
         n_tasks = parameters.policy.n_tasks
         self._present = None if len(tasks) == n_tasks else [task in tasks for task in range(n_tasks)]
         return evaluation
 
-    def _backward(self, acting: Acting, activations: Activations, outputs: OutputGradient) -> None:
-        """The chain rule from the outputs' gradient to all parameters'; heads of absent tasks get 0."""
-        parameters, tasks = self.parameters, acting.tasks
+    def _backward(
+        self, activations: Activations, by_row: Callable[[np.ndarray], np.ndarray], outputs: OutputGradient
+    ) -> None:
+        """The chain rule from the outputs' gradient to all parameters'; heads of absent tasks get 0.
+
+        :param by_row: turns what heads have, (k, m, dim), into what trunks have, (n_rows, dim)
+        """
+        assert self._acting is not None
+        parameters, tasks = self.parameters, self._acting.tasks
         weights, gradient = parameters.weight_nets, parameters.gradient_nets
         if not isinstance(tasks, slice):
             parameters.gradient.fill(0.0)
@@ -195,17 +245,12 @@ class FastEngine:
         else:
             np.sum(outputs.log_std, axis=0, out=gradient.log_std)
         d_latent = heads_backward(weights.head_pi, gradient.head_pi, activations.heads_pi, outputs.mean, tasks)
-        trunk_backward(weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, self._by_row(d_latent))
+        trunk_backward(weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, by_row(d_latent))
         assert outputs.values is not None
         d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, outputs.values, tasks)
-        trunk_backward(weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, self._by_row(d_latent))
+        trunk_backward(weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, by_row(d_latent))
         for frozen in parameters.frozen_gradients:
             frozen.fill(0.0)
-
-    def _by_row(self, grouped: np.ndarray) -> np.ndarray:
-        """(k, T * m, dim) -> (T * n, dim)."""
-        assert self._acting is not None
-        return by_step(grouped, self._acting.n_steps).reshape(-1, grouped.shape[2])
 
     def step(self, max_grad_norm: float) -> bool:
         """One step of the optimizer along the gradient of the last :meth:`evaluate`, clipped.
@@ -214,6 +259,6 @@ class FastEngine:
         """
         if not np.isfinite(clip_gradient(self.parameters.gradient, max_grad_norm)):
             return False
-        settings = self.parameters.policy.optimizer.param_groups[0]
-        rmsprop_step(self.parameters, settings["lr"], settings["alpha"], settings["eps"], self._present)
+        self._optimizer.step(self._present)
+        self._version = self.parameters.version()  # torch's own optimizer counts as a change of weights
         return True

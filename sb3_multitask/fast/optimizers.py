@@ -1,14 +1,16 @@
-"""Gradient clipping, and torch's RMSprop on flat tensors."""
+"""Gradient clipping, and torch's optimizers on flat tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
 
 from sb3_multitask.fast.parameters import FlatParameters
+from sb3_multitask.policies.task_steps import step_of_tasks
 
 
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
@@ -21,16 +23,68 @@ def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
     return norm
 
 
-def rmsprop_step(
-    parameters: FlatParameters, lr: float, alpha: float, eps: float, present: Sequence[bool] | None = None
-) -> None:
-    """One step of torch's RMSprop, by its own operations on the flat tensors; frozen parameters are left out.
+class Optimizer(Protocol):
+    """A step of torch's optimizer of the policy; frozen parameters are left out."""
 
-    :param present: whether each task took part, (n_tasks,); ``None``: all did. Heads of the others stay as they are,
-        and so do the averages of their gradients, which are 0
+    def step(self, present: Sequence[bool] | None) -> None:
+        """Make a step along the gradient.
+
+        :param present: whether each task took part, (n_tasks,); ``None``: all did. Heads of the others, and what is
+            known of them, stay as they are
+        """
+
+
+class RMSprop:
+    """torch's RMSprop, by its own operations on the flat tensors."""
+
+    def __init__(self, parameters: FlatParameters) -> None:
+        self.parameters = parameters
+        self._settings: dict[str, Any] = parameters.policy.optimizer.param_groups[0]
+
+    def step(self, present: Sequence[bool] | None) -> None:
+        parameters, settings = self.parameters, self._settings
+        lr, alpha, eps = settings["lr"], settings["alpha"], settings["eps"]
+        decays: Iterable[th.Tensor | float] = repeat(alpha) if present is None else parameters.decays(alpha, present)
+        for (weights, gradient, average, scratch), decay in zip(parameters.trainable, decays, strict=False):
+            average.mul_(decay).addcmul_(gradient, gradient, value=1 - alpha)
+            weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
+        parameters.count_step()
+        if parameters.counts_by_task():  # which torch does in an update of its own; RMSprop makes nothing of it
+            parameters.forget_counts_by_task()
+
+
+class Adam:
+    """torch's Adam (Kingma & Ba 2015), by its own operations on the flat tensors.
+
+    Its averages are corrected by the count of steps. Where tasks have counts of their own, torch's optimizer makes the
+    step: it is slower, and right.
     """
-    decays: Iterable[th.Tensor | float] = repeat(alpha) if present is None else parameters.decays(alpha, present)
-    for (weights, gradient, average, scratch), decay in zip(parameters.trainable, decays, strict=False):
-        average.mul_(decay).addcmul_(gradient, gradient, value=1 - alpha)
-        weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
-    parameters.count_step()
+
+    def __init__(self, parameters: FlatParameters) -> None:
+        self.parameters = parameters
+        self._settings: dict[str, Any] = parameters.policy.optimizer.param_groups[0]
+
+    def step(self, present: Sequence[bool] | None) -> None:
+        parameters, settings = self.parameters, self._settings
+        steps = parameters.steps[parameters.is_trained]
+        if present is not None or parameters.counts_by_task() or (steps != steps[0]).any():
+            parameters.give_gradients()
+            n_tasks = parameters.policy.n_tasks
+            step_of_tasks(parameters.policy, [True] * n_tasks if present is None else present)
+            return
+        parameters.count_step()
+        step, (beta1, beta2) = float(steps[0]) + 1, settings["betas"]
+        size, correction = settings["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
+        for weights, gradient, average, square, scratch in parameters.trainable:
+            average.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            th.sqrt(square, out=scratch).div_(correction).add_(settings["eps"])
+            weights.addcdiv_(average, scratch, value=-size)
+
+
+OPTIMIZERS: dict[type[th.optim.Optimizer], type[RMSprop | Adam]] = {th.optim.RMSprop: RMSprop, th.optim.Adam: Adam}
+
+
+def optimizer_of(parameters: FlatParameters) -> Optimizer:
+    """What makes the steps of a policy's optimizer."""
+    return OPTIMIZERS[type(parameters.policy.optimizer)](parameters)

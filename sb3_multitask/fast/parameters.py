@@ -16,7 +16,11 @@ from sb3_multitask.policies.heads import TaskHeads
 from sb3_multitask.policies.task_steps import forget_counts, stacked_parameters
 
 Layer = tuple[np.ndarray, np.ndarray]
-_N_STATES = 2  # of RMSprop for a parameter: the average, and the count of steps
+AVERAGES: dict[type[th.optim.Optimizer], tuple[str, ...]] = {
+    th.optim.RMSprop: ("square_avg",),
+    th.optim.Adam: ("exp_avg", "exp_avg_sq"),
+}
+"""The optimizers that the fast engine knows, and what they keep of each parameter beside the count of steps."""
 _VERSION = attrgetter("_version")
 
 
@@ -62,7 +66,7 @@ def log_std_of(nets: Nets, tasks: slice | np.ndarray, k: int) -> np.ndarray:
 
 
 class FlatParameters:
-    """Moves a policy's parameters and its RMSprop state into flat tensors, and looks at them from numpy.
+    """Moves a policy's parameters and its optimizer's state into flat tensors, and looks at them from numpy.
 
     The torch parameters stay the same objects; only their storage is now a slice of a flat one, so that an update is
     a handful of array operations. Whatever writes into them in place (an optimizer, ``load_state_dict``) is seen here;
@@ -72,7 +76,7 @@ class FlatParameters:
     ways, which round differently, for other addresses, and a model must act as its copies do. Between parameters
     there may be a gap, whose gradient stays 0.
 
-    :param policy: the policy; its optimizer is RMSprop
+    :param policy: the policy; its optimizer is one of ``AVERAGES``
     """
 
     def __init__(self, policy: MultiTaskActorCriticPolicy) -> None:
@@ -81,17 +85,18 @@ class FlatParameters:
         dtype = self._parameters[0].dtype
         self.offsets = _places(self._parameters)
         n = _whole_lines(max(place.stop for place in self.offsets.values()), dtype)
-        weights, gradient, averages = (th.zeros(n, dtype=dtype) for _ in range(3))
+        weights, gradient = th.zeros(n, dtype=dtype), th.zeros(n, dtype=dtype)
+        averages = {name: th.zeros(n, dtype=dtype) for name in AVERAGES[type(policy.optimizer)]}
         steps = th.zeros(len(self._parameters))
         for parameter, step in zip(self._parameters, steps, strict=True):
             place = self.offsets[parameter]
             weights[place] = parameter.detach().flatten()
             parameter.data = weights[place].view_as(parameter)
             if parameter.requires_grad:
-                self._adopt_state(parameter, averages[place].view_as(parameter), step)
-        self.weights, self.gradient = weights.numpy(), gradient.numpy()
+                self._adopt_state(parameter, {name: a[place].view_as(parameter) for name, a in averages.items()}, step)
+        self.weights, self.gradient, self._gradient = weights.numpy(), gradient.numpy(), gradient
         self.is_trained = np.array([parameter.requires_grad for parameter in self._parameters])
-        tensors = (weights, gradient, averages, th.empty_like(weights))
+        tensors = (weights, gradient, *averages.values(), th.empty_like(weights))
         self._trained_runs = self._runs(frozen=False)
         self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._trained_runs]
         self._decays: dict[tuple[float, tuple[bool, ...]], list[th.Tensor]] = {}
@@ -104,13 +109,16 @@ class FlatParameters:
         self._pointers = self._identity()
         self._optimizer_state = policy.optimizer.state
 
-    def _adopt_state(self, parameter: nn.Parameter, average: th.Tensor, step: th.Tensor) -> None:
+    def _adopt_state(self, parameter: nn.Parameter, averages: dict[str, th.Tensor], step: th.Tensor) -> None:
         """Give the optimizer's state of a parameter its place in the flat tensors; make it if there is none."""
         state = self.policy.optimizer.state[parameter]
-        if "square_avg" in state:
-            average.copy_(state["square_avg"])
+        for name, average in averages.items():
+            if name in state:
+                average.copy_(state[name])
+            state[name] = average
+        if "step" in state:
             step.copy_(state["step"])
-        state["square_avg"], state["step"] = average, step
+        state["step"] = step
 
     def is_current(self) -> bool:
         """Whether the policy and its optimizer still live in the flat arrays."""
@@ -143,11 +151,23 @@ class FlatParameters:
         return self._decays[key]
 
     def count_step(self) -> None:
-        """Count a step of every parameter, as torch does; RMSprop makes nothing of it, so not of each task."""
+        """Count a step of every parameter, as torch does."""
         self.steps[self.is_trained] += 1
+
+    def counts_by_task(self) -> bool:
+        """Whether torch has made steps in which tasks were absent, and counts those of each task since."""
+        return any(len(state) > len(AVERAGES[type(self.policy.optimizer)]) + 1 for state in self._stacked_states)
+
+    def forget_counts_by_task(self) -> None:
+        """Count the steps of all tasks as one again."""
         for state in self._stacked_states:
-            if len(state) > _N_STATES:  # an update that torch made in between has counted by task
-                forget_counts(state)
+            forget_counts(state)
+
+    def give_gradients(self) -> None:
+        """Let torch's parameters see the gradient, for an optimizer of torch."""
+        for parameter in self._parameters:
+            if parameter.requires_grad:
+                parameter.grad = self._gradient[self.offsets[parameter]].view_as(parameter)
 
     def _identity(self) -> list[tuple[int, bool]]:
         """Where the parameters live, and which of them are trained."""

@@ -8,6 +8,7 @@ from sb3_multitask.losses.distillation import DistillationLoss, DistillationTerm
 from sb3_multitask.losses.gaussians import gaussian_kl
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
 from sb3_multitask.losses.loss import Evaluation, Loss, LossTerms, Outputs, Samples
+from sb3_multitask.losses.ppo import PPOLoss, PPOTerms
 
 __all__ = [
     "A2CLoss",
@@ -22,6 +23,8 @@ __all__ = [
     "LossTerms",
     "OutputGradient",
     "Outputs",
+    "PPOLoss",
+    "PPOTerms",
     "Samples",
     "a2c_loss",
     "distill_loss",

@@ -79,9 +79,7 @@ class A2CLoss(Loss):
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         scaled = rows.only_kept(rows.advantages) * (-self.rl_coef / rows.n_rows)
-        mean = scaled * outputs.z
-        mean /= outputs.std
-        log_std = (scaled * (outputs.z_squared - 1)).sum(axis=1)
+        mean, log_std = outputs.log_prob_gradient(scaled)
         if self.ent_coef:
             for i, n in enumerate(rows.rows_per_task):
                 log_std[i] -= self.rl_coef * self.ent_coef * n / rows.n_rows

@@ -25,6 +25,8 @@ class GroupedRows:
     :param kept: 1 for rows that are learned from, else 0, (k, m, 1); ``None``: all are
     :param teacher_mean: of the teachers' actions, (k, m, action_dim); ``None`` without teachers
     :param teacher_log_std: like ``teacher_mean``
+    :param old_values: values when the rollout was collected, (k, m, 1)
+    :param old_log_prob: log-probabilities of the actions then, (k, m, 1)
     """
 
     tasks: np.ndarray
@@ -34,6 +36,8 @@ class GroupedRows:
     kept: np.ndarray | None = None
     teacher_mean: np.ndarray | None = None
     teacher_log_std: np.ndarray | None = None
+    old_values: np.ndarray | None = None
+    old_log_prob: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         k, m, _ = self.advantages.shape
@@ -43,23 +47,28 @@ class GroupedRows:
         self.n_rows: int = sum(per_task)
         self.took_part = [i for i, n in enumerate(per_task) if n]
         """The tasks with a row that is learned from, as indices of ``tasks``."""
+        self._rows_of_present = np.array([n for n in per_task if n], dtype=self.advantages.dtype)
 
     def only_kept(self, rows: np.ndarray) -> np.ndarray:
         """Values of rows, (k, m, dim), with 0 for rows that are not learned from."""
         return rows if self.kept is None else rows * self.kept
 
-    def mean_per_task(self, rows: np.ndarray) -> list[float]:
-        """Means of (k, m, 1), or of (k, 1, 1) for what is the same in all rows, for each task that took part."""
-        if self.kept is None:
-            means: list[float] = (np.add.reduce(rows[:, :, 0], axis=1) / rows.shape[1]).tolist()
-            return means
-        rows = np.broadcast_to(rows, self.kept.shape)
-        return [float(rows[i][self.kept[i] > 0].mean()) for i in self.took_part]
+    def means_per_task(self, terms: Sequence[np.ndarray]) -> np.ndarray:
+        """Means of some terms over the rows of each task that took part, (number of such tasks, number of terms).
 
-    def mean(self, mean_per_task: Sequence[float]) -> float:
-        """The mean over all rows, given those of :meth:`mean_per_task`."""
-        n_rows = [self.rows_per_task[i] for i in self.took_part]
-        return sum(mean * n for mean, n in zip(mean_per_task, n_rows, strict=True)) / self.n_rows
+        :param terms: each (k, m, 1), or (k, 1, 1) for what is the same in all rows of a task
+        """
+        block = np.empty((*self.advantages.shape[:2], len(terms)), dtype=self.advantages.dtype)
+        for i, of_rows in enumerate(terms):
+            block[:, :, i : i + 1] = of_rows
+        if self.kept is None:
+            return np.asarray(np.add.reduce(block, axis=1) / block.shape[1])
+        sums = np.add.reduce(np.where(self.kept, block, 0), axis=1)[self.took_part]
+        return np.asarray(sums / self._rows_of_present[:, None])
+
+    def means(self, means_per_task: np.ndarray) -> np.ndarray:
+        """The means over all rows, given those of :meth:`means_per_task`."""
+        return np.asarray(self._rows_of_present @ means_per_task / self.n_rows)
 
     def with_normalized_advantages(self) -> Self:
         """The rows with advantages of mean 0 and spread 1; a single row has no spread, as in SB3's PPO."""
@@ -95,6 +104,16 @@ class GroupedOutputs:
         """Log-probabilities of the actions taken, (k, m, 1)."""
         constant = (self.log_std + _HALF_LOG_2_PI).sum(axis=2, keepdims=True)
         return np.asarray(-0.5 * self.z_squared.sum(axis=2, keepdims=True) - constant)
+
+    def log_prob_gradient(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The derivative of a weighted sum of the rows' log-probabilities.
+
+        :param weight: (k, m, 1)
+        :return: with respect to mean, (k, m, action_dim), and log_std, (k, action_dim)
+        """
+        mean = weight * self.z
+        mean /= self.std
+        return mean, (weight * (self.z_squared - 1)).sum(axis=1)
 
     @property
     def entropy(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -84,6 +85,10 @@ class LossTerms(NamedTuple):
     pooled: dict[str, float]
     of_tasks: dict[str, list[float]]
 
+    def weighted(self) -> float:
+        """What the loss was in the objective."""
+        return float(self.loss.weighted(SimpleNamespace(**self.pooled)))
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -130,9 +135,8 @@ def terms_of_samples(loss: Loss, rows: Any, terms: Any, task: th.Tensor, n_tasks
 
 def terms_of_groups(loss: Loss, batch: GroupedRows, outputs: GroupedOutputs) -> LossTerms:
     """What numpy computed of one loss, for the tasks that took part."""
-    pooled, of_tasks = {}, {}
     rows = loss.rows(batch, outputs)
-    for name, of_rows in zip(rows._fields, rows, strict=True):
-        of_tasks[name] = batch.mean_per_task(of_rows)
-        pooled[name] = batch.mean(of_tasks[name])
-    return LossTerms(loss, pooled, of_tasks)
+    means = batch.means_per_task(rows)
+    pooled, of_tasks = batch.means(means).tolist(), means.T.tolist()
+    names = rows._fields
+    return LossTerms(loss, dict(zip(names, pooled, strict=True)), dict(zip(names, of_tasks, strict=True)))

@@ -8,7 +8,8 @@ is handed to the optimizer as a parameter of its own, with a state of its own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -53,6 +54,31 @@ def step_of_tasks(policy: MultiTaskActorCriticPolicy, present: Sequence[bool]) -
     for parameter, of_rows in states.items():
         for task, state in of_rows.items():
             _keep(optimizer.state[parameter], parameter, task, state)
+
+
+@contextmanager
+def absent_heads_kept(policy: MultiTaskActorCriticPolicy, present: Sequence[bool] | None) -> Iterator[None]:
+    """Let another algorithm update the policy, and then give absent tasks what they had: heads and optimizer's state.
+
+    :param present: whether each task took part, (n_tasks,); ``None``: all did
+    """
+    absent = [] if present is None else [task for task, here in enumerate(present) if not here]
+    if not absent:
+        yield
+        return
+    optimizer, stacked = policy.optimizer, list(stacked_parameters(policy).values())
+
+    def rows() -> Iterator[tuple[Any, str, th.Tensor]]:
+        for parameter in stacked:
+            yield parameter, "", parameter.data
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, th.Tensor) and value.shape == parameter.shape:
+                    yield parameter, name, value
+
+    before = {(parameter, name): tensor[absent].clone() for parameter, name, tensor in rows()}
+    yield
+    for parameter, name, tensor in rows():  # an average that there was not before begins at 0
+        tensor[absent] = before.get((parameter, name), th.zeros(()))
 
 
 def forget_counts(state: dict[str, Any]) -> None:
