@@ -42,7 +42,7 @@ def check_batches(batch_size: int, n_epochs: int, normalize_advantage: bool) -> 
 
 
 def check_sub_sampling(factor: object) -> None:
-    """Raise ValueError if TRPO's batch is to be sub-sampled: it takes slices of the observations, and ours are a dict."""
+    """Raise ValueError if TRPO's batch is to be sub-sampled: TRPO takes slices of observations, and ours are a dict."""
     if factor != 1:
         raise ValueError(
             f"`sub_sampling_factor` must be 1 (got {factor!r}): sb3-contrib's TRPO cannot sub-sample observations that "

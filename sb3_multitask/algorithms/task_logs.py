@@ -83,9 +83,9 @@ class UpdateLog:
                     for task, of_task in zip(evaluation.tasks, terms.of_tasks[term], strict=True):
                         values.setdefault((j, term, task), []).append(of_task)
         last = self._evaluations[-1].losses
-        for (j, term, task), means in values.items():
+        for (j, term, of), means in values.items():
             loss = last[j].loss
-            key = loss.pooled_keys.get(term) if task is None else loss.task_key.format(task=names[task], term=term)
+            key = loss.pooled_keys.get(term) if of is None else loss.task_key.format(task=names[of], term=term)
             if key is not None:
                 logger.record(key, sum(means) / len(means))
         logger.record("train/loss", sum(terms.weighted() for terms in last))
@@ -95,9 +95,10 @@ def log_explained_variance(logger: Logger, names: Sequence[str], buffer: TaskRol
     """Record how much of the returns' variance the values explain: of all rows, and of each task's."""
     values, returns, tasks = (buffer.by_step(name)[:, :, 0] for name in ("values", "returns", "task"))
     logger.record("train/explained_variance", explained_variance(values, returns))
-    for task in np.unique(tasks[0]).tolist():
-        rows = tasks[0] == task
-        logger.record(f"train/{names[task]}/explained_variance", explained_variance(values[:, rows], returns[:, rows]))
+    for present in np.unique(tasks[0]).tolist():
+        rows = tasks[0] == present
+        of_task = explained_variance(values[:, rows], returns[:, rows])
+        logger.record(f"train/{names[present]}/explained_variance", of_task)
 
 
 def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> None:

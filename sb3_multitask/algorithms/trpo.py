@@ -25,8 +25,8 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
     """Trust region policy optimisation on several tasks at once.
 
     All arguments of sb3-contrib's TRPO, with its defaults, and ``task_schedule``; see :class:`A2CMultiTask` for it, and
-    for ``policy``, ``env`` and ``device``. The update is sb3-contrib's, by torch. In "cycle" heads of waiting tasks, and
-    what the optimizer knows of them, stay as they are. There are no teachers.
+    for ``policy``, ``env`` and ``device``. The update is sb3-contrib's, by torch. In "cycle" heads of waiting tasks,
+    and what the optimizer knows of them, stay as they are. There are no teachers.
 
     :raises ValueError: as :class:`A2CMultiTask`; on a ``sub_sampling_factor`` other than 1, with which sb3-contrib's
         update fails on observations that are dicts
@@ -101,8 +101,10 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
         )
 
     def settings(self) -> dict[str, Any]:
-        names = ("batch_size", "cg_max_steps", "cg_damping", "line_search_shrinking_factor", "line_search_max_iter")
-        names = (*names, "n_critic_updates", "normalize_advantage")
+        names = (
+            *("batch_size", "cg_max_steps", "cg_damping", "line_search_shrinking_factor", "line_search_max_iter"),
+            *("n_critic_updates", "normalize_advantage"),
+        )
         return {**super().settings(), **{name: getattr(self, name) for name in names}}
 
     def train(self) -> None:
