@@ -194,7 +194,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     snapshot["policy"]["log_std"][0, 0] = np.nan
     shutil.rmtree(tmp_path / "checkpoints")
     write_checkpoint(path, snapshot)
-    with pytest.raises(mt.CheckpointError, match=rf"{path.name}: The checkpoint's weights log_std are not finite"):
+    with pytest.raises(mt.CheckpointError, match=rf"{path.name}: The weights log_std are not finite"):
         run(tmp_path, total=600)
 
 
