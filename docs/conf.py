@@ -46,7 +46,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(torch|th|nn|numpy|np|gymnasium|gym|spaces|stable_baselines3|mujoco|pydantic|pathlib|io|collections)\..+",
     ),
-    ("py:class", r"sb3_multitask\.experiments\.config\.Config"),  # a TypeVar
+    ("py:class", r"sb3_multitask\.experiments\.config_files\.ConfigT"),  # a TypeVar
     (
         r"py:.*",
         "BaseAlgorithm|BaseBuffer|BaseCallback|GymEnv|MaybeCallback|Path|PyTorchObs|RolloutBuffer|Schedule|VecEnv",
