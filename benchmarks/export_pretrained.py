@@ -2,8 +2,8 @@
 
     python benchmarks/export_pretrained.py runs/paper/tuned
 
-The vanilla agent and the distilled student are, of all seeds, those with the best mean over the tasks (so their returns
-are those of the best of several, which their files say); the teachers are the student's.
+The vanilla agent and the distilled student are those of the seed with the best mean over the tasks. Their returns are
+therefore the best of several, and their files say so. The teachers are the teachers of that student.
 """
 
 from __future__ import annotations
