@@ -59,7 +59,7 @@ def _find_by_last_name(
 ) -> nodes.reference | None:
     """Resolve names in signatures and after ``:raises`` that lack their module, and aliases of types.
 
-    Annotations are strings with the names of their own module. Sphinx looks for a class, but an alias of a type is data.
+    Annotations are strings with the names of their own module. Sphinx looks for a class, where an alias is data.
     """
     if node.get("refdomain") != "py" or "." in node["reftarget"].removeprefix("sb3_multitask."):
         return None
