@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral
-from typing import Any, TypeAlias
+from numbers import Integral, Real
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
@@ -16,6 +18,9 @@ from sb3_multitask.tasks import did_you_mean
 
 NetArch: TypeAlias = Mapping[str, Sequence[int]] | Sequence[int]
 """Units of the layers, ``dict(pi=[...], vf=[...])``; a list is for both."""
+LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
+LOG_STD_BOUNDS = (-5.0, 1.0)
+"""Default bounds of a state-dependent log-std."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -23,6 +28,37 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
 }
 """The names that ``activation_fn`` may have in a YAML file: those that agents act with too."""
+
+
+def checked_sizes(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> tuple[int, int]:
+    """Return (obs_dim, n_tasks) of the policy's spaces.
+
+    :raises ValueError: if observations have no task, or observations or actions are not flat
+    """
+    if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
+        raise ValueError(f"MultiTaskActorCriticPolicy needs a flat Box action space, not {action_space}")
+    if isinstance(observation_space, spaces.Dict) and set(observation_space.spaces) == {"obs", "task"}:
+        obs, task = observation_space["obs"], observation_space["task"]
+        if isinstance(obs, spaces.Box) and len(obs.shape) == 1 and isinstance(task, spaces.Discrete):
+            return obs.shape[0], int(task.n)
+    raise ValueError(
+        "MultiTaskActorCriticPolicy needs observations Dict(obs=Box(obs_dim,), task=Discrete(n_tasks)), "
+        f"not {observation_space}. sb3_multitask.make_multitask_vec_env(tasks) gives them; TaskEnv adds the task to "
+        "one env."
+    )
+
+
+def check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
+    """Raise on an unknown mode, or an initial log-std that is not a finite number within the bounds.
+
+    :raises ValueError: names the argument, its value and the accepted values
+    """
+    if mode not in get_args(LogStdMode):
+        raise ValueError(f"`log_std_mode` must be one of {', '.join(get_args(LogStdMode))} (got {mode!r})")
+    if isinstance(init, bool) or not isinstance(init, Real) or not math.isfinite(init):
+        raise ValueError(f"`log_std_init` must be a finite number (got {init!r})")
+    if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
+        raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")
 
 
 def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:

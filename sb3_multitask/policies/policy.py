@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Real
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Self
 
 import numpy as np
 import torch as th
@@ -19,18 +18,18 @@ from torch import nn
 
 from sb3_multitask.envs.observations import checked_observation
 from sb3_multitask.policies.arguments import (
+    LOG_STD_BOUNDS,
+    LogStdMode,
     NetArch,
     activation_class,
+    check_log_std,
     check_optimizer_kwargs,
     check_sb3s_keys,
     checked_arch,
+    checked_sizes,
 )
 from sb3_multitask.policies.devices import advise_cpu
 from sb3_multitask.policies.heads import TaskHeads, TaskRows
-
-LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
-LOG_STD_BOUNDS = (-5.0, 1.0)
-"""Of a state-dependent log-std, unless said otherwise."""
 
 
 class SharedMlpExtractor(nn.Module):
@@ -124,8 +123,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         share_features_extractor: bool = True,  # noqa: ARG002 (SB3's, without effect on vectors)
         normalize_images: bool = True,  # noqa: ARG002
     ) -> None:
-        obs_dim, n_tasks = _checked_observation_space(observation_space)
-        _check_action_space(action_space)
+        obs_dim, n_tasks = checked_sizes(observation_space, action_space)
         if use_sde:
             raise ValueError(
                 "`use_sde=True` is not supported: gSDE keeps one exploration matrix for one action net, and here "
@@ -141,7 +139,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             }
         )
         check_optimizer_kwargs(optimizer_class, optimizer_kwargs)
-        _check_log_std(log_std_mode, log_std_init, log_std_bounds)
+        check_log_std(log_std_mode, log_std_init, log_std_bounds)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
         self.head_arch = checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
@@ -293,29 +291,3 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         features, rows, _ = self.split_observation(obs)
         values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(features), rows)
         return values
-
-
-def _checked_observation_space(space: spaces.Space[Any]) -> tuple[int, int]:
-    """(obs_dim, n_tasks) of a task observation space."""
-    if isinstance(space, spaces.Dict) and set(space.spaces) == {"obs", "task"}:
-        obs, task = space["obs"], space["task"]
-        if isinstance(obs, spaces.Box) and len(obs.shape) == 1 and isinstance(task, spaces.Discrete):
-            return obs.shape[0], int(task.n)
-    raise ValueError(
-        "MultiTaskActorCriticPolicy needs observations Dict(obs=Box(obs_dim,), task=Discrete(n_tasks)), "
-        f"not {space}. sb3_multitask.make_multitask_vec_env(tasks) gives them; TaskEnv adds the task to one env."
-    )
-
-
-def _check_action_space(space: spaces.Space[Any]) -> None:
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"MultiTaskActorCriticPolicy needs a flat Box action space, not {space}")
-
-
-def _check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
-    if mode not in get_args(LogStdMode):
-        raise ValueError(f"`log_std_mode` must be one of {', '.join(get_args(LogStdMode))} (got {mode!r})")
-    if isinstance(init, bool) or not isinstance(init, Real) or not math.isfinite(init):
-        raise ValueError(f"`log_std_init` must be a finite number (got {init!r})")
-    if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
-        raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_multitask.policies.policy import LOG_STD_BOUNDS
+from sb3_multitask.policies.arguments import LOG_STD_BOUNDS
 from sb3_multitask.readers.inert_pickle import UnreadableFileError
 
 _SHARED = re.compile(r"mlp_extractor\.shared_net\.(\d+)\.(weight|bias)")
