@@ -1,4 +1,4 @@
-"""Files of agents: safetensors and JSON, and what is taken out of SB3's; nothing in them is executed."""
+"""Files of agents: safetensors and JSON, and agents from SB3's files; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from sb3_multitask.tasks import Task, registered_id
 SCHEMA = 2
 _FORMAT = "sb3-multitask agent"
 _SEAL = "description_sha256"
-"""In a description, the SHA-256 of the rest of it; since schema 2."""
+"""Key of a description that holds the SHA-256 of its other entries; since schema 2."""
 _MAX_BYTES = 256 * 2**20
 
 
 def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     """Write an agent as ``<path>.safetensors`` and ``<path>.json``: small, and nothing in them is executed.
 
-    :param agent: an agent, or a model whose policy becomes one
+    :param agent: an agent, or a model, whose policy is then saved
     :param path: with or without one of these endings
     :raises SaveError: if a file cannot be written
     """
@@ -44,7 +44,7 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     arrays = {f"policy/{name}": array for name, array in agent.weights.items()}
     if agent.statistics is not None:
         arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
-    # safetensors writes the memory that an array begins in, whatever its strides
+    # safetensors ignores strides and writes the memory from the array's start
     content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
         beside.write_bytes(content)
@@ -67,7 +67,7 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
 
 
 def _seal(description: Mapping[str, Any]) -> str:
-    """SHA-256 of a description, whatever the order of its keys, without its own seal."""
+    """Return the SHA-256 of a description without its checksum, independent of the order of keys."""
     sealed = {key: value for key, value in description.items() if key != _SEAL}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
@@ -75,12 +75,13 @@ def _seal(description: Mapping[str, Any]) -> str:
 def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
-    :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, of SB3's A2C
-        or PPO, or of sb3-contrib's TRPO, such as a run's ``best_model.zip``; a run's folder, ours or rl_zoo3's, whose
-        agent at the end it is; a folder that ``sb3-multitask card`` made; or ``"pretrained:<name>"``
-    :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it. A
-        ``model.zip`` in a run's folder has it beside it, and so has a zip in a folder that ``python -m
-        sb3_multitask.zoo`` left. Without it an agent whose training had a VecNormalize comes with a warning
+    :param path: the path that was given to :func:`save_agent`, or either of its files; a zip of ``A2CMultiTask``, of
+        SB3's A2C or PPO, or of sb3-contrib's TRPO, such as a run's ``best_model.zip``; a run's folder, ours or
+        rl_zoo3's, for the agent at its end; a folder that ``sb3-multitask card`` made; or ``"pretrained:<name>"``
+    :param normalizer: for a zip of another algorithm than ours, the file of ``VecNormalize.save`` that belongs to it.
+        It is not needed for a ``model.zip`` in a run's folder, nor for a zip in a folder of ``python -m
+        sb3_multitask.zoo``, since the file is next to them. If the training had a VecNormalize and its file is not
+        given, a warning says so
     :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
@@ -102,7 +103,7 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
             return _agent_of_zoo(training, normalizer)
         policy, beside = read_sb3_zip(path), path.with_name("vecnormalize.pkl")
         if normalizer is None and policy.statistics is None and path.name == "model.zip" and beside.exists():
-            normalizer = beside  # in a run's folder
+            normalizer = beside  # a run's folder has it
         return _agent_of_zip(policy, normalizer)
     except UnreadableFileError:
         raise
@@ -111,12 +112,12 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
 
 
 def _exists(path: Path) -> bool:
-    """Whether one of an agent's files is there."""
+    """Return whether one of an agent's files is there."""
     return any(path.with_name(f"{path.name}.{ending}").exists() for ending in ("safetensors", "json"))
 
 
 def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
-    """A model of a training with rl_zoo3, with the statistics beside it if its own file has none."""
+    """Return the agent of a model of rl_zoo3, with statistics from the folder if its own file has none."""
     policy = read_sb3_zip(training.model)
     if normalizer is None and policy.statistics is None:
         normalizer = training.statistics
@@ -195,7 +196,7 @@ def _read_agent(path: Path) -> Agent:
             )
     except UnreadableFileError as e:
         raise UnreadableFileError(str(e) if str(arrays_path) in str(e) else f"{json_path}: {e}") from e
-    except Exception as e:  # whatever a damaged description leads to
+    except Exception as e:  # a damaged description may cause any exception
         raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
     return agent
 
@@ -222,9 +223,9 @@ def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Age
 
 
 def load_pretrained(name: str) -> Agent:
-    """A trained agent that comes with the package.
+    """Return a trained agent that comes with the package.
 
-    Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``: it brings its normaliser.
+    Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``, since the agent includes its normaliser.
 
     :param name: for example ``"HalfCheetahBody6-vanilla"``; all are in ``sb3_multitask.agents.pretrained.PRETRAINED``
     :raises ValueError: if there is none of this name
@@ -233,7 +234,7 @@ def load_pretrained(name: str) -> Agent:
 
 
 def _what_is_missing(path: Path, missing: str) -> str:
-    """Why there is no agent: the path is a file of another kind, half of an agent, or nothing."""
+    """Return why a path holds no agent: it is a file of another kind, has one of two files, or does not exist."""
     description = path.with_name(f"{path.name}.json")
     if description.exists() and _FORMAT.encode() not in description.read_bytes():
         return f"{description}: {what_file(description)}"
@@ -249,7 +250,7 @@ def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
 
 
 def describe_tasks(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
-    """Names, ids and arguments of tasks; None if one is a callable, or its arguments are not what JSON can hold."""
+    """Return names, ids and arguments of tasks; None if one is a callable, or JSON cannot hold its arguments."""
     described = [
         {"name": task.name, "env_id": _without_module(task.env_id), "env_kwargs": _listed(task.env_kwargs)}
         for task in tasks or ()
@@ -261,12 +262,12 @@ def describe_tasks(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
 
 
 def _without_module(env_id: Any) -> Any:
-    """An id as files have it: a file names no module, which whoever evaluates the agent imports."""
+    """Return an id without its module, as files have it: users import the module themselves."""
     return registered_id(env_id) if isinstance(env_id, str) else env_id
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, which is how JSON gives them back."""
+    """Convert tuples to lists, as JSON does."""
     if isinstance(value, list | tuple):
         return [_listed(item) for item in value]
     return {key: _listed(item) for key, item in value.items()} if isinstance(value, Mapping) else value

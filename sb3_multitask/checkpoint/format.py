@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, newest first, valid or not. Their names are their steps."""
+    """Return the checkpoints in ``folder``, newest first, valid or not. Their names are their steps."""
     if not folder.is_dir():
         return []
     steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
@@ -86,7 +86,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest valid checkpoint of ``folder`` with its contents; None without. Warns of those it passes over."""
+    """Return the newest valid checkpoint of ``folder`` with its contents; None without. Warns of those it passes over."""
     for path in list_checkpoints(folder):
         try:
             return path, read_checkpoint(path)
@@ -191,7 +191,7 @@ class _Packer:
         raise TypeError(f"{where}: a {type(value).__name__} cannot be stored")
 
     def _name(self, array: np.ndarray, where: str) -> str:
-        """The name of an array in the file; copies of a task share most of their model's arrays."""
+        """Return the name of an array in the file; copies of a task share most of their model's arrays."""
         if array.dtype.hasobject:
             raise TypeError(f"{where}: arrays of objects cannot be stored")
         content = np.ascontiguousarray(array).reshape(array.shape)

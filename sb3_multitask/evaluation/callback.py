@@ -106,7 +106,7 @@ class MultiTaskEvalCallback(EvalCallback):
         return continue_training
 
     def score_of(self, results: Mapping[str, TaskResult]) -> float:
-        """What an evaluation counts by, see ``score``."""
+        """Return what an evaluation counts by, see ``score``."""
         means = [result.mean_reward for result in results.values()]
         return float(np.mean(means) if self.score == "mean" else np.min(means))
 

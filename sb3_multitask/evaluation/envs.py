@@ -59,7 +59,7 @@ def fresh_env(model: Evaluable, tasks: Sequence[Task], n_envs_per_task: int, see
 
 
 def tasks_of(model: Evaluable) -> tuple[Task, ...]:
-    """The tasks of a model or an agent, in order.
+    """Return the tasks of a model or an agent, in order.
 
     :raises ValueError: if it does not know them
     """
@@ -73,7 +73,7 @@ def tasks_of(model: Evaluable) -> tuple[Task, ...]:
 
 
 def heads_of(model: Evaluable, tasks: Sequence[Task]) -> np.ndarray | None:
-    """The model's head for each task, (n_tasks,); None if they are all of its own, in order.
+    """Return the model's head for each task, (n_tasks,); None if they are all of its own, in order.
 
     :raises ValueError: if it has none for a task, or its statistics are not known
     """
@@ -109,7 +109,7 @@ def training_env_of(model: Evaluable) -> VecEnv | None:
 
 
 def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
-    """The MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
+    """Return the MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
     venv = env.unwrapped
     if not isinstance(venv, MultiTaskVecEnv):
         raise ValueError(f"`env` must be a MultiTaskVecEnv, normalised or not, or tasks (got {env!r})")
@@ -126,7 +126,7 @@ def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
 
 
 def wrappers_of(env: VecEnv | None) -> list[str]:
-    """Names of the wrappers that may change what a policy sees or does."""
+    """Return names of the wrappers that may change what a policy sees or does."""
     return [
         type(layer).__name__
         for layer in (() if env is None else layers_of(env))
@@ -169,7 +169,7 @@ def normalized_like(
 
 
 def _of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
-    """A normaliser's statistics with those of a head for each task."""
+    """Return a normaliser's statistics with those of a head for each task."""
     return {
         name: {part: array[heads] for part, array in value.items()} if name.endswith("_rms") else value
         for name, value in state.items()

@@ -131,7 +131,7 @@ def _run_episodes(
 def _run_round(
     predict: Predict, env: VecEnv, wanted: np.ndarray, max_episode_steps: int
 ) -> dict[int, tuple[tuple[float, int], bool]]:
-    """One episode of every wanted row: row -> ((return, length), whether it ended by itself), rows ascending."""
+    """Return one episode of every wanted row: row -> ((return, length), whether it ended by itself), rows ascending."""
     played: dict[int, tuple[tuple[float, int], bool]] = {}
     returns, begun = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
     running = wanted.copy()

@@ -55,7 +55,7 @@ class TaskResults(dict[str, TaskResult]):
     """Task name -> result; as a text it is a table."""
 
     def __str__(self) -> str:
-        """Mean, standard deviation, number and mean length of each task's episodes, and the mean over the tasks."""
+        """Return mean, standard deviation, number and mean length of each task's episodes, and the mean over the tasks."""
         header = ("task", "mean return", "std", "episodes", "mean length")
         rows = [
             (

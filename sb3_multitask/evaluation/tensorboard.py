@@ -145,7 +145,7 @@ def chart_layout(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Se
 
 
 def hyper_parameters(model: BaseAlgorithm, task_names: Sequence[str]) -> dict[str, bool | float | str]:
-    """The arguments that a model was made with, as far as it keeps them; schedules by their values at the start."""
+    """Return the arguments that a model was made with, as far as it keeps them; schedules by their values at the start."""
     found: dict[str, bool | float | str] = {
         "algorithm": type(model).__name__,
         "tasks": ", ".join(task_names),

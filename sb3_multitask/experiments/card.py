@@ -60,7 +60,7 @@ def write_card(run: str | Path, output: str | Path, clips: bool = True, n_eval_e
 
 
 def _film(run: CardSource, output: Path) -> dict[str, Path]:
-    """Clips of the run's tasks; none where nothing can render."""
+    """Return clips of the run's tasks; none where nothing can render."""
     try:
         return render_clips(output / SHARED_NAME, run.tasks, output / _CLIPS)
     except NoRendererError:
@@ -82,7 +82,7 @@ def _is_card(folder: Path) -> bool:
 
 
 def _front_matter(run: CardSource) -> str:
-    """What hubs index, between two lines of dashes."""
+    """Return what hubs index, between two lines of dashes."""
     tags = ["reinforcement-learning", "deep-reinforcement-learning", "multi-task", "stable-baselines3", "sb3-multitask"]
     kind = "reinforcement-learning"
     results = [
@@ -143,7 +143,7 @@ def _returns(run: CardSource) -> str:
 
 
 def _films(films: Mapping[str, Path] | None, output: Path) -> str:
-    """Clips of every task side by side; a line that says so where nothing could render, nothing if none were asked."""
+    """Return clips of every task side by side; a line that says so where nothing could render, nothing if none were asked."""
     if films is None:
         return ""
     if not films:
@@ -156,7 +156,7 @@ def _films(films: Mapping[str, Path] | None, output: Path) -> str:
 
 
 def _usage(run: CardSource) -> str:
-    """Code that runs as it stands in the folder."""
+    """Return code that runs as it stands in the folder."""
     task, env_id = next(iter(run.env_ids.items()))
     kwargs = next((one.kwargs_of() for one in run.tasks if one.name == task), {})
     arguments = f", **{kwargs!r}" if kwargs else ""
@@ -179,5 +179,5 @@ def _usage(run: CardSource) -> str:
 
 
 def _literal(text: str) -> str:
-    """A string of Python's, in double quotes."""
+    """Return a string of Python's, in double quotes."""
     return json.dumps(text, ensure_ascii=False)

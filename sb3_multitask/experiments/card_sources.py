@@ -48,7 +48,7 @@ class CardSource(NamedTuple):
 
 
 def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
-    """What a folder has to tell; an agent without stored returns is evaluated.
+    """Return what a folder has to tell; an agent without stored returns is evaluated.
 
     :param folder: of a run of ours or of rl_zoo3's, or an agent or model in it
     :param n_eval_episodes: episodes per task of that evaluation; ``None``: 20

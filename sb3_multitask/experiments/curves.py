@@ -30,7 +30,7 @@ class RunCurves:
     standard_errors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def up_to(self, max_timesteps: int) -> RunCurves:
-        """The curves as far as ``max_timesteps`` environment steps over all tasks."""
+        """Return the curves as far as ``max_timesteps`` environment steps over all tasks."""
 
         def cut(curves: Mapping[str, Curve]) -> dict[str, Curve]:
             limit = max_timesteps / max(len(curves), 1)
@@ -41,7 +41,7 @@ class RunCurves:
 
 
 def mean_of_runs(runs: Sequence[RunCurves]) -> RunCurves:
-    """The evaluations of several runs as one curve a task: the mean over the runs, and its standard error.
+    """Return the evaluations of several runs as one curve a task: the mean over the runs, and its standard error.
 
     Only the evaluations that all runs with the task have made, at the same steps, are in the curve.
     """
@@ -106,7 +106,7 @@ def read_evaluations(path: Path) -> dict[str, Curve]:
 
 
 def _means(returns: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:
-    """Mean returns, (n_evaluations, n_tasks), of (n_evaluations, n_tasks, n_episodes)."""
+    """Return mean returns, (n_evaluations, n_tasks), of (n_evaluations, n_tasks, n_episodes)."""
     if returns.ndim != 3 or returns.shape[:2] != (n_evaluations, n_tasks) or not returns.shape[2]:
         raise ValueError(f"returns of shape {returns.shape} for {n_evaluations} evaluations of {n_tasks} tasks")
     means: np.ndarray = returns.mean(axis=2)
@@ -114,7 +114,7 @@ def _means(returns: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:
 
 
 def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:
-    """Mean over the last ``window`` episodes, fewer at the start; (n_episodes,)."""
+    """Return mean over the last ``window`` episodes, fewer at the start; (n_episodes,)."""
     sums = np.cumsum(np.concatenate([[0.0], returns]))
     last = np.arange(1, len(returns) + 1)
     first = np.maximum(last - window, 0)

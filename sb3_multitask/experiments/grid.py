@@ -92,7 +92,7 @@ def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRu
 
 
 def select(runs: list[GridRun], prefixes: Sequence[str]) -> list[GridRun]:
-    """The runs whose keys begin with one of ``prefixes``, and all that they need; all runs without prefixes.
+    """Return the runs whose keys begin with one of ``prefixes``, and all that they need; all runs without prefixes.
 
     :raises ConfigError: if a prefix fits no run
     """
@@ -110,7 +110,7 @@ def select(runs: list[GridRun], prefixes: Sequence[str]) -> list[GridRun]:
 
 
 def prepare(run: GridRun) -> RunFolder:
-    """The run's folder with its config in it.
+    """Return the run's folder with its config in it.
 
     :raises ConfigError: if the folder holds another config
     """
@@ -128,7 +128,7 @@ def prepare(run: GridRun) -> RunFolder:
 
 
 def _other_settings(run: GridRun) -> list[str]:
-    """The settings in which the run that is in the folder differs, in words."""
+    """Return the settings in which the run that is in the folder differs, in words."""
     there = load_config(TrainConfig, RunFolder(run.folder).config)
     now, then = run.config.model_dump(), there.model_dump()
     names = [name for name in now if now[name] != then[name]]
@@ -213,7 +213,7 @@ def _check_name(path: Path, name: str, runs: Mapping[str, Any]) -> None:
 
 
 def statuses(runs: list[GridRun]) -> Iterator[tuple[GridRun, str]]:
-    """Every run with its status: "waiting", "running", "finished", "interrupted", "failed", or "other settings".
+    """Yield every run with its status: "waiting", "running", "finished", "interrupted", "failed", or "other settings".
 
     With the last, the folder holds a run that the grid will not resume.
     """

@@ -62,7 +62,7 @@ class MilestoneCallback(BaseCallback):
         self.n_done = 0
 
     def get_state(self) -> dict[str, Any]:
-        """How many budgets were reached."""
+        """Return how many budgets were reached."""
         return {"n_done": self.n_done}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ class Episode:
 
 
 def read_monitor_files(folder: Path) -> list[list[Episode]]:
-    """The episodes of every sub-environment's file, in the order of the rows of the VecEnv.
+    """Return the episodes of every sub-environment's file, in the order of the rows of the VecEnv.
 
     A row that was cut (by a kill, or a full disk) is left out, since half of a number is a number too; a warning
     counts such rows.
@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[list[Episode], int]:
 
 
 def _fields(line: str) -> list[str]:
-    """The fields of a row; none if it is no row."""
+    """Return the fields of a row; none if it is no row."""
     try:
         return next(csv.reader([line]), [])
     except csv.Error:
@@ -79,7 +79,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _env_id(first_line: str) -> str:
-    """The environment's id in the line ``#{"t_start": ..., "env_id": ...}`` that monitor files begin with."""
+    """Return the environment's id in the line ``#{"t_start": ..., "env_id": ...}`` that monitor files begin with."""
     try:
         return str(json.loads(first_line.removeprefix("#"))["env_id"])
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -74,7 +74,7 @@ def plot_runs(
 
 
 def read_run(folder: Path, which: Which = "both") -> RunCurves:
-    """The curves of one run, see :func:`plot_runs`."""
+    """Return the curves of one run, see :func:`plot_runs`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give that of a run")
@@ -105,7 +105,7 @@ def _names(folders: Sequence[Path], group: bool) -> list[str]:
 
 
 def _grouped(runs: Mapping[str, RunCurves]) -> dict[str, RunCurves]:
-    """The mean of the runs of each group, by the name that they have in common and their number."""
+    """Return the mean of the runs of each group, by the name that they have in common and their number."""
     groups = defaultdict(list)
     for name, curves in runs.items():
         groups[_NUMBER.sub("", name)].append(curves)

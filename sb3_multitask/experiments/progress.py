@@ -33,7 +33,7 @@ def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
 
 
 def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Columns and whole rows of a ``progress.csv``; a row that was cut is left out.
+    """Return columns and whole rows of a ``progress.csv``; a row that was cut is left out.
 
     :raises OSError: if it cannot be read
     :raises ValueError: if it is no CSV
@@ -49,7 +49,7 @@ def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def steps_of(header: list[str], row: list[str]) -> int | None:
-    """Environment steps of a row; None if it does not say."""
+    """Return environment steps of a row; None if it does not say."""
     field = row[header.index(_STEPS)] if _STEPS in header else ""
     return int(field) if field.isdecimal() and len(field) <= _MAX_DIGITS else None
 

@@ -64,7 +64,7 @@ class FolderInUseError(RuntimeError):
 
 
 def folder_of_agent(agent: str | Path) -> tuple[Path, str]:
-    """The run's folder that an agent is in, and the moment of its results: a budget in steps, "best", or "after"."""
+    """Return the run's folder that an agent is in, and the moment of its results: a budget in steps, "best", or "after"."""
     folder, which = run_of(agent)
     return folder, "after" if which == "final" else which
 
@@ -92,7 +92,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path | None, name: str, overwrite: bool = False) -> RunFolder:
-        """A new, empty folder: ``path``, or the first free ``runs/<name>_<number>``.
+        """Return a new, empty folder: ``path``, or the first free ``runs/<name>_<number>``.
 
         :raises FileExistsError: if ``path`` holds something, unless ``overwrite`` and it is a run's folder
         """
@@ -118,7 +118,7 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
-        """The folder of a run that was started before.
+        """Return the folder of a run that was started before.
 
         :raises FileNotFoundError: if there is none
         """
@@ -129,7 +129,7 @@ class RunFolder:
         return folder
 
     def outputs(self) -> list[Path]:
-        """What a run has left so far, but for its config, status and log."""
+        """Return what a run has left so far, but for its config, status and log."""
         return sorted(path for pattern in _OUTPUTS for path in self.path.glob(pattern))
 
     def set_aside(self) -> Path | None:
@@ -176,7 +176,7 @@ class RunFolder:
             ) from None
 
     def is_locked(self) -> bool:
-        """Whether a process works in the folder now."""
+        """Return whether a process works in the folder now."""
         try:
             with FileLock(self.path / _LOCK, timeout=0):
                 return False
@@ -184,7 +184,7 @@ class RunFolder:
             return True
 
     def read_status(self) -> dict[str, Any]:
-        """What ``run.json`` says, as far as it can be read; empty without one."""
+        """Return what ``run.json`` says, as far as it can be read; empty without one."""
         try:
             content = json.loads(self.run.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -221,7 +221,7 @@ class RunFolder:
         write_json(self.results, content)
 
     def read_results(self) -> dict[str, dict[str, TaskResult]]:
-        """What ``results.json`` holds; empty without one.
+        """Return what ``results.json`` holds; empty without one.
 
         :raises ValueError: if it is damaged; names it
         """
@@ -234,7 +234,7 @@ class RunFolder:
 
 
 def results_from_json(content: Any) -> dict[str, dict[str, TaskResult]]:
-    """The results that ``results.json`` holds; raises one of :data:`DAMAGE` if it does not."""
+    """Return the results that ``results.json`` holds; raises one of :data:`DAMAGE` if it does not."""
     return {
         moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
         for moment, by_task in content.items()
@@ -242,21 +242,21 @@ def results_from_json(content: Any) -> dict[str, dict[str, TaskResult]]:
 
 
 def sound_facts(content: Any) -> dict[str, Any]:
-    """The facts of a status that are of their kind; none if it is no mapping."""
+    """Return the facts of a status that are of their kind; none if it is no mapping."""
     if not isinstance(content, dict):
         return {}
     return {name: value for name, value in content.items() if _is_sound(name, value)}
 
 
 def _is_sound(name: str, value: Any) -> bool:
-    """Whether a fact of a status is of its kind: a file that an editor or a disk changed may hold anything."""
+    """Return whether a fact of a status is of its kind: a file that an editor or a disk changed may hold anything."""
     if name in ("wall_seconds", "cpu_seconds"):
         return type(value) in (int, float) and 0 <= value < _MAX_SECONDS
     return isinstance(value, _KINDS_OF_FACTS.get(name, object))
 
 
 def _program() -> str:
-    """What was started, without the folders that it lies in."""
+    """Return what was started, without the folders that it lies in."""
     name = Path(sys.argv[0]).name
     return "sb3-multitask" if name == "__main__.py" else name
 
@@ -272,7 +272,7 @@ def _first_free(parent: Path, name: str) -> Path:
 
 
 def _revision() -> str | None:
-    """The code's git revision, with ``-dirty`` on local changes; None outside a checkout."""
+    """Return the code's git revision, with ``-dirty`` on local changes; None outside a checkout."""
     git = shutil.which("git")
     package = Path(__file__).parents[2]
     if git is None or not (package / ".git").exists():

@@ -102,7 +102,7 @@ class _Scheduler:
             time.sleep(_POLL_SECONDS)
 
     def _waiting(self) -> list[GridRun]:
-        """Runs that can still be started, now or later."""
+        """Return runs that can still be started, now or later."""
         over = self.finished | set(self.failed) | set(self.jobs)
         changed = True
         while changed:
@@ -199,7 +199,7 @@ class _Display:
 
 
 def steps_so_far(path: Path) -> int:
-    """How far a run has come, by its log and its checkpoints, as far as these can be read."""
+    """Return how far a run has come, by its log and its checkpoints, as far as these can be read."""
     folder = RunFolder(path)
     steps = [int(checkpoint.name) for checkpoint in list_checkpoints(folder.checkpoints)[:1]]
     with suppress(OSError, ValueError):

@@ -13,7 +13,7 @@ _FOLDERS = (_PACKAGE / NAME, _PACKAGE.parent / NAME)  # a checkout has the secon
 
 
 def shipped_config(name: str) -> Path:
-    """A config by the name of its file.
+    """Return a config by the name of its file.
 
     :raises ConfigError: if there is none of this name
     """
@@ -27,12 +27,12 @@ def shipped_config(name: str) -> Path:
 
 
 def is_shipped(path: str | Path) -> bool:
-    """Whether a path has the form that names a shipped config, ``zoo_configs/<name>``."""
+    """Return whether a path has the form that names a shipped config, ``zoo_configs/<name>``."""
     return Path(path).parent == Path(NAME)
 
 
 def find_config(path: str | Path) -> Path:
-    """The file of a config as a user names it: ``zoo_configs/<name>`` is a shipped one where there is no such file.
+    """Return the file of a config as a user names it: ``zoo_configs/<name>`` is a shipped one where there is no such file.
 
     :raises ConfigError: if there is neither
     """

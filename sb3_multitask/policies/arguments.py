@@ -1,4 +1,4 @@
-"""Arguments of the policy, checked, and in the forms that SB3's users write them."""
+"""Checks of the policy's arguments, which may have all forms that SB3's users write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from sb3_multitask.tasks import did_you_mean
 
 NetArch: TypeAlias = Mapping[str, Sequence[int]] | Sequence[int]
-"""Units of the layers, ``dict(pi=[...], vf=[...])``; a list is for both."""
+"""Units of the layers, ``dict(pi=[...], vf=[...])``; a list applies to both."""
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
 LOG_STD_BOUNDS = (-5.0, 1.0)
 """Default bounds of a state-dependent log-std."""
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "leaky_relu": nn.LeakyReLU,
 }
-"""The names that ``activation_fn`` may have in a YAML file: those that agents act with too."""
+"""Names of ``activation_fn`` in YAML files; agents support these activations."""
 
 
 def checked_sizes(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> tuple[int, int]:
@@ -62,7 +62,7 @@ def check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
 
 
 def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Layer sizes of actor and critic; what is left out is the default, and a list is for both, as in SB3.
+    """Return the layer sizes of actor and critic; missing keys get the default, and a list applies to both, as in SB3.
 
     :raises ValueError: on anything else
     """
@@ -70,7 +70,7 @@ def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]])
     if arch is None:
         return {key: list(sizes) for key, sizes in default.items()}
     if isinstance(arch, list | tuple) and len(arch) == 1 and isinstance(arch[0], Mapping):
-        arch = arch[0]  # as it was written before SB3 1.8
+        arch = arch[0]  # the form of SB3 before 1.8
     if isinstance(arch, list | tuple):
         arch = {"pi": arch, "vf": arch}
     lists = arch.values() if isinstance(arch, Mapping) else ()
@@ -91,9 +91,9 @@ def _is_sizes(layers: object) -> bool:
 
 
 def activation_class(activation_fn: object) -> Any:
-    """The class of an activation, which may be given by its name, such as ``"relu"`` or ``"nn.ReLU"``.
+    """Return the class of an activation, which may be given by its name, such as ``"relu"`` or ``"nn.ReLU"``.
 
-    :raises ValueError: on an unknown name, or what makes no module when it is called
+    :raises ValueError: on an unknown name, or an object that makes no module when it is called
     """
     if isinstance(activation_fn, str):
         key = activation_fn.rpartition(".")[2].lower().replace("_", "")
@@ -113,12 +113,12 @@ def activation_class(activation_fn: object) -> Any:
 
 
 def _makes_a_module(activation_fn: object) -> bool:
-    """Whether it makes an activation when it is called without arguments, as SB3 calls it."""
+    """Return whether a call without arguments, as SB3's, makes an activation."""
     if isinstance(activation_fn, nn.Module) or not callable(activation_fn):
         return False
     try:
         return isinstance(activation_fn(), nn.Module)
-    except Exception:  # such as of torch.relu, a function of a tensor
+    except Exception:  # such as the TypeError of torch.relu, a function of a tensor
         return False
 
 
@@ -126,7 +126,7 @@ def check_sb3s_keys(given: Mapping[str, Any]) -> None:
     """Raise on arguments of SB3's policies that would have no effect here.
 
     :param given: SB3's name -> value
-    :raises ValueError: names the argument, its value and what to do instead
+    :raises ValueError: names the argument, its value and the alternative
     """
     for name, default in (("full_std", True), ("use_expln", False)):
         if bool(given[name]) is not default:
@@ -156,7 +156,7 @@ def check_sb3s_keys(given: Mapping[str, Any]) -> None:
 def check_names(given: Mapping[str, Any], policy_class: type) -> None:
     """Raise on names that the policy's constructor does not have.
 
-    :raises ValueError: on ``use_sde``, which is the algorithm's
+    :raises ValueError: on ``use_sde``, an argument of the algorithm
     :raises TypeError: names the argument and the closest one
     """
     parameters = inspect.signature(policy_class).parameters
@@ -201,15 +201,15 @@ def check_optimizer_kwargs(optimizer_class: type[th.optim.Optimizer], kwargs: Ma
 
 
 def a2c_policy_kwargs(given: Mapping[str, Any] | None, use_rms_prop: bool, rms_prop_eps: float) -> dict[str, Any]:
-    """``policy_kwargs`` of A2C, a copy: with RMSprop as SB3's A2C sets it up, and what was given on top.
+    """Return a copy of A2C's ``policy_kwargs``, completed with the RMSprop of SB3's A2C.
 
-    SB3 writes into what it is handed, and drops ``optimizer_kwargs`` that come without an ``optimizer_class``.
+    SB3 writes into the dict that it gets, and drops ``optimizer_kwargs`` without an ``optimizer_class``.
 
-    :raises ValueError: if ``rms_prop_eps`` would be ignored, or says something else than ``optimizer_kwargs``
+    :raises ValueError: if ``rms_prop_eps`` would be ignored, or contradicts ``optimizer_kwargs``
     """
     kwargs = copy.deepcopy(dict(given or {}))
     if isinstance(kwargs.get("activation_fn"), str):
-        kwargs["activation_fn"] = activation_class(kwargs["activation_fn"])  # files name it by its class
+        kwargs["activation_fn"] = activation_class(kwargs["activation_fn"])  # files store the class's name
     own = kwargs.get("optimizer_kwargs")
     if own is not None and not isinstance(own, Mapping):
         raise ValueError(f"`optimizer_kwargs` must be a dict of the optimizer's arguments (got {own!r})")

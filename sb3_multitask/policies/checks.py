@@ -1,4 +1,4 @@
-"""What makes a policy another one than its weights and settings say, and so than an ``Agent`` of them would be."""
+"""Find out whether a policy acts as an ``Agent`` of its weights and settings would."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ACTING = (
     *("obs_to_tensor", "is_vectorized_observation", "extract_features", "unscale_action", "set_training_mode"),
     *("_get_action_dist_from_latent", "__call__", "_call_impl", "state_dict"),
 )
-"""Methods between an observation and an action; those of the critic and of training are nothing to an agent."""
+"""Methods between an observation and an action; an agent uses none of the critic or of training."""
 
 
 def why_no_agent(policy: MultiTaskActorCriticPolicy) -> str | None:
-    """What of a policy's acting is not in its weights and settings; None if all of it is.
+    """Return why an agent of a policy's weights and settings would act differently; None if it would not.
 
-    Subclasses are fine that add methods, or change what is of the critic or of training alone.
+    Subclasses may add methods, and may change the critic or training.
     """
     return next(_differences(policy), None)
 

@@ -57,7 +57,7 @@ class Backend(Protocol):
     n_threads: int
 
     def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
-        """First observations (n_rows, obs_dim) and reset infos."""
+        """Return first observations (n_rows, obs_dim) and reset infos."""
 
     def reset_row(self, row: int) -> np.ndarray:
         """Begin a new episode in one sub-environment, by its own generator; its first observation (obs_dim,)."""
@@ -69,7 +69,7 @@ class Backend(Protocol):
         """Finish the step that was sent."""
 
     def get_attr(self, row: int, name: str) -> Any:
-        """Attribute of one sub-environment, wrappers included."""
+        """Return attribute of one sub-environment, wrappers included."""
 
     def set_attr(self, row: int, name: str, value: Any) -> None:
         """Set an attribute of one sub-environment."""
@@ -78,13 +78,13 @@ class Backend(Protocol):
         """Call a method of one sub-environment."""
 
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-        """Whether one sub-environment is wrapped with a class."""
+        """Return whether one sub-environment is wrapped with a class."""
 
     def why_inexact(self) -> list[str | None]:
         """For every sub-environment why :meth:`get_state` does not hold all of it; None where it does."""
 
     def get_state(self) -> list[dict[str, Any]]:
-        """State of the sub-environments: dicts, lists, plain values and arrays."""
+        """Return state of the sub-environments: dicts, lists, plain values and arrays."""
 
     def set_state(self, state: list[dict[str, Any]]) -> None:
         """Restore what :meth:`get_state` gave."""
@@ -188,7 +188,7 @@ def joined(results: Sequence[EnvStep]) -> Transitions:
 
 
 def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Info]:
-    """A step. Of a simulation that failed it is not the end of the episode, and its info says so.
+    """Return a step. Of a simulation that failed it is not the end of the episode, and its info says so.
 
     What is returned is the caller's own: environments may use their arrays and dicts again.
 
@@ -206,7 +206,7 @@ def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, fl
 def reset_env(
     env: gym.Env[Any, Any], seed: int | None = None, options: Mapping[str, Any] | None = None
 ) -> tuple[np.ndarray, Info]:
-    """A reset; ``options`` are handed over only if there are some, as SB3 does: not every environment takes them.
+    """Return a reset; ``options`` are handed over only if there are some, as SB3 does: not every environment takes them.
 
     :raises ValueError: if the observation has another shape than its space
     """
@@ -215,7 +215,7 @@ def reset_env(
 
 
 def own_copy(value: Any) -> Any:
-    """A copy of an info: dicts, lists and arrays are new, whatever else they hold is the same."""
+    """Return a copy of an info: dicts, lists and arrays are new, whatever else they hold is the same."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, dict):

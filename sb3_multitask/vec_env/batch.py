@@ -24,7 +24,7 @@ _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 
 def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> str | None:
-    """Why these tasks cannot run in a batch; None if they can."""
+    """Return why these tasks cannot run in a batch; None if they can."""
     if BATCH_IS_MISSING:
         return f"it needs mujoco.batch, which MuJoCo {mujoco.__version__} does not have (>= 3.17 does)"
     if render_mode is not None:
@@ -64,7 +64,7 @@ class BatchBackend:
         self._actions: np.ndarray | None = None
 
     def _make_groups(self) -> list[SimulationGroup]:
-        """One batch for each run of rows whose models have the same layout: usually one for all."""
+        """Return one batch for each run of rows whose models have the same layout: usually one for all."""
         groups: list[SimulationGroup] = []
         for row in range(self.n_sims):
             prototype = self._prototype(row)
@@ -84,7 +84,7 @@ class BatchBackend:
         return self.prototypes[task][index % len(self.prototypes[task])]
 
     def _parts(self, rows: slice) -> Iterator[tuple[SimulationGroup, slice, slice]]:
-        """The groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
+        """Yield the groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
         start, stop, _ = rows.indices(self.n_sims)
         for group in self.groups:
             first, last = max(start, group.start), min(stop, group.stop)
@@ -138,7 +138,7 @@ class BatchBackend:
         )
 
     def get_attr(self, row: int, name: str) -> Any:
-        """Attribute of the row's prototype, which has the parameters of the environment but not its state."""
+        """Return attribute of the row's prototype, which has the parameters of the environment but not its state."""
         if name in _STATE or name.startswith(("_elapsed", "_has_reset")):
             raise _StateError(f"{name!r} cannot be read: {_NO_ENVS}")
         return self._prototype(row).get_wrapper_attr(name)

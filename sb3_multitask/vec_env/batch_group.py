@@ -150,7 +150,7 @@ class SimulationGroup:
             self._fields[name][rows] = bound[rows]
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides what the simulations do next."""
+        """Return everything that decides what the simulations do next."""
         return {
             "state": self.batch.state.copy(),
             "warning": self.batch.warning.copy(),
@@ -217,7 +217,7 @@ def _ignore(_message: str) -> None:
 
 
 def _layout(env: gym.Env[Any, Any]) -> tuple[Any, ...]:
-    """What must be equal for tasks to share a batch and an adapter."""
+    """Return what must be equal for tasks to share a batch and an adapter."""
     unwrapped: Any = env.unwrapped
     return (
         ADAPTERS[type(unwrapped)],
@@ -228,7 +228,7 @@ def _layout(env: gym.Env[Any, Any]) -> tuple[Any, ...]:
 
 
 def _share_layout(model: Any, other: Any) -> bool:
-    """Whether MuJoCo itself takes both models into one batch."""
+    """Return whether MuJoCo itself takes both models into one batch."""
     try:
         Batch(model, 2, 1).set_models([model, other])
     except (mujoco.FatalError, ValueError):
@@ -237,7 +237,7 @@ def _share_layout(model: Any, other: Any) -> bool:
 
 
 def _max_episode_steps(env: gym.Env[Any, Any]) -> int:
-    """The time limit around an environment, in steps; the largest integer without one."""
+    """Return the time limit around an environment, in steps; the largest integer without one."""
     limit = time_limit_of(env)
     return int(np.iinfo(np.int64).max) if limit is None else limit
 

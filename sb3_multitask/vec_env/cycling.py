@@ -83,7 +83,7 @@ class TaskCyclingVecEnv(VecEnv):
         return view
 
     def task_view(self, task_id: int) -> VecEnv:
-        """A VecEnv over the sub-environments of one task, active or not."""
+        """Return a VecEnv over the sub-environments of one task, active or not."""
         view: VecEnv = self.venv.task_view(task_id)
         return view
 
@@ -115,7 +115,7 @@ class TaskCyclingVecEnv(VecEnv):
         return self.next_task()
 
     def get_state(self) -> dict[str, Any]:
-        """Which task is active and where the others wait; the environments have a state of their own."""
+        """Return which task is active and where the others wait; the environments have a state of their own."""
         return {
             "active_task": self.active_task,
             "first_visit": bool(self.first_visit),

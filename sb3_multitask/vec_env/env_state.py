@@ -57,7 +57,7 @@ Contacts are not among them: a checkpoint does not hold what an environment read
 
 
 def why_inexact(env: gym.Env[Any, Any]) -> str | None:
-    """Why the state of an environment cannot be told in full; None if it can."""
+    """Return why the state of an environment cannot be told in full; None if it can."""
     for layer in _layers(env):
         if _offers_state(layer) or kind_of(layer) in _WRAPPERS:
             continue
@@ -72,7 +72,7 @@ def why_inexact(env: gym.Env[Any, Any]) -> str | None:
 
 
 def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Everything that decides what an environment does next, as far as it can be told (:func:`why_inexact`).
+    """Return everything that decides what an environment does next, as far as it can be told (:func:`why_inexact`).
 
     MuJoCo's environments and Gymnasium's usual wrappers are known. Any other environment or wrapper takes part by
     ``get_state()``, which returns dicts, lists, plain values and arrays for itself and what it wraps, and
@@ -108,7 +108,7 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
-    """Wrappers and environment from the outside in, down to the first that tells the state of all it wraps."""
+    """Yield wrappers and environment from the outside in, down to the first that tells the state of all it wraps."""
     for layer in (*wrappers_of(env), env.unwrapped):
         yield layer
         if _offers_state(layer):
@@ -141,7 +141,7 @@ _OF_GYMNASIUM = ("_np_random", "_np_random_seed", "_ezpickle_args", "_ezpickle_k
 
 
 def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
-    """What a class keeps in Python beyond what Gymnasium takes care of."""
+    """Yield what a class keeps in Python beyond what Gymnasium takes care of."""
     for name, value in vars(env).items():
         # an MjData beside the environment's own is what sensors compute in again each time
         is_scratch = name == "scratch_data" and isinstance(value, mujoco.MjData)
@@ -154,19 +154,19 @@ def _is_storable(value: Any) -> bool:
 
 
 def _is_fixed(value: Any) -> bool:
-    """What the constructor makes and nothing changes."""
+    """Return what the constructor makes and nothing changes."""
     return isinstance(value, gym.Space | Morphology | MappingProxyType) or _is_frozen(value)
 
 
 def _is_frozen(value: Any) -> bool:
-    """Whether a value that is no plain one is made of tuples, texts and the like to the last, and never drawn."""
+    """Return whether a value that is no plain one is made of tuples, texts and the like to the last, and never drawn."""
     if isinstance(value, tuple):
         return all(_is_frozen(item) for item in value)
     return isinstance(value, str | Path | type | gym.Space | Morphology) or _is_stateless(value)
 
 
 def _is_stateless(value: Any) -> bool:
-    """Whether a value is a function that holds nothing that could be drawn; an object with ``__call__`` may."""
+    """Return whether a value is a function that holds nothing that could be drawn; an object with ``__call__`` may."""
     function = getattr(value, "__func__", value)  # of methods
     if not inspect.isroutine(function):
         return isinstance(value, np.ufunc)

@@ -52,7 +52,7 @@ class WorkerError(RuntimeError):
 
 
 def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:
-    """Rows with numbers that are not finite or absurd, and what they are.
+    """Return rows with numbers that are not finite or absurd, and what they are.
 
     :param kind: such as "observation"
     :param values: (n_rows, ...)
@@ -72,7 +72,7 @@ def _adjective(row: np.ndarray) -> str:
 
 
 def physics_fault(env: Any) -> str | None:
-    """What MuJoCo found in an environment's last step; None for a good one, or without MuJoCo in ``data``."""
+    """Return what MuJoCo found in an environment's last step; None for a good one, or without MuJoCo in ``data``."""
     data = getattr(env.unwrapped, "data", None)
     if not isinstance(data, mujoco.MjData):
         return None
@@ -84,12 +84,12 @@ def physics_fault(env: Any) -> str | None:
 
 
 def describe_physics(counts: np.ndarray) -> str | None:
-    """What MuJoCo's counters from ``FIRST_PHYSICS`` on mean; None if all are 0."""
+    """Return what MuJoCo's counters from ``FIRST_PHYSICS`` on mean; None if all are 0."""
     if not counts.any():
         return None
     return f"MuJoCo found {PHYSICS[FIRST_PHYSICS + int(counts.nonzero()[0][0])]} and has reset the simulation"
 
 
 def is_fault(info: Mapping[str, Any]) -> bool:
-    """Whether a step's info is that of a quarantined fault."""
+    """Return whether a step's info is that of a quarantined fault."""
     return isinstance(info.get("fault"), Fault)

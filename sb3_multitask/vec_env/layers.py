@@ -17,7 +17,7 @@ TaskSchedule: TypeAlias = Literal["joint", "cycle"]
 
 
 def layers_of(env: VecEnv) -> Iterator[Any]:
-    """A VecEnv and what it wraps, from the outside in."""
+    """Yield a VecEnv and what it wraps, from the outside in."""
     layer: Any = env
     while layer is not None:
         yield layer
@@ -25,7 +25,7 @@ def layers_of(env: VecEnv) -> Iterator[Any]:
 
 
 def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
-    """The normaliser with statistics per task around an env, under other wrappers or not.
+    """Return the normaliser with statistics per task around an env, under other wrappers or not.
 
     :raises ValueError: if it is a stock ``VecNormalize``, or if there are two
     """
@@ -44,7 +44,7 @@ def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
 
 
 def scheduled(env: VecEnv, schedule: TaskSchedule) -> VecEnv:
-    """The env as an algorithm with that schedule meets it: all tasks at once, or cycling under the normaliser.
+    """Return the env as an algorithm with that schedule meets it: all tasks at once, or cycling under the normaliser.
 
     :raises ValueError: if the env cannot be scheduled so
     """
@@ -72,7 +72,7 @@ def scheduled(env: VecEnv, schedule: TaskSchedule) -> VecEnv:
 
 
 def task_names_of(env: VecEnv) -> tuple[str, ...]:
-    """Names of the tasks of a VecEnv, in the order of the heads.
+    """Return names of the tasks of a VecEnv, in the order of the heads.
 
     :raises ValueError: if its sub-environments do not know them, or do not agree
     """
@@ -111,7 +111,7 @@ def check_task_observations(env: Any) -> None:
 
 
 def differs_in_type_only(saved: Any, space: Any) -> bool:
-    """Whether observations of a model and of an env differ in float32 and float64 only: 0.1.0 had float32 always."""
+    """Return whether observations of a model and of an env differ in float32 and float64 only: 0.1.0 had float32 always."""
     if not (isinstance(saved, spaces.Dict) and isinstance(space, spaces.Dict)) or saved == space:
         return False
     mine, other = saved.spaces.get("obs"), space.spaces.get("obs")

@@ -128,7 +128,7 @@ def _running(backend: Backend, name: str, reason: str | None, descriptions: list
 def _try_batch(
     prototypes: Sequence[Prototypes], n_envs_per_task: int, render_mode: str | None, n_threads: int | None
 ) -> BatchBackend | str:
-    """The native backend, or why it cannot run these tasks."""
+    """Return the native backend, or why it cannot run these tasks."""
     reason = why_not_batch(prototypes, render_mode)
     if reason is not None:
         if BATCH_IS_MISSING:

@@ -83,7 +83,7 @@ class EpisodeMonitor:
         return {"r": round(total, 6), "l": length, "t": round(seconds, 6), "task": self.tasks[row]}
 
     def _by_files_clock(self, row: int, episode: dict[str, Any]) -> dict[str, Any]:
-        """The episode with the seconds since the start that the file's header names, which may be an earlier run's."""
+        """Return the episode with the seconds since the start that the file's header names, which may be an earlier run's."""
         assert self._files is not None
         if self._files.override_existing:
             return episode

@@ -77,7 +77,7 @@ class MonitorFiles:
             self._aside.add(row)
 
     def _surplus(self) -> list[int]:
-        """Rows beyond this run's of which an earlier one left a file: ``load_results`` would read it with ours."""
+        """Return rows beyond this run's of which an earlier one left a file: ``load_results`` would read it with ours."""
         names = [path.name.removesuffix(f".{Monitor.EXT}") for path in self.folder.glob(f"*.{Monitor.EXT}")]
         rows = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
         return [row for row in sorted(rows) if row >= len(self._env_ids) and _is_ours(self.path(row))]
@@ -124,7 +124,7 @@ class MonitorFiles:
             return None
 
     def get_state(self) -> dict[str, int]:
-        """Length of each file that was begun, in bytes."""
+        """Return length of each file that was begun, in bytes."""
         return {str(row): self.path(row).stat().st_size for row in sorted(self._begun) if self.path(row).exists()}
 
     def set_state(self, n_bytes: Mapping[str, int]) -> None:
@@ -155,17 +155,17 @@ def _line(fields: Iterable[Any]) -> str:
 
 
 def _has_rows(path: Path) -> bool:
-    """Whether a file holds more than its two lines of header."""
+    """Return whether a file holds more than its two lines of header."""
     return len(_first_lines(path, 3)) > 2
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file has the header that is written here."""
+    """Return whether a file has the header that is written here."""
     return _first_lines(path, 2)[1:] == [_line(_COLUMNS).encode()]
 
 
 def _can_be_appended_to(path: Path) -> bool:
-    """Whether a file of an earlier run has its header; half a row at its end, left by a kill, is cut off.
+    """Return whether a file of an earlier run has its header; half a row at its end, left by a kill, is cut off.
 
     :raises OSError: if its columns are others than those that would be appended
     """
@@ -184,7 +184,7 @@ def _can_be_appended_to(path: Path) -> bool:
 
 
 def _first_lines(path: Path, n: int) -> list[bytes]:
-    """The first lines of a file, at most ``n``; none if there is no file."""
+    """Return the first lines of a file, at most ``n``; none if there is no file."""
     try:
         with path.open("rb") as file:
             return list(islice(file, n))

@@ -16,7 +16,7 @@ _SLEEP, _IPC = (int(getattr(getattr(mujoco, "mjtEnableBit", None), name, 0)) for
 
 
 def get_model_state(model: Any) -> dict[str, Any]:
-    """Every number of a model that may be written: arrays of all types, options and statistics; copied.
+    """Return every number of a model that may be written: arrays of all types, options and statistics; copied.
 
     Keys of options and statistics are ``opt.gravity``, ``stat.meaninertia`` and so on.
     """
@@ -64,7 +64,7 @@ class SharedModel:
         self._original, self._digest = copy.copy(model), _digest(model)
 
     def has_changed(self) -> bool:
-        """Whether a number of the model differs from when it was made."""
+        """Return whether a number of the model differs from when it was made."""
         return _digest(self.model) != self._digest
 
     def get_state(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _digest(model: Any) -> int:
 
 
 def why_untold(model: Any) -> str | None:
-    """Why MuJoCo does not tell all that a simulation of this model depends on; None if it does."""
+    """Return why MuJoCo does not tell all that a simulation of this model depends on; None if it does."""
     if model.opt.enableflags & _SLEEP:
         return "has sleep enabled, and MuJoCo does not tell which bodies sleep (<flag sleep='disable'/> is exact)"
     if model.opt.enableflags & _IPC:

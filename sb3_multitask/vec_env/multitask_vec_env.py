@@ -117,11 +117,11 @@ class MultiTaskVecEnv(SubEnvsView):
         return backend.envs
 
     def rows(self, task_id: int) -> slice:
-        """The rows of one task."""
+        """Return the rows of one task."""
         return self.sub_envs.rows(task_id)
 
     def task_view(self, task_id: int) -> TaskView:
-        """A VecEnv over the sub-environments of one task; the others keep their state.
+        """Return a VecEnv over the sub-environments of one task; the others keep their state.
 
         :param task_id: from 0 to ``n_tasks - 1``
         :raises IndexError: if there is no such task
@@ -129,11 +129,11 @@ class MultiTaskVecEnv(SubEnvsView):
         return TaskView(self, task_id)
 
     def why_inexact(self) -> str | None:
-        """Why :meth:`get_state` does not hold everything; None if it does."""
+        """Return why :meth:`get_state` does not hold everything; None if it does."""
         return self.sub_envs.why_inexact()
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
+        """Return everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
         return self.sub_envs.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:

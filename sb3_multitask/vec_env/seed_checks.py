@@ -62,7 +62,7 @@ class SeedChecks:
                 self._warn(task, f"begins alike in all of its {self._n_envs_per_task} copies, whose seeds differ")
 
     def _earlier_start(self, task: Task, seed: int, obs: np.ndarray) -> np.ndarray | None:
-        """What the first copy of a task began with when it had that seed before; remembers what it begins with now."""
+        """Return what the first copy of a task began with when it had that seed before; remembers what it begins with now."""
         mine: Hashable = (task.name, seed)
         if mine in self._starts:
             return self._starts[mine]
@@ -85,7 +85,7 @@ class SeedChecks:
 
 
 def _key_in_process(task: Task, seed: int) -> Hashable | None:
-    """What two environments have in common that begin alike; None if that cannot be told."""
+    """Return what two environments have in common that begin alike; None if that cannot be told."""
     if not isinstance(task.env_id, str) or not isinstance(task.env_kwargs, Mapping):
         return None  # a callable may make another environment each time
     spec = gym.registry.get(registered_id(task.env_id))

@@ -72,11 +72,11 @@ class SubEnvs:
         self._bad_actions: dict[int, str] = {}
 
     def rows(self, task_id: int) -> slice:
-        """The rows of one task."""
+        """Return the rows of one task."""
         return slice(task_id * self.n_envs_per_task, (task_id + 1) * self.n_envs_per_task)
 
     def seeds_for(self, seed: int) -> list[int | None]:
-        """The seeds of all rows.
+        """Return the seeds of all rows.
 
         :raises ValueError: if ``seed`` is no integer of at least 0
         """
@@ -155,7 +155,7 @@ class SubEnvs:
         return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
 
     def _find_faults(self, transitions: Transitions) -> dict[int, str]:
-        """Rows of a step that must not be learned from, and why."""
+        """Return rows of a step that must not be learned from, and why."""
         faults = bad_rows("reward", transitions.rewards)
         faults.update(bad_rows("observation", transitions.obs))
         for i in transitions.ended:
@@ -201,7 +201,7 @@ class SubEnvs:
         return {"obs": obs.astype(self._obs_dtype, copy=False), "task": self.task_ids[rows].copy()}
 
     def why_inexact(self) -> str | None:
-        """Why :meth:`get_state` does not hold everything; None if it does."""
+        """Return why :meth:`get_state` does not hold everything; None if it does."""
         reasons = {
             f"task {self.task_names[task]!r}: {reason}"
             for task, reason in zip(self.task_ids, self.backend.why_inexact(), strict=True)
@@ -210,7 +210,7 @@ class SubEnvs:
         return "; ".join(sorted(reasons)) or None
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
+        """Return everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
         return {
             "backend": self.backend_name,
             "seeds": list(self.seeds),

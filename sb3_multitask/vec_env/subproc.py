@@ -156,7 +156,7 @@ class SubprocBackend:
         self._unanswered.add(row)
 
     def _answers(self, rows: Sequence[int], timeout: float | None = None, starting: bool = False) -> list[Any]:
-        """What workers answer to what they were last asked, in order.
+        """Return what workers answer to what they were last asked, in order.
 
         :param timeout: seconds for all of them together
         :param starting: seconds for the next of them instead
@@ -228,7 +228,7 @@ class SubprocBackend:
 
 
 def _spec(task: Task) -> Any:
-    """How Gymnasium makes the environment of a task, which may be registered in this process only."""
+    """Return how Gymnasium makes the environment of a task, which may be registered in this process only."""
     return gym.registry.get(registered_id(task.env_id)) if isinstance(task.env_id, str) else None
 
 

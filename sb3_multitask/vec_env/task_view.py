@@ -94,7 +94,7 @@ class SubEnvsView(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether sub-environments are wrapped with a class; true for ``Monitor``, which is built in."""
+        """Return whether sub-environments are wrapped with a class; true for ``Monitor``, which is built in."""
         backend = self.sub_envs.backend
         built_in = issubclass(Monitor, wrapper_class)
         return [built_in or backend.is_wrapped(row, wrapper_class) for row in self._global(indices)]

@@ -26,14 +26,14 @@ PassiveEnvChecker = _gymnasiums_own("PassiveEnvChecker")
 
 
 def wrappers_of(env: gym.Env[Any, Any]) -> Iterator[Wrapper]:
-    """The wrappers around an environment, from the outside in."""
+    """Yield the wrappers around an environment, from the outside in."""
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
 
 
 def kind_of(wrapper: Any) -> type:
-    """The class whose behaviour a wrapper has: its own, or Gymnasium's if another package has replaced that.
+    """Return the class whose behaviour a wrapper has: its own, or Gymnasium's if another package has replaced that.
 
     A subclass that overrides nothing counts as what it derives from.
     """
@@ -50,6 +50,6 @@ def _adds_anything(cls: type) -> bool:
 
 
 def time_limit_of(env: gym.Env[Any, Any]) -> int | None:
-    """The least time limit around an environment, in steps; None without one."""
+    """Return the least time limit around an environment, in steps; None without one."""
     limiting: list[Any] = [wrapper for wrapper in wrappers_of(env) if isinstance(wrapper, TimeLimit)]
     return min((int(wrapper._max_episode_steps) for wrapper in limiting), default=None)

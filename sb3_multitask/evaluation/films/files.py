@@ -59,7 +59,7 @@ def write_film(path: str | Path, pictures: Iterable[Image.Image], fps: float, n_
 
 
 def gif_bytes(pictures: Iterable[Image.Image], fps: float, n_colors: int = 128) -> bytes:
-    """A GIF that repeats for ever; see :func:`write_film`."""
+    """Return a GIF that repeats for ever; see :func:`write_film`."""
     frames = [picture.quantize(n_colors) for picture in pictures]
     content = io.BytesIO()
     frames[0].save(

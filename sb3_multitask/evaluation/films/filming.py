@@ -64,7 +64,7 @@ def film(scene: Scene) -> Iterator[tuple[Shot, ...]]:
 
 @functools.cache
 def find_renderer() -> str | None:
-    """The ``MUJOCO_GL`` with which MuJoCo renders here, first of all the one that is set; None: nothing renders."""
+    """Return the ``MUJOCO_GL`` with which MuJoCo renders here, first of all the one that is set; None: nothing renders."""
     chosen = os.environ.get("MUJOCO_GL", "").lower()
     for renderer in dict.fromkeys([*([chosen] if chosen else []), *_RENDERERS]):
         command = [sys.executable, "-c", _PROBE]
@@ -76,7 +76,7 @@ def find_renderer() -> str | None:
 
 
 def real_time_fps(tasks: Sequence[Task]) -> float:
-    """Steps per second of the tasks' own time, as the first one's environment says (``metadata["render_fps"]``).
+    """Return steps per second of the tasks' own time, as the first one's environment says (``metadata["render_fps"]``).
 
     :raises ValueError: if an environment cannot be rendered as a picture
     """
@@ -96,7 +96,7 @@ def real_time_fps(tasks: Sequence[Task]) -> float:
 
 
 def _specs(tasks: Sequence[Task]) -> tuple[Any, ...]:
-    """How ids are made, some of which only this process may have registered."""
+    """Return how ids are made, some of which only this process may have registered."""
     return tuple(gym.spec(registered_id(task.env_id)) for task in resolve_tasks(tasks) if isinstance(task.env_id, str))
 
 

@@ -107,7 +107,7 @@ class _Player:
             self._ended_episodes.append(EndedEpisode(self.task, self.total_reward, self.length))
 
     def pop_ended(self) -> tuple[EndedEpisode, ...]:
-        """The episodes that ended since the last call."""
+        """Return the episodes that ended since the last call."""
         ended, self._ended_episodes = tuple(self._ended_episodes), []
         return ended
 
@@ -149,7 +149,7 @@ def play_episodes(scene: Scene) -> Iterator[EndedEpisode]:
 
 
 def longest_episode(tasks: Sequence[Task]) -> int:
-    """The largest time limit among the tasks' environments, in steps; 1000 for an environment without one."""
+    """Return the largest time limit among the tasks' environments, in steps; 1000 for an environment without one."""
     limits = []
     for task in tasks:
         env = task.make()
@@ -175,7 +175,7 @@ def _players(scene: Scene, *, renders: bool) -> Iterator[list[_Player]]:
 
 
 def _rendering_env(task: Task, size: tuple[int, int]) -> gym.Env[np.ndarray, np.ndarray]:
-    """A task's environment; MuJoCo's in the size that is asked for, and with a camera that goes with the robot.
+    """Return a task's environment; MuJoCo's in the size that is asked for, and with a camera that goes with the robot.
 
     Gymnasium takes a camera that stands still, unless the task names one; the robots run out of its sight.
     """

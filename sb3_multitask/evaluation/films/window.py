@@ -17,7 +17,7 @@ _SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
 def has_display() -> bool:
-    """Whether a window can be opened, as far as the environment's variables say."""
+    """Return whether a window can be opened, as far as the environment's variables say."""
     return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in _SCREENS)
 
 

@@ -17,18 +17,18 @@ from sb3_multitask.experiments.run_folder import folder_of_agent
 
 
 def tables_of_preset(runs: Sequence[Run], preset: str) -> list[Table]:
-    """The tables that a preset of any grid has runs for."""
+    """Return the tables that a preset of any grid has runs for."""
     tables = [make(runs, preset) for make in (gains, taught, carried_over)]
     return [*filter(None, tables), *sequential_tables(runs, preset)]
 
 
 def tables_of_grid(runs: Sequence[Run]) -> list[Table]:
-    """The tables over all presets: the runs that several of them have, and every run."""
+    """Return the tables over all presets: the runs that several of them have, and every run."""
     return [*filter(None, [presets_compared(runs)]), all_runs(runs)]
 
 
 def gains(runs: Sequence[Run], preset: str) -> Table | None:
-    """Every task of every run of a preset, before and after training; None without runs."""
+    """Return every task of every run of a preset, before and after training; None without runs."""
     rows = []
     for name, seeds in _by_name(runs, preset, lambda config: not config.sequential):
         tasks = seeds[0].config.task_names
@@ -49,7 +49,7 @@ def gains(runs: Sequence[Run], preset: str) -> Table | None:
 
 
 def taught(runs: Sequence[Run], preset: str) -> Table | None:
-    """Students beside those of their teachers that are runs of the grid, seed by seed; None without."""
+    """Return students beside those of their teachers that are runs of the grid, seed by seed; None without."""
     rows = []
     for name, students in _by_name(runs, preset, lambda config: bool(config.teachers)):
         tasks = students[0].config.task_names
@@ -75,7 +75,7 @@ def taught(runs: Sequence[Run], preset: str) -> Table | None:
 
 
 def carried_over(runs: Sequence[Run], preset: str) -> Table | None:
-    """What runs that began with another's agent took over from it, and what they forgot; None without."""
+    """Return what runs that began with another's agent took over from it, and what they forgot; None without."""
     rows = []
     for name, seeds in _by_name(runs, preset, lambda config: config.init_from is not None):
         config = seeds[0].config
@@ -107,7 +107,7 @@ def carried_over(runs: Sequence[Run], preset: str) -> Table | None:
 
 
 def presets_compared(runs: Sequence[Run]) -> Table | None:
-    """Every two presets that have the same run, same seeds; None if there are none."""
+    """Return every two presets that have the same run, same seeds; None if there are none."""
     rows = []
     for name, presets in presets_of_runs(runs).items():
         for first, second in combinations(presets, 2):
@@ -131,7 +131,7 @@ def presets_compared(runs: Sequence[Run]) -> Table | None:
 
 
 def all_runs(runs: Sequence[Run]) -> Table:
-    """Every run's return at its end: each task, and their mean, median and worst."""
+    """Return every run's return at its end: each task, and their mean, median and worst."""
     rows = []
     for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
         seeds = select(runs, preset, name)
@@ -165,7 +165,7 @@ def all_runs(runs: Sequence[Run]) -> Table:
 def _by_name(
     runs: Sequence[Run], preset: str, wanted: Callable[[TrainConfig], bool]
 ) -> Iterator[tuple[str, list[Run]]]:
-    """Name and runs, one a seed, of those whose config is wanted."""
+    """Yield name and runs, one a seed, of those whose config is wanted."""
     for name in dict.fromkeys(run.name for run in runs if run.preset == preset and wanted(run.config)):
         yield name, select(runs, preset, name)
 
@@ -175,7 +175,7 @@ def _table(name: str, title: str, note: str, header: Sequence[str], rows: Sequen
 
 
 def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:
-    """The return of a student's teacher when it taught; NaN if it is not one of the grid's finished runs."""
+    """Return the return of a student's teacher when it taught; NaN if it is not one of the grid's finished runs."""
     folder, moment = folder_of_agent(student.config.teachers[task])
     for run in runs:
         if (run.preset, run.name, f"seed_{run.seed}") == folder.parts[-3:]:
@@ -185,7 +185,7 @@ def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:
 
 
 def _from_scratch(runs: Sequence[Run], tuned: Run) -> list[Run]:
-    """The runs of the first name in the preset that learn the same tasks from nothing."""
+    """Return the runs of the first name in the preset that learn the same tasks from nothing."""
     for name, seeds in _by_name(runs, tuned.preset, lambda config: config.init_from is None and not config.teachers):
         if seeds[0].config.resolved_tasks() == tuned.config.resolved_tasks() and not seeds[0].config.sequential:
             return select(runs, tuned.preset, name)
@@ -193,7 +193,7 @@ def _from_scratch(runs: Sequence[Run], tuned: Run) -> list[Run]:
 
 
 def _minutes(runs: Sequence[Run]) -> str:
-    """Mean CPU time of the runs whose folders know it."""
+    """Return mean CPU time of the runs whose folders know it."""
     seconds = [run.status["cpu_seconds"] for run in runs if "cpu_seconds" in run.status]
     return f"{np.mean(seconds) / 60:.1f}" if seconds else "-"
 

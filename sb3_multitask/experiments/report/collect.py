@@ -51,7 +51,7 @@ class Run:
     recorded: Mapping[str, Curve] | None = None
 
     def curves(self) -> dict[str, Curve]:
-        """Task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
+        """Return task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
         if self.recorded is not None:
             return dict(self.recorded)
         curves = read_evaluations(self.path / "evaluations.npz")
@@ -62,7 +62,7 @@ class Run:
 
 
 def read_runs(root: Path) -> tuple[list[Run], list[str]]:
-    """The finished runs below ``root``, and of the others what they are.
+    """Return the finished runs below ``root``, and of the others what they are.
 
     :param root: folder of a grid: ``<preset>/<run>/seed_<n>``; or ``data/`` of a report on one, which holds all that a
         report needs but for the agents
@@ -143,7 +143,7 @@ def _check_seeds(root: Path, seeds: Sequence[Run]) -> None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """A run's settings without its seed, in the folders of the runs that it begins with too."""
+    """Return a run's settings without its seed, in the folders of the runs that it begins with too."""
     settings = run.config.model_dump(exclude=_MAY_DIFFER)
     return {key: _without_seed(value, f"seed_{run.seed}") for key, value in settings.items()}
 
@@ -157,25 +157,25 @@ def _without_seed(value: Any, seed: str) -> Any:
 
 
 def select(runs: Sequence[Run], preset: str, name: str) -> list[Run]:
-    """The runs of one preset and name, by seed."""
+    """Return the runs of one preset and name, by seed."""
     return sorted((run for run in runs if (run.preset, run.name) == (preset, name)), key=lambda run: run.seed)
 
 
 def of_same_seeds(first: Sequence[Run], second: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs of both sides whose seeds both have."""
+    """Return the runs of both sides whose seeds both have."""
     seeds = {run.seed for run in first} & {run.seed for run in second}
     mine, others = ([run for run in side if run.seed in seeds] for side in (first, second))
     return mine, others
 
 
 def presets_of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Name of a run -> the presets that have it."""
+    """Return name of a run -> the presets that have it."""
     names = dict.fromkeys(run.name for run in runs)
     return {name: list(dict.fromkeys(run.preset for run in runs if run.name == name)) for name in names}
 
 
 def returns(runs: Sequence[Run], moment: str, tasks: Sequence[str]) -> np.ndarray:
-    """Mean returns of runs, (n_runs, n_tasks); NaN where a run has none."""
+    """Return mean returns of runs, (n_runs, n_tasks); NaN where a run has none."""
     rows = [[run.results.get(moment, {}).get(task) for task in tasks] for run in runs]
     cells = [[np.nan if result is None else result.mean_reward for result in row] for row in rows]
     return np.array(cells, dtype=float).reshape(len(runs), len(tasks))

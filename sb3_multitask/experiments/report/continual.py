@@ -13,7 +13,7 @@ import numpy as np
 
 
 def forgetting(matrix: np.ndarray) -> np.ndarray:
-    """What each task lost from the end of its own phase to the end of all.
+    """Return what each task lost from the end of its own phase to the end of all.
 
     :param matrix: (..., n_tasks, n_tasks)
     :return: (..., n_tasks); 0 for the last task
@@ -22,7 +22,7 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
 
 
 def backward_transfer(matrix: np.ndarray) -> np.ndarray:
-    """What later phases did to each earlier task: the negative of :func:`forgetting`, without the last task.
+    """Return what later phases did to each earlier task: the negative of :func:`forgetting`, without the last task.
 
     :param matrix: (..., n_tasks, n_tasks)
     :return: (..., n_tasks - 1)
@@ -31,7 +31,7 @@ def backward_transfer(matrix: np.ndarray) -> np.ndarray:
 
 
 def zero_shot_transfer(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
-    """What each task had from the phases before its own, over an untrained model (CORA's forward transfer).
+    """Return what each task had from the phases before its own, over an untrained model (CORA's forward transfer).
 
     :param matrix: (..., n_tasks, n_tasks)
     :param untrained: returns of an untrained model, (..., n_tasks)
@@ -42,7 +42,7 @@ def zero_shot_transfer(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
 
 
 def area_transfer(curve: tuple[np.ndarray, np.ndarray], scratch: tuple[np.ndarray, np.ndarray]) -> float:
-    """How much higher a task's learning curve lies than that of training from scratch (Continual World's).
+    """Return how much higher a task's learning curve lies than that of training from scratch (Continual World's).
 
     :param curve: (steps, returns) of the task in its phase, each (n_evaluations,)
     :param scratch: the same from scratch, at any steps

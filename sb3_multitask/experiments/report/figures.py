@@ -23,7 +23,7 @@ Sides: TypeAlias = Mapping[str, Sequence[Curve]]
 
 
 def draw_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """The curves of every run: a panel a task, also of those it is evaluated on besides; a colour a preset."""
+    """Return the curves of every run: a panel a task, also of those it is evaluated on besides; a colour a preset."""
     drawn = []
     for name, presets in presets_of_runs(runs).items():
         sides = {preset: _curves(select(runs, preset, name)) for preset in presets}
@@ -95,7 +95,7 @@ def _save(figure: Figure, path: Path, x_label: str) -> Path:
 
 
 def _seeds(sides: Iterable[Sequence[Curve]]) -> str:
-    """How many seeds a panel has, such as "1 seed", "2 or 3 seeds"."""
+    """Return how many seeds a panel has, such as "1 seed", "2 or 3 seeds"."""
     counts = sorted({len(curves) for curves in sides} - {0})
     return f"{' or '.join(map(str, counts)) or 'no'} seed{'s' if counts != [1] else ''}"
 

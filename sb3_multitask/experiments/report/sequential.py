@@ -20,13 +20,13 @@ Null, too, is Hopper's "last" at half gravity, where the publication repeats Hal
 
 
 def sequential_tables(runs: Sequence[Run], preset: str) -> list[Table]:
-    """A table for each group that was learned in turn."""
+    """Return a table for each group that was learned in turn."""
     names = dict.fromkeys(run.name for run in runs if run.preset == preset and run.config.sequential)
     return [_table(select(runs, preset, name), preset, name) for name in names]
 
 
 def matrix_of(runs: Sequence[Run]) -> np.ndarray:
-    """Returns after each phase, (n_seeds, n_phases, n_tasks)."""
+    """Return returns after each phase, (n_seeds, n_phases, n_tasks)."""
     tasks = runs[0].config.task_names
     return np.stack([returns(runs, f"after_{i + 1}", tasks) for i in range(len(tasks))], axis=1)
 

@@ -46,27 +46,27 @@ class Estimate:
 
 
 def mean(scores: np.ndarray) -> Estimate:
-    """Mean over seeds and tasks of (n_seeds, n_tasks) scores."""
+    """Return mean over seeds and tasks of (n_seeds, n_tasks) scores."""
     return _estimate(scores, lambda rows, axis: rows.mean(axis=axis))
 
 
 def interquartile_mean(scores: np.ndarray) -> Estimate:
-    """Mean of the middle half of all seeds' and tasks' scores: less moved by one lucky seed than the mean."""
+    """Return mean of the middle half of all seeds' and tasks' scores: less moved by one lucky seed than the mean."""
     return _estimate(scores, lambda rows, axis: stats.trim_mean(rows, 0.25, axis=axis))
 
 
 def median_task(scores: np.ndarray) -> Estimate:
-    """Median over the tasks of their means over the seeds."""
+    """Return median over the tasks of their means over the seeds."""
     return _estimate_of_tasks(scores, np.median)
 
 
 def worst_task(scores: np.ndarray) -> Estimate:
-    """The worst task's mean over the seeds."""
+    """Return the worst task's mean over the seeds."""
     return _estimate_of_tasks(scores, np.min)
 
 
 def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estimate:
-    """Probability that a seed of ``scores`` beats a seed of ``others`` on a task, mean over the tasks; ties count half.
+    """Return probability that a seed of ``scores`` beats a seed of ``others`` on a task, mean over the tasks; ties count half.
 
     :param scores: (n_seeds, n_tasks)
     :param others: (n_other_seeds, n_tasks)
@@ -87,7 +87,7 @@ def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estima
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Mean of ``a`` less mean of ``b``, each (n_seeds, n_tasks)."""
+    """Return mean of ``a`` less mean of ``b``, each (n_seeds, n_tasks)."""
     n_tasks = a.shape[1]
 
     def statistic(*columns: np.ndarray, axis: int = -1) -> Any:
@@ -98,7 +98,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Mean of ``a`` less ``b``, row by row: for seeds that belong together, as a student's and its teachers'.
+    """Return mean of ``a`` less ``b``, row by row: for seeds that belong together, as a student's and its teachers'.
 
     :param a: (n_seeds, n_tasks)
     :param b: the same seeds in the same order
@@ -132,7 +132,7 @@ def _estimate_of_tasks(scores: np.ndarray, over_tasks: Statistic) -> Estimate:
 
 
 def bootstrap(columns: list[np.ndarray], statistic: Statistic, n_seeds: int) -> Estimate:
-    """Percentile interval; every task's seeds are resampled by themselves."""
+    """Return percentile interval; every task's seeds are resampled by themselves."""
     if n_seeds == 0 or not all(np.isfinite(column).all() for column in columns):
         return Estimate(np.nan, np.nan, np.nan, n_seeds)
     value = float(statistic(*columns))

@@ -32,7 +32,7 @@ class Table:
         return "\n".join([*lines, *map(_line, self.rows)]) + "\n"
 
     def html(self) -> str:
-        """A section with the table's name as its id; columns have the classes "words", "long" and "numbers"."""
+        """Return a section with the table's name as its id; columns have the classes "words", "long" and "numbers"."""
         kinds = [_kind([row[i] for row in self.rows]) for i in range(len(self.header))]
         head = _row("th", self.header, kinds)
         body = "".join(_row("td", row, kinds) for row in self.rows)
@@ -50,7 +50,7 @@ class Table:
 
 
 def markdown_text(text: str) -> str:
-    """A text, such as a task's name, that Markdown shows as it is."""
+    """Return a text, such as a task's name, that Markdown shows as it is."""
     return re.sub(r"([\\`*<\[\]]|\b_|_\b)", r"\\\1", text)
 
 

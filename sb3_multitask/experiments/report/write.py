@@ -71,7 +71,7 @@ def write_page(
 
 
 def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
-    """Clips of the preset's best agent on several tasks, as HTML; without any, a line that says why.
+    """Return clips of the preset's best agent on several tasks, as HTML; without any, a line that says why.
 
     A report's data hold no agents, so their runs are not filmed.
     """
@@ -116,7 +116,7 @@ def _page(tables: Sequence[Table], figures: Sequence[Path], clips: str, others: 
 
 
 def _inline_svg(path: Path) -> str:
-    """The drawing itself, ids made its own, so that drawings on one page do not share them."""
+    """Return the drawing itself, ids made its own, so that drawings on one page do not share them."""
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     return (

@@ -58,11 +58,11 @@ class Adapter:
         self.init_qpos, self.init_qvel = self.per_row("init_qpos"), self.per_row("init_qvel")
 
     def per_row(self, name: str, dtype: type = np.float64) -> np.ndarray:
-        """An attribute of every row's prototype."""
+        """Return an attribute of every row's prototype."""
         return np.array([getattr(env, name) for env in self.prototypes], dtype=dtype)
 
     def only(self, name: str) -> Any:
-        """An attribute that all prototypes share."""
+        """Return an attribute that all prototypes share."""
         (value,) = {getattr(env, name) for env in self.prototypes}
         return value
 
@@ -72,7 +72,7 @@ class Adapter:
         return (getattr(prototype, "_exclude_current_positions_from_observation", None),)
 
     def observe(self, state: State) -> np.ndarray:
-        """Observations (n_rows, obs_dim) float64, not views of the state."""
+        """Return observations (n_rows, obs_dim) float64, not views of the state."""
         raise NotImplementedError
 
     def position(self, rows: slice, state: State) -> np.ndarray | None:  # noqa: ARG002
@@ -93,11 +93,11 @@ class Adapter:
         raise NotImplementedError
 
     def reset_columns(self, rows: slice, state: State) -> Columns:  # noqa: ARG002
-        """The arrays behind the info of a reset."""
+        """Return the arrays behind the info of a reset."""
         return {}
 
     def get_state(self) -> dict[str, Any]:
-        """What it keeps of episodes under way, for a checkpoint."""
+        """Return what it keeps of episodes under way, for a checkpoint."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ class Readings:
             self.body = self.prototype.model.body(body).id
 
     def append(self, ids: np.ndarray, obs: np.ndarray) -> np.ndarray:
-        """Observations with the readings of the simulations ``ids`` behind them.
+        """Return observations with the readings of the simulations ``ids`` behind them.
 
         Derived fields of the batch are those of now afterwards.
         """
@@ -63,5 +63,5 @@ class Readings:
 
 
 def readings_of(prototypes: Sequence[Any], batch: Any) -> Readings | None:
-    """The readings of an environment that has some."""
+    """Return the readings of an environment that has some."""
     return Readings(prototypes, batch) if isinstance(prototypes[0], WithReadings) else None
