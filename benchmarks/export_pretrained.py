@@ -22,9 +22,9 @@ PACKAGE = Path(mt.__file__).parent / "agents" / "pretrained"
 SET = "HalfCheetahBody6"
 
 
-def export(run: Run, n_seeds: int, moment: str, name: str) -> None:
-    agent = mt.load_agent(run.path / "agents" / ("final" if moment == "after" else moment))
-    results = {task: round(result.mean_reward, 1) for task, result in run.results[moment].items()}
+def export(run: Run, n_seeds: int, stage: str, name: str) -> None:
+    agent = mt.load_agent(run.path / "agents" / ("final" if stage == "after" else stage))
+    results = {task: round(result.mean_reward, 1) for task, result in run.results[stage].items()}
     facts = {
         **agent.facts,
         "trained_by": "sb3-multitask grid zoo_configs/paper_grid.yml",

@@ -51,12 +51,12 @@ def run_sb3(seed: int, task: mt.Task) -> dict[str, dict]:
     eval_env = VecNormalize(make_vec_env(task.make, 5, seed=0), training=False, norm_reward=False)
     model = A2C("MlpPolicy", env, seed=seed, policy_kwargs={"net_arch": NET}, device="cpu")
     results = {}
-    for moment in ("before", "after"):
-        if moment == "after":
+    for stage in ("before", "after"):
+        if stage == "after":
             model.learn(STEPS_PER_TASK)
         sync_envs_normalization(env, eval_env)
         episodes = evaluate_policy(model, eval_env, N_EPISODES, return_episode_rewards=True)
-        results[moment] = asdict(mt.TaskResult.of(list(zip(*episodes, strict=True))))
+        results[stage] = asdict(mt.TaskResult.of(list(zip(*episodes, strict=True))))
     return {task.name: results}
 
 
@@ -82,9 +82,9 @@ def load_results() -> dict[str, dict[str, dict[str, list[float]]]]:
     returns: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for path in sorted(RESULTS.glob("*_*.json")):
         content = json.loads(path.read_text())
-        for task, moments in content["results"].items():
-            for moment, result in moments.items():
-                returns[content["method"]][task][moment].append(result["mean_reward"])
+        for task, stages in content["results"].items():
+            for stage, result in stages.items():
+                returns[content["method"]][task][stage].append(result["mean_reward"])
     return returns
 
 

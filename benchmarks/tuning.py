@@ -66,11 +66,11 @@ def train(settings: dict[str, Any], seed: int, per_head: int = PER_HEAD) -> dict
     half = mt.make_multitask_vec_env("HalfCheetahBody6", 5, seed=seed * 1000 + 500, normalize=False)
     callback = mt.MultiTaskEvalCallback(half, n_eval_episodes=5, eval_freq=3 * per_head - 1000, verbose=0)
     model.learn(6 * per_head, callback)
-    for moment, by_task in (
+    for stage, by_task in (
         ("half", callback.evaluations_tasks[0]),
         ("end", mt.evaluate_tasks(model, n_eval_episodes=20)),
     ):
-        results[moment] = {task: round(result.mean_reward, 1) for task, result in by_task.items()}
+        results[stage] = {task: round(result.mean_reward, 1) for task, result in by_task.items()}
     return {**results, "per_head": per_head, "seconds": round(time.perf_counter() - start)}
 
 

@@ -1,4 +1,4 @@
-"""Reading SB3's monitor files, whole rows only."""
+"""Read the complete rows of SB3's monitor files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-_MAX_LENGTH = 2**53  # what a float can count
+_MAX_LENGTH = 2**53  # largest whole number that a float holds exactly
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Episode:
 def read_monitor_files(folder: Path) -> list[list[Episode]]:
     """Return the episodes of every sub-environment's file, in the order of the rows of the VecEnv.
 
-    A row that was cut (by a kill, or a full disk) is left out, since half of a number is a number too; a warning
-    counts such rows.
+    A row that was truncated (by a kill, or a full disk) is left out, since a truncated number is a number too. A
+    warning counts such rows.
 
-    :param folder: of ``<row>.monitor.csv`` files with the columns r, l, t, task; without a task, the environment's id
-        in the file's first line stands for it
+    :param folder: folder of ``<row>.monitor.csv`` files with the columns r, l, t, task; without a column ``task``, the
+        environment's id in the file's first line is used
     """
     files = sorted(folder.glob("*.monitor.csv"), key=lambda path: (len(path.name), path.name))
     episodes, torn = [], 0
@@ -44,7 +44,7 @@ def read_monitor_files(folder: Path) -> list[list[Episode]]:
 
 
 def _read(path: Path) -> tuple[list[Episode], int]:
-    """Whole episodes of a file, and how many rows were not whole."""
+    """Read the complete episodes of a file, and count the other rows."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     rows = [_fields(line) for line in lines[1:] if line.strip()]
     if not rows or not {"r", "l", "t"} <= set(rows[0]):
@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[list[Episode], int]:
 
 
 def _fields(line: str) -> list[str]:
-    """Return the fields of a row; none if it is no row."""
+    """Return the fields of a row, or none if it cannot be parsed."""
     try:
         return next(csv.reader([line]), [])
     except csv.Error:

@@ -100,7 +100,7 @@ def dimensions(weights: Weights, is_state_dependent: bool) -> tuple[int, int]:
 
 
 def _obs_dim(weights: Weights, heads: Mapping[int, np.ndarray]) -> int:
-    """Return the input size of the first layer: of the trunk, or of the head if there is no hidden layer (``pi=[]``)."""
+    """Return the input size of the first layer: the trunk's, or the head's without hidden layers (``pi=[]``)."""
     layers = sorted(int(match[1]) for name in weights if (match := _TRUNK.fullmatch(name)))
     if layers:
         first = weights[f"mlp_extractor.policy_net.{layers[0]}.weight"]
