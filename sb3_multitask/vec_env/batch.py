@@ -43,15 +43,15 @@ _STATE = ("data", "np_random", "state", "unwrapped", "env")
 
 
 class _StateError(NotImplementedError, AttributeError):
-    """The state of an environment that there is not; for ``has_attr`` an attribute that there is not."""
+    """Raised for the state of an environment, which this backend does not have; ``has_attr`` is then false."""
 
 
 class BatchBackend:
     """Steps every simulation in native code, bit for bit as Gymnasium's environments would.
 
-    :param prototypes: every task with its environments: one for all copies, or one each
+    :param prototypes: every task with its environments: one for all copies, or one per copy
     :param n_envs_per_task: simulations of each task
-    :param n_threads: threads for the physics; ``None``: torch's number
+    :param n_threads: threads for the physics; ``None`` takes torch's number
     """
 
     def __init__(self, prototypes: Sequence[Prototypes], n_envs_per_task: int, n_threads: int | None) -> None:
@@ -64,7 +64,7 @@ class BatchBackend:
         self._actions: np.ndarray | None = None
 
     def _make_groups(self) -> list[SimulationGroup]:
-        """Return one batch for each run of rows whose models have the same layout: usually one for all."""
+        """Make one batch for each sequence of rows whose models have the same layout: usually one for all."""
         groups: list[SimulationGroup] = []
         for row in range(self.n_sims):
             prototype = self._prototype(row)
@@ -138,7 +138,7 @@ class BatchBackend:
         )
 
     def get_attr(self, row: int, name: str) -> Any:
-        """Return attribute of the row's prototype, which has the parameters of the environment but not its state."""
+        """Return an attribute of the row's prototype, which has the environment's parameters but not its state."""
         if name in _STATE or name.startswith(("_elapsed", "_has_reset")):
             raise _StateError(f"{name!r} cannot be read: {_NO_ENVS}")
         return self._prototype(row).get_wrapper_attr(name)
