@@ -184,7 +184,7 @@ class SimulationGroup:
             mujoco.set_mju_user_warning(previous)
 
     def _failed(self, own: slice) -> dict[int, str]:
-        """Return the simulations of ``own`` that failed in their last step, by MuJoCo's counters; a reset clears them."""
+        """Return the simulations of ``own`` that failed in their last step, by counters that a reset clears."""
         if not np.count_nonzero(self._warnings):
             return {}
         found = {row: describe_physics(counts) for row, counts in enumerate(self._warnings[own])}
