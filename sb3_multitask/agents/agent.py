@@ -269,7 +269,7 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         )
     if (reason := why_no_agent(policy)) is not None:
         raise ValueError(
-            f"The model's policy, a {type(policy).__name__}, acts otherwise than an agent of its weights would: "
+            f"The model's policy, a {type(policy).__name__}, acts differently from an agent of its weights: "
             f"{reason}. Agents, and with them teachers and exports, are MultiTaskActorCriticPolicy as it is. Use the "
             "model itself: model.save(path), evaluate_tasks(model)."
         )

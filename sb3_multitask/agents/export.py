@@ -62,8 +62,8 @@ def export_onnx(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
             dynamic_shapes=_DYNAMIC,
         )
         program.model.metadata_props.update(metadata_of(agent))
-        with replacing(path) as beside:
-            program.save(beside, external_data=False)
+        with replacing(path) as temporary:
+            program.save(temporary, external_data=False)
 
 
 def export_torch(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
@@ -79,8 +79,8 @@ def export_torch(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     """
     path = _checked(path, ".pt2")
     agent = agent if isinstance(agent, Agent) else agent_of(agent)
-    with _quiet(), replacing(path) as beside:
-        th.export.save(_traced(agent), beside, extra_files={TORCH_METADATA: json.dumps(metadata_of(agent))})
+    with _quiet(), replacing(path) as temporary:
+        th.export.save(_traced(agent), temporary, extra_files={TORCH_METADATA: json.dumps(metadata_of(agent))})
 
 
 def metadata_of(agent: Agent) -> dict[str, str]:

@@ -46,8 +46,8 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
         arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
     # safetensors ignores strides and writes the memory from the array's start
     content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
-        beside.write_bytes(content)
+    with replacing(path.with_name(f"{path.name}.safetensors")) as temporary:
+        temporary.write_bytes(content)
     statistics = agent.statistics
     description = {
         "format": _FORMAT,
@@ -101,9 +101,9 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     try:
         if (training := ZooFolder.at(path)) is not None:
             return _agent_of_zoo(training, normalizer)
-        policy, beside = read_sb3_zip(path), path.with_name("vecnormalize.pkl")
-        if normalizer is None and policy.statistics is None and path.name == "model.zip" and beside.exists():
-            normalizer = beside  # a run's folder has it
+        policy, statistics = read_sb3_zip(path), path.with_name("vecnormalize.pkl")
+        if normalizer is None and policy.statistics is None and path.name == "model.zip" and statistics.exists():
+            normalizer = statistics  # a run's folder has it
         return _agent_of_zip(policy, normalizer)
     except UnreadableFileError:
         raise

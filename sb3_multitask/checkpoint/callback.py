@@ -92,8 +92,8 @@ class ResumableCheckpointCallback(BaseCallback):
         self._baseline = baseline_of(self._model, self._root)
         if self._has_trained and self.model.num_timesteps < self._last_saved:
             raise ValueError(
-                f"learn() was called again from 0 steps, and {self.save_path} holds checkpoints of the first call: go "
-                "on with reset_num_timesteps=False, or give the second call a callback with another folder."
+                f"learn() was called again from 0 steps, and {self.save_path} holds checkpoints of the first call: "
+                "continue with reset_num_timesteps=False, or give the second call a callback with another folder."
             )
         newest = None if self._has_trained else checkpoint_format.read_latest(self.save_path)
         self._has_trained = True
@@ -189,5 +189,5 @@ class ResumableCheckpointCallback(BaseCallback):
     def _announce_inexact(self, reasons: list[str]) -> None:
         if reasons:
             warnings.warn(
-                "A run that goes on from a checkpoint will not make the same bits: " + "; ".join(reasons), stacklevel=2
+                "A run that resumes from a checkpoint will not make the same bits: " + "; ".join(reasons), stacklevel=2
             )

@@ -47,11 +47,11 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(_Packer(arrays).pack(state, ""))
     files = {_STATE: tree.encode(), _ARRAYS: safetensors.numpy.save(arrays)}
-    with replacing(path) as beside:
-        beside.mkdir()
+    with replacing(path) as temporary:
+        temporary.mkdir()
         for name, content in files.items():
-            (beside / name).write_bytes(content)
-        (beside / _MANIFEST).write_bytes(_manifest(files))
+            (temporary / name).write_bytes(content)
+        (temporary / _MANIFEST).write_bytes(_manifest(files))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         try:
             return path, read_checkpoint(path)
         except CheckpointError as e:
-            warnings.warn(f"Passing over a checkpoint: {e}", stacklevel=2)
+            warnings.warn(f"Skipping a checkpoint: {e}", stacklevel=2)
     return None
 
 

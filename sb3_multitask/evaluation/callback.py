@@ -120,9 +120,9 @@ class MultiTaskEvalCallback(EvalCallback):
         if self.log_path is None:
             return
         history = [list(evaluation.values()) for evaluation in self.evaluations_tasks]
-        with replacing(f"{self.log_path}.npz") as beside:
+        with replacing(f"{self.log_path}.npz") as temporary:
             np.savez(
-                beside,
+                temporary,
                 timesteps=self.evaluations_timesteps,
                 results=self.evaluations_results,
                 ep_lengths=self.evaluations_length,

@@ -150,7 +150,7 @@ def normalized_like(
     if isinstance(model, Agent):
         if given is not None and wrappers and task_normalizer_of(given) is not None:
             raise ValueError(
-                f"An agent brings its normaliser: pass an `env` with {', '.join(wrappers)} and without one"
+                f"An agent includes its normaliser: pass an `env` with {', '.join(wrappers)} and without a normaliser"
             )
         yield given if given is not None and wrappers else venv
         return

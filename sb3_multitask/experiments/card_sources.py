@@ -66,8 +66,8 @@ def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
     _check_is_finished(run, which, results)
     if stage in results and n_eval_episodes is not None:
         raise ValueError(
-            f"`n_eval_episodes` is for folders of rl_zoo3 and agents whose returns no file holds: the card of {folder} "
-            f"tells the returns that the run holds (got {n_eval_episodes})"
+            f"`n_eval_episodes` is for folders of rl_zoo3 and agents without stored returns: the card of {folder} "
+            f"uses the returns that the run holds (got {n_eval_episodes})"
         )
     return _of_run(run, folder, results, stage, _N_EVAL_EPISODES if n_eval_episodes is None else n_eval_episodes)
 
@@ -79,8 +79,8 @@ def _check_is_finished(folder: RunFolder, which: str, results: Mapping[str, obje
         raise ValueError(f"{folder.path} is a folder that `card` made; give the run that it was made from")
     if which == "final" and (status.get("status") != "finished" or "after" not in results):
         raise ValueError(
-            f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card tells the returns "
-            f"after training. Go on with: sb3-multitask train --resume {folder.path}"
+            f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card needs the returns "
+            f"after training. Resume it with: sb3-multitask train --resume {folder.path}"
         )
 
 
@@ -170,8 +170,8 @@ def _env_ids(tasks: tuple[Task, ...]) -> dict[str, str]:
 
 
 def _copy(picture: Path, output: Path) -> None:
-    with replacing(output) as beside:
-        shutil.copyfile(picture, beside)
+    with replacing(output) as temporary:
+        shutil.copyfile(picture, temporary)
 
 
 def _plot(folder: Path, output: Path) -> None:

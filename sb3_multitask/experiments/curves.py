@@ -158,8 +158,8 @@ def draw_learning_curves(
     figure.supxlabel("thousand steps of this task", fontsize=9)
     has_training = any(curves.training for curves in runs.values())
     figure.supylabel(f"return per episode{f' (line: mean of {window})' if has_training else ''}", fontsize=9)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def _draw_run(

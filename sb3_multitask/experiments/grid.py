@@ -29,7 +29,7 @@ _REFERENCE = "run:"
 class Preset(Config):
     """Settings that all runs share, and the seeds they run with."""
 
-    config: str = Field(description="YAML file of a TrainConfig: beside the grid's file, or zoo_configs/<name>")
+    config: str = Field(description="YAML file of a TrainConfig: in the grid's folder, or zoo_configs/<name>")
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1, description="Seeds of every run")
     runs: tuple[str, ...] = Field((), description="Only these runs of the grid; default: all")
     set: dict[str, Any] = Field({}, description="Settings on top of the config's")

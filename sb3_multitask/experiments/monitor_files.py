@@ -33,13 +33,14 @@ def read_monitor_files(folder: Path) -> list[list[Episode]]:
         environment's id in the file's first line is used
     """
     files = sorted(folder.glob("*.monitor.csv"), key=lambda path: (len(path.name), path.name))
-    episodes, torn = [], 0
+    episodes, n_damaged = [], 0
     for path in files:
-        whole, n_torn = _read(path)
+        whole, n = _read(path)
         episodes.append(whole)
-        torn += n_torn
-    if torn:
-        warnings.warn(f"{torn} torn row{'s' * (torn > 1)} left out of the monitor files in {folder}", stacklevel=2)
+        n_damaged += n
+    if n_damaged:
+        rows = f"{n_damaged} damaged row{'s' * (n_damaged > 1)}"
+        warnings.warn(f"{rows} left out of the monitor files in {folder}", stacklevel=2)
     return episodes
 
 
@@ -51,23 +52,23 @@ def _read(path: Path) -> tuple[list[Episode], int]:
         return [], int(len(rows) > 0)
     only_task = _env_id(lines[0])
     header, *rows = rows
-    n_torn = 0
+    n_damaged = 0
     if not lines[-1].endswith("\n") and rows:
         rows.pop()
-        n_torn += 1
+        n_damaged += 1
     episodes = []
     for row in rows:
         try:
             fields = dict(zip(header, row, strict=True))
             episode = Episode(float(fields["r"]), int(fields["l"]), float(fields["t"]), fields.get("task", only_task))
         except ValueError:
-            n_torn += 1
+            n_damaged += 1
             continue
         if np.isfinite(episode.total_reward) and 0 < episode.length <= _MAX_LENGTH:
             episodes.append(episode)
         else:
-            n_torn += 1
-    return episodes, n_torn
+            n_damaged += 1
+    return episodes, n_damaged
 
 
 def _fields(line: str) -> list[str]:

@@ -104,7 +104,7 @@ class RunFolder:
         if folder.path.exists() and any(item.name != _LOCK for item in folder.path.iterdir()):
             if not overwrite:
                 raise FileExistsError(
-                    f"{folder.path} is not empty; go on with `--resume {folder.path}`, choose another folder, or "
+                    f"{folder.path} is not empty; resume it with `--resume {folder.path}`, choose another folder, or "
                     "replace what is there with --overwrite"
                 )
             if not folder.run.exists():

@@ -161,7 +161,7 @@ def check_size(content: bytes) -> None:
         if i >= _MAX_OPCODES or (is_index and int(argument or 0) > _MAX_MEMO):
             raise UnreadableFileError("is larger than any description of this kind")
         if isinstance(argument, int) and abs(argument) > _MAX_INT:
-            raise UnreadableFileError("holds an absurd number")
+            raise UnreadableFileError("holds a number that is out of range")
         weights.follow(opcode, argument)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-ACCEPTED = "a run's folder, a model's zip, or an agent's .safetensors (with its .json beside it)"
+ACCEPTED = "a run's folder, a model's zip, or an agent's .safetensors (with its .json next to it)"
 
 _BY_ENDING = {
     ".onnx": "an export, from which no agent can be made again; give the agent or the run that it was made of",
     ".pt2": "an export, from which no agent can be made again; give the agent or the run that it was made of",
-    ".pkl": "a pickle. If it is the file of VecNormalize.save, give it as `normalizer` beside the model's zip",
+    ".pkl": "a pickle. If it is the file of VecNormalize.save, give it as `normalizer` with the model's zip",
     ".npz": "a file of numpy's arrays; weights can be given to `Agent` itself",
     ".h5": "a file of HDF5; weights can be given to `Agent` itself",
 }

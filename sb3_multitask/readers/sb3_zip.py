@@ -227,7 +227,7 @@ def _check_policy(data: dict[str, Any]) -> None:
         if overridden and package not in ("stable_baselines3", "sb3_contrib", "sb3_multitask"):
             reason = f"its class overrides `{'`, `'.join(overridden)}`"
     if reason is not None:
-        raise UnreadableFileError(f"its policy acts otherwise than its weights say ({str(reason)[:200]})")
+        raise UnreadableFileError(f"its policy acts differently from its weights ({str(reason)[:200]})")
 
 
 def _statistics(members: dict[str, bytes], saved: Any, task_names: list[str]) -> ObsStatistics | None:

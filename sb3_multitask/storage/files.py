@@ -29,30 +29,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
     :raises SaveError: if writing fails (a full disk, a folder that is not writable); ``path`` is unchanged
     """
     path = Path(os.path.realpath(path))  # keep a link, and replace its target
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        for file in sorted(beside.rglob("*")) if beside.is_dir() else [beside]:
+        yield temporary
+        for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
             _flush(file)
-        _flush(beside)
-        beside.replace(path)
+        _flush(temporary)
+        temporary.replace(path)
         _flush(path.parent)
     except OSError as e:
-        _remove(beside)
+        _remove(temporary)
         raise SaveError(
             f"Cannot write {path}: {e.strerror or e}. What stood there before is unchanged. Check that the folder may "
             "be written to and that the disk has space (`df`), then save again."
         ) from e
     except BaseException:
-        _remove(beside)
+        _remove(temporary)
         raise
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, UTF-8; see :func:`replacing`."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -71,9 +71,9 @@ def file_name(text: str) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed writers have left in ``folder``."""
-    for beside in folder.iterdir():
-        if _LEFTOVER.fullmatch(beside.name):
-            _remove(beside)
+    for temporary in folder.iterdir():
+        if _LEFTOVER.fullmatch(temporary.name):
+            _remove(temporary)
 
 
 def _flush(path: Path) -> None:

@@ -24,7 +24,7 @@ def whole_zip(path: str | pathlib.Path, attributes: Iterable[str], model: Any) -
     """
     path = pathlib.Path(path)
     path = path if path.suffix else path.with_name(f"{path.name}.zip")
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             yield file
         except OSError:

@@ -68,7 +68,7 @@ def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:
 def _adjective(row: np.ndarray) -> str:
     if np.isnan(row).any():
         return "a NaN"
-    return "an infinite" if np.isinf(row).any() else f"an absurd (beyond {LIMIT:.0e})"
+    return "an infinite" if np.isinf(row).any() else f"an out-of-range (beyond {LIMIT:.0e})"
 
 
 def physics_fault(env: Any) -> str | None:

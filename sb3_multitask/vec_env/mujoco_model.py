@@ -88,9 +88,9 @@ def _digest(model: Any) -> int:
 def why_untold(model: Any) -> str | None:
     """Return why MuJoCo does not expose the complete state of a simulation of this model; None if it does."""
     if model.opt.enableflags & _SLEEP:
-        return "has sleep enabled, and MuJoCo does not tell which bodies sleep (<flag sleep='disable'/> is exact)"
+        return "has sleep enabled, and MuJoCo does not expose which bodies sleep (<flag sleep='disable'/> is exact)"
     if model.opt.enableflags & _IPC:
-        return "has IPC enabled, and MuJoCo does not tell what that keeps from step to step"
+        return "has IPC enabled, and MuJoCo does not expose its state"
     return None
 
 

@@ -57,9 +57,11 @@ class SeedChecks:
                 continue
             earlier = None if options[begin] else self._earlier_start(task, seed, obs[begin])
             if earlier is not None and not np.array_equal(earlier, obs[begin], equal_nan=True):
-                self._warn(task, "begins otherwise than before with the same seed, so results cannot be repeated")
+                self._warn(task, "starts differently from before with the same seed, so results cannot be repeated")
             elif self._n_envs_per_task > 1 and (obs[copies] == obs[begin]).all():
-                self._warn(task, f"begins alike in all of its {self._n_envs_per_task} copies, whose seeds differ")
+                self._warn(
+                    task, f"starts in the same state in all of its {self._n_envs_per_task} copies, whose seeds differ"
+                )
 
     def _earlier_start(self, task: Task, seed: int, obs: np.ndarray) -> np.ndarray | None:
         """Return the earlier start of a task's first copy with this seed, and remember the present start."""

@@ -146,7 +146,7 @@ class SubprocBackend:
 
     def _post(self, row: int, command: str, *args: Any) -> None:
         if self._is_closed:
-            raise WorkerError(f"Task {self.names[row]!r}: all workers have been ended; make the VecEnv anew")
+            raise WorkerError(f"Task {self.names[row]!r}: all workers have been ended; make a new VecEnv")
         if row in self._unanswered:  # discard the late reply of a request that Ctrl-C interrupted
             self._answers([row])
         try:

@@ -51,11 +51,11 @@ def write_film(path: str | Path, pictures: Iterable[Image.Image], fps: float, n_
     :raises ImportError: if the library for MP4 is not installed
     """
     check_film_path(path)
-    with replacing(path) as beside:
-        if beside.suffix.lower() == ".gif":
-            beside.write_bytes(gif_bytes(pictures, fps, n_colors))
+    with replacing(path) as temporary:
+        if temporary.suffix.lower() == ".gif":
+            temporary.write_bytes(gif_bytes(pictures, fps, n_colors))
         else:
-            _write_mp4(beside, pictures, fps)
+            _write_mp4(temporary, pictures, fps)
 
 
 def gif_bytes(pictures: Iterable[Image.Image], fps: float, n_colors: int = 128) -> bytes:

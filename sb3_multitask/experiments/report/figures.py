@@ -89,8 +89,8 @@ def _save(figure: Figure, path: Path, x_label: str) -> Path:
     figure.supxlabel(x_label, fontsize=8)
     with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):  # reproducible files, with text as text
         for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
-            with replacing(path.with_suffix(suffix)) as beside:
-                figure.savefig(beside, dpi=110, metadata=metadata, bbox_inches="tight")
+            with replacing(path.with_suffix(suffix)) as temporary:
+                figure.savefig(temporary, dpi=110, metadata=metadata, bbox_inches="tight")
     return path
 
 
