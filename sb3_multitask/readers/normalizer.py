@@ -84,7 +84,7 @@ def _statistics(saved: Any) -> ObsStatistics:
 
 
 def statistics_of_model(saved: Any, task_names: Sequence[str]) -> ObsStatistics | None:
-    """From the statistics in a multi-task model's file, already read; None if it does not normalise observations.
+    """Convert the statistics in a multi-task model's file, already read; None if it does not normalise observations.
 
     :raises UnreadableFileError: if the data are not statistics
     """

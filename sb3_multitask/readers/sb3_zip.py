@@ -203,7 +203,7 @@ def _load_tensors(content: bytes, what: str) -> dict[str, th.Tensor]:
         loaded = th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except UnreadableFileError:
         raise
-    except Exception as e:  # torch raises many kinds
+    except Exception as e:  # torch raises many classes
         raise UnreadableFileError(f"its {what} cannot be read ({type(e).__name__}: {str(e)[:200]})") from e
     if not isinstance(loaded, dict) or not all(isinstance(tensor, th.Tensor) for tensor in loaded.values()):
         raise UnreadableFileError(f"its {what} are no dict of tensors")

@@ -176,7 +176,7 @@ class DummyBackend:
 
 
 def joined(results: Sequence[EnvStep]) -> Transitions:
-    """The step of several sub-environments, from those of each."""
+    """Join the steps of single sub-environments."""
     obs, rewards, dones, infos = zip(*results, strict=True)
     return Transitions(
         np.stack(obs),

@@ -65,7 +65,7 @@ class EpisodeMonitor:
             self._files.discard_earlier()
         for i in ended:
             row = i + rows.start
-            if not is_fault(infos[i]):  # which is no episode
+            if not is_fault(infos[i]):  # a quarantined row is not an episode
                 infos[i]["episode"] = episode = self._episode(row, infos[i])
                 infos[i]["task"] = self.tasks[row]
                 if self._files is not None:

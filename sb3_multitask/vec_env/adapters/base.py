@@ -76,14 +76,14 @@ class Adapter:
         raise NotImplementedError
 
     def position(self, rows: slice, state: State) -> np.ndarray | None:  # noqa: ARG002
-        """Where the bodies are, which :meth:`outcome` compares with where they were; not a view of the state."""
+        """Return the positions of the bodies, which :meth:`outcome` compares over a step; not a view of the state."""
         return None
 
     def outcome(self, rows: slice, before: Any, after: State, actions: np.ndarray) -> Outcome:
-        """Rewards, termination and infos.
+        """Return rewards, termination and infos.
 
-        :param rows: which rows of the batch they are
-        :param before: :meth:`position` at the step's begin
+        :param rows: their rows in the batch
+        :param before: :meth:`position` before the step
         :param actions: (n_rows, nu) float32
         """
         raise NotImplementedError

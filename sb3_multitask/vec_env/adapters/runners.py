@@ -35,7 +35,7 @@ class _Runner(Adapter):
     def forward_and_ctrl(
         self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Velocity along x (m/s), its reward, and the cost of control (float32)."""
+        """Return the velocity along x (m/s), its reward, and the cost of control (float32)."""
         x_velocity = (after.qpos[:, 0] - before[:, 0]) / self.dt[rows]
         ctrl_cost = self.ctrl_weight[rows] * np.add.reduce(np.square(actions), axis=1)
         return x_velocity, self.forward_weight[rows] * x_velocity, ctrl_cost
