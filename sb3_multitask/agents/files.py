@@ -19,14 +19,14 @@ from sb3_multitask.agents.agent import Agent, agent_of
 from sb3_multitask.agents.pretrained import pretrained_path
 from sb3_multitask.agents.trained_files import NAMES, PRETRAINED, locate
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
-from sb3_multitask.readers.other_files import is_zip, what_file, what_folder
+from sb3_multitask.readers.other_files import describe_file, describe_folder, is_zip
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.storage.files import replacing, write_json
 from sb3_multitask.tasks import Task, registered_id
 
 SCHEMA = 2
 _FORMAT = "sb3-multitask agent"
-_SEAL = "description_sha256"
+_CHECKSUM = "description_sha256"
 """Key of a description that holds the SHA-256 of its other entries; since schema 2."""
 _MAX_BYTES = 256 * 2**20
 
@@ -63,12 +63,12 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
         "tasks": describe_tasks(agent.tasks),
         "obs_dtype": agent.obs_dtype,
     }
-    write_json(path.with_name(f"{path.name}.json"), {**description, _SEAL: _seal(description)})
+    write_json(path.with_name(f"{path.name}.json"), {**description, _CHECKSUM: _checksum(description)})
 
 
-def _seal(description: Mapping[str, Any]) -> str:
+def _checksum(description: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a description without its checksum, independent of the order of keys."""
-    sealed = {key: value for key, value in description.items() if key != _SEAL}
+    sealed = {key: value for key, value in description.items() if key != _CHECKSUM}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
@@ -90,7 +90,7 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     given = Path(path)
     path = given if normalizer is not None and given.suffix == ".zip" else locate(given)
     if given.is_dir() and path != given and path.suffix == ".zip" and not path.exists():
-        raise UnreadableFileError(f"{given}: {what_folder(given)}")
+        raise UnreadableFileError(f"{given}: {describe_folder(given)}")
     if ZooFolder.at(path) is None and not is_zip(path):
         if normalizer is not None:
             raise ValueError(
@@ -176,7 +176,7 @@ def _read_agent(path: Path) -> Agent:
                 raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
         content, text = arrays_path.read_bytes(), json_path.read_bytes()
     except FileNotFoundError as e:
-        raise UnreadableFileError(_what_is_missing(path, str(e.filename))) from None
+        raise UnreadableFileError(_describe_missing(path, str(e.filename))) from None
     except OSError as e:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:
@@ -189,7 +189,7 @@ def _read_agent(path: Path) -> Agent:
         if facts["sha256"] != hashlib.sha256(content).hexdigest():
             raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
         agent = _agent_of(facts, safetensors.numpy.load(content))
-        if facts.get(_SEAL) != (_seal(facts) if facts["schema"] == SCHEMA else None):
+        if facts.get(_CHECKSUM) != (_checksum(facts) if facts["schema"] == SCHEMA else None):
             raise ValueError(
                 "it is not what was written (its SHA-256 differs). To change an agent, use dataclasses.replace(agent, "
                 "...) and save_agent"
@@ -233,14 +233,14 @@ def load_pretrained(name: str) -> Agent:
     return load_agent(pretrained_path(name))
 
 
-def _what_is_missing(path: Path, missing: str) -> str:
+def _describe_missing(path: Path, missing: str) -> str:
     """Return why a path holds no agent: it is a file of another kind, has one of two files, or does not exist."""
     description = path.with_name(f"{path.name}.json")
     if description.exists() and _FORMAT.encode() not in description.read_bytes():
-        return f"{description}: {what_file(description)}"
+        return f"{description}: {describe_file(description)}"
     if _exists(path):
         return f"{missing} does not exist; give an agent with both of its files, .safetensors and .json (save_agent)"
-    return f"{path}: {what_file(path)}" if path.exists() else f"{path} does not exist; give {NAMES}"
+    return f"{path}: {describe_file(path)}" if path.exists() else f"{path} does not exist; give {NAMES}"
 
 
 def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:

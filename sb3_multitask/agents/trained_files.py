@@ -38,7 +38,7 @@ def locate(path: str | Path) -> Path:
         return path.with_suffix("")
     if path.suffix != ".zip" and not _is_agent(path):
         path = _with_ending(path)
-    return agent_beside(path) or path
+    return saved_agent_of_zip(path) or path
 
 
 def model_zip(path: str | Path) -> Path:
@@ -77,7 +77,7 @@ def run_of(path: str | Path) -> tuple[Path, str]:
     return (path.parents[1], path.name) if path.parent.name == "agents" else (path, "final")
 
 
-def agent_beside(path: Path) -> Path | None:
+def saved_agent_of_zip(path: Path) -> Path | None:
     """Return the agent that a run saved with one of its zips; None without one."""
     agent = path.parent / "agents" / _AGENTS.get(path.name, "")
     return agent if (path.parent / "config.yml").exists() and path.name in _AGENTS and _is_agent(agent) else None

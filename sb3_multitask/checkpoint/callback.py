@@ -86,7 +86,7 @@ class ResumableCheckpointCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        self._keep_others_out()
+        self._lock_folder()
         self._root = self.locals.get("callback", self)
         self._is_between_rollouts = True
         self._baseline = baseline_of(self._model, self._root)
@@ -117,7 +117,7 @@ class ResumableCheckpointCallback(BaseCallback):
         if self.verbose >= 1:
             print(f"Resuming from {path} at {self.model.num_timesteps:,} steps")  # noqa: T201
 
-    def _keep_others_out(self) -> None:
+    def _lock_folder(self) -> None:
         """Lock the folder for this process, so that checkpoints of two processes are not mixed.
 
         The lock is released when training or the process ends, in any way.

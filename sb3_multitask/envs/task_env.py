@@ -43,7 +43,7 @@ class Description:
         has_monitor, weighs, layer = False, False, env
         while isinstance(layer, gym.Wrapper):
             has_monitor = has_monitor or isinstance(layer, Monitor)
-            weighs = weighs or _may_weigh(layer)
+            weighs = weighs or _may_combine_rewards(layer)
             layer = layer.env
         space = getattr(env, "reward_space", None) or (None if weighs else getattr(core, "reward_space", None))
         return cls(
@@ -57,7 +57,7 @@ class Description:
         )
 
 
-def _may_weigh(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> bool:
+def _may_combine_rewards(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> bool:
     """Return whether a wrapper may combine several rewards into one, as ``mo_gymnasium.wrappers.LinearReward`` does.
 
     Such a wrapper need not declare a reward space. If it does not combine the rewards, the first step raises.

@@ -164,11 +164,11 @@ def normalized_like(
         yield venv
     else:
         frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
-        frozen.set_statistics(state if heads is None else _of_heads(state, heads))
+        frozen.set_statistics(state if heads is None else _statistics_of_heads(state, heads))
         yield frozen
 
 
-def _of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
+def _statistics_of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
     """Return a normaliser's statistics, with the statistics of a head for each task."""
     return {
         name: {part: array[heads] for part, array in value.items()} if name.endswith("_rms") else value

@@ -39,9 +39,9 @@ def write_card(run: str | Path, output: str | Path, clips: bool = True, n_eval_e
     :raises SaveError: if a file cannot be written
     """
     output = Path(output)
-    _check_room(output)
+    _check_output(output)
     source = read_source(Path(run), n_eval_episodes)
-    _make_room(output)
+    _clear_output(output)
     save_agent(source.agent, output / SHARED_NAME)
     write_text(output / "config.yml", source.config)
     if source.draw_curves is not None:
@@ -67,12 +67,12 @@ def _film(run: CardSource, output: Path) -> dict[str, Path]:
         return {}
 
 
-def _check_room(output: Path) -> None:
+def _check_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_card(output))):
         raise FileExistsError(f"{output} holds something else than a model card; choose another folder with --output")
 
 
-def _make_room(output: Path) -> None:
+def _clear_output(output: Path) -> None:
     shutil.rmtree(output / _CLIPS, ignore_errors=True)
     (output / _CURVES).unlink(missing_ok=True)
 

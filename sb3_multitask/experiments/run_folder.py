@@ -191,7 +191,7 @@ class RunFolder:
             content = json.loads(self.run.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        return sound_facts(content)
+        return valid_facts(content)
 
     def write_status(self, status: str, **facts: Any) -> None:
         """Write ``run.json``: status (running, finished, interrupted, failed), machine and versions."""
@@ -243,14 +243,14 @@ def results_from_json(content: Any) -> dict[str, dict[str, TaskResult]]:
     }
 
 
-def sound_facts(content: Any) -> dict[str, Any]:
+def valid_facts(content: Any) -> dict[str, Any]:
     """Return the facts of a status that have valid types; none if it is not a mapping."""
     if not isinstance(content, dict):
         return {}
-    return {name: value for name, value in content.items() if _is_sound(name, value)}
+    return {name: value for name, value in content.items() if _is_valid(name, value)}
 
 
-def _is_sound(name: str, value: Any) -> bool:
+def _is_valid(name: str, value: Any) -> bool:
     """Return whether a fact of a status has a valid type, since an editor or a disk may have changed the file."""
     if name in ("wall_seconds", "cpu_seconds"):
         return type(value) in (int, float) and 0 <= value < _MAX_SECONDS

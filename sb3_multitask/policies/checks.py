@@ -39,29 +39,29 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
     if policy.squash_output:
         yield "its `squash_output` is True"
     extractor = policy.mlp_extractor
-    yield from _of_another_kind("mlp_extractor", extractor, SharedMlpExtractor)
-    yield from _of_another_kind("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
+    yield from _wrong_type("mlp_extractor", extractor, SharedMlpExtractor)
+    yield from _wrong_type("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
     for i, layer in enumerate(extractor.policy_net.children()):
         where = f"mlp_extractor.policy_net.{i}"
-        yield from _other_activation(where, layer, policy) if i % 2 else _of_another_kind(where, layer, nn.Linear)
-    yield from _of_another_kind("action_net", policy.action_net, TaskHeads)
+        yield from _wrong_activation(where, layer, policy) if i % 2 else _wrong_type(where, layer, nn.Linear)
+    yield from _wrong_type("action_net", policy.action_net, TaskHeads)
     heads: Any = policy.action_net
-    yield from _other_activation("action_net.activation", heads.activation, policy)
+    yield from _wrong_activation("action_net.activation", heads.activation, policy)
     for i, layer in enumerate(heads.layers):
-        yield from _of_another_kind(f"action_net.layers.{i}", layer, TaskLinear)
+        yield from _wrong_type(f"action_net.layers.{i}", layer, TaskLinear)
     acting = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules())
     if any(module._forward_hooks or module._forward_pre_hooks for module in acting):
         yield "it has forward hooks"
 
 
-def _of_another_kind(where: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[str]:
+def _wrong_type(where: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[str]:
     if type(module) is not kind:
         yield f"its `{where}` is a {type(module).__name__}, not a {kind.__name__}"
     elif "forward" in vars(module) or "forward_actor" in vars(module):
         yield f"the forward of its `{where}` was replaced"
 
 
-def _other_activation(where: str, module: nn.Module, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
+def _wrong_activation(where: str, module: nn.Module, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
     made, usual = policy.activation_fn, getattr(nn, type(module).__name__, None)
     expected = made()
     if type(module) is not type(expected) or repr(module) != repr(expected) or "forward" in vars(module):

@@ -40,7 +40,7 @@ def step_of_tasks(policy: MultiTaskActorCriticPolicy, present: Sequence[bool]) -
         optimizer.step()
         return
     tasks = [task for task, here in enumerate(present) if here]
-    rows = {p: {task: _row(optimizer, p, task) for task in tasks} for p in stacked if p.grad is not None}
+    rows = {p: {task: _part_of_task(optimizer, p, task) for task in tasks} for p in stacked if p.grad is not None}
     groups = [group["params"] for group in optimizer.param_groups]
     try:
         for group, parameters in zip(optimizer.param_groups, groups, strict=True):
@@ -52,7 +52,7 @@ def step_of_tasks(policy: MultiTaskActorCriticPolicy, present: Sequence[bool]) -
         states = {p: {t: optimizer.state.pop(row, {}) for t, row in mine.items()} for p, mine in rows.items()}
     for parameter, of_rows in states.items():
         for task, state in of_rows.items():
-            _keep(optimizer.state[parameter], parameter, task, state)
+            _store_part(optimizer.state[parameter], parameter, task, state)
 
 
 def forget_counts(state: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ def forget_counts(state: dict[str, Any]) -> None:
         del state[name]
 
 
-def _row(optimizer: th.optim.Optimizer, parameter: nn.Parameter, task: int) -> nn.Parameter:
+def _part_of_task(optimizer: th.optim.Optimizer, parameter: nn.Parameter, task: int) -> nn.Parameter:
     """Return a task's part of a parameter: the same memory, its gradient, and its part of the optimizer's state."""
     row = nn.Parameter(parameter.detach()[task])
     assert parameter.grad is not None
@@ -86,7 +86,7 @@ def _has_task_axis(state: dict[str, Any], parameter: nn.Parameter) -> bool:
     return all(v.shape == parameter.shape for v in state.values() if isinstance(v, th.Tensor) and v.ndim)
 
 
-def _keep(whole: dict[str, Any], parameter: nn.Parameter, task: int, state: dict[str, Any]) -> None:
+def _store_part(whole: dict[str, Any], parameter: nn.Parameter, task: int, state: dict[str, Any]) -> None:
     """Write a task's part of the optimizer's state into the state of the whole parameter."""
     n_tasks = len(parameter)
     if _STARTED not in whole:  # so far all tasks have taken the same steps, or none

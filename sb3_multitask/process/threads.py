@@ -21,7 +21,7 @@ from contextvars import ContextVar
 import torch as th
 from threadpoolctl import threadpool_limits
 
-_asked_for: ContextVar[int | None] = ContextVar("threads asked for, while torch is held at one", default=None)
+_requested: ContextVar[int | None] = ContextVar("threads asked for, while torch is held at one", default=None)
 
 
 def physics_threads(n_threads: int | None, n_sims: int) -> int:
@@ -34,7 +34,7 @@ def physics_threads(n_threads: int | None, n_sims: int) -> int:
     :raises ValueError: if ``n_threads`` is below 1
     """
     if n_threads is None:
-        n_threads = _asked_for.get() or th.get_num_threads()
+        n_threads = _requested.get() or th.get_num_threads()
     if n_threads < 1:
         raise ValueError(f"`n_threads` must be at least 1 (got {n_threads})")
     return max(1, min(n_threads, n_sims, n_cpus()))
@@ -53,11 +53,11 @@ def one_thread_for_arrays() -> Iterator[None]:
     without this limit, the same training takes half as long again.
     """
     n_torch = th.get_num_threads()
-    token = _asked_for.set(_asked_for.get() or n_torch)  # the outermost block sees the user's number
+    token = _requested.set(_requested.get() or n_torch)  # the outermost block sees the user's number
     with threadpool_limits(limits=1, user_api="blas"):
         th.set_num_threads(1)
         try:
             yield
         finally:
             th.set_num_threads(n_torch)
-            _asked_for.reset(token)
+            _requested.reset(token)

@@ -188,7 +188,7 @@ class _Weights:
         elif name == "MARK":
             self.stack.append(None)
         else:
-            taken = self._take(opcode)
+            taken = self._pop(opcode)
             if name.startswith("TUPLE") or name == "FROZENSET":
                 self.stack.append(1 + sum(taken))
                 if self.stack[-1] > _MAX_WEIGHT:  # type: ignore[operator]
@@ -199,7 +199,7 @@ class _Weights:
     def _top(self) -> int:
         return (self.stack[-1] if self.stack else None) or 1
 
-    def _take(self, opcode: pickletools.OpcodeInfo) -> list[int]:
+    def _pop(self, opcode: pickletools.OpcodeInfo) -> list[int]:
         """Pop what an opcode pops: back to the last mark if it takes a slice."""
         taken: list[int] = []
         if pickletools.markobject in opcode.stack_before:

@@ -36,7 +36,7 @@ def lfs_pointer(path: Path) -> str:
     return "is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`" if is_pointer else ""
 
 
-def what_file(path: Path) -> str:
+def describe_file(path: Path) -> str:
     """Describe an existing file that is neither a model's zip nor an agent's file."""
     if path.suffix in _BY_ENDING:
         return f"is {_BY_ENDING[path.suffix]}"
@@ -45,7 +45,7 @@ def what_file(path: Path) -> str:
     return lfs_pointer(path) or f"is no file that an agent is read from; give {ACCEPTED}"
 
 
-def what_folder(path: Path) -> str:
+def describe_folder(path: Path) -> str:
     """Describe a folder without an agent: its kind, or the models in it that can be given."""
     if (path / "manifest.json").exists():
         return "is a checkpoint, to resume from; give the run's folder, or save the model's agent (save_agent)"

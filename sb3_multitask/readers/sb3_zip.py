@@ -160,7 +160,9 @@ def _read_members(path: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             check_members(archive, _MAX_BYTES)
             if "data" not in archive.namelist():
-                raise UnreadableFileError(f"is no model of SB3 (no data in it){_what_it_is(archive.namelist())}")
+                raise UnreadableFileError(
+                    f"is no model of SB3 (no data in it){_describe_other_zip(archive.namelist())}"
+                )
             return {name: archive.read(name) for name in _MEMBERS if name in archive.namelist()}
     except UnreadableFileError:
         raise
@@ -170,7 +172,7 @@ def _read_members(path: Path) -> dict[str, bytes]:
         raise UnreadableFileError(f"is no whole zip file ({type(e).__name__}: {e})") from e
 
 
-def _what_it_is(names: Sequence[str]) -> str:
+def _describe_other_zip(names: Sequence[str]) -> str:
     """Describe a zip that is not a model of SB3, if its members reveal its kind."""
     if any(name.endswith("data.pkl") for name in names):
         return ", but a file of torch.save. If it has the weights of a policy, give them to `Agent`"

@@ -30,7 +30,7 @@ def whole_zip(path: str | pathlib.Path, attributes: Iterable[str], model: Any) -
         except OSError:
             raise
         except Exception as e:
-            raise TypeError(_what_cannot_be_stored(path, attributes, model, e)) from e
+            raise TypeError(_unstorable(path, attributes, model, e)) from e
 
 
 def can_be_pickled(value: object) -> bool:
@@ -45,7 +45,7 @@ def _why_not_pickled(value: object) -> Exception | None:
     return None
 
 
-def _what_cannot_be_stored(path: pathlib.Path, attributes: Iterable[str], model: Any, error: Exception) -> str:
+def _unstorable(path: pathlib.Path, attributes: Iterable[str], model: Any, error: Exception) -> str:
     for name in attributes:
         why_not = _why_not_pickled(getattr(model, name))
         if why_not is not None:

@@ -36,13 +36,13 @@ def _panel(shot: Shot, name: str, size: tuple[int, int]) -> Image.Image:
     episode = f", episode {shot.episode}" if shot.episode > 1 else ""
     lines = (name, f"return {shot.total_reward:.1f}, step {shot.length}{episode}")
     for number, line in enumerate(lines):
-        text = _cut(line, font, size[0] - 2 * _MARGIN)
+        text = _shortened(line, font, size[0] - 2 * _MARGIN)
         position = (_MARGIN, _MARGIN + number * (_FONT_SIZE + 4))
         draw.text(position, text, font=font, fill="white", stroke_width=1, stroke_fill="black")
     return panel
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Shorten a text to at most ``width`` pixels, with dots at the end."""
     if font.getlength(text) <= width:
         return text

@@ -13,7 +13,7 @@ import numpy as np
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
 from sb3_multitask.experiments.curves import Curve, read_evaluations
-from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, sound_facts
+from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, valid_facts
 from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.storage.files import write_text
 from sb3_multitask.storage.yaml_files import ConfigError
@@ -112,7 +112,7 @@ def _read_data(path: Path) -> Run:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         config = make_config(TrainConfig, content["settings"], where=lambda _key: str(path))
-        results, status = results_from_json(content["results"]), sound_facts(content["ran_with"])
+        results, status = results_from_json(content["results"]), valid_facts(content["ran_with"])
         curves = {task: _read_curve(curve) for task, curve in content["curves"].items()}
     except ConfigError:
         raise
