@@ -1,4 +1,4 @@
-"""What a task is: a Gymnasium environment with a name. No torch in here."""
+"""Tasks: Gymnasium environments with names. This module does not import torch."""
 
 from __future__ import annotations
 

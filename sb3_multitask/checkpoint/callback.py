@@ -76,7 +76,7 @@ class ResumableCheckpointCallback(BaseCallback):
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Do nothing, since there is no state."""
 
     def _init_callback(self) -> None:
         if not has_ability(self.model, "resumable"):

@@ -60,7 +60,7 @@ class WithSimpleWalls(WithObstacles):
         return np.asarray(self.read(foot[None], self.data.mocap_pos[None])[0])
 
     def read(self, foot: np.ndarray, obstacles: np.ndarray) -> np.ndarray:
-        """Readings of many: ``foot`` (n_rows, 3), ``obstacles`` (n_rows, n_obstacles, 3)."""
+        """Return the readings of many rows: ``foot`` (n_rows, 3), ``obstacles`` (n_rows, n_obstacles, 3)."""
         half_lengths = np.array([wall.half_size[0] for wall in self.obstacles])
         return strip_readings(foot[:, 0], obstacles[:, :, 0], half_lengths, self.n_readings)
 
@@ -83,7 +83,7 @@ class WithStairs(WithObstacles):
         return np.asarray(self.read(foot[None], self.data.mocap_pos[None])[0])
 
     def read(self, foot: np.ndarray, obstacles: np.ndarray) -> np.ndarray:
-        """Readings of many: ``foot`` (n_rows, 3), ``obstacles`` (n_rows, n_obstacles, 3)."""
+        """Return the readings of many rows: ``foot`` (n_rows, 3), ``obstacles`` (n_rows, n_obstacles, 3)."""
         half_lengths = np.array([level.half_size[0] for level in self.obstacles])
         return 0.5 * strip_readings(foot[:, 0], obstacles[:, :, 0], half_lengths, self.n_readings)
 
@@ -104,7 +104,7 @@ class WithMaze(WithObstacles):
         return np.asarray(self.read(torso[None], self.data.mocap_pos[None])[0])
 
     def read(self, torso: np.ndarray, _obstacles: np.ndarray) -> np.ndarray:
-        """Readings of many: ``torso`` (n_rows, 3)."""
+        """Return the readings of many rows: ``torso`` (n_rows, 3)."""
         *walls, side, _ = self.obstacles
         centres = np.array([wall.position[:2] for wall in walls])
         half_sizes = np.array([wall.half_size[:2] for wall in walls])

@@ -184,7 +184,7 @@ def _too_large() -> NoReturn:
 
 
 def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
-    """Weights, which are finite floats."""
+    """Return the weights, which are finite floats."""
     loaded = _load_tensors(content, "weights")
     strange = [name for name, tensor in loaded.items() if not _is_weight(tensor)]
     if strange:
@@ -233,7 +233,7 @@ def _check_policy(data: dict[str, Any]) -> None:
 
 
 def _statistics(members: dict[str, bytes], saved: Any, task_names: list[str]) -> ObsStatistics | None:
-    """The statistics of a multi-task model: tensors, or inert data in files of 0.1.0."""
+    """Return the statistics of a multi-task model, from tensors, or from inert data in files of 0.1.0."""
     if "pytorch_variables.pth" in members:
         variables = _load_tensors(members["pytorch_variables.pth"], "statistics")
         if not all(map(_is_weight, variables.values())):

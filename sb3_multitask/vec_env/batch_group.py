@@ -132,12 +132,12 @@ class SimulationGroup:
         return Transitions(obs, outcome.rewards, dones, infos, faults)
 
     def _now(self, rows: slice | np.ndarray) -> State:
-        """The state of simulations, to be read before they go on: what a slice selects is a view."""
+        """Return the state of simulations for use before their next step, since a slice selects views."""
         fields = {name: array[rows] for name, array in self._fields.items()}
         return State(self.qpos[rows], self.qvel[rows], fields)
 
     def _state(self, rows: slice | np.ndarray) -> State:
-        """A copy of the state of simulations."""
+        """Return a copy of the state of simulations."""
         fields = {name: array[rows].copy() for name, array in self._fields.items()}
         return State(self.qpos[rows].copy(), self.qvel[rows].copy(), fields)
 

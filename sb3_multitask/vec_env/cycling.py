@@ -103,7 +103,7 @@ class TaskCyclingVecEnv(VecEnv):
         return {key: value.copy() for key, value in obs.items()}
 
     def to_whole_cycles(self, n_rollouts: int) -> int:
-        """The least number of rollouts, at least ``n_rollouts``, after which every task has had its turn."""
+        """Return the least number of rollouts, at least ``n_rollouts``, that completes a cycle of the tasks."""
         return n_rollouts + -(self.active_task + n_rollouts) % self.n_tasks
 
     def reset(self) -> TaskObs:

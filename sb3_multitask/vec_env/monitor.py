@@ -54,7 +54,7 @@ class EpisodeMonitor:
         self.lengths[rows] = 0
 
     def step(self, rows: slice, rewards: np.ndarray, ended: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
-        """A step of some rows.
+        """Record a step of some rows.
 
         :param ended: which of them ended their episode; their infos are filled
         """

@@ -54,7 +54,7 @@ def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
 
 
 class SharedModel:
-    """A model that several simulations share and that rarely changes: only a changed model has a state.
+    """A model that several simulations share and that rarely changes: its state is needed only if it has changed.
 
     :param model: the unchanged model
     """
@@ -68,7 +68,7 @@ class SharedModel:
         return _digest(self.model) != self._digest
 
     def get_state(self) -> dict[str, Any]:
-        """See :func:`get_model_state`."""
+        """Return the model's state, see :func:`get_model_state`."""
         return get_model_state(self.model)
 
     def set_state(self, state: Mapping[str, Any] | None) -> None:

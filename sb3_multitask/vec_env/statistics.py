@@ -28,7 +28,7 @@ class TaskMoments:
         self.mean, self.var, self.count = np.zeros(shape), np.ones(shape), np.full(shape, epsilon)
 
     def copy(self) -> TaskMoments:
-        """An independent copy."""
+        """Return an independent copy."""
         return copy.deepcopy(self)
 
     def update(self, tasks: Tasks, batch: np.ndarray, columns: slice = slice(None)) -> None:
@@ -97,7 +97,7 @@ class TaskRunningMeanStd(RunningMeanStd):
         self.mean, self.var, self.count = other.mean, other.var, other.count
 
     def copy(self) -> TaskRunningMeanStd:
-        """An independent copy."""
+        """Return an independent copy."""
         return copy.deepcopy(self)
 
     def update(self, arr: np.ndarray) -> None:  # noqa: ARG002
