@@ -171,7 +171,7 @@ def test_an_environment_that_is_made_again_is_compared_with_the_one_before():
     try:
         make = lambda: mt.MultiTaskVecEnv(["ForTests/Ignoring-v0"], 2, seed=4)  # noqa: E731
         make().reset()
-        with pytest.warns(UserWarning, match="otherwise"):
+        with pytest.warns(UserWarning, match="same seed"):
             make().reset()
     finally:
         del gym.registry["ForTests/Ignoring-v0"]
