@@ -1,4 +1,4 @@
-"""What checkpoints cost: training with one every 100k steps beside training without, interleaved.
+"""Measure the cost of checkpoints: training with a checkpoint every 100k steps and without, interleaved.
 
 python benchmarks/checkpoints.py
 """

@@ -2,8 +2,8 @@
 
     python benchmarks/export_pretrained.py runs/paper/tuned
 
-The vanilla agent and the distilled student are, of all seeds, those with the best mean over the tasks (so their returns
-are those of the best of several, which their files say); the teachers are the student's.
+The vanilla agent and the distilled student are those of the seed with the best mean over the tasks. Their returns are
+therefore the best of several, and their files say so. The teachers are the teachers of that student.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PACKAGE = Path(mt.__file__).parent / "agents" / "pretrained"
 SET = "HalfCheetahBody6"
 
 
-def export(run: Run, n_seeds: int, moment: str, name: str) -> None:
-    agent = mt.load_agent(run.path / "agents" / ("final" if moment == "after" else moment))
-    results = {task: round(result.mean_reward, 1) for task, result in run.results[moment].items()}
+def export(run: Run, n_seeds: int, stage: str, name: str) -> None:
+    agent = mt.load_agent(run.path / "agents" / ("final" if stage == "after" else stage))
+    results = {task: round(result.mean_reward, 1) for task, result in run.results[stage].items()}
     facts = {
         **agent.facts,
         "trained_by": "sb3-multitask grid zoo_configs/paper_grid.yml",

@@ -1,4 +1,4 @@
-"""Small whole files of every kind that the package reads, how each is read, and which errors are its own."""
+"""Small valid files of every kind that the package reads, the function that reads each, and our own errors."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _RUN = "default/A/seed_0"
 class Kind:
     """A kind of file.
 
-    :param name: of the kind, and of the folder of a whole one
-    :param files: which of its files are damaged
-    :param read: reads what is in the folder, and gives what can be compared
-    :param has_checksum: a damaged file never passes for another whole one
-    :param is_zip: half of its mutants are sealed again, with right checksums
+    :param name: name of the kind, and of the folder of a valid one
+    :param files: the files that are damaged
+    :param read: reads the folder and returns a value that can be compared
+    :param has_checksum: every damage is detected
+    :param is_zip: half of its mutants are resealed, with correct checksums
     """
 
     name: str
@@ -57,17 +57,17 @@ class Kind:
         return path.suffix in _TEXT
 
     def resealed(self) -> Kind:
-        """The same kind, for a mutant whose checksums were made anew."""
+        """The same kind, for a mutant whose checksums are correct again."""
         return replace(self, has_checksum=False)
 
 
 def own_errors(error: BaseException, folder: Path) -> bool:
-    """Whether an error is one of ours: of a named class, or a ValueError that names the file."""
+    """Return True if an error is one of ours: of a named class, or a ValueError that names the file."""
     return isinstance(error, _OWN) or (type(error) is ValueError and str(folder) in str(error))
 
 
 def _digest(*parts: Any) -> str:
-    """What was read, as one text: numbers to their last bit."""
+    """Return a value as one text, with all bits of its numbers."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part.tobytes() + str(part.shape).encode() if isinstance(part, np.ndarray) else repr(part).encode())
@@ -108,13 +108,13 @@ def _of_zoo(folder: Path) -> str:
 
 
 def _of_log(folder: Path) -> str:
-    """The log as a run that is resumed keeps it."""
+    """Read a log as a resumed run does."""
     make_logger(folder / "progress.csv", [], up_to=10**9).close()
     return _digest((folder / "progress.csv").read_text(encoding="utf-8"), steps_so_far(folder))
 
 
 def _of_run(root: Path) -> str:
-    """What a report and a card take from a finished run."""
+    """Read a finished run as a report and a card do."""
     runs, others = read_runs(root)
     source = read_source(root / _RUN)
     told = (source.algorithm, _of_agent(source.agent), source.results, source.training, source.seed, source.env_ids)
@@ -122,7 +122,7 @@ def _of_run(root: Path) -> str:
 
 
 def _of_data(root: Path) -> str:
-    """What a report takes from the data of another."""
+    """Read a report's data as another report does."""
     runs, _ = read_runs(root)
     return _digest([(run.config, run.results, run.status, _of_curves(run.curves())) for run in runs])
 
@@ -162,7 +162,7 @@ KINDS = (
 
 
 class _Small(gym.Env[np.ndarray, np.ndarray]):
-    """Three numbers to see, two to set, no physics."""
+    """An environment without physics: three observed numbers, two actions."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
     action_space = gym.spaces.Box(-0.5, 0.5, (2,), np.float32)
@@ -176,7 +176,7 @@ class _Small(gym.Env[np.ndarray, np.ndarray]):
 
 
 def make_originals(folder: Path) -> None:
-    """Write a whole file of every kind, each in a folder of its own."""
+    """Write a valid file of every kind, each in a folder of its own."""
     for kind in KINDS:
         (folder / kind.name).mkdir(parents=True)
     tasks = [mt.Task(name, _Small) for name in ("A", "B")]
@@ -198,7 +198,7 @@ def make_originals(folder: Path) -> None:
 
 
 def _write_finished(root: Path, folder: Path) -> None:
-    """A finished run in a grid, with a shipped agent."""
+    """Write a finished run of a grid, with a shipped agent."""
     agent = mt.load_pretrained("HalfCheetahBody6-vanilla")
     run = root / _RUN
     mt.save_agent(agent, run / "agents" / "final")

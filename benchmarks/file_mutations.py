@@ -1,4 +1,4 @@
-"""Mutations of files for ``fuzz_files.py``: what disks, kills, editors and careless tools make of them.
+"""Mutations of files for ``fuzz_files.py``: the damage that disks, kills, editors and careless tools do.
 
 Random bytes and numbers only: no mutation writes the name of a function that an unsafe reader could call.
 """
@@ -80,14 +80,14 @@ def zero_block(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def other_size(content: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes that may be a length or an offset become a large one."""
+    """Replace bytes that may be a length or an offset by a large one."""
     start, width = _place(content, rng), int(rng.choice([4, 8]))
     size = int(_SIZES[int(rng.integers(len(_SIZES)))]) % 2 ** (8 * width)
     return content[:start] + size.to_bytes(width, "little") + content[start + width :]
 
 
 def other_number(content: bytes, rng: np.random.Generator) -> bytes:
-    """A number in a text becomes another, or none."""
+    """Replace a number in a text by another number, or remove it."""
     numbers = list(re.finditer(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?", content[:200_000]))
     if not numbers:
         return overwrite(content, rng)
@@ -96,7 +96,7 @@ def other_number(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def other_token(content: bytes, rng: np.random.Generator) -> bytes:
-    """A word, text or bracket becomes another value, or a deep nest."""
+    """Replace a word, text or bracket by another value, or by deep nesting."""
     words = list(re.finditer(rb'"[^"\n]{0,80}"|[\w.-]+|[\[\]{}:,]', content[:200_000]))
     if not words:
         return insert(content, rng)
@@ -105,7 +105,7 @@ def other_token(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def other_digit(content: bytes, rng: np.random.Generator) -> bytes:
-    """A digit becomes another: the text stays one of its kind."""
+    """Replace a digit by another, so that the text stays valid."""
     digits = list(re.finditer(rb"\d", content[:200_000]))
     if not digits:
         return flip_bits(content, rng)
@@ -114,7 +114,7 @@ def other_digit(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def other_leaf(content: bytes, rng: np.random.Generator) -> bytes:
-    """A value somewhere in a JSON tree becomes another, or is left out, and the tree is written again."""
+    """Replace or remove a value somewhere in a JSON tree, and write the tree again."""
     try:
         tree = json.loads(content)
     except (ValueError, RecursionError):
@@ -138,7 +138,7 @@ def other_leaf(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def alias_without_end(content: bytes, _rng: np.random.Generator) -> bytes:
-    """Lines of YAML at the end in which few aliases stand for a number of values without end."""
+    """Append lines of YAML in which a few aliases expand to an unbounded number of values."""
     lines = [b"a0: &a0 [1, 2]"] + [
         b"a%d: &a%d [%s]" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 12)
     ]
@@ -158,11 +158,11 @@ BINARY: tuple[Mutation, ...] = (flip_bits, overwrite, cut, remove, repeat, inser
 _OF_TEXT = (other_number, other_token, other_digit, other_leaf, other_leaf)
 TEXT: tuple[Mutation, ...] = (*BINARY[:6], *_OF_TEXT, *_OF_TEXT, swap_lines, alias_without_end)
 SEVERAL = 0.2
-"""How often a second mutation follows."""
+"""Probability of a second mutation."""
 
 
 def mutate(content: bytes, is_text: bool, rng: np.random.Generator) -> bytes:
-    """One mutation or two of a file's bytes."""
+    """Apply one or two mutations to a file's bytes."""
     mutations = TEXT if is_text else BINARY
     for _ in range(1 + int(rng.random() < SEVERAL)):
         content = mutations[int(rng.integers(len(mutations)))](content, rng)
@@ -170,7 +170,7 @@ def mutate(content: bytes, is_text: bool, rng: np.random.Generator) -> bytes:
 
 
 def mutate_member(content: bytes, rng: np.random.Generator) -> bytes:
-    """Mutate one member of a zip and seal the zip again, so that its checksums are right."""
+    """Mutate one member of a zip and write the zip again, so that its checksums are correct."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = sorted(members)[int(rng.integers(len(members)))]

@@ -1,14 +1,14 @@
-"""Damage every kind of file that the package reads, and see that each is refused by name, quickly and in little memory.
+"""Damage files of every kind that the package reads; each must be refused by name, quickly and in little memory.
 
 python -m benchmarks.fuzz_files                 # 20,000 mutants, fixed seed, one worker per core
 python -m benchmarks.fuzz_files --mutants 500   # a sample
 
 Each mutant is read in a worker process with a limit on its memory; a worker that dies or hangs is replaced. A fault is
 
-- an exception that is none of our own named ones,
-- a damaged file that is taken for another whole one, where a checksum stands in it,
-- more than 5 s,
-- more memory than the file's size explains.
+- an exception that is not one of our own named ones,
+- a damaged file with a checksum that is accepted,
+- a read of more than 5 s,
+- a read of more memory than the file's size explains.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ SEED, N_MUTANTS = 20_261_129, 20_000
 MAX_SECONDS, HANG_SECONDS = 5.0, 30.0
 _MIB = 2**20
 FREE_BYTES, BYTES_PER_BYTE = 48 * _MIB, 30
-"""Memory that reading may take: so much for any file, and so much for each of its bytes."""
+"""Memory that reading may take: bytes for any file, and bytes per byte of the file."""
 ADDRESS_SPACE = 4 * 2**30
-"""How much a worker may reserve beyond what it has when it starts."""
+"""Bytes that a worker may reserve beyond what it has when it starts."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one mutant.
+    """The outcome of one mutant.
 
     :param verdict: refused, unchanged, changed, or the name of a fault
     """
@@ -65,14 +65,14 @@ def is_fault(outcome: Outcome) -> bool:
 
 
 def kind_of(number: int) -> Kind:
-    """Mutants take turns over the kinds of files."""
+    """Return the kind of a mutant: numbers cycle through the kinds of files."""
     return KINDS[number % len(KINDS)]
 
 
 def make_mutant(number: int, originals: Path, folder: Path) -> tuple[Kind, Path, int]:
-    """Write a mutant of the whole files of a kind; its number fixes it.
+    """Write the mutant of this number, from the valid files of a kind.
 
-    :return: the kind, where it is read, and how many bytes its damaged file has
+    :return: the kind, the path to read, and the size of the damaged file in bytes
     """
     kind, rng = kind_of(number), np.random.default_rng((SEED, number))
     target = folder / "mutant"
@@ -89,25 +89,25 @@ def make_mutant(number: int, originals: Path, folder: Path) -> tuple[Kind, Path,
 
 
 def read_mutant(number: int, originals: Path, folder: Path, whole: dict[str, Any]) -> Outcome:
-    """Read a mutant and say what came of it."""
+    """Read a mutant and return the outcome."""
     kind, target, n_bytes = make_mutant(number, originals, folder)
     before = _forget_peak()
     start, detail = time.perf_counter(), ""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             found = kind.read(target)
             verdict = "unchanged" if found == whole[kind.name] else "changed"
-        except BaseException as e:  # any other is what is looked for
+        except BaseException as e:  # the search is for foreign exceptions of any class
             found = None
             verdict = "refused" if own_errors(e, target) else "foreign exception"
             detail = "" if verdict == "refused" else traceback.format_exc(limit=-6)
     seconds = time.perf_counter() - start
     peak = _peak_bytes() - before
-    if verdict == "changed" and kind.has_checksum and not told:
+    if verdict == "changed" and kind.has_checksum and not warned:
         verdict, detail = "accepted in silence", f"{found!r:.300}"
-    if verdict == "changed" and told:
-        verdict = "refused"  # in part, with a warning
+    if verdict == "changed" and warned:
+        verdict = "refused"  # a part of the file, with a warning
     if seconds > MAX_SECONDS:
         verdict, detail = "slow", f"{seconds:.1f} s"
     if peak > FREE_BYTES + BYTES_PER_BYTE * n_bytes:
@@ -116,7 +116,7 @@ def read_mutant(number: int, originals: Path, folder: Path, whole: dict[str, Any
 
 
 def _forget_peak() -> int:
-    """Begin to measure the peak of this process's memory anew, where the system can (Linux); the memory now."""
+    """Reset the peak of this process's memory, where the system can (Linux), and return the present memory in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -133,7 +133,7 @@ def _peak_bytes() -> int:
 
 
 def _work(pipe: Any, originals: Path, limit: bool) -> None:
-    """Read mutants by their numbers until there is none."""
+    """Read mutants by the numbers that arrive, until there are no more."""
     whole = {kind.name: kind.read(originals / kind.name) for kind in KINDS}
     if limit:
         reserved = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,11 +1,11 @@
-"""What the guards against bad numbers and failed simulations cost: training with them beside training without.
+"""Measure the cost of the guards against bad numbers and failed simulations: training with them and without.
 
     python benchmarks/guards.py
 
-Two models that train alike, six tasks x 4 envs, in one process, in turn and in changing order: one with, one without,
-then the other way round, since the same code runs a few per cent faster or slower by where its arrays lie. "Without",
-the functions that look for faults are replaced here, in this process: the product has no such switch. Run it on a quiet
-machine, alone. The budget is 2% of throughput.
+Two models with the same settings, six tasks x 4 envs, train alternately in one process: one with guards and one
+without, then the other way round, in changing order, since the addresses of arrays change speed by a few per cent.
+Without guards, this script replaces the functions that look for faults; the package has no such switch. Run it on a
+quiet machine, alone. The budget is 2% of throughput.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from sb3_multitask.vec_env import multitask_vec_env
 from sb3_multitask.vec_env.batch_group import SimulationGroup
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""Two clocks: time on the wall, and time of all threads on the cores, which other processes disturb less."""
+"""Two clocks: wall-clock time, and CPU time of all threads, which other processes disturb less."""
 SIDES = ("with", "without")
 RESULTS = Path(__file__).parents[1] / "results" / "throughput" / "guards.json"
 
 
 @contextmanager
 def without_guards() -> Iterator[None]:
-    """Nobody looks at actions, observations, rewards and MuJoCo's counters."""
+    """Turn off the checks of actions, observations, rewards and MuJoCo's counters."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(multitask_vec_env, "bad_rows", lambda _kind, _values: {}))
         stack.enter_context(patch.object(mt.MultiTaskVecEnv, "_find_faults", lambda _self, _transitions: {}))
@@ -55,7 +55,7 @@ def main() -> None:
     models = [make(args.steps), make(args.steps)]
     seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in SIDES} for clock in CLOCKS}
     for repeat in range(2 * args.repeats):
-        sides = SIDES if repeat % 2 else SIDES[::-1]  # of the two models, which differ in where they lie in memory
+        sides = SIDES if repeat % 2 else SIDES[::-1]  # the two models lie at different addresses
         order = [0, 1] if repeat // 2 % 2 else [1, 0]
         for i in order:
             with without_guards() if sides[i] == "without" else nullcontext():
@@ -70,7 +70,7 @@ def main() -> None:
         "steps_per_second": {name: round(args.steps / float(np.median(s))) for name, s in seconds["wall"].items()},
     }
     for clock, times in seconds.items():
-        logs = np.log(times["without"]) - np.log(times["with"])  # of throughputs: with over without
+        logs = np.log(times["without"]) - np.log(times["with"])  # of the ratio of throughputs, with guards over without
         ratios = np.exp(logs.reshape(-1, 2).mean(axis=1))
         interval = bootstrap((ratios,), np.median, rng=np.random.default_rng(0)).confidence_interval
         results[clock] = {

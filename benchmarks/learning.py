@@ -1,11 +1,11 @@
-"""Does it learn? Six bodies with one agent, beside SB3's own A2C on each body alone, at the same frames.
+"""Does it learn? Compare one agent for six bodies with SB3's own A2C on each body alone, at the same frames.
 
     python benchmarks/learning.py --method multitask-fast --seeds 0 1 2 3 4
     python benchmarks/learning.py --table
 
-A job is one run of one seed; it leaves one JSON file in ``results/learning/`` and is skipped if that exists, so a
-killed command goes on where it stopped. Every method has the same nets, hyper-parameters (SB3's defaults), copies of
-a task and frames per task; all returns are deterministic, 20 episodes.
+A job is one run of one seed. It writes one JSON file to ``results/learning/`` and is skipped if that file exists, so a
+killed command resumes where it stopped. Every method has the same networks, hyper-parameters (SB3's defaults), copies
+of a task and frames per task. Returns are those of 20 episodes with deterministic actions.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def run_sb3(seed: int, task: mt.Task) -> dict[str, dict]:
     eval_env = VecNormalize(make_vec_env(task.make, 5, seed=0), training=False, norm_reward=False)
     model = A2C("MlpPolicy", env, seed=seed, policy_kwargs={"net_arch": NET}, device="cpu")
     results = {}
-    for moment in ("before", "after"):
-        if moment == "after":
+    for stage in ("before", "after"):
+        if stage == "after":
             model.learn(STEPS_PER_TASK)
         sync_envs_normalization(env, eval_env)
         episodes = evaluate_policy(model, eval_env, N_EPISODES, return_episode_rewards=True)
-        results[moment] = asdict(mt.TaskResult.of(list(zip(*episodes, strict=True))))
+        results[stage] = asdict(mt.TaskResult.of(list(zip(*episodes, strict=True))))
     return {task.name: results}
 
 
@@ -78,18 +78,18 @@ def run_job(method: str, seed: int, task: mt.Task | None, path: Path) -> str:
 
 
 def load_results() -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Method -> task -> moment -> mean return of each seed, from the files alone."""
+    """Return method -> task -> "before" or "after" training -> mean return of each seed, from the files alone."""
     returns: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for path in sorted(RESULTS.glob("*_*.json")):
         content = json.loads(path.read_text())
-        for task, moments in content["results"].items():
-            for moment, result in moments.items():
-                returns[content["method"]][task][moment].append(result["mean_reward"])
+        for task, stages in content["results"].items():
+            for stage, result in stages.items():
+                returns[content["method"]][task][stage].append(result["mean_reward"])
     return returns
 
 
 def interval(values: list[float]) -> str:
-    """Mean over seeds and its 95% interval (Student's t)."""
+    """Return the mean over seeds and its 95% interval (Student's t)."""
     if len(values) < 2:
         return f"{np.mean(values):.0f}"
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
@@ -97,7 +97,7 @@ def interval(values: list[float]) -> str:
 
 
 def table() -> str:
-    """Markdown: a row a task, a column a method; return after training, mean over seeds [95% interval]."""
+    """Return Markdown, a row per task, a column per method: return after training, mean over seeds [95% interval]."""
     returns = load_results()
     methods = list(returns)
     n_seeds = {method: len(next(iter(returns[method].values()))["after"]) for method in methods}
@@ -114,7 +114,7 @@ def table() -> str:
 
 
 def engine_difference() -> str:
-    """Markdown: return with the fast engine minus with torch, 95% interval (Welch's t over seeds)."""
+    """Return Markdown: the return with the fast engine minus that with torch, 95% interval (Welch's t over seeds)."""
     returns = load_results()
     rows = {
         task.name: [returns[f"multitask-{engine}"][task.name]["after"] for engine in ("fast", "torch")]

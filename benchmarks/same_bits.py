@@ -1,4 +1,4 @@
-"""Whether a change of structure leaves every bit of training as it was: hashes of weights, beside another revision.
+"""Check that a change of structure does not change a bit of training: compare hashes of weights with another revision.
 
     python benchmarks/same_bits.py 0a1b2c3
 
@@ -30,7 +30,7 @@ _HASHES = "--hashes"
 
 
 def hashes() -> dict[str, str]:
-    """SHA-256 of the weights and statistics after some updates, by case."""
+    """Return the SHA-256 of the weights and statistics after some updates, by case."""
     import gymnasium as gym
     import numpy as np
     import torch as th
@@ -41,7 +41,7 @@ def hashes() -> dict[str, str]:
     th.set_num_threads(1)
 
     class Flawed(gym.Wrapper[Any, Any, Any, Any]):
-        """Gives a NaN now and then."""
+        """An environment that sometimes returns a NaN."""
 
         n_steps = 0
 
@@ -86,7 +86,7 @@ def hashes() -> dict[str, str]:
 
 
 def hashes_of(package: Path) -> dict[str, str]:
-    """What :func:`hashes` gives with the package in a folder."""
+    """Return the result of :func:`hashes` with the package in a folder."""
     environment = {**os.environ, "PYTHONPATH": str(package), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(Path(__file__).resolve()), _HASHES]
     done = subprocess.run(  # noqa: S603 (this file)

@@ -1,15 +1,15 @@
-"""Does a long training survive being killed again and again, to the same bits, and does its memory stay?
+"""Does a long training that is killed repeatedly end with the same bits, and does its memory stay constant?
 
     python benchmarks/soak.py                                             # one variant after the other, then compare
     python benchmarks/soak.py --variant uninterrupted                     # or side by side, one core each ...
     python benchmarks/soak.py --variant killed
     python benchmarks/soak.py --variant compare                           # ... and compare
 
-Six tasks x 4 envs, 20 million steps, a checkpoint every 100,000. The variant "killed" gets ten SIGKILLs at random
-moments (of a seed) along the way and is started again each time. Each variant is one process with one thread; this one
-only watches it, kills it, and samples its resident memory. Run folders go to ``runs/soak``; killed itself, this script
-goes on where it was when it is started again with the same settings. What is compared: weights, optimizer, statistics,
-generators and every other number of the last checkpoints, and the rows of the monitor files; times of day are left out.
+Six tasks x 4 envs, 20 million steps, a checkpoint every 100,000 steps. The variant "killed" gets ten SIGKILLs at random
+moments (of a seed) and is started again each time. Each variant is one process with one thread. This script watches it,
+kills it, and samples its resident memory. Run folders go to ``runs/soak``. If this script is killed itself and started
+again with the same settings, it resumes. It compares weights, optimizer, statistics, generators and every other number
+of the last checkpoints, and the rows of the monitor files, but no times of day.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEGABYTE = 2**20
 
 
 def train(folder: Path, steps: int, every: int) -> None:
-    """What is soaked: start it again and it goes on."""
+    """Train with checkpoints; when started again, resume."""
     import torch as th
 
     import sb3_multitask as mt
@@ -109,15 +109,15 @@ def _read_settings(path: Path, settings: dict[str, Any]) -> Any:
 
 
 def newest(folder: Path) -> int:
-    """Steps of the newest checkpoint."""
+    """Return the steps of the newest checkpoint."""
     return max((int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")), default=0)
 
 
 def resident(pid: int) -> float:
-    """Resident memory of a process, megabytes (2**20 bytes)."""
+    """Return the resident memory of a process in megabytes (2**20 bytes)."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):  # it has just ended
+    except (OSError, IndexError):  # the process has just ended
         return float("nan")
     return round(pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE, 2)
 
@@ -128,7 +128,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON lines."""
+    """Read the complete lines of a file of JSON lines."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -136,7 +136,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """Places of two checkpoints' trees that are not equal, bit for bit."""
+    """Return the paths at which two checkpoints' trees are not equal, bit for bit."""
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return [d for key in a if key not in TIMES for d in differences(a[key], b[key], f"{where}/{key}")]
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
@@ -149,7 +149,7 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
 
 
 def monitor_rows(folder: Path) -> dict[str, list[list[str]]]:
-    """Return, length and task of every episode of every file."""
+    """Read the return, length and task of every episode from every monitor file."""
     rows = {}
     for path in sorted((folder / "monitor").glob("*.csv")):
         lines = [line.split(",") for line in path.read_text().splitlines()[1:]]
@@ -158,7 +158,7 @@ def monitor_rows(folder: Path) -> dict[str, list[list[str]]]:
 
 
 def compare(root: Path, steps: int, every: int) -> dict[str, Any]:
-    """What the two variants ended with."""
+    """Compare the final states of the two variants."""
     from sb3_multitask.checkpoint.format import read_latest
 
     first, second = (root / name for name in VARIANTS)
@@ -187,7 +187,7 @@ def compare(root: Path, steps: int, every: int) -> dict[str, Any]:
 
 
 def memory(folder: Path, steps: int) -> dict[str, Any]:
-    """Resident memory along the way: after a tenth of the steps, at the end, at most, and its slope from there on."""
+    """Summarise resident memory: after a tenth of the steps, at the end, at most, and its slope from that tenth on."""
     x, y = samples(folder)
     settled = x >= steps / 10
     slope = np.polyfit(x[settled] / 1e6, y[settled], 1)[0] if len(np.unique(x[settled])) > 1 else np.nan
@@ -201,7 +201,7 @@ def memory(folder: Path, steps: int) -> dict[str, Any]:
 
 
 def samples(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and megabytes of a variant's samples; those of a process before its first checkpoint are left out."""
+    """Return steps and megabytes of a variant's samples, without those of a process before its first checkpoint."""
     lines = [line for line in read_lines(folder / "memory.jsonl") if line["trains"]]
     both = np.array([(line["steps"], line["megabytes"]) for line in lines], dtype=float)
     return tuple(both[np.isfinite(both[:, 1])].T)  # type: ignore[return-value]

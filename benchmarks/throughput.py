@@ -1,13 +1,13 @@
-"""How fast is training, beside the physics alone and beside SB3? Everything in one run, interleaved.
+"""How fast is training, compared with the physics alone and with SB3? Everything is timed in one run, interleaved.
 
     make bench                                    # about ten minutes
     python benchmarks/throughput.py --repeats 3 --only joint
 
-Every contender is set up once; then all of them are timed in turn, again and again, so that a machine that slows down
-slows all of them down. The table has medians over the repeats; ratios are taken within a repeat. Results go to
-``results/throughput/`` as JSON, Markdown and a plot. Absolute rates hold for one machine and one hour; quote ratios.
+Every contender is set up once. Then all of them are timed in turn, several times, so that a slower machine slows all of
+them down. The table has medians over the repeats; ratios are taken within a repeat. Results go to
+``results/throughput/`` as JSON, Markdown and a plot. Absolute rates depend on the machine and its load; quote ratios.
 
-SB3 runs in one process here. Two of its processes side by side, one per core, are a contender of their own.
+SB3 runs in one process here. Two SB3 processes side by side, one per core, are a separate contender.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ RESULTS = Path(__file__).parents[1] / "results" / "throughput"
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 ENVPOOL_IS_INSTALLED = importlib.util.find_spec("envpool") is not None
 Run = Callable[[int], int]
-"""Makes about that many env-steps and returns how many it made."""
+"""Takes about the given number of env-steps and returns the number that it took."""
 
 
 def bodies(n_tasks: int) -> list[mt.Task]:
-    """The paper's six, or that many cheetahs with legs from short to long."""
+    """Return the paper's six bodies, or ``n_tasks`` cheetahs with legs from short to long."""
     if n_tasks <= 6:
         return list(mt.TASK_SETS["HalfCheetahBody6"][:n_tasks])
     scales = np.linspace(0.75, 1.25, n_tasks)
@@ -137,7 +137,7 @@ def envpool(n_envs: int) -> Run:
 
 
 def one_thread(make: Callable[[], Run]) -> Run:
-    """The contender with one thread for everything, as one of SB3's processes is best run."""
+    """Run the contender with one thread, which is fastest for a single SB3 process."""
     inner = make()
 
     def run(n_steps: int) -> int:
@@ -152,7 +152,7 @@ def one_thread(make: Callable[[], Run]) -> Run:
 
 
 def side_by_side(make: Callable[[], Run]) -> Run:
-    """One process per core, one thread each; their steps together."""
+    """Run one process per core, with one thread each; return the sum of their steps."""
     context = multiprocessing.get_context("spawn")
     pipes = []
     for _ in range(N_CORES):
@@ -184,7 +184,7 @@ def _serve(pipe: Any, make: Callable[[], Run]) -> None:
 class Contender:
     """Something to time.
 
-    :param make: sets it up
+    :param make: returns the function to time
     :param n_steps: env-steps of one timing
     """
 
@@ -219,12 +219,12 @@ BUDGETS = [  # (what, numerator, denominator, budget)
     ("joint 6x16 over SB3 with 96 envs", "joint fast 6x16", "SB3 A2C 96 envs", 4.0),
     ("joint 6x4 over SB3 with 24 envs", "joint fast 6x4", "SB3 A2C 24 envs", 3.5),
     ("cycle 6x4 over SB3 with 4 envs", "cycle fast 6x4", "SB3 A2C 4 envs", 3.0),
-    ("cost per step, 6 tasks over 48 (at least 1/1.3)", "joint fast 48x4", "joint fast 6x4", 1 / 1.3),
+    ("joint 48x4 over joint 6x4", "joint fast 48x4", "joint fast 6x4", 1 / 1.3),
 ]  # fmt: skip
 
 
 def measure(contenders: list[Contender], repeats: int) -> dict[str, list[float]]:
-    """Env-steps per second of every contender in every repeat."""
+    """Return the env-steps per second of every contender in every repeat."""
     runs: dict[str, Run] = {}
     for contender in contenders:
         runs[contender.name] = contender.make()
@@ -241,7 +241,7 @@ def measure(contenders: list[Contender], repeats: int) -> dict[str, list[float]]
 
 
 def megabytes_per_env() -> dict[str, float]:
-    """Growth per sub-environment, MB, from 6 x 1 to 6 x 33; each backend in a fresh process."""
+    """Return the growth of memory per sub-environment in MB, from 6 x 1 to 6 x 33; each backend in a fresh process."""
     growth = {}
     for backend in ("batch", "dummy"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -265,7 +265,7 @@ def _resident_megabytes() -> float:
 
 
 def import_seconds(module: str, repeats: int) -> list[float]:
-    """Wall-clock time of importing a module in a fresh interpreter."""
+    """Return the wall-clock time of importing a module in a fresh interpreter, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -275,7 +275,7 @@ def import_seconds(module: str, repeats: int) -> list[float]:
 
 
 def microseconds(n_envs_per_task: int = 4, n_steps: int = 60_000) -> dict[str, float]:
-    """Where one vectorised step of joint training goes, µs: wall-clock between the layers, one inside the other."""
+    """Return the wall-clock time of each part of one vectorised step of joint training, in µs."""
     env = mt.make_multitask_vec_env(bodies(6), n_envs_per_task, seed=0)
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu", engine="fast")
     model.learn(5_000)
@@ -325,11 +325,11 @@ def report(
     where: dict[str, float],
     memory: dict[str, float],
 ) -> str:
-    """Markdown."""
+    """Return the results as Markdown."""
     lines = ["| contender | env-steps/s (median) | min | max |", "|---|---|---|---|"]
     for name, values in rates.items():
         lines.append(f"| {name} | {np.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |")
-    lines += ["", "| ratio | median | min | max | budget |", "|---|---|---|---|---|"]
+    lines += ["", "| ratio of env-steps/s | median | min | max | budget (at least) |", "|---|---|---|---|---|"]
     for what, top, bottom, budget in BUDGETS:
         if top in rates and bottom in rates:
             ratios = np.array(rates[top]) / np.array(rates[bottom])
@@ -348,7 +348,7 @@ def report(
 
 
 def draw(rates: dict[str, list[float]], path: Path) -> None:
-    """Bars of the medians, whiskers from the slowest to the fastest repeat."""
+    """Draw bars of the medians, with whiskers from the slowest to the fastest repeat."""
     figure = Figure(figsize=(8, 0.3 * len(rates) + 1), layout="constrained")
     axis = figure.subplots()
     names = list(rates)[::-1]
@@ -363,7 +363,7 @@ def draw(rates: dict[str, list[float]], path: Path) -> None:
 
 
 def draw_scaling(rates: dict[str, list[float]], path: Path) -> None:
-    """Training and physics against the number of tasks (4 envs each) and of envs per task (6 tasks)."""
+    """Draw training and physics against the number of tasks (4 envs each) and of envs per task (6 tasks)."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     panels = [("tasks, 4 envs each", "{}x4", (1, 6, 12, 24, 48)), ("envs per task, 6 tasks", "6x{}", (1, 4, 16))]

@@ -3,8 +3,8 @@
     python benchmarks/tuning.py                 # all candidates below that have no result yet, one after the other
     python benchmarks/tuning.py --table
 
-A line a run goes to ``results/tuning/vanilla.jsonl``: settings, seed, and the deterministic return of every task over
-5 episodes at half time and 20 at the end. Reported seeds are 0 to 4; the search uses 100 and up.
+Every run adds a line to ``results/tuning/vanilla.jsonl``: settings, seed, and the deterministic return of every task
+over 5 episodes at half time and 20 at the end. Reported seeds are 0 to 4; the search uses 100 and up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "tuning" / "vanilla.jsonl"
 PER_HEAD = 1_000_000
 BASE = {"gae_lambda": 0.9, "n_envs_per_task": 4}
 FIRST_BASE = {"gae_lambda": 0.9, "n_envs_per_task": 4}
-"""That of lines which do not say theirs."""
+"""Base settings of lines without a base."""
 CANDIDATES: list[dict[str, Any]] = [
     {},
     {"max_grad_norm": 0.1},
@@ -52,7 +52,7 @@ SEEDS = (100, 101, 102)
 
 
 def train(settings: dict[str, Any], seed: int, per_head: int = PER_HEAD) -> dict[str, Any]:
-    """One run; its returns per task."""
+    """Train one run and return its returns per task."""
     kwargs = {**BASE, **settings}
     normalize = {"gamma": kwargs.pop("normalizer_gamma", kwargs.get("gamma", 0.99))}
     n_envs = kwargs.pop("n_envs_per_task")
@@ -66,21 +66,21 @@ def train(settings: dict[str, Any], seed: int, per_head: int = PER_HEAD) -> dict
     half = mt.make_multitask_vec_env("HalfCheetahBody6", 5, seed=seed * 1000 + 500, normalize=False)
     callback = mt.MultiTaskEvalCallback(half, n_eval_episodes=5, eval_freq=3 * per_head - 1000, verbose=0)
     model.learn(6 * per_head, callback)
-    for moment, by_task in (
+    for stage, by_task in (
         ("half", callback.evaluations_tasks[0]),
         ("end", mt.evaluate_tasks(model, n_eval_episodes=20)),
     ):
-        results[moment] = {task: round(result.mean_reward, 1) for task, result in by_task.items()}
+        results[stage] = {task: round(result.mean_reward, 1) for task, result in by_task.items()}
     return {**results, "per_head": per_head, "seconds": round(time.perf_counter() - start)}
 
 
 def _settings_of(run: dict[str, Any]) -> str:
-    """All settings of a line: candidates are changes of a base, which may change too."""
+    """Return all settings of a line: candidates are changes of a base, which may change too."""
     return json.dumps({**run.get("base", FIRST_BASE), **run["settings"]})
 
 
 def table() -> str:
-    """Mean over tasks, per seed and over seeds."""
+    """Return the table: mean over tasks, per seed and over seeds."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in RESULTS.read_text().splitlines():
         run = json.loads(line)

@@ -46,7 +46,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(torch|th|nn|numpy|np|gymnasium|gym|spaces|stable_baselines3|mujoco|pydantic|pathlib|io|collections)\..+",
     ),
-    ("py:class", r"sb3_multitask\.experiments\.config\.Config"),  # a TypeVar
+    ("py:class", r"sb3_multitask\.experiments\.config_files\.ConfigT"),  # a TypeVar
     (
         r"py:.*",
         "BaseAlgorithm|BaseBuffer|BaseCallback|GymEnv|MaybeCallback|Path|PyTorchObs|RolloutBuffer|Schedule|VecEnv",
@@ -57,10 +57,9 @@ nitpick_ignore_regex = [
 def _find_by_last_name(
     app: Sphinx, env: BuildEnvironment, node: nodes.Element, contnode: nodes.TextElement
 ) -> nodes.reference | None:
-    """Link what stands in a signature or after ``:raises`` without its module, and aliases of types.
+    """Resolve names in signatures and after ``:raises`` that lack their module, and aliases of types.
 
-    Annotations are strings, which name things as the module that holds them does; and an alias is data to Sphinx,
-    which looks for a class.
+    Annotations are strings with the names of their own module. Sphinx looks for a class, where an alias is data.
     """
     if node.get("refdomain") != "py" or "." in node["reftarget"].removeprefix("sb3_multitask."):
         return None

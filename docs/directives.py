@@ -1,4 +1,4 @@
-"""What pages take from the code and from results/ while they are built, so that nothing stands in two places."""
+"""Directives that read the code and results/ when the pages are built, so that no text exists twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parent
 
 
 class _Markdown(SphinxDirective):
-    """A directive that stands for Markdown."""
+    """A directive that is replaced by the Markdown of `lines`."""
 
     def lines(self) -> list[str]:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Links that hold on GitHub hold on the site too: into the rest of the repository, and those of included files."""
+"""Rewrite links that work on GitHub so that they work on the site: links out of docs/, and links in included files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parent
 PAGES = {DOCS.parent / f"{name.upper()}.md": DOCS / f"{name}.md" for name in ("changelog", "contributing", "security")}
-"""Files that a page here includes."""
+"""Files of the repository's root, and the page in docs/ that includes each."""
 
 
 def relink(text: str, written_in: Path, shown_in: Path) -> str:
-    """Make links hold where a text is shown, and those that leave docs/ ones to files; folders there become text.
+    """Rewrite the links of a text for the page that shows it.
 
-    :param text: Markdown; what stands in fences is left alone
+    Links out of docs/ become links to files; links to folders become plain text.
+
+    :param text: Markdown; fenced blocks are not changed
     :param written_in: folder that its links are relative to
     :param shown_in: folder of the page
     """
@@ -25,7 +27,7 @@ def relink(text: str, written_in: Path, shown_in: Path) -> str:
         is_image, label, target, anchor = link.groups()
         there = (written_in / target).resolve()
         if not there.exists():
-            return link[0]  # Sphinx says so
+            return link[0]  # unchanged, so that Sphinx reports the dead link
         if there.is_dir():
             return label
         there = PAGES.get(there, there)

@@ -1,4 +1,4 @@
-"""What a task is: a Gymnasium environment with a name. No torch in here."""
+"""Tasks: Gymnasium environments with names. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sb3_multitask.process.mujoco_messages import mujoco_messages_as_warnings
 
 EnvFactory: TypeAlias = Callable[..., gym.Env[Any, Any]]
 EnvKwargs: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[int], Mapping[str, Any]]
-"""Keyword arguments of an environment: of all copies, or of each copy: a list, or a function of the copy's index."""
+"""Keyword arguments of an environment: one dict for all copies, or a list or a function of the copy's index."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One task of a multi-task agent.
 
-    :param name: how logs, files and results call it; short, since SB3's logger cuts long keys
-    :param env_id: a registered Gymnasium id, ``"module:id"`` for one that a module registers when it is imported, or a
-        callable that makes the environment
-    :param env_kwargs: keyword arguments for ``gymnasium.make`` or for the callable; where copies of the task should
-        differ, a list of such (copy ``i`` takes entry ``i``, and the list begins again where it ends) or a function of
-        the copy's index, such as ``lambda copy: {"seed": copy}``
+    :param name: the task's name in logs, files and results; short, since SB3's logger cuts long keys
+    :param env_id: a registered Gymnasium id, ``"module:id"`` for an id that a module registers when it is imported, or
+        a callable that makes the environment
+    :param env_kwargs: keyword arguments for ``gymnasium.make`` or for the callable. For copies that differ: a list of
+        dicts (copy ``i`` takes entry ``i``, modulo the list's length) or a function of the copy's index, such as
+        ``lambda copy: {"seed": copy}``
     :raises ValueError: if ``name`` is empty or not a single line
     :raises TypeError: if a field has the wrong type
     """
@@ -58,11 +58,11 @@ class Task:
 
     @property
     def copies_differ(self) -> bool:
-        """Whether copies of the environment are made with arguments of their own, or by a callable, which may vary."""
+        """Whether copies of the environment may differ: by their own arguments, or because a callable makes them."""
         return callable(self.env_id) or not isinstance(self.env_kwargs, Mapping)
 
     def kwargs_of(self, copy: int = 0) -> dict[str, Any]:
-        """The keyword arguments of a copy of the environment.
+        """Return the keyword arguments of a copy of the environment.
 
         :param copy: its index, from 0
         :raises TypeError: if ``env_kwargs`` is a function that returns no mapping
@@ -79,12 +79,12 @@ class Task:
         return dict(kwargs)
 
     def make(self, render_mode: str | None = None, *, copy: int = 0, **kwargs: Any) -> gym.Env[Any, Any]:
-        """Make the environment; ``kwargs`` come on top of ``env_kwargs``.
+        """Make the environment; ``kwargs`` override ``env_kwargs``.
 
-        MuJoCo writes nothing to the terminal or to ``MUJOCO_LOG.TXT`` meanwhile.
+        Meanwhile MuJoCo writes nothing to the terminal or to ``MUJOCO_LOG.TXT``.
 
-        :param render_mode: Gymnasium's; ``None``: what ``env_kwargs`` says
-        :param copy: which copy of the task it is, from 0
+        :param render_mode: Gymnasium's; ``None`` keeps that of ``env_kwargs``
+        :param copy: index of the copy, from 0
         :raises RuntimeError: if making it fails; the message names the task
         """
         own = self.kwargs_of(copy)
@@ -121,7 +121,7 @@ TASK_SETS: dict[str, tuple[Task, ...]] = {
     "HalfCheetahBody6": _bodies(
         "HalfCheetah", "SmallFoot", "BigFoot", "SmallLeg", "SmallThigh", "SmallTorso", "BigTorso"
     ),
-    # The groups of Henderson et al. 2017, in their order of training; what they call -v1 is Gymnasium's -v5.
+    # The groups of Henderson et al. 2017, in their order of training; their -v1 is Gymnasium's -v5 here.
     **{f"{robot}Gravity5": _gravities(robot) for robot in ("Hopper", "Walker2d", "HalfCheetah", "Humanoid")},
     **{f"{robot}Body8": _bodies(robot, *_SMALL_THEN_BIG) for robot in ("Hopper", "Walker2d", "HalfCheetah")},
     "HumanoidBody14": _bodies("Humanoid", *_SMALL_THEN_BIG, *_HUMANOID_ONLY),
@@ -150,12 +150,12 @@ NAMESPACE = "MultiTask"
 
 
 def set_id(name: str) -> str:
-    """The Gymnasium id of a task set: one environment that goes through its tasks, see ``TaskSetEnv``."""
+    """Return the Gymnasium id of a task set: one environment that alternates between its tasks, see ``TaskSetEnv``."""
     return f"{NAMESPACE}/{name}-v0"
 
 
 def task_set(name: str) -> tuple[Task, ...] | None:
-    """The tasks of a set, by its name or its Gymnasium id; None if there is no such set."""
+    """Return the tasks of a set, by its name or its Gymnasium id; None if there is no such set."""
     return next((tasks for known, tasks in TASK_SETS.items() if name in (known, set_id(known))), None)
 
 
@@ -166,10 +166,10 @@ def resolve_tasks(tasks: TasksLike, *, import_modules: bool = True) -> tuple[Tas
     """Turn a set's name, an id, a task, a list of these, or names with their ids into tasks.
 
     :param tasks: for example ``"HalfCheetahBody6"`` (or the set's id, ``"MultiTask/HalfCheetahBody6-v0"``),
-        ``"Hopper-v5"``, ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]`` or ``{"Hopper": "Hopper-v5"}``; a bare
-        id is named by itself, ``"my_pkg:My/Arm-v0"`` by what stands behind the colon
-    :param import_modules: import the modules that ids name, as ``gymnasium.make`` does; False, for what comes from a
-        file: such a module must have been imported
+        ``"Hopper-v5"``, ``["Hopper-v5", Task("Heavy", make_heavy_hopper)]`` or ``{"Hopper": "Hopper-v5"}``. The name of
+        a bare id is the id, without the module before a colon
+    :param import_modules: import the modules that ids name, as ``gymnasium.make`` does. False for tasks from a file,
+        whose modules must have been imported before
     :raises ValueError: unknown set or id (with the closest match), a module that cannot or may not be imported, no
         task, or a name twice
     :raises TypeError: if an entry is neither an id nor a task
@@ -204,12 +204,12 @@ def _resolve_entry(entry: str | Task, import_modules: bool) -> tuple[Task, ...]:
 
 
 def registered_id(env_id: str) -> str:
-    """An environment's id without the module that registers it."""
+    """Return an environment's id without the module that registers it."""
     return env_id.rpartition(":")[2]
 
 
 def _check_id(env_id: str, import_modules: bool) -> None:
-    """Raise if ``env_id`` is not registered, naming what comes closest."""
+    """Raise if ``env_id`` is not registered, with the closest known id."""
     module, colon, name = env_id.rpartition(":")
     if colon and module not in sys.modules:
         if not import_modules:
@@ -232,14 +232,14 @@ def _check_id(env_id: str, import_modules: bool) -> None:
 def import_env_module(module: str, where: str) -> None:
     """Import a module that registers environments.
 
-    :param where: what names it
+    :param where: the file or argument that names the module, for the error
     :raises ValueError: if it cannot be imported
     """
     if not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f"{where}: {module!r} is not the name of a module")
     try:
         importlib.import_module(module)
-    except Exception as e:  # other people's code, which may raise anything
+    except Exception as e:  # users' code may raise anything
         raise ValueError(
             f"{where}: the module {module!r} cannot be imported ({type(e).__name__}: {e}). Install it, or put the "
             "folder that it lies in on PYTHONPATH"
@@ -247,7 +247,7 @@ def import_env_module(module: str, where: str) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest known name, or an empty string."""
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

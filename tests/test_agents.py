@@ -456,14 +456,14 @@ def test_a_policy_that_acts_otherwise_than_its_weights_say_is_refused(policy, kw
     model = of_policy(policy, **kwargs)
     if change is not None:
         change(model.policy)
-    with pytest.raises(ValueError, match=f"the policy of a subclass|acts otherwise.*{reason}"):
+    with pytest.raises(ValueError, match=f"the policy of a subclass|{reason}"):
         mt.save_agent(model, tmp_path / "agent")
     with pytest.raises(ValueError, match=f"teacher of task 'A'.*{reason}"):
         mt.A2CMultiTask("MultiTaskMlpPolicy", model.env, teachers={"A": model, "B": model})
     assert not list(tmp_path.iterdir())
     if change not in (add_hook, replace_method):  # which hold functions, and do not pickle or load
         model.save(tmp_path / "model")
-        with pytest.raises(UnreadableFileError, match=f"acts otherwise.*{reason}"):
+        with pytest.raises(UnreadableFileError, match=reason):
             mt.load_agent(tmp_path / "model.zip")
 
 

@@ -33,7 +33,7 @@ def run(request, tmp_path_factory):
     config = make_config(TrainConfig, {**settings, "n_eval_episodes": 2, **RUNS[request.param]})
     folder = RunFolder.create(tmp_path_factory.mktemp("runs") / request.param, "run")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "A run that goes on from a checkpoint")  # Pendulum's state is not kept
+        warnings.filterwarnings("ignore", "A run that resumes from a checkpoint")  # Pendulum's state is not kept
         train_run(config, folder)
     return folder
 

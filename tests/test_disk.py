@@ -78,7 +78,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint")
+@pytest.mark.filterwarnings("ignore:A run that resumes from a checkpoint")
 @pytest.mark.parametrize("what", WRITERS)
 def test_a_folder_that_may_not_be_written_to_is_named_and_stays_as_it_is(what, open_path, tmp_path):
     """As nobody, since root may write anywhere; the same where writing is allowed shows that only that is missing."""
@@ -139,12 +139,12 @@ def holding(folder, ready):
     return pid
 
 
-@pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint")
+@pytest.mark.filterwarnings("ignore:A run that resumes from a checkpoint")
 def test_a_second_process_is_kept_out_of_a_folder_of_checkpoints_until_the_first_has_died(tmp_path):
     folder = tmp_path / "checkpoints"
     first = holding(folder, lambda: list_checkpoints(folder))
     try:
-        with pytest.raises(mt.CheckpointError, match=r"checkpoints is in use by another process, whose checkpoints"):
+        with pytest.raises(mt.CheckpointError, match="checkpoints is in use"):
             learn(tmp_path, mt.ResumableCheckpointCallback(folder, every=20, verbose=0))
     finally:
         os.kill(first, signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_a_second_process_is_kept_out_of_a_folder_of_checkpoints_until_the_first
     assert int(callback.resumed_from.name) == steps
 
 
-@pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint")
+@pytest.mark.filterwarnings("ignore:A run that resumes from a checkpoint")
 def test_a_folder_is_free_again_after_training(tmp_path):
     learn(tmp_path, mt.ResumableCheckpointCallback(tmp_path / "checkpoints", every=100, verbose=0))
     again = mt.ResumableCheckpointCallback(tmp_path / "checkpoints", every=100, verbose=0)

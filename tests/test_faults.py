@@ -22,9 +22,7 @@ from sb3_multitask.vec_env.faults import LIMIT, bad_rows
 def test_a_bad_number_stops_with_task_env_and_step_and_leaves_the_weights(kind, engine):
     model = model_on(make(kind), engine=engine)
     step = 7 if kind == "nan_last_obs" else 3  # B's episodes have 7 steps
-    with pytest.raises(
-        mt.TaskFault, match=rf"Task 'B' \(sub-environment 2\) at step {step} .*: {KINDS[kind]}"
-    ) as caught:
+    with pytest.raises(mt.TaskFault, match=rf"'B'.* 2\) at step {step} .*{KINDS[kind]}") as caught:
         model.learn(10_000)
     assert (caught.value.task, caught.value.env, caught.value.step) == ("B", 2, step)
     assert is_finite(model)
@@ -66,7 +64,7 @@ def test_a_loss_that_diverges_trips_a_guard(engine):
     with th.no_grad():
         model.policy.value_net.layers[-1].bias[2] = np.nan
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
-    with pytest.raises(RuntimeError, match="The loss is not finite because of C.*The update was not made"):
+    with pytest.raises(RuntimeError, match=r"not finite.*\bC\b"):
         model.learn(100)
     assert all(th.equal(before[name].nan_to_num(), t.nan_to_num()) for name, t in model.policy.state_dict().items())
 
@@ -79,7 +77,7 @@ def test_a_fault_can_be_pickled():
 def test_what_is_bad():
     values = np.array([[0.0, 1.0], [np.nan, 1.0], [np.inf, np.nan], [1.0, -np.inf], [LIMIT, 0.0], [-0.99 * LIMIT, 0.0]])
     assert bad_rows("thing", values) == {
-        1: "a NaN thing", 2: "a NaN thing", 3: "an infinite thing", 4: "an absurd (beyond 1e+15) thing",
+        1: "a NaN thing", 2: "a NaN thing", 3: "an infinite thing", 4: "an out-of-range (beyond 1e+15) thing",
     }  # fmt: skip
     assert bad_rows("thing", np.zeros((0, 3))) == {}
 
@@ -107,7 +105,7 @@ def test_weights_that_diverged_are_an_error_with_the_task_on_torch(algorithm):
         model = classes[algorithm](mt.MultiTaskActorCriticPolicy, env, n_steps=10, device="cpu", **sizes)
     with th.no_grad():
         model.policy.action_net.layers[-1].bias[1] = np.nan
-    with pytest.raises(ValueError, match=r"The actions of task 1 \(tasks count from 0\) are not finite: weights"):
+    with pytest.raises(ValueError, match=r"task 1 .*not finite"):
         model.learn(100)
 
 
@@ -151,7 +149,7 @@ def test_a_bad_first_observation_never_reaches_the_statistics(on_fault):
     first = [mt.Task("A", DriftEnv), mt.Task("B", FaultyEnv, {"kind": "nan_reset", "first_episode": 1, "every": 5})]
     env = mt.MultiTaskVecNormalize(mt.MultiTaskVecEnv(first, 2, seed=0, on_fault=on_fault))
     if on_fault == "stop":
-        with pytest.raises(mt.TaskFault, match=r"Task 'B' \(sub-environment 2\) at step 0 .*: a NaN obs.* of its"):
+        with pytest.raises(mt.TaskFault, match=r"'B'.* 2\) at step 0 .*NaN obs"):
             model_on(env).learn(100)
     else:
         model = model_on(env).learn(1000)

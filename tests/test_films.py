@@ -127,7 +127,7 @@ def test_the_camera_goes_with_the_robot():
 def test_real_time_is_what_the_environment_says():
     assert real_time_fps(mt.TASK_SETS["HalfCheetahBody6"]) == 20
     assert real_time_fps(drawn_tasks()) == 7
-    with pytest.raises(ValueError, match=r"Task 'A': its environment cannot be filmed.*no render mode 'rgb_array'"):
+    with pytest.raises(ValueError, match=r"'A'.*'rgb_array'"):
         real_time_fps(drift_tasks())
 
 

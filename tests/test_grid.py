@@ -89,7 +89,7 @@ def test_runs_may_need_those_of_another_preset(grid_file):
 def test_selected_runs_bring_what_they_need(grid_file):
     keys = [run.key for run in select(load_grid(grid_file), ["a/tuned/seed_1"])]
     assert keys == ["a/first/seed_1", "a/tuned/seed_1"]
-    with pytest.raises(ConfigError, match=r"No run's key begins with 'a/tunde'\. Did you mean 'a/tuned"):
+    with pytest.raises(ConfigError, match=r"'a/tunde'.*'a/tuned"):
         select(load_grid(grid_file), ["a/tunde"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sb3_multitask.checkpoint.format import list_checkpoints
-from sb3_multitask.experiments import local_engine, scheduler
+from sb3_multitask.experiments import local_runner, scheduler
 from sb3_multitask.experiments.grid import load_grid
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import run_grid, steps_so_far
@@ -221,9 +221,9 @@ def test_a_run_that_another_process_finished_is_finished(grid_file, quick):
 
 
 def test_a_run_that_does_not_end_when_it_is_told_to_is_killed(monkeypatch):
-    monkeypatch.setattr(local_engine, "_PATIENCE", ((0.5, signal.SIGTERM), (0.5, signal.SIGKILL)))
+    monkeypatch.setattr(local_runner, "_PATIENCE", ((0.5, signal.SIGTERM), (0.5, signal.SIGKILL)))
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
-    job = object.__new__(local_engine.LocalJob)
+    job = object.__new__(local_runner.LocalJob)
     job._process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
     job._process.stdout.readline()
     job.stop()

@@ -46,7 +46,7 @@ def test_a_ppo_loads_and_learns_on():
 
 
 @pytest.mark.native
-@pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint")  # versions differ
+@pytest.mark.filterwarnings("ignore:A run that resumes from a checkpoint")  # versions differ
 def test_a_checkpoint_is_resumed(tmp_path):
     shutil.copytree(FILES / "checkpoints", tmp_path / "checkpoints")
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", env(), **SETTINGS)

@@ -20,7 +20,7 @@ from sb3_multitask.experiments.train import train_run
 from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import resolve_tasks
 
-pytestmark = pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint will not make the same bits")
+pytestmark = pytest.mark.filterwarnings("ignore:A run that resumes from a checkpoint will not make the same bits")
 HERE = Path(__file__).parent
 ARM, HEAVY = "own_envs:Own/Arm-v0", "own_envs:Own/HeavyArm-v0"
 TINY = ["--n-timesteps", 200, "--n-envs-per-task", 1, "--no-progress", "--set", "n_eval_episodes=1"]

@@ -232,9 +232,7 @@ def test_values_that_are_none_are_refused_by_their_argument(kwargs, message):
 
 
 def test_names_that_the_policy_does_not_have_are_refused_by_their_argument():
-    with pytest.raises(
-        TypeError, match=r"`policy_kwargs`.*got 'net_arc'\)\. Did you mean 'net_arch'\?.*Known:.*head_arch"
-    ):
+    with pytest.raises(TypeError, match=r"`policy_kwargs`.*'net_arc'.*'net_arch'.*head_arch"):
         mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), policy_kwargs={"net_arc": [8]})
     with pytest.raises(ValueError, match=r"`use_sde` \(got True\).*`log_std_mode`"):
         mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), policy_kwargs={"use_sde": True})

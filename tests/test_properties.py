@@ -187,7 +187,7 @@ MONITOR = b'#{"t_start": 0.0, "env_id": "X"}\nr,l,t,task\n1.5,7,0.1,A\n-1234.5,1
 
 
 @given(damaged(MONITOR))
-@pytest.mark.filterwarnings("ignore:.*torn row")
+@pytest.mark.filterwarnings("ignore:.*damaged row")
 def test_damaged_monitor_files_and_logs_are_read_as_far_as_they_are_whole(tmp_path, content):
     (tmp_path / "0.monitor.csv").write_bytes(content)
     (episodes,) = read_monitor_files(tmp_path)

@@ -122,7 +122,7 @@ def test_a_nan_action_is_quarantined_too():
 def test_what_always_fails_is_given_up():
     env = mt.MultiTaskVecEnv(tasks("nan_obs", at=1, first_episode=1), 1, seed=0, on_fault="quarantine")
     env.reset()
-    with pytest.raises(mt.TaskFault, match=f"Task 'B'.*{MAX_CONSECUTIVE_FAULTS} times without a good step"):
+    with pytest.raises(mt.TaskFault, match=f"'B'.*{MAX_CONSECUTIVE_FAULTS} times"):
         step_on(env, 50)
     assert env.fault_counts["B"] == MAX_CONSECUTIVE_FAULTS
 

@@ -147,7 +147,7 @@ def test_flipped_bits_of_the_weights_are_noticed(tmp_path, saved):
 
 def test_other_algorithms_and_files_are_refused(tmp_path, saved):
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save(tmp_path / "sac")
-    with pytest.raises(UnreadableFileError, match="model of SAC, which is not read; give one of A2C, PPO, TRPO"):
+    with pytest.raises(UnreadableFileError, match="SAC.*A2C, PPO, TRPO"):
         read_sb3_zip(tmp_path / "sac.zip")
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "discrete")
     with pytest.raises(UnreadableFileError, match="action_space is a Discrete"):
@@ -165,7 +165,7 @@ def test_weights_that_are_not_finite_or_do_not_fit_the_spaces_are_refused(tmp_pa
         read_sb3_zip(rewrite(saved, tmp_path / "nan.zip", policy_pth=torch_bytes(weights)))
     weights = tensors(saved)
     weights["log_std"] = th.zeros(4)
-    with pytest.raises(UnreadableFileError, match=r"action_space has the shape \[6\], its weights are for \[4\]"):
+    with pytest.raises(UnreadableFileError, match=r"action_space.*\[6\].*\[4\]"):
         read_sb3_zip(rewrite(saved, tmp_path / "sizes.zip", policy_pth=torch_bytes(weights)))
     with pytest.raises(UnreadableFileError, match="no dict of tensors"):
         read_sb3_zip(rewrite(saved, tmp_path / "list.zip", policy_pth=torch_bytes([1, 2])))

@@ -345,7 +345,7 @@ def test_seeds_with_other_settings_are_not_averaged(tmp_path):
     write_student(1, n_timesteps=500)
     assert len(read_runs(root)[0]) == 2  # each seed has its own teacher, which is no other setting
     write_student(2, gamma=0.9)
-    with pytest.raises(ConfigError, match=r"p/student: seeds 0 and 2 have different settings: gamma \(0.99 and 0.9\)"):
+    with pytest.raises(ConfigError, match=r"p/student: seeds 0 and 2 .*gamma \(0.99 and 0.9\)"):
         write_report(root, tmp_path / "report", with_clips=False)
 
 

@@ -102,7 +102,7 @@ def test_an_env_that_tells_its_state_is_resumed_exactly(tmp_path):
 
 
 def test_an_env_that_does_not_is_announced(tmp_path):
-    with pytest.warns(UserWarning, match=r"will not make the same bits: task 'A': DriftEnv has no get_state\(\)"):
+    with pytest.warns(UserWarning, match=r"'A': DriftEnv.*get_state"):
         run(tmp_path, tasks=drift_tasks(2), total=100)
 
 
@@ -194,7 +194,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     snapshot["policy"]["log_std"][0, 0] = np.nan
     shutil.rmtree(tmp_path / "checkpoints")
     write_checkpoint(path, snapshot)
-    with pytest.raises(mt.CheckpointError, match=rf"{path.name}: The checkpoint's weights log_std are not finite"):
+    with pytest.raises(mt.CheckpointError, match=rf"{path.name}.*log_std.*not finite"):
         run(tmp_path, total=600)
 
 
@@ -328,7 +328,7 @@ def test_resume_needs_a_run_and_no_other_settings(tmp_path):
         ({"on_fault": "quarantine"}, "on_fault: 'stop' then, 'quarantine' now"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:A run that goes on from a checkpoint")
+@pytest.mark.filterwarnings("ignore:A run that resumes from a checkpoint")
 def test_other_settings_are_another_run(tmp_path, changed, named):
     def train(normalize=True, on_fault="stop", **kwargs):
         env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0, normalize=normalize, on_fault=on_fault)

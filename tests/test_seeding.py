@@ -101,7 +101,7 @@ class Ignoring(DriftEnv):
 
 def test_copies_that_begin_alike_are_reported_once():
     env = mt.MultiTaskVecEnv([mt.Task("mine", Ignoring), *drift_tasks(1)], 3, seed=0)
-    with pytest.warns(UserWarning, match="'mine'.*alike.*3 copies") as caught:
+    with pytest.warns(UserWarning, match="'mine'.*3 copies") as caught:
         env.reset()
     assert len(caught) == 1
     env.seed(1)
@@ -112,7 +112,7 @@ def test_the_same_seed_with_another_start_is_reported_once():
     env = mt.MultiTaskVecEnv([mt.Task("mine", Ignoring), *drift_tasks(1)], 1, seed=0)
     env.reset()
     env.seed(0)
-    with pytest.warns(UserWarning, match="'mine'.*otherwise.*same seed"):
+    with pytest.warns(UserWarning, match="'mine'.*same seed"):
         env.reset()
     env.seed(0)
     env.reset()
@@ -171,7 +171,7 @@ def test_an_environment_that_is_made_again_is_compared_with_the_one_before():
     try:
         make = lambda: mt.MultiTaskVecEnv(["ForTests/Ignoring-v0"], 2, seed=4)  # noqa: E731
         make().reset()
-        with pytest.warns(UserWarning, match="otherwise"):
+        with pytest.warns(UserWarning, match="same seed"):
             make().reset()
     finally:
         del gym.registry["ForTests/Ignoring-v0"]

@@ -13,7 +13,7 @@ from sb3_multitask.cli.trained import load_trained
 from sb3_multitask.experiments.algorithms import make_algorithm
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config, make_config
 from sb3_multitask.experiments.grid import GridRun
-from sb3_multitask.experiments.local_engine import LocalJob
+from sb3_multitask.experiments.local_runner import LocalJob
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run

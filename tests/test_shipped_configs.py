@@ -38,9 +38,7 @@ def test_a_file_that_is_there_comes_first(tmp_path, monkeypatch):
 
 def test_other_names_are_refused_and_other_paths_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"No config 'tund\.yml' comes.* Did you mean 'tuned\.yml'\? There are: a2c_mt"
-    ):
+    with pytest.raises(ConfigError, match=r"'tund\.yml'.*'tuned\.yml'.*a2c_mt"):
         find_config("zoo_configs/tund.yml")
     for path in ("tuned.yml", "../zoo_configs/tuned.yml", tmp_path / "zoo_configs" / "tuned.yml"):
         assert find_config(path) == Path(path)

@@ -17,7 +17,7 @@ def test_a_simulation_that_fails_is_a_fault(backend, capfd, tmp_path, monkeypatc
     env.reset()
     env.step(np.zeros((4, 6)))
     break_simulation(env, 2)
-    with pytest.raises(mt.TaskFault, match=r"BigFoot-v0' \(sub-environment 2\) at step 2 .*MuJoCo found .* has reset"):
+    with pytest.raises(mt.TaskFault, match=r"BigFoot-v0'.* 2\) at step 2 .*MuJoCo"):
         env.step(np.zeros((4, 6)))
     env.close()
 

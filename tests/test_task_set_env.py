@@ -104,9 +104,9 @@ def test_without_gymnasiums_limit_the_tasks_keep_theirs():
 
 
 def test_bad_tasks_are_refused():
-    with pytest.raises(ValueError, match=r"`task` must be one of SmallFoot.*Did you mean 'SmallLeg'"):
+    with pytest.raises(ValueError, match=r"`task`.*SmallFoot.*'SmallLeg'"):
         gym.make(set_id("HalfCheetahBody6"), task="SmalLeg")
-    with pytest.raises(ValueError, match=r"observation spaces of the same shape: task 'A'.*task 'B'"):
+    with pytest.raises(ValueError, match=r"'A'.*'B'"):
         mt.TaskSetEnv([mt.Task("A", DriftEnv), mt.Task("B", DriftEnv, {"obs_dim": 4})])
     with pytest.raises(ValueError, match=r"Did you mean 'MultiTask/HalfCheetahBody6-v0'"):
         resolve_tasks("MultiTask/HalfCheetaBody6-v0")

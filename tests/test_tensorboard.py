@@ -166,11 +166,11 @@ def test_without_a_log_it_is_an_error(tmp_path):
 
 
 def test_films_that_cannot_be_are_an_error_before_training(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="cannot be filmed, since it has no render mode 'rgb_array'"):
+    with pytest.raises(ValueError, match="'rgb_array'"):
         trained(tmp_path / "a", drift_tasks(), mt.MultiTaskTensorBoardCallback(video_freq=100))
     monkeypatch.setattr(filming, "find_renderer", lambda: None)
     monkeypatch.setenv("MUJOCO_GL", "off")
-    with pytest.raises(NoRendererError, match="`video_freq` asks for films. Nothing can be rendered here"):
+    with pytest.raises(NoRendererError, match="`video_freq`"):
         trained(tmp_path / "b", ["HalfCheetah-v5"], mt.MultiTaskTensorBoardCallback(video_freq=100))
     assert events(tmp_path / "b").Tags()["scalars"] == []
 

@@ -145,15 +145,15 @@ def test_models_of_a_training_that_did_not_end_are_read_with_the_statistics_they
 def test_models_whose_tasks_or_statistics_are_missing_say_so(tmp_path):
     make_folder(tmp_path / "a", "ppo_mt", which="best_model.zip")
     alone = (tmp_path / "a" / "best_model.zip").rename(tmp_path / "best_model.zip")
-    with pytest.raises(UnreadableFileError, match="best_model.zip: it does not name the tasks of its 6 heads"):
+    with pytest.raises(UnreadableFileError, match="best_model.zip: .*6 heads"):
         mt.load_agent(alone)
-    with pytest.raises(ValueError, match="does not say which environments its tasks are; give the folder"):
+    with pytest.raises(ValueError, match=r"best_model\.zip.*environments"):
         load_trained(str(alone))
     assert mt.load_agent(alone, tmp_path / "a" / NAME / "best_model_vecnormalize.pkl").n_tasks == 6
     alone.rename(tmp_path / "a" / "best_model.zip")
     for file in (tmp_path / "a" / NAME).glob("*.pkl"):
         file.unlink()
-    with pytest.raises(UnreadableFileError, match=r"statistics of the normaliser of .*best_model\.zip are missing"):
+    with pytest.raises(UnreadableFileError, match=r"statistics .*best_model\.zip"):
         mt.load_agent(tmp_path / "a" / "best_model.zip")
 
 
@@ -166,7 +166,7 @@ def test_nothing_in_the_settings_is_executed(tmp_path, monkeypatch):
     assert not stand_in.BUILT
     assert "!!python" not in (tmp_path / "card" / "config.yml").read_text()
     config.write_text(f"{stand_in.TAGS[0]}\n")
-    with pytest.raises(ValueError, match=rf"must be a mapping.*The model alone can be read: .*{NAME}\.zip"):
+    with pytest.raises(ValueError, match=rf"mapping.*{NAME}\.zip"):
         write_card(tmp_path, tmp_path / "card", clips=False)
     assert mt.load_agent(tmp_path / LAST).n_tasks == 6
 

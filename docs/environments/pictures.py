@@ -1,4 +1,4 @@
-"""Render a picture of every variant, and write the galleries of the pages beside this file.
+"""Render a picture of every variant, and write the galleries of the pages in this folder.
 
 MUJOCO_GL=egl python docs/environments/pictures.py
 """

@@ -1,4 +1,4 @@
-"""Draw the way from ``env.step`` to the gradient, concepts.svg beside this file.
+"""Draw the way from ``env.step`` to the gradient, concepts.svg next to this file.
 
 python docs/pictures/concepts.py
 """

@@ -1,4 +1,4 @@
-"""Trained agents: what they are, their files, and other forms of them."""
+"""Trained agents, their files, and their exports."""
 
 from sb3_multitask.agents.agent import Agent, agent_of, normalizer_state_of
 

@@ -1,6 +1,6 @@
-"""A trained policy by itself: weights and its own normaliser, no environment, no optimizer.
+"""A trained policy: weights and normaliser, without environment and optimizer.
 
-Agents are what teachers are, what is shared and shipped, and what acts on raw observations. Their files are in
+Agents act on raw observations. They are used as teachers, and are shared and shipped. Their files are in
 :mod:`sb3_multitask.agents.files`.
 """
 
@@ -38,17 +38,17 @@ class Agent:
     """A Gaussian policy with a head per task that takes raw, unnormalised observations.
 
     :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``, and the
-        critic's, which is kept and not used
+        critic's weights, which are kept and not used
     :param task_names: in the order of the heads; a single-task policy has one
-    :param statistics: how observations are normalised; ``None``: they are not
+    :param statistics: statistics that normalise observations; ``None`` for a policy of raw observations
     :param activation: "Tanh", "ReLU", "ELU" or "LeakyReLU"
-    :param action_low: (action_dim,), to which actions are clipped
-    :param action_high: (action_dim,)
+    :param action_low: (action_dim,), lowest actions; actions are clipped
+    :param action_high: (action_dim,), highest actions
     :param log_std_bounds: (low, high, init) of a state-dependent log-std, see ``MultiTaskActorCriticPolicy``
-    :param facts: where it comes from; plain values
-    :param tasks: what the heads are for, if that is known: with them it can be evaluated by itself
-    :param obs_dtype: "float64" if the tasks' observations need it to keep their digits, else "float32"; what an
-        exported policy takes
+    :param facts: its origin, as plain values
+    :param tasks: the tasks of the heads, if they are known; the agent can then be evaluated without an env
+    :param obs_dtype: type of an exported policy's observations: "float64" if the tasks' observations need its
+        precision, else "float32"
     :raises ValueError: if the parts do not fit together, or a weight is not finite
     """
 
@@ -121,13 +121,13 @@ class Agent:
 
     @property
     def layers(self) -> tuple[Layers, Layers]:
-        """Weights and biases: of the shared trunk, (in, out) and (out,); of the heads, each after (n_tasks,)."""
+        """Weights and biases of the shared trunk, (in, out) and (out,), and of the heads, with a leading (n_tasks,)."""
         parts: tuple[Layers, Layers] = self._parts  # type: ignore[attr-defined]
         return parts
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights and statistics, which tells agents apart."""
+        """SHA-256 of the weights and statistics, which identifies an agent."""
         sha = hashlib.sha256()
         for name in sorted(self.weights):
             sha.update(name.encode() + np.ascontiguousarray(self.weights[name]).tobytes())
@@ -136,7 +136,7 @@ class Agent:
         return sha.hexdigest()
 
     def head_of(self, task: str) -> int:
-        """Head of a task; a single-task policy has one for any name.
+        """Return the head of a task; a single-task policy uses its head for any name.
 
         :raises ValueError: if there is none
         """
@@ -149,10 +149,10 @@ class Agent:
         return self.task_names.index(task)
 
     def distribution(self, obs: np.ndarray, head: int) -> tuple[np.ndarray, np.ndarray]:
-        """Means and log-stds of the actions of one head, both (n_rows, action_dim) float32.
+        """Return means and log-stds of the actions of one head, both (n_rows, action_dim) float32.
 
         :param obs: raw observations, (n_rows, obs_dim)
-        :param head: which head
+        :param head: index of the head
         """
         trunk, heads = self.layers
         if self.statistics is not None:
@@ -167,17 +167,17 @@ class Agent:
         deterministic: bool = False,
         generator: np.random.Generator | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """Actions for **unnormalised** observations, as SB3's ``predict`` returns them.
+        """Return actions for **unnormalised** observations, as SB3's ``predict`` returns them.
 
-        This differs from a model's ``predict``, which takes what its VecEnv gives: an agent brings its normaliser.
+        A model's ``predict``, in contrast, takes the normalised observations of its VecEnv.
 
         :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": task ids, () or (n_rows,)}``
-        :param state: handed through; there is no recurrence
+        :param state: returned unchanged; there is no recurrence
         :param episode_start: not used
         :param deterministic: the mean instead of a sample
-        :param generator: draws the samples; ``None``: a new one
+        :param generator: draws the samples; ``None`` makes a new one
         :return: actions (action_dim,) or (n_rows, action_dim), clipped to their bounds, and ``state``
-        :raises ValueError: on other keys or shapes, or what is no task id: models and agents refuse the same
+        :raises ValueError: on other keys or shapes, or an unknown task id, as models do
         """
         observation = checked_observation(observation, self.n_tasks)
         obs, task = np.asarray(observation["obs"], dtype=np.float64), observation["task"].reshape(-1)
@@ -195,7 +195,7 @@ class Agent:
         actions = np.clip(actions, self.action_low, self.action_high).astype(np.float32)
         return (actions[0] if obs.ndim == 1 else actions), state
 
-    # The nets, from a state dict of ours or of SB3
+    # The networks, from a state dict of ours or of SB3
 
     def _trunk(self) -> Layers:
         """(weight (in, out), bias (out,)) of every shared layer."""
@@ -234,9 +234,9 @@ class Agent:
 
 
 def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
-    """The statistics that a model's observations are normalised with, or None.
+    """Return the statistics that normalise a model's observations, or None.
 
-    :raises ValueError: if they are a stock ``VecNormalize``'s
+    :raises ValueError: if they belong to a stock ``VecNormalize``
     """
     env = model.get_env()
     normalizer = None if env is None else task_normalizer_of(env)
@@ -244,7 +244,7 @@ def normalizer_state_of(model: BaseAlgorithm) -> dict[str, Any] | None:
 
 
 def obs_dtype_of(model: BaseAlgorithm) -> str:
-    """The type of a model's observations before they are normalised: "float32" or "float64"."""
+    """Return the type of a model's observations before they are normalised: "float32" or "float64"."""
     env = model.get_env()
     if env is None and getattr(model, "obs_dtype", None) in OBS_DTYPES:
         return str(model.obs_dtype)  # type: ignore[attr-defined]
@@ -253,12 +253,12 @@ def obs_dtype_of(model: BaseAlgorithm) -> str:
 
 
 def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
-    """The policy of a model as an agent, with copies of its weights and statistics.
+    """Return the policy of a model as an agent, with copies of its weights and statistics.
 
     :param model: an ``A2CMultiTask``, or another SB3 model with this package's policy and VecEnv
-    :param facts: kept with it, such as the number of steps
-    :raises ValueError: if the model has no tasks, its statistics are a stock ``VecNormalize``'s, or its policy does
-        something between observation and action that an agent cannot: says what
+    :param facts: stored with the agent, such as the number of steps
+    :raises ValueError: if the model has no tasks, its statistics belong to a stock ``VecNormalize``, or an agent of its
+        weights would act differently; the message says why
     """
     policy = cast("MultiTaskActorCriticPolicy", model.policy)
     task_names, tasks = (getattr(model, name, None) or getattr(model.get_env(), name, None) for name in _TASKS)
@@ -269,7 +269,7 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         )
     if (reason := why_no_agent(policy)) is not None:
         raise ValueError(
-            f"The model's policy, a {type(policy).__name__}, acts otherwise than an agent of its weights would: "
+            f"The model's policy, a {type(policy).__name__}, acts differently from an agent of its weights: "
             f"{reason}. Agents, and with them teachers and exports, are MultiTaskActorCriticPolicy as it is. Use the "
             "model itself: model.save(path), evaluate_tasks(model)."
         )

@@ -1,9 +1,9 @@
 """Deterministic policies with their normalisers as ONNX files and torch programs, which run without this package.
 
-Both take raw observations ``obs`` (batch, obs_dim), float64 where the tasks' are and else float32, and task ids
-``task`` (batch,) int64, and give ``action`` (batch, action_dim) float32, clipped to the bounds: what
-``Agent.predict(..., deterministic=True)`` returns. The size of the batch is free. A task id that does not exist is an
-error when the file is run.
+Both take raw observations ``obs`` (batch, obs_dim), float64 if the tasks' observations are and else float32, and task
+ids ``task`` (batch,) int64. They return ``action`` (batch, action_dim) float32, clipped to the bounds, as
+``Agent.predict(..., deterministic=True)`` does. The size of the batch is free. An unknown task id is an error when the
+file is run.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _DYNAMIC = {"obs": {0: "batch"}, "task": {0: "batch"}}
 def export_onnx(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     """Write the deterministic policy and its normaliser as an ONNX file, for onnxruntime and other runtimes.
 
-    Input ``obs`` (batch, obs_dim), raw, of the agent's ``obs_dtype``, and ``task`` (batch,) int64; output ``action``
-    (batch, action_dim) float32. The file's metadata name the tasks, the sizes and this package's version: see
-    ``metadata_of``.
+    Inputs are ``obs`` (batch, obs_dim), raw, of the agent's ``obs_dtype``, and ``task`` (batch,) int64; the output is
+    ``action`` (batch, action_dim) float32. The file's metadata name the tasks, the sizes and this package's version:
+    see ``metadata_of``.
 
-    :param agent: an agent, or a model whose policy becomes one
+    :param agent: an agent, or a model, whose policy is then exported
     :param path: ending in ``.onnx``
     :raises ImportError: without the extra ``export``
     :raises ValueError: on a path with another ending, or a model without tasks
@@ -62,32 +62,33 @@ def export_onnx(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
             dynamic_shapes=_DYNAMIC,
         )
         program.model.metadata_props.update(metadata_of(agent))
-        with replacing(path) as beside:
-            program.save(beside, external_data=False)
+        with replacing(path) as temporary:
+            program.save(temporary, external_data=False)
 
 
 def export_torch(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
-    """Write the deterministic policy and its normaliser as a ``torch.export`` program, which needs torch alone.
+    """Write the deterministic policy and its normaliser as a ``torch.export`` program, which needs only torch.
 
-    ``torch.export.load(path).module()(obs, task)`` gives the actions; arguments as in :func:`export_onnx`. The metadata
-    are the archive's extra file ``TORCH_METADATA``, as JSON.
+    ``torch.export.load(path).module()(obs, task)`` returns the actions; inputs are as in :func:`export_onnx`. The
+    metadata are the archive's extra file ``TORCH_METADATA``, as JSON.
 
-    :param agent: an agent, or a model whose policy becomes one
+    :param agent: an agent, or a model, whose policy is then exported
     :param path: ending in ``.pt2``
     :raises ValueError: on a path with another ending, or a model without tasks
     :raises SaveError: if the file cannot be written
     """
     path = _checked(path, ".pt2")
     agent = agent if isinstance(agent, Agent) else agent_of(agent)
-    with _quiet(), replacing(path) as beside:
-        th.export.save(_traced(agent), beside, extra_files={TORCH_METADATA: json.dumps(metadata_of(agent))})
+    with _quiet(), replacing(path) as temporary:
+        th.export.save(_traced(agent), temporary, extra_files={TORCH_METADATA: json.dumps(metadata_of(agent))})
 
 
 def metadata_of(agent: Agent) -> dict[str, str]:
-    """What an exported file says of itself: texts, lists as JSON.
+    """Return the metadata of an exported file: texts, lists as JSON.
 
-    ``task_names`` in the order of the task ids; ``tasks`` their environments, ``null`` if those are not known;
-    ``obs_dim``, ``obs_dtype``, ``action_dim``; ``digest`` of the agent; ``sb3_multitask_version``.
+    ``task_names`` are in the order of the task ids; ``tasks`` are their environments, or ``null`` if those are not
+    known. The others are ``obs_dim``, ``obs_dtype``, ``action_dim``, the agent's ``digest``, and
+    ``sb3_multitask_version``.
     """
     return {
         "format": "sb3-multitask policy",
@@ -104,8 +105,8 @@ def metadata_of(agent: Agent) -> dict[str, str]:
 class _DeterministicPolicy(nn.Module):
     """An agent's normaliser, trunk and heads, written with operations that every runtime has.
 
-    Every head is applied to every row, and the row's own taken: ONNX cannot group rows as ``policies.heads.TaskRows``
-    does, and weights gathered by row are larger than outputs of all heads.
+    Every head is applied to every row, and the output of the row's task is selected. ONNX cannot group rows as
+    ``policies.heads.TaskRows`` does, and weights gathered by row would be larger than the outputs of all heads.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -117,7 +118,7 @@ class _DeterministicPolicy(nn.Module):
         self.heads = nn.ModuleList(_Layer(weight, bias[:, None]) for weight, bias in heads)
         statistics = agent.statistics
         self.clip = None if statistics is None else statistics.clip
-        if statistics is not None:  # float64, as the normaliser computes: large observations keep their small digits
+        if statistics is not None:  # float64, as in the normaliser, so that large observations keep their precision
             self.mean = nn.Buffer(th.from_numpy(statistics.mean.astype(np.float64)))
             self.std = nn.Buffer(th.from_numpy(np.sqrt(statistics.var.astype(np.float64) + statistics.epsilon)))
         self.low, self.high = (
@@ -155,7 +156,7 @@ class _Layer(nn.Module):
 
 
 def _traced(agent: Agent) -> th.export.ExportedProgram:
-    """The policy as a graph, for any size of batch."""
+    """Return the policy as a graph, for any size of batch."""
     example = (
         th.zeros(2, agent.obs_dim, dtype=getattr(th, agent.obs_dtype)),
         th.zeros(2, dtype=th.int64),
@@ -174,7 +175,7 @@ def _checked(path: str | Path, ending: str) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what torch's exporters warn and log about themselves: no user can do anything about it."""
+    """Suppress warnings and logs of torch's exporters about themselves, on which no user can act."""
     logger = logging.getLogger("torch")
     level = logger.level
     with warnings.catch_warnings():

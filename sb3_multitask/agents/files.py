@@ -1,4 +1,4 @@
-"""Files of agents: safetensors and JSON, and what is taken out of SB3's; nothing in them is executed."""
+"""Files of agents: safetensors and JSON, and agents from SB3's files; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from sb3_multitask.agents.agent import Agent, agent_of
 from sb3_multitask.agents.pretrained import pretrained_path
 from sb3_multitask.agents.trained_files import NAMES, PRETRAINED, locate
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
-from sb3_multitask.readers.other_files import is_zip, what_file, what_folder
+from sb3_multitask.readers.other_files import describe_file, describe_folder, is_zip
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.storage.files import replacing, write_json
 from sb3_multitask.tasks import Task, registered_id
 
 SCHEMA = 2
 _FORMAT = "sb3-multitask agent"
-_SEAL = "description_sha256"
-"""In a description, the SHA-256 of the rest of it; since schema 2."""
+_CHECKSUM = "description_sha256"
+"""Key of a description that holds the SHA-256 of its other entries; since schema 2."""
 _MAX_BYTES = 256 * 2**20
 
 
 def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     """Write an agent as ``<path>.safetensors`` and ``<path>.json``: small, and nothing in them is executed.
 
-    :param agent: an agent, or a model whose policy becomes one
+    :param agent: an agent, or a model, whose policy is then saved
     :param path: with or without one of these endings
     :raises SaveError: if a file cannot be written
     """
@@ -44,10 +44,10 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     arrays = {f"policy/{name}": array for name, array in agent.weights.items()}
     if agent.statistics is not None:
         arrays |= {"statistics/mean": agent.statistics.mean, "statistics/var": agent.statistics.var}
-    # safetensors writes the memory that an array begins in, whatever its strides
+    # safetensors ignores strides and writes the memory from the array's start
     content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    with replacing(path.with_name(f"{path.name}.safetensors")) as beside:
-        beside.write_bytes(content)
+    with replacing(path.with_name(f"{path.name}.safetensors")) as temporary:
+        temporary.write_bytes(content)
     statistics = agent.statistics
     description = {
         "format": _FORMAT,
@@ -63,24 +63,25 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
         "tasks": describe_tasks(agent.tasks),
         "obs_dtype": agent.obs_dtype,
     }
-    write_json(path.with_name(f"{path.name}.json"), {**description, _SEAL: _seal(description)})
+    write_json(path.with_name(f"{path.name}.json"), {**description, _CHECKSUM: _checksum(description)})
 
 
-def _seal(description: Mapping[str, Any]) -> str:
-    """SHA-256 of a description, whatever the order of its keys, without its own seal."""
-    sealed = {key: value for key, value in description.items() if key != _SEAL}
+def _checksum(description: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a description without its checksum, independent of the order of keys."""
+    sealed = {key: value for key, value in description.items() if key != _CHECKSUM}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
-    :param path: what :func:`save_agent` was given, or either of its files; a zip of ``A2CMultiTask``, of SB3's A2C
-        or PPO, or of sb3-contrib's TRPO, such as a run's ``best_model.zip``; a run's folder, ours or rl_zoo3's, whose
-        agent at the end it is; a folder that ``sb3-multitask card`` made; or ``"pretrained:<name>"``
-    :param normalizer: for a zip of another algorithm than ours: the file of ``VecNormalize.save`` that belongs to it. A
-        ``model.zip`` in a run's folder has it beside it, and so has a zip in a folder that ``python -m
-        sb3_multitask.zoo`` left. Without it an agent whose training had a VecNormalize comes with a warning
+    :param path: the path that was given to :func:`save_agent`, or either of its files; a zip of ``A2CMultiTask``, of
+        SB3's A2C or PPO, or of sb3-contrib's TRPO, such as a run's ``best_model.zip``; a run's folder, ours or
+        rl_zoo3's, for the agent at its end; a folder that ``sb3-multitask card`` made; or ``"pretrained:<name>"``
+    :param normalizer: for a zip of another algorithm than ours, the file of ``VecNormalize.save`` that belongs to it.
+        It is not needed for a ``model.zip`` in a run's folder, nor for a zip in a folder of ``python -m
+        sb3_multitask.zoo``, since the file is next to them. If the training had a VecNormalize and its file is not
+        given, a warning says so
     :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
@@ -89,7 +90,7 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     given = Path(path)
     path = given if normalizer is not None and given.suffix == ".zip" else locate(given)
     if given.is_dir() and path != given and path.suffix == ".zip" and not path.exists():
-        raise UnreadableFileError(f"{given}: {what_folder(given)}")
+        raise UnreadableFileError(f"{given}: {describe_folder(given)}")
     if ZooFolder.at(path) is None and not is_zip(path):
         if normalizer is not None:
             raise ValueError(
@@ -100,9 +101,9 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
     try:
         if (training := ZooFolder.at(path)) is not None:
             return _agent_of_zoo(training, normalizer)
-        policy, beside = read_sb3_zip(path), path.with_name("vecnormalize.pkl")
-        if normalizer is None and policy.statistics is None and path.name == "model.zip" and beside.exists():
-            normalizer = beside  # in a run's folder
+        policy, statistics = read_sb3_zip(path), path.with_name("vecnormalize.pkl")
+        if normalizer is None and policy.statistics is None and path.name == "model.zip" and statistics.exists():
+            normalizer = statistics  # a run's folder has it
         return _agent_of_zip(policy, normalizer)
     except UnreadableFileError:
         raise
@@ -111,12 +112,12 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
 
 
 def _exists(path: Path) -> bool:
-    """Whether one of an agent's files is there."""
+    """Return whether one of an agent's files is there."""
     return any(path.with_name(f"{path.name}.{ending}").exists() for ending in ("safetensors", "json"))
 
 
 def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
-    """A model of a training with rl_zoo3, with the statistics beside it if its own file has none."""
+    """Return the agent of a model of rl_zoo3, with statistics from the folder if its own file has none."""
     policy = read_sb3_zip(training.model)
     if normalizer is None and policy.statistics is None:
         normalizer = training.statistics
@@ -175,7 +176,7 @@ def _read_agent(path: Path) -> Agent:
                 raise UnreadableFileError(f"{file}: larger than {_MAX_BYTES // 2**20} MB")
         content, text = arrays_path.read_bytes(), json_path.read_bytes()
     except FileNotFoundError as e:
-        raise UnreadableFileError(_what_is_missing(path, str(e.filename))) from None
+        raise UnreadableFileError(_describe_missing(path, str(e.filename))) from None
     except OSError as e:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:
@@ -188,14 +189,14 @@ def _read_agent(path: Path) -> Agent:
         if facts["sha256"] != hashlib.sha256(content).hexdigest():
             raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
         agent = _agent_of(facts, safetensors.numpy.load(content))
-        if facts.get(_SEAL) != (_seal(facts) if facts["schema"] == SCHEMA else None):
+        if facts.get(_CHECKSUM) != (_checksum(facts) if facts["schema"] == SCHEMA else None):
             raise ValueError(
                 "it is not what was written (its SHA-256 differs). To change an agent, use dataclasses.replace(agent, "
                 "...) and save_agent"
             )
     except UnreadableFileError as e:
         raise UnreadableFileError(str(e) if str(arrays_path) in str(e) else f"{json_path}: {e}") from e
-    except Exception as e:  # whatever a damaged description leads to
+    except Exception as e:  # a damaged description may cause any exception
         raise UnreadableFileError(f"{json_path}: is no description of an agent ({type(e).__name__}: {e})") from e
     return agent
 
@@ -222,9 +223,9 @@ def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Age
 
 
 def load_pretrained(name: str) -> Agent:
-    """A trained agent that comes with the package.
+    """Return a trained agent that comes with the package.
 
-    Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``: it brings its normaliser.
+    Its ``predict`` takes raw observations, ``{"obs": ..., "task": ...}``, since the agent includes its normaliser.
 
     :param name: for example ``"HalfCheetahBody6-vanilla"``; all are in ``sb3_multitask.agents.pretrained.PRETRAINED``
     :raises ValueError: if there is none of this name
@@ -232,14 +233,14 @@ def load_pretrained(name: str) -> Agent:
     return load_agent(pretrained_path(name))
 
 
-def _what_is_missing(path: Path, missing: str) -> str:
-    """Why there is no agent: the path is a file of another kind, half of an agent, or nothing."""
+def _describe_missing(path: Path, missing: str) -> str:
+    """Return why a path holds no agent: it is a file of another kind, has one of two files, or does not exist."""
     description = path.with_name(f"{path.name}.json")
     if description.exists() and _FORMAT.encode() not in description.read_bytes():
-        return f"{description}: {what_file(description)}"
+        return f"{description}: {describe_file(description)}"
     if _exists(path):
         return f"{missing} does not exist; give an agent with both of its files, .safetensors and .json (save_agent)"
-    return f"{path}: {what_file(path)}" if path.exists() else f"{path} does not exist; give {NAMES}"
+    return f"{path}: {describe_file(path)}" if path.exists() else f"{path} does not exist; give {NAMES}"
 
 
 def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
@@ -249,7 +250,7 @@ def _checked_names(names: Sequence[Any]) -> tuple[str, ...]:
 
 
 def describe_tasks(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
-    """Names, ids and arguments of tasks; None if one is a callable, or its arguments are not what JSON can hold."""
+    """Return names, ids and arguments of tasks; None if one is a callable, or JSON cannot hold its arguments."""
     described = [
         {"name": task.name, "env_id": _without_module(task.env_id), "env_kwargs": _listed(task.env_kwargs)}
         for task in tasks or ()
@@ -261,12 +262,12 @@ def describe_tasks(tasks: Sequence[Task] | None) -> list[dict[str, Any]] | None:
 
 
 def _without_module(env_id: Any) -> Any:
-    """An id as files have it: a file names no module, which whoever evaluates the agent imports."""
+    """Return an id without its module, as files have it: users import the module themselves."""
     return registered_id(env_id) if isinstance(env_id, str) else env_id
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, which is how JSON gives them back."""
+    """Convert tuples to lists, as JSON does."""
     if isinstance(value, list | tuple):
         return [_listed(item) for item in value]
     return {key: _listed(item) for key, item in value.items()} if isinstance(value, Mapping) else value

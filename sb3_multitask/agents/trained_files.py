@@ -1,7 +1,8 @@
-"""How a trained thing is named, the same wherever one is asked for.
+"""Find trained agents and models by name, in the same way for all commands and functions.
 
-A run's folder, ours or rl_zoo3's, or one that ``sb3-multitask card`` made; a zip, such as ``RUN/best_model.zip``; an
-agent's files, such as ``RUN/agents/best``, with or without an ending; and ``pretrained:<name>``.
+A name is a run's folder, ours or rl_zoo3's, or a folder that ``sb3-multitask card`` made; a zip, such as
+``RUN/best_model.zip``; an agent's files, such as ``RUN/agents/best``, with or without an ending; or
+``pretrained:<name>``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from sb3_multitask.readers.zoo_folder import ZooFolder
 
 PRETRAINED = "pretrained:"
 SHARED_NAME = "agent"
-"""Name, without ending, of an agent's files in a folder that is shared."""
+"""Name, without ending, of an agent's files in a folder of ``sb3-multitask card``."""
 _AGENTS = {"model.zip": "final", "best_model.zip": "best"}
-"""A run's models, and which of its agents they are."""
+"""Names of a run's models -> names of their agents."""
 NAMES = (
     "a run's folder (rl_zoo3's too), a zip such as RUN/best_model.zip, an agent's files such as RUN/agents/best, or "
     "pretrained:NAME"
@@ -23,9 +24,9 @@ NAMES = (
 
 
 def locate(path: str | Path) -> Path:
-    """What a name stands for: an agent's files, without their ending; a zip; or rl_zoo3's folder as it is.
+    """Return the path of a name: an agent's files, without their ending; a zip; or rl_zoo3's folder, unchanged.
 
-    A zip in one of our run folders stands for the agent that was saved with it, which has its tasks and statistics.
+    For a zip in one of our run folders it is the agent that was saved with it, which has tasks and statistics.
     """
     path = Path(path)
     if path.is_dir():
@@ -37,11 +38,11 @@ def locate(path: str | Path) -> Path:
         return path.with_suffix("")
     if path.suffix != ".zip" and not _is_agent(path):
         path = _with_ending(path)
-    return agent_beside(path) or path
+    return saved_agent_of_zip(path) or path
 
 
 def model_zip(path: str | Path) -> Path:
-    """The zip of an algorithm, with critic and optimizer, that a name stands for.
+    """Return the zip of an algorithm, with critic and optimizer, that has a name.
 
     :raises FileNotFoundError: if there is none
     """
@@ -65,7 +66,7 @@ def model_zip(path: str | Path) -> Path:
 
 
 def run_of(path: str | Path) -> tuple[Path, str]:
-    """The run's folder that something trained is in, and which of its agents it is: "final", "best", or a budget."""
+    """Return the folder of the run that a path is in, and the name of its agent: "final", "best", or a budget."""
     path = Path(path)
     if path.suffix in (".safetensors", ".json"):
         path = path.with_suffix("")
@@ -76,8 +77,8 @@ def run_of(path: str | Path) -> tuple[Path, str]:
     return (path.parents[1], path.name) if path.parent.name == "agents" else (path, "final")
 
 
-def agent_beside(path: Path) -> Path | None:
-    """The agent that a run saved with one of its zips; None without one."""
+def saved_agent_of_zip(path: Path) -> Path | None:
+    """Return the agent that a run saved with one of its zips; None without one."""
     agent = path.parent / "agents" / _AGENTS.get(path.name, "")
     return agent if (path.parent / "config.yml").exists() and path.name in _AGENTS and _is_agent(agent) else None
 
@@ -87,6 +88,6 @@ def _is_agent(stem: Path) -> bool:
 
 
 def _with_ending(path: Path) -> Path:
-    """As SB3's ``load``: ``.zip`` may be left out."""
+    """Add ``.zip`` to a path without an ending, as SB3's ``load`` does."""
     zipped = path.with_name(f"{path.name}.zip")
     return zipped if zipped.is_file() else path

@@ -1,4 +1,4 @@
-"""The callback that makes a training run survive."""
+"""The callback that writes checkpoints and resumes from them."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from sb3_multitask.storage.files import SaveError
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was asked to stop and has written a checkpoint."""
+    """Training stopped on request, after it wrote a checkpoint."""
 
 
 class ResumableCheckpointCallback(BaseCallback):
     """Write checkpoints from which the same script, started again, resumes to the same bits.
 
-    Give it to ``learn`` of an ``A2CMultiTask`` and, after a kill or a crash, run the same script again: training
+    Pass it to ``learn`` of an ``A2CMultiTask`` and, after a kill or a crash, run the same script again. Training
     resumes from the newest valid checkpoint in ``save_path``, and ends with the weights, statistics, monitor rows and
     evaluations of a run that was never interrupted. Checkpoints are taken at the start of a rollout; they hold model,
     optimizer, normaliser, environments, counters, callbacks and all random number generators.
 
-    Environments that are neither MuJoCo's nor offer ``get_state()`` and ``set_state(state)``, and callbacks that keep
-    other things than numbers without offering these, cannot be stored in full: a warning says so at the start.
+    These cannot be stored completely, and a warning says so at the start: environments that are neither MuJoCo's nor
+    have ``get_state()`` and ``set_state(state)``, and callbacks with attributes other than numbers that lack these
+    methods.
 
-    :param save_path: folder of the checkpoints, one run's; each is a folder ``<steps>`` of its own
-    :param every: environment steps between two checkpoints; the end of training is one too
-    :param keep: how many of the newest to keep
+    :param save_path: folder of a single run's checkpoints; each checkpoint is a folder ``<steps>`` in it
+    :param every: environment steps between two checkpoints; one more is written at the end of training
+    :param keep: number of the newest checkpoints to keep
     :param resume: resume from the newest checkpoint; ``False`` refuses a folder that holds one
-    :param verbose: 1 says which checkpoint training resumes from
+    :param verbose: 1 prints the checkpoint from which training resumes
     :raises ValueError: if ``every`` or ``keep`` is below 1
 
-    When training starts, a folder that another process trains in is refused with a ``CheckpointError``, and one that
-    cannot be written to with a ``SaveError``.
+    When training starts, a folder in use by another process raises a ``CheckpointError``, and a folder that is not
+    writable a ``SaveError``.
     """
 
     def __init__(
@@ -71,11 +72,11 @@ class ResumableCheckpointCallback(BaseCallback):
         self._must_stop = reason
 
     def get_state(self) -> dict[str, Any]:
-        """Nothing: its settings are the script's."""
+        """Return no state: the script defines the settings."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Do nothing, since there is no state."""
 
     def _init_callback(self) -> None:
         if not has_ability(self.model, "resumable"):
@@ -85,14 +86,14 @@ class ResumableCheckpointCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        self._keep_others_out()
+        self._lock_folder()
         self._root = self.locals.get("callback", self)
         self._is_between_rollouts = True
         self._baseline = baseline_of(self._model, self._root)
         if self._has_trained and self.model.num_timesteps < self._last_saved:
             raise ValueError(
-                f"learn() was called again from 0 steps, and {self.save_path} holds checkpoints of the first call: go "
-                "on with reset_num_timesteps=False, or give the second call a callback with another folder."
+                f"learn() was called again from 0 steps, and {self.save_path} holds checkpoints of the first call: "
+                "continue with reset_num_timesteps=False, or give the second call a callback with another folder."
             )
         newest = None if self._has_trained else checkpoint_format.read_latest(self.save_path)
         self._has_trained = True
@@ -112,14 +113,14 @@ class ResumableCheckpointCallback(BaseCallback):
                 "learn() several times cannot be resumed: make it one call, or give each its own callback and folder."
             )
         self.resumed_from, self._to_restore = path, snapshot
-        checkpoint_format.remove_old(path, self.keep)  # it may have been killed before it did
+        checkpoint_format.remove_old(path, self.keep)  # the earlier process may have been killed before it did so
         if self.verbose >= 1:
             print(f"Resuming from {path} at {self.model.num_timesteps:,} steps")  # noqa: T201
 
-    def _keep_others_out(self) -> None:
-        """Take the folder for this process: a second one's checkpoints would pass for those of the first.
+    def _lock_folder(self) -> None:
+        """Lock the folder for this process, so that checkpoints of two processes are not mixed.
 
-        The lock is free again when training or the process has ended, however it did.
+        The lock is released when training or the process ends, in any way.
         """
         if self._lock is not None and self._lock.is_locked:
             return
@@ -139,7 +140,7 @@ class ResumableCheckpointCallback(BaseCallback):
         self._is_between_rollouts = True
 
     def _on_rollout_start(self) -> None:
-        if self._to_restore is not None:  # again, now that every callback has seen the training's start
+        if self._to_restore is not None:  # again, after every callback's start of training
             assert self.resumed_from is not None
             self._restore(self.resumed_from, self._to_restore)
             self._to_restore = None
@@ -155,16 +156,16 @@ class ResumableCheckpointCallback(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        # A callback that ended training in the middle of a rollout does so again after a resume.
+        # A callback that ended training in the middle of a rollout ends it again after a resume.
         if self.model.num_timesteps > self._last_saved and self._is_between_rollouts:
             self.save()
         if self._lock is not None:
             self._lock.release(force=True)
 
     def save(self) -> None:
-        """Write a checkpoint; only at the start of a rollout, or between calls of ``learn``.
+        """Write a checkpoint. Call it only at the start of a rollout, or between calls of ``learn``.
 
-        :raises SaveError: if it cannot be written; the ones before stay
+        :raises SaveError: if it cannot be written; earlier checkpoints remain
         """
         assert self._baseline is not None, "only while training, or after it"
         steps = self.model.num_timesteps
@@ -188,5 +189,5 @@ class ResumableCheckpointCallback(BaseCallback):
     def _announce_inexact(self, reasons: list[str]) -> None:
         if reasons:
             warnings.warn(
-                "A run that goes on from a checkpoint will not make the same bits: " + "; ".join(reasons), stacklevel=2
+                "A run that resumes from a checkpoint will not make the same bits: " + "; ".join(reasons), stacklevel=2
             )

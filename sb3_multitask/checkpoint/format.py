@@ -1,4 +1,4 @@
-"""A checkpoint on disk: numbers and text in a folder, nothing that is run when it is read.
+"""A checkpoint on disk: a folder of numbers and text, of which nothing is executed.
 
 ====================  =================================================================
 ``state.json``        a tree of plain values; arrays are named in it
@@ -6,8 +6,8 @@
 ``manifest.json``     format, schema version, size and SHA-256 of both
 ====================  =================================================================
 
-The folder is written beside its place and renamed when it is complete. One whose manifest does not fit its files does
-not count as a checkpoint.
+The folder is written under a temporary name and renamed when it is complete. A folder whose manifest does not fit its
+files is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ import safetensors.numpy
 from sb3_multitask.storage.files import remove_leftovers, replacing
 
 SCHEMA = 2
-"""2: tuples and numpy's numbers keep their type; equal arrays are stored once. 1 is read too."""
+"""In schema 2 tuples and numpy's numbers keep their type, and equal arrays are stored once. Schema 1 is read too."""
 _READABLE = (1, SCHEMA)
 _STATE, _ARRAYS, _MANIFEST = "state.json", "arrays.safetensors", "manifest.json"
-_ARRAY = "array:"  # marks, in the JSON, the name of an array
-_TUPLE = "tuple:"  # the only key of an object that stands for a tuple
-_NUMBER = "number:"  # the only key of an object that stands for a number of numpy's that Python's own are not like
+_ARRAY = "array:"  # prefix, in the JSON, of the name of an array
+_TUPLE = "tuple:"  # the only key of an object that represents a tuple
+_NUMBER = "number:"  # the only key of an object that represents a numpy number without an equal Python type
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what is wrong."""
+    """A checkpoint that cannot be used; the message names the file and the reason."""
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a tree of dicts, lists, plain values and arrays as the folder ``path``.
 
-    :raises SaveError: if writing fails; whatever was at ``path`` before stays
-    :raises TypeError: if the tree holds something else; says where
+    :raises SaveError: if writing fails; earlier contents of ``path`` remain
+    :raises TypeError: if the tree holds another type; the message says where
     """
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(_Packer(arrays).pack(state, ""))
     files = {_STATE: tree.encode(), _ARRAYS: safetensors.numpy.save(arrays)}
-    with replacing(path) as beside:
-        beside.mkdir()
+    with replacing(path) as temporary:
+        temporary.mkdir()
         for name, content in files.items():
-            (beside / name).write_bytes(content)
-        (beside / _MANIFEST).write_bytes(_manifest(files))
+            (temporary / name).write_bytes(content)
+        (temporary / _MANIFEST).write_bytes(_manifest(files))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what :func:`write_checkpoint` wrote.
 
-    :raises CheckpointError: if a file is missing, cut, changed or of a later version of the format
+    :raises CheckpointError: if a file is missing, truncated, changed or of a later version of the format
     """
     files = {}
     for name in (_MANIFEST, _STATE, _ARRAYS):
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, newest first, valid or not. Their names are their steps."""
+    """Return the checkpoints in ``folder``, newest first, valid or not. Their names are their steps."""
     if not folder.is_dir():
         return []
     steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
@@ -86,29 +86,29 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest valid checkpoint of ``folder`` with its contents; None without. Warns of those it passes over."""
+    """Return the newest valid checkpoint of ``folder`` with its contents, or None; warn of those that are skipped."""
     for path in list_checkpoints(folder):
         try:
             return path, read_checkpoint(path)
         except CheckpointError as e:
-            warnings.warn(f"Passing over a checkpoint: {e}", stacklevel=2)
+            warnings.warn(f"Skipping a checkpoint: {e}", stacklevel=2)
     return None
 
 
 def save_step(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
-    """Write the checkpoint of a step and remove all but the newest ``keep``."""
+    """Write the checkpoint of a step, and remove all but the newest ``keep``."""
     path = folder / f"{step:012d}"
     if path.exists():
         with suppress(CheckpointError):
             read_checkpoint(path)
-            return  # a run that was resumed before this step comes by again, with the same bits
+            return  # a run that resumed before this step has reached it again, with the same bits
         _discard(path)
     write_checkpoint(path, state)
     remove_old(path, keep)
 
 
 def remove_old(newest: Path, keep: int) -> None:
-    """Remove all whole checkpoints but the newest ``keep``, and what killed writers have left."""
+    """Remove all complete checkpoints but the newest ``keep``, and the temporary files of killed writers."""
     remove_leftovers(newest.parent)
     for old in [other for other in list_checkpoints(newest.parent) if other != newest and _is_whole(other)][keep - 1 :]:
         _discard(old)
@@ -123,7 +123,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _discard(path: Path) -> None:
-    """Remove a checkpoint; its manifest first, so that half of one is none."""
+    """Remove a checkpoint, its manifest first, so that a part of one does not count."""
     for name in (_MANIFEST, _STATE, _ARRAYS):
         (path / name).unlink(missing_ok=True)
     with suppress(OSError):
@@ -143,7 +143,7 @@ def _manifest(files: dict[str, bytes], schema: int = SCHEMA) -> bytes:
 
 
 def _check_manifest(path: Path, files: dict[str, bytes]) -> None:
-    """Raise unless the manifest is, byte for byte, the one of these files."""
+    """Raise unless the manifest is, byte for byte, that of these files."""
     if any(files[_MANIFEST] == _manifest(files, schema) for schema in _READABLE):
         return
     expected = _manifest(files)
@@ -163,7 +163,7 @@ def _check_manifest(path: Path, files: dict[str, bytes]) -> None:
 
 
 class _Packer:
-    """Turns a tree into what JSON can hold; its arrays move to ``arrays``, equal ones once, named by their place."""
+    """Converts a tree for JSON; its arrays move to ``arrays``, equal ones once, and are named by their path."""
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
@@ -191,13 +191,13 @@ class _Packer:
         raise TypeError(f"{where}: a {type(value).__name__} cannot be stored")
 
     def _name(self, array: np.ndarray, where: str) -> str:
-        """The name of an array in the file; copies of a task share most of their model's arrays."""
+        """Return an array's name in the file, one for equal arrays: copies of a task share most of their model's."""
         if array.dtype.hasobject:
             raise TypeError(f"{where}: arrays of objects cannot be stored")
         content = np.ascontiguousarray(array).reshape(array.shape)
         key = hashlib.sha256(repr((content.dtype.str, content.shape)).encode() + content.tobytes()).digest()
         if key not in self._names:
-            name = f"{len(self.arrays)}{where}"  # numbered, since two places could have one name
+            name = f"{len(self.arrays)}{where}"  # numbered, since two paths could have the same name
             self._names[key] = name
             self.arrays[name] = content
         return self._names[key]
@@ -205,7 +205,7 @@ class _Packer:
 
 def _unpack(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, str) and value.startswith(_ARRAY):
-        return arrays[value.removeprefix(_ARRAY)].copy()  # equal arrays are stored once, and may be written to apart
+        return arrays[value.removeprefix(_ARRAY)].copy()  # equal arrays are stored once, but may change separately
     if isinstance(value, dict):
         if value.keys() == {_TUPLE}:
             return tuple(_unpack(item, arrays) for item in value[_TUPLE])

@@ -82,7 +82,10 @@ def restore(model: MultiTaskAlgorithm, root: BaseCallback, snapshot: dict[str, A
     """
     assert model.env is not None
     _check_settings(baseline.settings, snapshot["settings"])
-    model.set_state(snapshot)
+    try:
+        model.set_state(snapshot)
+    except ValueError as e:
+        raise CheckpointError(str(e)) from e
     set_env_state(model.env, snapshot["env"])
     for name, callback in stateful(root):
         if name in snapshot["callbacks"]:

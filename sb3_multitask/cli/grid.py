@@ -72,12 +72,12 @@ def grid(
         return
     try:
         if engine is GridEngine.RAY:
-            from sb3_multitask.experiments.ray_engine import ray_cluster
+            from sb3_multitask.experiments.ray_runner import ray_cluster
 
             with ray_cluster(modules) as launch:
                 outcome = run_grid(runs, launch, processes or len(runs), console)
         else:
-            from sb3_multitask.experiments.local_engine import LocalJob
+            from sb3_multitask.experiments.local_runner import LocalJob
 
             outcome = run_grid(runs, partial(LocalJob, modules=modules), processes or n_cpus(), console)
     except KeyboardInterrupt as e:

@@ -14,16 +14,16 @@ from gymnasium.envs.mujoco.pusher_v5 import PusherEnv
 from sb3_multitask.envs.edited_model import EditedModel, compile_model
 
 _PAN = "r_shoulder_pan_joint"
-_MIN_DISTANCE = 0.17  # m, between the goal and what must get there
+_MIN_DISTANCE = 0.17  # m, between the goal and the object that is pushed or struck
 Range = tuple[float, float]
 
 
 class _PusherWithGoal(EditedModel, PusherEnv):
-    """``Pusher-v5`` that begins elsewhere: how, :meth:`draw_goal` says."""
+    """``Pusher-v5`` with other initial states, which :meth:`draw_goal` defines."""
 
     robot = "Pusher"
     pan_range: ClassVar[Range | None] = None
-    """Range of the shoulder's pan joint in rad; None: the model's."""
+    """Range of the shoulder's pan joint in rad; None keeps the model's."""
 
     def edit(self, spec: mujoco.MjSpec) -> None:
         super().edit(spec)
@@ -31,11 +31,11 @@ class _PusherWithGoal(EditedModel, PusherEnv):
             spec.joint(_PAN).range = self.pan_range
 
     def draw_goal(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Range, Range]]:
-        """The goal's (y, x) in m from its place in the model, and the ranges that the cylinder's are drawn from."""
+        """Return the goal's (y, x) in m from its place in the model, and the ranges of the cylinder's (y, x)."""
         raise NotImplementedError
 
     def draw_state(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities that an episode begins with."""
+        """Return positions and velocities that an episode begins with."""
         goal, ranges = self.draw_goal(generator)
         while True:
             cylinder = np.array([generator.uniform(*one) for one in ranges])
@@ -53,7 +53,7 @@ class _PusherWithGoal(EditedModel, PusherEnv):
 
 
 class PusherMovingGoalEnv(_PusherWithGoal):
-    """``Pusher-v5`` whose goal is drawn again for each episode, 0 to 0.2 m by -0.1 to 0.3 m from its usual place."""
+    """``Pusher-v5`` with a goal that is drawn for each episode, 0 to 0.2 m by -0.1 to 0.3 m from its usual place."""
 
     def draw_goal(self, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Range, Range]]:
         goal = np.array([generator.uniform(-0.2, 0.0), generator.uniform(-0.1, 0.3)])
@@ -61,7 +61,7 @@ class PusherMovingGoalEnv(_PusherWithGoal):
 
 
 class PusherLeftSideEnv(_PusherWithGoal):
-    """``Pusher-v5`` with goal and cylinder on the arm's other side, and a shoulder that turns that far."""
+    """``Pusher-v5`` with goal and cylinder on the arm's left side, and a shoulder that can turn there."""
 
     pan_range = (-0.854, 2.714602)
 
@@ -70,7 +70,7 @@ class PusherLeftSideEnv(_PusherWithGoal):
 
 
 class PusherFullRangeEnv(_PusherWithGoal):
-    """``Pusher-v5`` on either side, drawn again for each episode; the shoulder turns as for the left one."""
+    """``Pusher-v5`` on a side that is drawn for each episode; the shoulder turns as for the left side."""
 
     pan_range = (-0.854, 2.714602)
 
@@ -83,10 +83,10 @@ _RIGHT = np.array([0.0, 0.0]), ((-0.3, 0.0), (-0.2, 0.2))
 
 
 class StrikerEnv(MujocoEnv, utils.EzPickle):
-    """An arm strikes a ball towards a goal that is elsewhere in each episode.
+    """An arm strikes a ball towards a goal whose place is drawn for each episode.
 
-    Gymnasium has no Striker any more. This one has the arm of its ``pusher_v5.xml`` with a paddle for a hand, stronger
-    motors, a ball, and a goal with a back; the whole moves on a table without gravity or friction.
+    Gymnasium no longer has Striker. This one has the arm of its ``pusher_v5.xml`` with a paddle for a hand, stronger
+    motors, a ball, and a goal with a back. They move on a table without gravity or friction.
 
     **Action** ``Box(-3, 3, (7,), float32)``: torques on the joints in N m.
 
@@ -137,7 +137,7 @@ class StrikerEnv(MujocoEnv, utils.EzPickle):
         return self._get_obs(), float(dist + ctrl + near), False, False, terms
 
     def draw_state(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities that an episode begins with."""
+        """Return positions and velocities that an episode begins with."""
         ball = self.draw_ball(generator)
         while True:
             goal = np.array([generator.uniform(0.15, 0.7), generator.uniform(0.1, 1.0)])
@@ -153,7 +153,7 @@ class StrikerEnv(MujocoEnv, utils.EzPickle):
         return qpos, qvel
 
     def draw_ball(self, generator: np.random.Generator) -> np.ndarray:  # noqa: ARG002
-        """Where the ball begins, (x, y) in m."""
+        """Return the initial position of the ball, (x, y) in m."""
         return np.array([0.5, -0.175])
 
     def reset_model(self) -> np.ndarray:
@@ -167,14 +167,14 @@ class StrikerEnv(MujocoEnv, utils.EzPickle):
 
 
 class StrikerMovingStartEnv(StrikerEnv):
-    """:class:`StrikerEnv` whose ball begins elsewhere in each episode: 0.43 to 0.55 m by -0.3 to -0.05 m."""
+    """:class:`StrikerEnv` with a ball whose start is drawn for each episode: 0.43 to 0.55 m by -0.3 to -0.05 m."""
 
     def draw_ball(self, generator: np.random.Generator) -> np.ndarray:
         return np.array([generator.uniform(0.43, 0.55), generator.uniform(-0.3, -0.05)])
 
 
 def _delete(spec: mujoco.MjSpec, element: Any) -> None:
-    """Remove a geom or a body, with what is in it, from ``spec``."""
+    """Remove a geom, or a body with its contents, from ``spec``."""
     if hasattr(spec, "delete"):
         spec.delete(element)
     elif isinstance(element, mujoco.MjsBody):  # MuJoCo before 3.3.4 has no MjSpec.delete
@@ -184,7 +184,7 @@ def _delete(spec: mujoco.MjSpec, element: Any) -> None:
 
 
 def _striker(spec: mujoco.MjSpec) -> None:
-    """Make a striker of Gymnasium's pusher: a paddle for its hand, a ball for the cylinder, a goal with a back."""
+    """Turn Gymnasium's pusher into a striker: a paddle for its hand, a ball for the cylinder, a goal with a back."""
     for geom in spec.geoms:
         geom.friction = [0.0, 0.0, 0.0]
     for actuator in spec.actuators:
@@ -195,7 +195,7 @@ def _striker(spec: mujoco.MjSpec) -> None:
     paddle = {"type": mujoco.mjtGeom.mjGEOM_BOX, "pos": [0.017, 0, 0], "size": [0.003, 0.12, 0.05]}
     spec.body("tips_arm").add_geom(name="paddle", density=300, condim=1, margin=0.002, **paddle, **touchable)
     for prongs in spec.body("r_wrist_roll_link").geoms[1:]:
-        _delete(spec, prongs)  # the bar across stays
+        _delete(spec, prongs)  # keeps the bar across
     for name in ("object", "goal"):
         _delete(spec, spec.body(name))
     ball = spec.worldbody.add_body(name="object", pos=[0, 0, -0.27])

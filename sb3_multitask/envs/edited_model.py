@@ -18,19 +18,19 @@ else:
 
 
 class EditedModel(_Base):
-    """Mixin, put before one of Gymnasium's v5 classes: edits its MJCF, keeps everything else.
+    """Mixin before one of Gymnasium's v5 classes: edits its MJCF and changes nothing else.
 
-    The environment pickles and copies like its Gymnasium class, the edit included.
+    The environment pickles and copies like its Gymnasium class, including the edit.
 
-    :param args: of the Gymnasium class
+    :param args: arguments of the Gymnasium class
     :param morphology: the body; ``None``: the unchanged one
     :param scales: part -> factor, for the parts in :data:`~sb3_multitask.envs.morphology.PARTS`
     :param gravity: acceleration along z in m/s^2; ``None``: the model's own, -9.81
-    :param kwargs: of the Gymnasium class
+    :param kwargs: arguments of the Gymnasium class
     """
 
     robot: ClassVar[str]
-    """Whose parts ``scales`` names."""
+    """Robot whose parts ``scales`` names."""
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class EditedModel(_Base):
         self._ezpickle_kwargs |= {"morphology": morphology, "scales": scales, "gravity": gravity}
 
     def edit(self, spec: mujoco.MjSpec) -> None:
-        """What is changed before the model is compiled; subclasses add to it."""
+        """Edit the model before it is compiled; subclasses add edits."""
         for edit in self._edits:
             edit.apply(spec)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = compile_model(self.fullpath, self.edit)
-        # What MujocoEnv does for its renderer: grow the offscreen framebuffer, never shrink it.
+        # As MujocoEnv does for its renderer: grow the offscreen framebuffer, never shrink it.
         offscreen = model.vis.global_
         offscreen.offwidth = max(offscreen.offwidth, self.width)
         offscreen.offheight = max(offscreen.offheight, self.height)

@@ -11,7 +11,7 @@ from sb3_multitask.envs.number_checks import is_finite
 
 @dataclass(frozen=True)
 class Gravity:
-    """Gravity along z, as gym-extensions set it (Henderson et al. 2017).
+    """Gravity along z, as in gym-extensions (Henderson et al. 2017).
 
     :param z: acceleration in m/s^2, negative downwards; the Earth's is -9.81
     :raises ValueError: if it is not a finite number

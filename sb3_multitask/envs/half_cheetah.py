@@ -37,8 +37,8 @@ class HalfCheetahBodyEnv(EditedModel, HalfCheetahEnv):
 
     **Reset**: positions uniform in ±0.1, velocities normal with standard deviation 0.1, around rest.
 
-    **Versions**: ``-v0``, the published bodies (Henderson et al. 2017) on Gymnasium's v5 class. Theirs also
-    observed the torso's position (20 numbers).
+    **Versions**: ``-v0``, the published bodies (Henderson et al. 2017) on Gymnasium's v5 class. The published ones
+    also observed the torso's position (20 numbers).
 
     :param morphology: the body; ``None`` is the unchanged one, bit for bit ``HalfCheetah-v5``
     :param scales: factors by part, such as ``{"Foot": 0.8}``

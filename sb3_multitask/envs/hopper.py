@@ -30,4 +30,4 @@ class HopperSimpleWallEnv(WithSimpleWalls, HopperBodyEnv):
 
 
 class HopperStairsEnv(WithStairs, HopperBodyEnv):
-    """``Hopper-v5`` on stairs. ``HopperStairs-v0`` may lean by 0.27 rad before the episode ends, instead of 0.2."""
+    """``Hopper-v5`` on stairs. In ``HopperStairs-v0`` the episode ends at a lean of 0.27 rad, instead of 0.2."""

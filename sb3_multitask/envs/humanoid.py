@@ -13,7 +13,7 @@ from sb3_multitask.envs.readings import WithReadings
 from sb3_multitask.envs.walls import WithWall
 
 UPRIGHT = (1.0, 2.0)
-"""Heights of the torso in m between which a humanoid counts as standing."""
+"""Lowest and highest torso in m of a humanoid that counts as standing."""
 
 
 class HumanoidBodyEnv(EditedModel, HumanoidEnv):
@@ -43,10 +43,10 @@ class HumanoidStandupSensorEnv(WithReadings, HumanoidStandupEnv):
 
 
 class HumanoidStandupAndRunEnv(EditedModel, HumanoidStandupEnv):
-    """A humanoid that lies on its back and is rewarded for standing up and for running.
+    """A humanoid that starts on its back and is rewarded for standing up and for running.
 
     Bodies, actions, observations and resets are those of ``HumanoidStandup-v5``; episodes do not end early. The
-    **reward** is the sum of these, all in ``info``:
+    **reward** is the sum of these terms, all in ``info``:
 
     =================== ===================================================================================
     ``reward_linup``    height of the torso (m) over the simulation's time step (0.003 s)

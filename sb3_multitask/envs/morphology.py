@@ -35,7 +35,7 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
 """Robot -> part -> its geoms."""
 
 RADIUS_ONLY = frozenset({"Hopper", "Walker2d", "Humanoid"})
-"""Robots whose published bodies kept the length of what was scaled: their limbs were given by end points."""
+"""Robots whose published bodies kept the lengths of scaled limbs, since these were given by end points."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Morphology:
 
 
 def morphology_of(robot: str, part: str, scale: float) -> Morphology:
-    """A robot's body with one part scaled, as Henderson et al. scaled it.
+    """Return a robot's body with one part scaled, as Henderson et al. scaled it.
 
     :param robot: one of :data:`PARTS`
     :param part: such as "Foot"

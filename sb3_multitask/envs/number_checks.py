@@ -1,4 +1,4 @@
-"""What counts as a number in the arguments of environments: numpy's too, booleans not."""
+"""Checks of numbers in the arguments of environments. Numpy's numbers count as numbers; booleans do not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def is_finite(value: Any) -> bool:
-    """Whether it is a real, finite number."""
+    """Return whether a value is a real, finite number."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_integer(value: Any) -> bool:
-    """Whether it is a whole number by type."""
+    """Return whether a value has a type of whole numbers."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

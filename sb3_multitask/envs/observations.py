@@ -1,4 +1,4 @@
-"""What models and agents ask of an observation before they act on it."""
+"""Checks of observations, before models and agents act on them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def checked_observation(observation: Any, n_tasks: int) -> dict[str, Any]:
-    """The observation, with a task for each row.
+    """Return the observation, with a task for each row.
 
     :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": a whole number, or one for each row}``
-    :raises ValueError: on other keys, or task ids that are none: not whole, unknown, too many or too few
+    :raises ValueError: on other keys, or task ids that are not whole numbers, unknown, too many or too few
     """
     if not isinstance(observation, Mapping) or set(observation) != {"obs", "task"}:
         keys = ", ".join(sorted(map(str, observation))) if isinstance(observation, Mapping) else None
@@ -26,9 +26,9 @@ def checked_observation(observation: Any, n_tasks: int) -> dict[str, Any]:
 
 
 def task_ids(task: Any, n_tasks: int, argument: str) -> np.ndarray:
-    """Task ids as int64, in the shape that they have.
+    """Return task ids as int64, in the given shape.
 
-    :param argument: which one they are the ``task`` of, for the error
+    :param argument: name of the argument that holds them as ``task``, for the error
     :raises ValueError: if they are not whole numbers, or unknown
     """
     ids = np.asarray(task)
@@ -41,7 +41,7 @@ def task_ids(task: Any, n_tasks: int, argument: str) -> np.ndarray:
 
 
 def _checked_tasks(task: Any, obs_shape: tuple[int, ...], n_tasks: int) -> np.ndarray:
-    """Task ids, int64: () for a single observation, (n_rows,) for a batch."""
+    """Return task ids, int64: () for a single observation, (n_rows,) for a batch."""
     ids = task_ids(task, n_tasks, "observation")
     n_rows = obs_shape[0] if len(obs_shape) > 1 else 1
     if ids.ndim == 0 and len(obs_shape) > 1:

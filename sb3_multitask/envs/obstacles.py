@@ -12,21 +12,21 @@ from gymnasium import spaces
 from sb3_multitask.envs.readings import WithReadings
 
 GROUP = 2
-"""Geom group of all obstacles, and of nothing else: what beams see. Groups from 3 on are not drawn by default."""
+"""Geom group of all obstacles, and of nothing else: beams see this group. Groups from 3 on are not drawn by default."""
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A box that stands still; where it is can be changed at a reset.
+    """A box that stands still during an episode; a reset may move it.
 
-    It is a mocap body: a geom of the world that is moved would be walked through, since MuJoCo does not expect it to.
-    It weighs nothing, so that a model whose total mass is fixed keeps it for the robot.
+    It is a mocap body: robots would pass through a geom of the world that is moved, since MuJoCo does not expect that.
+    It has no mass, so that in a model with a fixed total mass the robot keeps all of it.
 
-    :param name: of its body
-    :param position: of its centre, (x, y, z) in m
-    :param half_size: half of its edges, (x, y, z) in m, as MuJoCo gives the sizes of boxes
+    :param name: name of its body
+    :param position: its centre, (x, y, z) in m
+    :param half_size: half of its edges, (x, y, z) in m, as in MuJoCo's sizes of boxes
     :param condim: MuJoCo's dimension of its contacts, 1 without friction and 3 with, unless the robot's geom has a
-        larger one; ``None``: as the robot's model has it by default
+        larger one; ``None`` takes the default of the robot's model
     :param rgba: colour
     """
 
@@ -37,7 +37,7 @@ class Obstacle:
     rgba: tuple[float, float, float, float] = (1.0, 0.0, 1.0, 1.0)
 
     def add_to(self, spec: mujoco.MjSpec) -> None:
-        """Add it to a model that is not yet compiled."""
+        """Add the obstacle to a model that is not yet compiled."""
         body = spec.worldbody.add_body(name=self.name, pos=self.position, mocap=True)
         geom = body.add_geom(
             name=self.name,
@@ -54,10 +54,10 @@ class Obstacle:
 
 
 class WithObstacles(WithReadings):
-    """Mixin: boxes that a robot must get over or around.
+    """Mixin: boxes that a robot must pass.
 
-    They are the model's last bodies. Gymnasium's classes that observe all bodies (Ant, Humanoid) do not see them, nor
-    pay for the forces on them: the observation is that of the same robot with sensors and nothing in the way.
+    They are the model's last bodies. In Gymnasium's classes that observe all bodies (Ant, Humanoid), observations and
+    rewards leave them out, so that the observation is that of the same robot with sensors and without obstacles.
     """
 
     obstacles: ClassVar[tuple[Obstacle, ...]]
@@ -77,7 +77,7 @@ class WithObstacles(WithReadings):
             obstacle.add_to(spec)
 
     def draw_obstacles(self, generator: np.random.Generator) -> np.ndarray:  # noqa: ARG002
-        """Where the obstacles of an episode are, (n_obstacles, 3) in m."""
+        """Return the positions of the obstacles of an episode, (n_obstacles, 3) in m."""
         return np.array([obstacle.position for obstacle in self.obstacles])
 
     def reset_model(self) -> Any:
@@ -98,9 +98,9 @@ _NUMBERS_A_BODY = {"cinert": 10, "cvel": 6, "cfrc_ext": 6}
 
 
 def robot_columns(structure: dict[str, int], n_obstacles: int) -> np.ndarray:
-    """Which numbers of an observation are not an obstacle's, (obs_dim,) bool.
+    """Return a mask of the numbers of an observation that are not an obstacle's, (obs_dim,) bool.
 
-    :param structure: Gymnasium's ``observation_structure``: part -> how many numbers, in their order
+    :param structure: Gymnasium's ``observation_structure``: part -> number of values, in their order
     """
     columns = []
     for part, size in structure.items():

@@ -1,4 +1,4 @@
-"""Environments with readings of what stands in the way, appended to the observation."""
+"""Environments with readings of obstacles, appended to the observation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sb3_multitask.envs.edited_model import EditedModel
 
 
 class WithReadings(EditedModel):
-    """Mixin: appends ``n_readings`` numbers to the observation, here zeros, since nothing stands in the way.
+    """Mixin: appends ``n_readings`` numbers to the observation, here zeros, since there are no obstacles.
 
-    So an agent that will meet obstacles can be trained without them first, with the same observation.
+    So an agent can be trained without obstacles first, with the same observation.
     """
 
     n_readings: ClassVar[int] = 10
@@ -35,19 +35,19 @@ class WithReadings(EditedModel):
         return np.append(self.base_observation(), self.readings())
 
     def base_observation(self) -> np.ndarray:
-        """What the robot observes of itself."""
+        """Return the robot's observation without readings."""
         obs: np.ndarray = super()._get_obs()  # type: ignore[misc]  # of the Gymnasium class
         return obs
 
     def readings(self) -> np.ndarray:
-        """What the sensors read now, (n_readings,)."""
+        """Return the present readings of the sensors, (n_readings,)."""
         return np.zeros(self.n_readings)
 
     def poses_now(self) -> mujoco.MjData:
-        """Where all bodies are, from the present joint positions.
+        """Compute the poses of all bodies from the present joint positions.
 
-        ``data.xpos`` is one simulation step old after a step, as in all of Gymnasium's MuJoCo environments, whose
-        rewards are made from it; so the kinematics of now are computed apart.
+        After a step ``data.xpos`` is one simulation step old. Gymnasium's MuJoCo environments compute their rewards
+        from it, so the present kinematics are computed separately.
         """
         if self.scratch_data is None:
             self.scratch_data = mujoco.MjData(self.model)

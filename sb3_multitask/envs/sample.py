@@ -14,12 +14,12 @@ from sb3_multitask.tasks import Task, did_you_mean
 def sample_bodies(
     robot: str = "HalfCheetah", n: int = 48, scale: tuple[float, float] = (0.75, 1.25), seed: int = 0
 ) -> tuple[Task, ...]:
-    """Bodies whose every part is scaled by a factor of its own, drawn uniformly.
+    """Return bodies with a factor for each part, drawn uniformly.
 
     :param robot: HalfCheetah, Hopper, Walker2d or Humanoid
-    :param n: how many; the first of a larger family are those of a smaller one
+    :param n: number of bodies; a larger family starts with the bodies of a smaller one
     :param scale: lowest and highest factor
-    :param seed: of the draws
+    :param seed: seed of the draws
     :return: tasks ``Body000``, ``Body001``, ... with plain arguments, so that files can hold them
     :raises ValueError: on an unknown robot, ``n`` below 1, a seed below 0, or factors that are not positive and in
         order

@@ -15,16 +15,16 @@ from sb3_multitask.tasks import Task, task_set
 
 TaskObs = dict[str, Any]
 StepReturn = tuple[TaskObs, np.ndarray, np.ndarray, list[dict[str, Any]]]
-"""What `step_wait` of a VecEnv of tasks gives."""
+"""Return value of `step_wait` of a VecEnv of tasks."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a VecEnv must know of an environment; it can be sent between processes.
+    """The facts that a VecEnv needs about an environment; they can be sent between processes.
 
     :param task: name of its task
-    :param n_envs: of a vectorised environment, how many it steps at once; ``None`` for a single one
-    :param reward_space: of an environment with several objectives
+    :param n_envs: number of environments that a vectorised one steps at once; ``None`` for a single one
+    :param reward_space: space of the rewards of an environment with several objectives
     :param has_monitor: whether an SB3 ``Monitor`` is among its wrappers
     :param obeys_seeds: whether it comes with Gymnasium or this package, whose resets are known to obey their seed
     """
@@ -43,7 +43,7 @@ class Description:
         has_monitor, weighs, layer = False, False, env
         while isinstance(layer, gym.Wrapper):
             has_monitor = has_monitor or isinstance(layer, Monitor)
-            weighs = weighs or _may_weigh(layer)
+            weighs = weighs or _may_combine_rewards(layer)
             layer = layer.env
         space = getattr(env, "reward_space", None) or (None if weighs else getattr(core, "reward_space", None))
         return cls(
@@ -57,21 +57,21 @@ class Description:
         )
 
 
-def _may_weigh(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> bool:
-    """Whether a wrapper may make one number of several rewards, as ``mo_gymnasium.wrappers.LinearReward`` does.
+def _may_combine_rewards(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> bool:
+    """Return whether a wrapper may combine several rewards into one, as ``mo_gymnasium.wrappers.LinearReward`` does.
 
-    Such a wrapper need not declare a reward space of its own: if it makes none, the first step says so.
+    Such a wrapper need not declare a reward space. If it does not combine the rewards, the first step raises.
     """
     kind = type(wrapper)
     if isinstance(wrapper, gym.RewardWrapper):
-        return not kind.__module__.startswith("mo_gymnasium.")  # its other wrappers keep the vector
+        return not kind.__module__.startswith("mo_gymnasium.")  # mo_gymnasium's other wrappers keep the vector
     own_step = next(base for base in kind.__mro__ if "step" in vars(base))
     library = own_step.__module__.startswith(("gymnasium.", "stable_baselines3."))
     return not library and not (own_step.__module__.startswith("mo_gymnasium.") and own_step.__name__.startswith("MO"))
 
 
 def _n_envs(env: Any) -> int | None:
-    """How many environments a vectorised one steps at once, such as a VectorEnv of Gymnasium or a pool of EnvPool."""
+    """Return the number of environments of a vectorised one: a VectorEnv of Gymnasium or a pool of EnvPool."""
     is_pool = callable(getattr(env, "send", None)) and callable(getattr(env, "recv", None))
     config = getattr(env, "config", None) if is_pool else None  # other environments may have a config of their own
     n_envs = getattr(env, "num_envs", config.get("num_envs") if isinstance(config, Mapping) else None)
@@ -79,17 +79,17 @@ def _n_envs(env: Any) -> int | None:
 
 
 def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:
-    """``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``, what every part of the package reads."""
+    """Return ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``, the space that every part of the package reads."""
     return spaces.Dict({"obs": box, "task": spaces.Discrete(n_tasks)})
 
 
 def observation_dtype(*dtypes: Any) -> np.dtype[Any]:
-    """float32 where that holds every digit of observations of these types, else float64."""
+    """Return float32 if it represents all values of these types exactly, else float64."""
     return np.dtype(np.float32 if all(np.can_cast(dtype, np.float32) for dtype in dtypes) else np.float64)
 
 
 def check_spaces(env: Description) -> tuple[spaces.Box, spaces.Box]:
-    """Observation and action space of a task's environment, if they are ones this package can train on.
+    """Return the observation and action space of a task's environment, if this package can train on them.
 
     :raises ValueError: if either is not a flat Box, or if it is a vectorised environment or has several rewards; the
         message names the task and the remedy
@@ -118,12 +118,12 @@ def check_spaces(env: Description) -> tuple[spaces.Box, spaces.Box]:
 
 
 def common_spaces(envs: Sequence[Description]) -> tuple[spaces.Box, spaces.Box]:
-    """The spaces of all tasks, compared, since SB3 looks at the first env only.
+    """Return the common spaces of all tasks. SB3 itself looks at the first env only.
 
-    Observations may differ in their bounds (the widest are taken) and their type (float32 if that holds all of them,
-    else float64) but not in their shape; actions in neither.
+    Observations may differ in their bounds (the widest are taken) and their type (float32 if it represents all of them,
+    else float64), but not in their shape. Actions must not differ.
 
-    :raises ValueError: if they differ; names two tasks and their spaces
+    :raises ValueError: if they differ; the message names two tasks and their spaces
     """
     first, *others = envs
     first_obs, first_action = check_spaces(first)
@@ -146,7 +146,7 @@ def common_spaces(envs: Sequence[Description]) -> tuple[spaces.Box, spaces.Box]:
 
 
 def box_of(low: np.ndarray, high: np.ndarray, dtype: Any) -> spaces.Box:
-    """A Box of a float type, whose bounds are rounded to that type."""
+    """Return a Box of a float type, with bounds rounded to that type."""
     return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
 
 
@@ -161,8 +161,8 @@ def _spaces_differ(
 class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs):
     """Write the task into the observation of one environment, as ``MultiTaskVecEnv`` does for many.
 
-    Use it where a single environment is asked for, such as a stock evaluation or a video of one task. The name is
-    in every step's ``info["task"]``.
+    Use it where a single environment is expected, such as in a stock evaluation or a video of one task. The task's name
+    is in every step's ``info["task"]``.
 
     :param env: the task's environment, with a flat Box observation
     :param task: name of the task
@@ -192,7 +192,7 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordCon
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[TaskObs, dict[str, Any]]:
-        # not every environment takes options: they are handed over if there are some, as SB3 does
+        # As in SB3, options are passed on only if there are some: not every environment takes them.
         obs, info = self.env.reset(seed=seed, **({} if options is None else {"options": options}))
         return self._with_task(obs), info
 

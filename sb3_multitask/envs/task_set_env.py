@@ -1,4 +1,4 @@
-"""One Gymnasium environment for several tasks: each episode is the next task's."""
+"""One Gymnasium environment for several tasks, which alternate by episode."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sb3_multitask.tasks import Task, TasksLike, did_you_mean, resolve_tasks
 
 
 class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
-    """The tasks of a set in turn, one an episode: what ``gymnasium.make("MultiTask/<set>-v0")`` makes.
+    """The tasks of a set in turn, one per episode; ``gymnasium.make("MultiTask/<set>-v0")`` makes it.
 
-    For code that knows one environment: a stock algorithm or evaluation, a video, rl-zoo. Observations are
-    ``{"obs": (obs_dim,) float32, "task": task id}``, as those of ``MultiTaskVecEnv``, which is the fast way to run
-    all tasks. ``info["task"]`` names the episode's task.
+    It is for code that expects a single environment: a stock algorithm or evaluation, a video, rl-zoo. Observations are
+    ``{"obs": (obs_dim,) float32, "task": task id}``, as in ``MultiTaskVecEnv``, which runs all tasks faster.
+    ``info["task"]`` names the episode's task.
 
-    A reset goes to the next task if the episode before it has had a step; a reset with a seed begins with the first
-    task again, and seeds every task as ``MultiTaskVecEnv`` seeds its first copy.
+    A reset selects the next task if the previous episode has had a step. A reset with a seed starts again with the
+    first task, and seeds every task as ``MultiTaskVecEnv`` seeds its first copy.
 
     :param tasks: a set's name, an id, or a list of ids and tasks
-    :param task: stay on the task of this name; its id in the observation remains that in the set
+    :param task: show only the task of this name; its id in the observation remains its id in the set
     :param render_mode: as in ``gymnasium.make``
-    :param time_limits: whether episodes end at the limits of the tasks' ids; ``gymnasium.make`` leaves them out, and
-        puts its own ``max_episode_steps`` around the tour
-    :param env_kwargs: go to every task's environment, such as ``ctrl_cost_weight=0.5``
+    :param time_limits: whether episodes end at the limits of the tasks' ids; ``gymnasium.make`` turns them off, and
+        applies its own ``max_episode_steps`` to every episode
+    :param env_kwargs: arguments of every task's environment, such as ``ctrl_cost_weight=0.5``
     :raises ValueError: on an unknown task, or tasks whose observation shapes or actions differ
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
     """
@@ -58,9 +58,9 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         )
         self.observation_space = task_observation_space(box, len(self.tasks))
         self.metadata = self._envs[self._tour[0]].metadata  # type: ignore[misc]  # with the frame rate
-        self._place = 0  # in the tour
+        self._place = 0  # index of the episode's task among those that are shown
         self._has_stepped = False
-        self._seeds: dict[int, int] = {}  # of tasks that have not been reset since the tour was seeded
+        self._seeds: dict[int, int] = {}  # of tasks that have not been reset since the last seed
 
     def _make(self, task: Task) -> TaskEnv:
         return TaskEnv(task.make(**self._env_kwargs), task.name, self.tasks)
@@ -72,7 +72,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
 
     @property
     def task_name(self) -> str:
-        """Its name."""
+        """The name of this episode's task."""
         return self.task_names[self.task_id]
 
     def reset(

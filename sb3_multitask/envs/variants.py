@@ -1,4 +1,4 @@
-"""The table of variants: what Henderson et al. 2017 published as gym-extensions, registered with Gymnasium."""
+"""The table of the variants that Henderson et al. 2017 published as gym-extensions, and their registration."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Variant:
     """One registered environment.
 
     :param env_id: its published id
-    :param robot: what it is a variant of
+    :param robot: the robot of which it is a variant
     :param family: morphology, gravity, wall, sensor, stairs, maze, arm or standup_and_run
     :param entry_point: its class
-    :param kwargs: of the class
+    :param kwargs: arguments of the class
     """
 
     env_id: str
@@ -101,11 +101,11 @@ OTHERS: dict[str, Variant] = {
         Variant("Striker-v0", "Striker", "arm", _class("Striker", "")),
     )
 }
-"""What is registered beside: bodies to be given by ``scales`` (not Ant's), ``morphology`` and ``gravity``; Striker."""
+"""Other registered ids: bodies that ``scales`` (not Ant's), ``morphology`` and ``gravity`` define; Striker."""
 
 
 def register_envs() -> None:
-    """Register every variant under its published id and as ``MultiTask/<id>``, every set as ``MultiTask/<set>-v0``."""
+    """Register every variant under its published id and as ``MultiTask/<id>``; every set as ``MultiTask/<set>-v0``."""
     for variant in (*VARIANTS.values(), *OTHERS.values()):
         for env_id in (variant.env_id, f"{NAMESPACE}/{variant.env_id}"):
             if env_id not in gym.registry:

@@ -1,4 +1,4 @@
-"""A wall somewhere ahead, and ten beams that see it."""
+"""A wall ahead of the robot, and ten beams that measure the distance to it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sb3_multitask.envs.obstacles import GROUP, Obstacle, WithObstacles
 
 BEAM_RANGE = 10.0  # m
 BEAM_ANGLES = np.linspace(-math.pi / 4, math.pi / 4, 10)
-"""Elevation of each beam over the torso's forward axis, in rad, downwards first."""
+"""Elevation of each beam over the torso's forward axis, in rad, the lowest first."""
 BEAMS = np.stack((np.cos(BEAM_ANGLES), np.zeros(10), np.sin(BEAM_ANGLES)), axis=1)
 """Directions of the beams in the torso's frame, (10, 3)."""
 OBSTACLES_ONLY = (np.arange(mujoco.mjNGROUP) == GROUP).astype(np.uint8)
 
 
 def beam_readings(distances: np.ndarray) -> np.ndarray:
-    """Distances along the beams, in units of their range; 0 where nothing is hit, or nothing within the range.
+    """Return distances along the beams, in units of their range; 0 where nothing is hit, or nothing within the range.
 
     :param distances: (...,) in m, -1 where nothing is hit
     """
@@ -27,11 +27,10 @@ def beam_readings(distances: np.ndarray) -> np.ndarray:
 
 
 class WithWall(WithObstacles):
-    """Mixin: a wall across the way, 1.8 to 3.8 m from the start, placed again at each reset.
+    """Mixin: a wall across the way, 1.8 to 3.8 m from the start, whose place is drawn at each reset.
 
-    The robot must get over it: it is 0.375 m high and 0.4 m thick. Ten beams from the torso, over 90 degrees from
-    45 degrees below to 45 degrees above the torso's forward axis, read the distance to it in units of 10 m, and 0 where
-    they do not meet it.
+    The robot must get over it: it is 0.375 m high and 0.4 m thick. Ten beams start at the torso, from 45 degrees below
+    to 45 degrees above its forward axis. They read the distance to the wall in units of 10 m, and 0 if they miss it.
     """
 
     obstacles = (Obstacle("wall", (1.8, 0.0, 0.125), (0.2, 0.4, 0.25)),)
@@ -50,5 +49,5 @@ class WithWall(WithObstacles):
         return beam_readings(np.array(distances))
 
     def _cast(self, poses: mujoco.MjData, origin: np.ndarray, direction: np.ndarray) -> float:
-        hit = np.empty(1, dtype=np.int32)  # MuJoCo before 3.5 insists on a place for the geom's id
+        hit = np.empty(1, dtype=np.int32)  # MuJoCo before 3.5 requires an array for the geom's id
         return float(mujoco.mj_ray(self.model, poses, origin, direction, OBSTACLES_ONLY, 1, -1, hit))

@@ -22,12 +22,12 @@ Score: TypeAlias = Literal["mean", "worst"]
 
 
 class MultiTaskEvalCallback(EvalCallback):
-    """SB3's ``EvalCallback`` with equal episodes for every task, and per-task logs and files.
+    """SB3's ``EvalCallback`` with equally many episodes for every task, and per-task logs and files.
 
-    Logs ``eval/<task>/mean_reward``, ``eval/<task>/mean_ep_length`` and ``eval/worst_task_reward`` beside SB3's own
-    keys, but not ``eval/success_rate``. ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row; not
-    ``successes``) and ``task_names``,
-    ``task_results`` and ``task_ep_lengths`` of shape (n_evaluations, n_tasks, n_eval_episodes).
+    It logs ``eval/<task>/mean_reward``, ``eval/<task>/mean_ep_length``, ``eval/worst_task_reward`` and SB3's own keys,
+    except ``eval/success_rate``. ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row; not
+    ``successes``), ``task_names``, and ``task_results`` and ``task_ep_lengths`` of shape (n_evaluations, n_tasks,
+    n_eval_episodes).
 
     :param eval_env: a ``MultiTaskVecEnv``, normalised or not; it is evaluated with the model's statistics
     :param callback_on_new_best: called when a new best model is found
@@ -37,8 +37,8 @@ class MultiTaskEvalCallback(EvalCallback):
     :param log_path: folder for ``evaluations.npz``
     :param best_model_save_path: folder for ``best_model.zip``
     :param deterministic: the mean of the Gaussian instead of a sample
-    :param score: what makes a model the best, the ``"mean"`` over the tasks or the ``"worst"`` task;
-        ``best_mean_reward`` holds it
+    :param score: criterion for the best model, the ``"mean"`` over the tasks or the ``"worst"`` task;
+        ``best_mean_reward`` holds its value
     :param verbose: 1 prints each result
     :param log_name: first part of the log keys
     :raises ValueError: on an unknown score, or ``n_eval_episodes`` or ``eval_freq`` below 1
@@ -81,7 +81,7 @@ class MultiTaskEvalCallback(EvalCallback):
 
     def _init_callback(self) -> None:
         with warnings.catch_warnings():
-            # SB3 wants both envs of one type, for its sync; statistics are handed over by evaluate_tasks here.
+            # SB3 requires both envs to have one type, for its sync. Here evaluate_tasks transfers the statistics.
             warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
             super()._init_callback()
 
@@ -106,7 +106,7 @@ class MultiTaskEvalCallback(EvalCallback):
         return continue_training
 
     def score_of(self, results: Mapping[str, TaskResult]) -> float:
-        """What an evaluation counts by, see ``score``."""
+        """Return the score of an evaluation, see ``score``."""
         means = [result.mean_reward for result in results.values()]
         return float(np.mean(means) if self.score == "mean" else np.min(means))
 
@@ -120,9 +120,9 @@ class MultiTaskEvalCallback(EvalCallback):
         if self.log_path is None:
             return
         history = [list(evaluation.values()) for evaluation in self.evaluations_tasks]
-        with replacing(f"{self.log_path}.npz") as beside:
+        with replacing(f"{self.log_path}.npz") as temporary:
             np.savez(
-                beside,
+                temporary,
                 timesteps=self.evaluations_timesteps,
                 results=self.evaluations_results,
                 ep_lengths=self.evaluations_length,
@@ -132,7 +132,7 @@ class MultiTaskEvalCallback(EvalCallback):
             )
 
     def get_state(self) -> dict[str, Any]:
-        """All evaluations so far, for a checkpoint."""
+        """Return all evaluations so far, for a checkpoint."""
         history = [{task: asdict(result) for task, result in row.items()} for row in self.evaluations_tasks]
         return {
             "best_mean_reward": float(self.best_mean_reward),
@@ -143,7 +143,7 @@ class MultiTaskEvalCallback(EvalCallback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""
         self.best_mean_reward, self.last_mean_reward = state["best_mean_reward"], state["last_mean_reward"]
         self._last_timesteps = state["last_timesteps"]
         self.evaluations_timesteps = list(state["timesteps"])

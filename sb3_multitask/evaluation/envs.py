@@ -1,4 +1,4 @@
-"""The envs that a model is evaluated on: which tasks, which head plays them, and how observations are normalised."""
+"""The envs of an evaluation: their tasks, the head that acts in each, and the normalisation of observations."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TRANSPARENT = (TaskCyclingVecEnv, VecNormalize, VecCheckNan, VecMonitor)
 
 
 def given_env(env: Any) -> VecEnv | None:
-    """``env`` if it is one; None for tasks, or nothing.
+    """Return ``env`` if it is an env; None if it is tasks or None.
 
-    :raises ValueError: if it is neither
+    :raises ValueError: if it is anything else
     """
     if isinstance(env, VecEnv):
         return env
@@ -36,9 +36,9 @@ def given_env(env: Any) -> VecEnv | None:
 
 
 def fresh_env(model: Evaluable, tasks: Sequence[Task], n_envs_per_task: int, seed: int) -> MultiTaskVecEnv:
-    """New envs of tasks that fit the model.
+    """Make envs of tasks for the model.
 
-    :raises ValueError: if they do not
+    :raises ValueError: if the tasks do not fit the model
     """
     training_env: Any = training_env_of(model)
     on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
@@ -59,9 +59,9 @@ def fresh_env(model: Evaluable, tasks: Sequence[Task], n_envs_per_task: int, see
 
 
 def tasks_of(model: Evaluable) -> tuple[Task, ...]:
-    """The tasks of a model or an agent, in order.
+    """Return the tasks of a model or an agent, in order.
 
-    :raises ValueError: if it does not know them
+    :raises ValueError: if they are not known
     """
     tasks = getattr(model, "tasks", None) or getattr(training_env_of(model), "tasks", None)
     if tasks is None:
@@ -73,9 +73,9 @@ def tasks_of(model: Evaluable) -> tuple[Task, ...]:
 
 
 def heads_of(model: Evaluable, tasks: Sequence[Task]) -> np.ndarray | None:
-    """The model's head for each task, (n_tasks,); None if they are all of its own, in order.
+    """Return the model's head for each task, (n_tasks,); None if the tasks are the model's own, in order.
 
-    :raises ValueError: if it has none for a task, or its statistics are not known
+    :raises ValueError: if the model has no head for a task, or its statistics are not known
     """
     env: Any = training_env_of(model)
     if env is None and not isinstance(model, Agent) and not hasattr(model, "normalizer_state"):
@@ -109,7 +109,7 @@ def training_env_of(model: Evaluable) -> VecEnv | None:
 
 
 def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
-    """The MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
+    """Return the MultiTaskVecEnv inside ``env``, if the model can be evaluated on it."""
     venv = env.unwrapped
     if not isinstance(venv, MultiTaskVecEnv):
         raise ValueError(f"`env` must be a MultiTaskVecEnv, normalised or not, or tasks (got {env!r})")
@@ -126,7 +126,7 @@ def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
 
 
 def wrappers_of(env: VecEnv | None) -> list[str]:
-    """Names of the wrappers that may change what a policy sees or does."""
+    """Return the names of the wrappers that may change observations or actions."""
     return [
         type(layer).__name__
         for layer in (() if env is None else layers_of(env))
@@ -138,19 +138,19 @@ def wrappers_of(env: VecEnv | None) -> list[str]:
 def normalized_like(
     model: Evaluable, venv: MultiTaskVecEnv, given: VecEnv | None, heads: np.ndarray | None
 ) -> Iterator[VecEnv]:
-    """``venv``, in the wrappers of ``given``, normalised as the model's observations are, with statistics that stay.
+    """Yield ``venv`` in the wrappers of ``given``, normalised with the model's statistics, which do not change.
 
-    A model that brings no statistics (another algorithm, loaded from a file) is given those of the env it came with.
+    For a model without statistics (of another algorithm, loaded from a file) the env's own statistics are used.
 
-    :param heads: whose statistics each task is normalised with; None: its own
-    :raises ValueError: if the model or the env has a stock ``VecNormalize``, or a wrapper is around an env that does
-        not normalise as the model does
+    :param heads: the head whose statistics normalise each task; None for the task's own
+    :raises ValueError: if the model or the env has a stock ``VecNormalize``, or a wrapper is around an env of which
+        only one of model and env is normalised
     """
     wrappers = [] if given is None else wrappers_of(given)
     if isinstance(model, Agent):
         if given is not None and wrappers and task_normalizer_of(given) is not None:
             raise ValueError(
-                f"An agent brings its normaliser: pass an `env` with {', '.join(wrappers)} and without one"
+                f"An agent includes its normaliser: pass an `env` with {', '.join(wrappers)} and without a normaliser"
             )
         yield given if given is not None and wrappers else venv
         return
@@ -164,12 +164,12 @@ def normalized_like(
         yield venv
     else:
         frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
-        frozen.set_statistics(state if heads is None else _of_heads(state, heads))
+        frozen.set_statistics(state if heads is None else _statistics_of_heads(state, heads))
         yield frozen
 
 
-def _of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
-    """A normaliser's statistics with those of a head for each task."""
+def _statistics_of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
+    """Return a normaliser's statistics, with the statistics of a head for each task."""
     return {
         name: {part: array[heads] for part, array in value.items()} if name.endswith("_rms") else value
         for name, value in state.items()

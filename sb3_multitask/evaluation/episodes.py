@@ -1,4 +1,4 @@
-"""What A2CMultiTask logs of every task's episodes, for other algorithms on a multi-task VecEnv."""
+"""A2CMultiTask's log of every task's episodes, for other algorithms on a multi-task VecEnv."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sb3_multitask.algorithms.task_logs import episode_of, log_episodes, make_ro
 
 
 class TaskEpisodesCallback(BaseCallback):
-    """Logs returns and lengths of each task's latest episodes, and makes SB3's own keys means over the tasks.
+    """Log returns and lengths of each task's latest episodes, and turn SB3's own keys into means over the tasks.
 
-    SB3's ``rollout/ep_rew_mean`` is of the latest episodes in the order of the environments: of the last tasks' alone
-    where there are many of them.
+    SB3's ``rollout/ep_rew_mean`` is the mean of the latest episodes in the order of the environments. With many
+    environments these all belong to the last tasks.
 
     :param until_restored: whether the means stay after training until ``restore()``, for a last line of the log
     """
@@ -23,7 +23,7 @@ class TaskEpisodesCallback(BaseCallback):
         super().__init__()
         self.until_restored = until_restored
         self._tasks: dict[str, deque[dict[str, Any]]] = {}
-        self._all: tuple[Any, Any] | None = None  # SB3's own buffers, while means stand in their place
+        self._all: tuple[Any, Any] | None = None  # SB3's own buffers, while means replace them
 
     def _on_training_start(self) -> None:
         names: tuple[str, ...] = self.training_env.unwrapped.task_names  # type: ignore[attr-defined]
@@ -51,5 +51,5 @@ class TaskEpisodesCallback(BaseCallback):
             self.restore()
 
     def restore(self) -> None:
-        """Give the model its own buffers back, after the last line of the log."""
+        """Restore the model's own buffers, after the last line of the log."""
         self._on_rollout_start()

@@ -1,4 +1,4 @@
-"""Evaluation with equal episodes for every task."""
+"""Evaluation with equally many episodes for every task."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def evaluate_tasks(
     seed: int = 0,
     max_episode_steps: int = 100_000,
 ) -> dict[str, TaskResult]:
-    """Return of a model on each of its tasks, over the same number of episodes for each.
+    """Evaluate a model on each of its tasks, over the same number of episodes for each.
 
-    Nothing of the training is touched: its envs, its normaliser's statistics, and all random numbers stay as they
-    are, also if environments draw from the global generators. Observations are normalised with the model's statistics;
+    An evaluation does not change the training: neither its envs, nor its normaliser's statistics, nor any random
+    generator, even if environments draw from the global ones. Observations are normalised with the model's statistics;
     returns are raw.
 
     :param model: an ``A2CMultiTask``, another SB3 model on a multi-task VecEnv, or an :class:`Agent`
     :param env: a ``MultiTaskVecEnv``, normalised or not, other than the model's own; or tasks, as
-        ``make_multitask_vec_env`` takes them, of which fresh envs are made. A model with one head plays any tasks; one
-        with several plays those that have the names of its own, or their ids. ``None``: all of the model's tasks. Fresh
-        envs have the ``on_fault`` of the model's env. An episode that is quarantined is played again, with a warning
+        ``make_multitask_vec_env`` takes them, for which new envs are made; or ``None`` for all of the model's tasks. A
+        model with one head acts in any tasks; a model with several heads in those with the names or ids of its own
+        tasks. New envs have the ``on_fault`` of the model's env. A quarantined episode is repeated, with a warning
     :param n_eval_episodes: episodes **per task** (the paper: 20)
     :param deterministic: the mean of the Gaussian instead of a sample (the paper: deterministic)
-    :param seed: of the fresh envs, of the samples if not deterministic, and of the global generators meanwhile
-    :param max_episode_steps: an episode that lasts longer counts as it stands, with a warning
-    :return: task name -> result, in the model's order, or that of the tasks that were given; ``print`` shows a table
+    :param seed: seed of the new envs, of the samples if not deterministic, and meanwhile of the global generators
+    :param max_episode_steps: a longer episode is cut at this number of steps and counts so far, with a warning
+    :return: task name -> result, in the order of the model's tasks, or of the given tasks; ``print`` shows a table
 
-    Wrappers around ``env`` stay: an episode goes through them. Those of the training env are not around fresh copies of
-    its tasks, which a warning says.
+    Episodes go through the wrappers around ``env``. New envs do not have the wrappers of the training env, and a
+    warning names these.
 
     :raises TypeError: if ``model`` is neither a model nor an agent
     :raises ValueError: on an env with other tasks, the model's own env, too few episodes, a wrapper around an env
@@ -98,10 +98,10 @@ def evaluate_tasks(
 def _run_episodes(
     predict: Predict, env: VecEnv, n_eval_episodes: int, max_episode_steps: int
 ) -> dict[str, list[tuple[float, int]]]:
-    """(return, length) of ``n_eval_episodes`` episodes of each task.
+    """Return (return, length) of ``n_eval_episodes`` episodes of each task.
 
-    In rounds: every copy of every task plays one episode after a reset of all, whatever its length, so that short
-    episodes are not favoured and one that never ends can be left behind.
+    Episodes are played in rounds. In a round all copies are reset, and every copy of every task plays one episode of
+    any length. So short episodes are not favoured, and an episode that never ends can be cut.
     """
     venv = cast("MultiTaskVecEnv", env.unwrapped)
     episodes: dict[str, list[tuple[float, int]]] = {name: [] for name in venv.task_names}
@@ -131,7 +131,7 @@ def _run_episodes(
 def _run_round(
     predict: Predict, env: VecEnv, wanted: np.ndarray, max_episode_steps: int
 ) -> dict[int, tuple[tuple[float, int], bool]]:
-    """One episode of every wanted row: row -> ((return, length), whether it ended by itself), rows ascending."""
+    """Play one episode of every wanted row; row -> ((return, length), whether it ended by itself), rows ascending."""
     played: dict[int, tuple[tuple[float, int], bool]] = {}
     returns, begun = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
     running = wanted.copy()
@@ -141,7 +141,7 @@ def _run_round(
         obs, rewards, dones, infos = env.step(actions)
         returns += rewards
         for row in (dones & running).nonzero()[0].tolist():
-            if is_fault(infos[row]):  # quarantined: another episode takes the place of this one
+            if is_fault(infos[row]):  # quarantined: another episode replaces this one
                 dones[row], returns[row], begun[row] = False, 0.0, length
                 continue
             played[row] = ((float(infos[row]["episode"]["r"]), length - int(begun[row])), True)
@@ -155,13 +155,13 @@ def _run_round(
 
 @contextmanager
 def _predicting(model: Evaluable, deterministic: bool, seed: int, heads: np.ndarray | None) -> Iterator[Predict]:
-    """The model's ``predict``, of observations whose task ids stand for ``heads``; its mode is restored afterwards."""
+    """Yield the model's ``predict`` for observations whose task ids index ``heads``; restore the mode afterwards."""
     if isinstance(model, Agent):
         predict: Predict = partial(model.predict, deterministic=deterministic, generator=np.random.default_rng(seed))
         yield _with_heads(predict, heads)
         return
     was_training = model.policy.training
-    seed_torch(seed)  # what the envs drew while they were made does not matter
+    seed_torch(seed)  # so that the samples do not depend on draws of the envs' constructors
     try:
         yield _with_heads(partial(model.predict, deterministic=deterministic), heads)
     finally:

@@ -1,4 +1,4 @@
-"""What an evaluation found, by task."""
+"""The results of an evaluation, by task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-_MAX_RETURN = 1e300  # larger ones have no variance
+_MAX_RETURN = 1e300  # the variance of larger returns overflows
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class TaskResult:
 
     @classmethod
     def of(cls, episodes: Sequence[tuple[float, int]]) -> Self:
-        """From (return, length) of each episode."""
+        """Make a result of (return, length) of each episode."""
         rewards, lengths = zip(*episodes, strict=True)
         return cls(float(np.mean(rewards)), float(np.std(rewards)), tuple(rewards), tuple(lengths))
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """From what ``dataclasses.asdict`` made of one, by way of JSON.
+        """Make a result of the JSON of its ``dataclasses.asdict``.
 
-        :raises ValueError: if its parts are no numbers, or its mean is not that of its episodes
+        :raises ValueError: if its parts are not numbers, or its mean is not the mean of its episodes
         """
         rewards, lengths = fields["episode_rewards"], fields["episode_lengths"]
         if not all(type(r) in (int, float) and abs(r) <= _MAX_RETURN for r in rewards):
@@ -52,10 +52,10 @@ class TaskResult:
 
 
 class TaskResults(dict[str, TaskResult]):
-    """Task name -> result; as a text it is a table."""
+    """Task name -> result; ``str`` makes a table."""
 
     def __str__(self) -> str:
-        """Mean, standard deviation, number and mean length of each task's episodes, and the mean over the tasks."""
+        """Return a table: mean, standard deviation, number and mean length of each task's episodes; mean over tasks."""
         header = ("task", "mean return", "std", "episodes", "mean length")
         rows = [
             (

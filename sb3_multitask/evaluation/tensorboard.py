@@ -23,20 +23,20 @@ _VIDEO_SIZE = (192, 144)
 
 
 class MultiTaskTensorBoardCallback(BaseCallback):
-    """One chart for all tasks instead of one each, the hyper-parameters, and on request films, in TensorBoard.
+    """In TensorBoard, show one chart for all tasks, the hyper-parameters, and on request films.
 
     In the tab *Custom Scalars* the charts ``rollout``, ``train``, ``distill`` and ``eval`` have a line per task. The
-    tab *HParams* has the arguments of the algorithm beside the returns of each task. With ``video_freq`` the tab
-    *Images* shows every task in motion, from the untrained agent on, deterministic and at real-time speed. Films are
-    rendered in a process of their own and change nothing in the training.
+    tab *HParams* has the arguments of the algorithm and the returns of each task. With ``video_freq`` the tab *Images*
+    has a film of every task, from the untrained agent on, deterministic and at real-time speed. A separate process
+    renders the films; they do not change the training.
 
-    :param video_freq: **environment steps** (over all tasks) between two films of every task; ``None``: no films
+    :param video_freq: **environment steps** (over all tasks) between two films of every task; ``None`` makes no films
     :param video_steps: environment steps of each task that a film lasts
     :param hparams: more hyper-parameters (numbers, texts, bools), on top of the algorithm's arguments
     :param verbose: SB3's
     :raises ValueError: if ``video_freq`` or ``video_steps`` is below 1; when training starts, if the model does not log
         to TensorBoard, or a task cannot be filmed
-    :raises NoRendererError: when training starts, if films are asked for and nothing can render here
+    :raises NoRendererError: when training starts, if films are requested and there is no renderer
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class MultiTaskTensorBoardCallback(BaseCallback):
         self._last_timesteps = 0
 
     def get_state(self) -> dict[str, Any]:
-        """When films are due, for a checkpoint."""
+        """Return the next steps of films, for a checkpoint."""
         return {"last_timesteps": self._last_timesteps}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""
         self._last_timesteps = state["last_timesteps"]
 
     def _on_training_start(self) -> None:
@@ -91,14 +91,14 @@ class MultiTaskTensorBoardCallback(BaseCallback):
         return True
 
     def _write(self, key: str, value: Any) -> None:
-        """Log at once, and not with whatever SB3 logs next."""
+        """Log at once, and not with SB3's next values."""
         for one in self._formats:
             one.write({key: value}, {key: ()}, self.num_timesteps)
 
     def _film(self) -> None:
         """Log ``video/<task>``.
 
-        SB3's ``Video`` is not used: torch writes it with a module that moviepy 2 does not have, and says nothing.
+        SB3's ``Video`` is not used: torch writes it with a module that moviepy 2 lacks, and fails silently.
         """
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
@@ -124,10 +124,10 @@ class MultiTaskTensorBoardCallback(BaseCallback):
 
 
 def chart_layout(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Sequence[str] = ()) -> Layout:
-    """Charts with a line per task, as ``SummaryWriter.add_custom_scalars`` takes them.
+    """Return charts with a line per task, as ``SummaryWriter.add_custom_scalars`` takes them.
 
-    :param model: whose log it is
-    :param task_names: of its tasks
+    :param model: the model that logs
+    :param task_names: names of its tasks
     :param eval_names: ``log_name`` of each ``MultiTaskEvalCallback``
     """
     keys: dict[str, Sequence[str]] = {}
@@ -138,14 +138,14 @@ def chart_layout(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Se
     if has_ability(model, "distils") and getattr(model, "is_taught", False):
         keys["distill"] = ("loss", "kl")
     keys |= dict.fromkeys(eval_names, ("mean_reward", "mean_ep_length"))
-    return {  # TensorBoard takes tags for regular expressions
+    return {  # TensorBoard interprets tags as regular expressions
         group: {key: ["Multiline", [re.escape(f"{group}/{name}/{key}") for name in task_names]] for key in of_group}
         for group, of_group in keys.items()
     }
 
 
 def hyper_parameters(model: BaseAlgorithm, task_names: Sequence[str]) -> dict[str, bool | float | str]:
-    """The arguments that a model was made with, as far as it keeps them; schedules by their values at the start."""
+    """Return the arguments of a model that it stores; schedules by their initial values."""
     found: dict[str, bool | float | str] = {
         "algorithm": type(model).__name__,
         "tasks": ", ".join(task_names),
@@ -164,7 +164,7 @@ def hyper_parameters(model: BaseAlgorithm, task_names: Sequence[str]) -> dict[st
 
 
 def _metrics(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Sequence[str]) -> list[str]:
-    """Tags of what a run is judged by."""
+    """Return the tags by which runs are compared."""
     of_tasks = [f"rollout/{name}/ep_rew_mean" for name in task_names] if has_ability(model, "logs_tasks") else []
     metrics = ["rollout/ep_rew_mean", *of_tasks]
     for group in eval_names:

@@ -1,4 +1,4 @@
-"""A folder ready for a model hub: a run's agent, its config, and a model card that says what it is.
+"""Make a folder for a model hub: a run's agent, its config, and a model card.
 
 The card's front matter is that of Hugging Face (``library_name``, ``tags``, ``model-index``); the upload itself is
 ``hf upload <user>/<name> <folder>`` of huggingface_hub.
@@ -28,51 +28,51 @@ def write_card(run: str | Path, output: str | Path, clips: bool = True, n_eval_e
     """Make a folder with a run's agent, config, learning curves, clips and model card; ``load_agent`` reads it back.
 
     :param run: folder of a finished run, of any algorithm, or another agent in it, such as ``RUN/best_model.zip`` or
-        ``RUN/agents/best``; or one that rl_zoo3 left, whose last model is evaluated, or another model in it
-    :param output: a new or empty folder, or that of an earlier card, which is replaced
-    :param clips: film the agent on its tasks, where something can render
-    :param n_eval_episodes: episodes **per task** for an agent whose returns no file holds, a run's best or one of
-        rl_zoo3's; ``None``: 20
+        ``RUN/agents/best``; or a folder of rl_zoo3, whose last model is evaluated, or another model in it
+    :param output: a new or empty folder, or the folder of an earlier card, which is replaced
+    :param clips: film the agent on its tasks, if there is a renderer
+    :param n_eval_episodes: episodes **per task** for an agent without stored returns (a run's best, or rl_zoo3's);
+        ``None`` for 20
     :raises FileNotFoundError: if ``run`` is no run's folder
     :raises FileExistsError: if ``output`` holds something else than a card
     :raises ValueError: if the run is not finished, or has returns of its own where ``n_eval_episodes`` is given
     :raises SaveError: if a file cannot be written
     """
     output = Path(output)
-    _check_room(output)
-    told = read_source(Path(run), n_eval_episodes)
-    _make_room(output)
-    save_agent(told.agent, output / SHARED_NAME)
-    write_text(output / "config.yml", told.config)
-    if told.draw_curves is not None:
-        told.draw_curves(output / _CURVES)
-    films = _film(told, output) if clips else None
+    _check_output(output)
+    source = read_source(Path(run), n_eval_episodes)
+    _clear_output(output)
+    save_agent(source.agent, output / SHARED_NAME)
+    write_text(output / "config.yml", source.config)
+    if source.draw_curves is not None:
+        source.draw_curves(output / _CURVES)
+    films = _film(source, output) if clips else None
     parts = [
-        _front_matter(told),
-        _introduction(told),
-        _returns(told),
-        f"## Training returns\n\n![Training returns]({_CURVES})\n" if told.draw_curves is not None else "",
+        _front_matter(source),
+        _introduction(source),
+        _returns(source),
+        f"## Training returns\n\n![Training returns]({_CURVES})\n" if source.draw_curves is not None else "",
         _films(films, output),
-        _usage(told),
-        f"## Training\n\n{told.training}",
+        _usage(source),
+        f"## Training\n\n{source.training}",
     ]
     write_text(output / "README.md", "\n".join(part for part in parts if part))
 
 
 def _film(run: CardSource, output: Path) -> dict[str, Path]:
-    """Clips of the run's tasks; none where nothing can render."""
+    """Film clips of the run's tasks; return none if there is no renderer."""
     try:
         return render_clips(output / SHARED_NAME, run.tasks, output / _CLIPS)
     except NoRendererError:
         return {}
 
 
-def _check_room(output: Path) -> None:
+def _check_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_card(output))):
         raise FileExistsError(f"{output} holds something else than a model card; choose another folder with --output")
 
 
-def _make_room(output: Path) -> None:
+def _clear_output(output: Path) -> None:
     shutil.rmtree(output / _CLIPS, ignore_errors=True)
     (output / _CURVES).unlink(missing_ok=True)
 
@@ -82,7 +82,7 @@ def _is_card(folder: Path) -> bool:
 
 
 def _front_matter(run: CardSource) -> str:
-    """What hubs index, between two lines of dashes."""
+    """Return the front matter, which hubs index, between two lines of dashes."""
     tags = ["reinforcement-learning", "deep-reinforcement-learning", "multi-task", "stable-baselines3", "sb3-multitask"]
     kind = "reinforcement-learning"
     results = [
@@ -143,7 +143,7 @@ def _returns(run: CardSource) -> str:
 
 
 def _films(films: Mapping[str, Path] | None, output: Path) -> str:
-    """Clips of every task side by side; a line that says so where nothing could render, nothing if none were asked."""
+    """Return Markdown of every task's clip side by side, a line if there was no renderer, or nothing without clips."""
     if films is None:
         return ""
     if not films:
@@ -156,7 +156,7 @@ def _films(films: Mapping[str, Path] | None, output: Path) -> str:
 
 
 def _usage(run: CardSource) -> str:
-    """Code that runs as it stands in the folder."""
+    """Return code that runs in the folder without changes."""
     task, env_id = next(iter(run.env_ids.items()))
     kwargs = next((one.kwargs_of() for one in run.tasks if one.name == task), {})
     arguments = f", **{kwargs!r}" if kwargs else ""
@@ -179,5 +179,5 @@ def _usage(run: CardSource) -> str:
 
 
 def _literal(text: str) -> str:
-    """A string of Python's, in double quotes."""
+    """Return a text as a Python string in double quotes."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a model card tells, from the folder of one of our runs or from one that rl_zoo3 left."""
+"""Read the contents of a model card from the folder of one of our runs, or of one of rl_zoo3's."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _N_EVAL_EPISODES = 20
 
 
 class CardSource(NamedTuple):
-    """A finished training, as far as its card tells it.
+    """The contents of a model card, from a finished training.
 
-    ``results`` are by moment (``before``, ``after``) and task; ``env_ids`` is what the agent was evaluated on,
-    ``tasks`` what it learned; ``config`` is YAML; ``draw_curves`` writes a picture of the training returns, if there
-    are any; ``training`` is Markdown that says how it was trained.
+    ``results`` are by stage (``before``, ``after``) and task. ``env_ids`` are the environments of the evaluation, and
+    ``tasks`` those of the training. ``config`` is YAML. ``draw_curves`` writes a picture of the training returns, if
+    there are any. ``training`` is Markdown that describes the training.
     """
 
     algorithm: str
@@ -48,11 +48,11 @@ class CardSource(NamedTuple):
 
 
 def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
-    """What a folder has to tell; an agent without stored returns is evaluated.
+    """Read a card's contents from a folder; evaluate an agent without stored returns.
 
-    :param folder: of a run of ours or of rl_zoo3's, or an agent or model in it
-    :param n_eval_episodes: episodes per task of that evaluation; ``None``: 20
-    :raises FileNotFoundError: if it is neither
+    :param folder: a run's folder, ours or rl_zoo3's, or an agent or model in it
+    :param n_eval_episodes: episodes per task of that evaluation; ``None`` for 20
+    :raises FileNotFoundError: if it is none of these
     :raises ValueError: if the run is not finished, cannot be read, or has returns of its own and
         ``n_eval_episodes`` is given
     """
@@ -61,39 +61,39 @@ def read_source(folder: Path, n_eval_episodes: int | None = None) -> CardSource:
         return _of_zoo(training, _N_EVAL_EPISODES if n_eval_episodes is None else n_eval_episodes)
     path, which = run_of(folder)
     run = RunFolder.existing(path)
-    moment = "after" if which == "final" else which
+    stage = "after" if which == "final" else which
     results = run.read_results()
     _check_is_finished(run, which, results)
-    if moment in results and n_eval_episodes is not None:
+    if stage in results and n_eval_episodes is not None:
         raise ValueError(
-            f"`n_eval_episodes` is for folders of rl_zoo3 and agents whose returns no file holds: the card of {folder} "
-            f"tells the returns that the run holds (got {n_eval_episodes})"
+            f"`n_eval_episodes` is for folders of rl_zoo3 and agents without stored returns: the card of {folder} "
+            f"uses the returns that the run holds (got {n_eval_episodes})"
         )
-    return _of_run(run, folder, results, moment, _N_EVAL_EPISODES if n_eval_episodes is None else n_eval_episodes)
+    return _of_run(run, folder, results, stage, _N_EVAL_EPISODES if n_eval_episodes is None else n_eval_episodes)
 
 
 def _check_is_finished(folder: RunFolder, which: str, results: Mapping[str, object]) -> None:
-    """Raise unless a run has what its card tells; another agent than the last is there earlier."""
+    """Raise unless a run has the returns of its card. Agents before the last exist before the run has finished."""
     status = folder.read_status()
     if not status and (folder.path / f"{SHARED_NAME}.json").exists():
         raise ValueError(f"{folder.path} is a folder that `card` made; give the run that it was made from")
     if which == "final" and (status.get("status") != "finished" or "after" not in results):
         raise ValueError(
-            f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card tells the returns "
-            f"after training. Go on with: sb3-multitask train --resume {folder.path}"
+            f"{folder.path} is not finished (status: {status.get('status', 'unknown')}), and a card needs the returns "
+            f"after training. Resume it with: sb3-multitask train --resume {folder.path}"
         )
 
 
 def _of_run(
-    folder: RunFolder, chosen: Path, results: Mapping[str, Mapping[str, TaskResult]], moment: str, n_episodes: int
+    folder: RunFolder, chosen: Path, results: Mapping[str, Mapping[str, TaskResult]], stage: str, n_episodes: int
 ) -> CardSource:
     config, agent = load_config(TrainConfig, folder.config), load_agent(chosen)
     tasks = config.resolved_tasks()
-    has_heads = agent.task_names == config.task_names  # else one head for all of them
+    has_heads = agent.task_names == config.task_names  # else one head for all tasks
     agent = replace(agent, tasks=tasks if has_heads else None)
     others = config.other_tasks()
-    evaluated = "" if moment in results else f"The returns are of `{chosen.name}`, evaluated when this card was made.\n"
-    after = results.get(moment) or evaluate_tasks(agent, [*tasks, *others.values()], n_eval_episodes=n_episodes)
+    evaluated = "" if stage in results else f"The returns are of `{chosen.name}`, evaluated when this card was made.\n"
+    after = results.get(stage) or evaluate_tasks(agent, [*tasks, *others.values()], n_eval_episodes=n_episodes)
     results = {**({"before": results["before"]} if "before" in results else {}), "after": after}
     return CardSource(
         algorithm=ALGORITHMS[config.algo].__name__,
@@ -170,8 +170,8 @@ def _env_ids(tasks: tuple[Task, ...]) -> dict[str, str]:
 
 
 def _copy(picture: Path, output: Path) -> None:
-    with replacing(output) as beside:
-        shutil.copyfile(picture, beside)
+    with replacing(output) as temporary:
+        shutil.copyfile(picture, temporary)
 
 
 def _plot(folder: Path, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Learning curves of runs, from their monitor files and evaluations alone."""
+"""Learning curves of runs, from their monitor files and evaluations only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL_TASKS = "all tasks"
 class RunCurves:
     """Curves of one run, by task: each training episode's return, and the mean returns of evaluations.
 
-    Of a group of runs the evaluations are means over the runs, and ``standard_errors`` holds theirs, (n_evaluations,).
+    For a group of runs the evaluations are means over the runs, with ``standard_errors`` of shape (n_evaluations,).
     """
 
     training: Mapping[str, Curve] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class RunCurves:
     standard_errors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def up_to(self, max_timesteps: int) -> RunCurves:
-        """The curves as far as ``max_timesteps`` environment steps over all tasks."""
+        """Return the curves up to ``max_timesteps`` environment steps over all tasks."""
 
         def cut(curves: Mapping[str, Curve]) -> dict[str, Curve]:
             limit = max_timesteps / max(len(curves), 1)
@@ -41,9 +41,9 @@ class RunCurves:
 
 
 def mean_of_runs(runs: Sequence[RunCurves]) -> RunCurves:
-    """The evaluations of several runs as one curve a task: the mean over the runs, and its standard error.
+    """Return the evaluations of several runs as one curve per task: the mean over the runs, and its standard error.
 
-    Only the evaluations that all runs with the task have made, at the same steps, are in the curve.
+    The curve has only the steps at which all runs with the task were evaluated.
     """
     evaluations, errors = {}, {}
     for task in dict.fromkeys(task for run in runs for task in run.evaluations):
@@ -61,11 +61,11 @@ def mean_of_runs(runs: Sequence[RunCurves]) -> RunCurves:
 
 
 def read_training_returns(monitor_dir: Path) -> dict[str, Curve]:
-    """Training episodes of each task, in the order they ended.
+    """Return the training episodes of each task, in the order of their ends.
 
     :param monitor_dir: folder of SB3 monitor files with a ``task`` column
-    :return: task -> (steps of this task so far, return), both (n_episodes,). Steps count all copies of the task;
-        they come from the episodes' lengths, so no clock is involved.
+    :return: task -> (steps of this task so far, return), both (n_episodes,). Steps count all copies of the task. They
+        are sums of the episodes' lengths, and do not depend on a clock.
     """
     ends: dict[str, list[tuple[int, float]]] = defaultdict(list)
     n_copies: dict[str, int] = defaultdict(int)
@@ -84,11 +84,11 @@ def read_training_returns(monitor_dir: Path) -> dict[str, Curve]:
 
 
 def read_evaluations(path: Path) -> dict[str, Curve]:
-    """Evaluations while training, of our callback or of SB3's.
+    """Read the evaluations during training, of our callback or of SB3's.
 
-    :param path: an ``evaluations.npz``; if there is none, there are no curves
-    :return: task -> (steps of this task so far, mean return of the episodes then), both (n_evaluations,). SB3's own
-        callback does not tell tasks apart: its curve is under :data:`ALL_TASKS`, over the steps of all.
+    :param path: an ``evaluations.npz``; if it does not exist, there are no curves
+    :return: task -> (steps of this task so far, mean return of the evaluation), both (n_evaluations,). SB3's own
+        callback does not distinguish tasks: its curve is under :data:`ALL_TASKS`, over the steps of all tasks.
     :raises ValueError: if the file is damaged
     """
     if not path.exists():
@@ -106,7 +106,7 @@ def read_evaluations(path: Path) -> dict[str, Curve]:
 
 
 def _means(returns: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:
-    """Mean returns, (n_evaluations, n_tasks), of (n_evaluations, n_tasks, n_episodes)."""
+    """Return mean returns, (n_evaluations, n_tasks), of (n_evaluations, n_tasks, n_episodes)."""
     if returns.ndim != 3 or returns.shape[:2] != (n_evaluations, n_tasks) or not returns.shape[2]:
         raise ValueError(f"returns of shape {returns.shape} for {n_evaluations} evaluations of {n_tasks} tasks")
     means: np.ndarray = returns.mean(axis=2)
@@ -114,7 +114,7 @@ def _means(returns: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:
 
 
 def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:
-    """Mean over the last ``window`` episodes, fewer at the start; (n_episodes,)."""
+    """Return the mean over the last ``window`` episodes, or over fewer at the start; (n_episodes,)."""
     sums = np.cumsum(np.concatenate([[0.0], returns]))
     last = np.arange(1, len(returns) + 1)
     first = np.maximum(last - window, 0)
@@ -125,13 +125,13 @@ def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:
 def draw_learning_curves(
     runs: Mapping[str, RunCurves], tasks: Sequence[str], path: Path, title: str, window: int = 20
 ) -> None:
-    """One panel a task, one colour a run.
+    """Draw one panel per task, with one colour per run.
 
-    Training returns are a line, the mean of the last ``window`` episodes, and of a single run a dot for each episode;
-    evaluations are joined points.
+    Training returns are a line, the mean of the last ``window`` episodes; for a single run each episode is a dot too.
+    Evaluations are joined points.
 
     :param runs: name -> its curves
-    :param path: of the picture; its ending is the format
+    :param path: path of the picture, whose ending determines the format
     """
     from matplotlib.figure import Figure
 
@@ -142,11 +142,11 @@ def draw_learning_curves(
     for axis, task in zip(axes, tasks, strict=False):
         for number, (name, curves) in enumerate(runs.items()):
             _draw_run(axis, curves, task, name, f"C{number}", window, with_episodes=len(runs) == 1)
-        axis.set_title(task, fontsize=10, parse_math=False)  # names are no formulas
+        axis.set_title(task, fontsize=10, parse_math=False)  # names are not formulas
         axis.grid(alpha=0.3)
     for axis in axes[len(tasks) :]:
         axis.set_visible(False)
-    for axis in axes[: len(tasks)][-n_columns:]:  # the lowest of their columns
+    for axis in axes[: len(tasks)][-n_columns:]:  # the lowest panel of each column
         axis.tick_params(labelbottom=True)
     lines = {str(line.get_label()): line for axis in figure.axes for line in axis.get_lines()}
     named = {label: line for label, line in lines.items() if not label.startswith("_")}
@@ -158,8 +158,8 @@ def draw_learning_curves(
     figure.supxlabel("thousand steps of this task", fontsize=9)
     has_training = any(curves.training for curves in runs.values())
     figure.supylabel(f"return per episode{f' (line: mean of {window})' if has_training else ''}", fontsize=9)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def _draw_run(

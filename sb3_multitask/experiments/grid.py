@@ -1,9 +1,9 @@
-"""Many runs with dependencies: which they are, and in which order they can run.
+"""Many runs with dependencies, in an order in which they can run.
 
 A grid is a YAML file: presets (a config and its seeds) and runs (settings on top of the preset). Every run of every
 preset and seed is one run folder, ``<folder>/<preset>/<run>/seed_<seed>``. A setting of the form ``run:<name>`` or
-``run:<name>@<steps>`` stands for the folder of that run of the same preset and seed, or for its agent at a reported
-budget, and makes the run wait for it; ``run:<preset>/<name>`` is that run of another preset.
+``run:<name>@<steps>`` names the folder of that run of the same preset and seed, or its agent at a reported budget, and
+makes the run wait for it; ``run:<preset>/<name>`` is that run of another preset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REFERENCE = "run:"
 class Preset(Config):
     """Settings that all runs share, and the seeds they run with."""
 
-    config: str = Field(description="YAML file of a TrainConfig: beside the grid's file, or zoo_configs/<name>")
+    config: str = Field(description="YAML file of a TrainConfig: in the grid's folder, or zoo_configs/<name>")
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1, description="Seeds of every run")
     runs: tuple[str, ...] = Field((), description="Only these runs of the grid; default: all")
     set: dict[str, Any] = Field({}, description="Settings on top of the config's")
@@ -50,9 +50,9 @@ class GridRun:
 
     :param key: ``<preset>/<run>/seed_<seed>``
     :param config: all its settings
-    :param folder: where it goes
-    :param needs: keys of the runs it begins with
-    :param agents_of: those of them whose agent at a reported budget it takes, with that budget
+    :param folder: its run folder
+    :param needs: keys of the runs from which it starts
+    :param agents_of: of these, the runs whose agent at a reported budget it uses, with that budget
     """
 
     key: str
@@ -63,12 +63,12 @@ class GridRun:
 
 
 def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRun]:
-    """Read a grid; runs come after those they need, seeds first, so that every seed is complete early.
+    """Read a grid. Runs are sorted by seed, so that seeds are complete early, and come after the runs they need.
 
     :param path: the YAML file
-    :param folder: where the run folders go; default: what the file says
-    :raises ConfigError: on a bad file, a reference to a run or an agent that there will not be, runs that need each
-        other, or a seed elsewhere than in `seeds`
+    :param folder: parent of the run folders; by default that of the file
+    :raises ConfigError: on a bad file, a reference to a run or an agent that will not exist, runs that need each other,
+        or a seed elsewhere than in `seeds`
     """
     path = Path(path)
     grid = load_config(GridConfig, path)
@@ -92,9 +92,9 @@ def load_grid(path: str | Path, folder: str | Path | None = None) -> list[GridRu
 
 
 def select(runs: list[GridRun], prefixes: Sequence[str]) -> list[GridRun]:
-    """The runs whose keys begin with one of ``prefixes``, and all that they need; all runs without prefixes.
+    """Return the runs whose keys begin with one of ``prefixes``, and the runs they need; all runs without prefixes.
 
-    :raises ConfigError: if a prefix fits no run
+    :raises ConfigError: if no key begins with a prefix
     """
     by_key = {run.key: run for run in runs}
     for prefix in prefixes:
@@ -110,7 +110,7 @@ def select(runs: list[GridRun], prefixes: Sequence[str]) -> list[GridRun]:
 
 
 def prepare(run: GridRun) -> RunFolder:
-    """The run's folder with its config in it.
+    """Make the run's folder with its config.
 
     :raises ConfigError: if the folder holds another config
     """
@@ -128,7 +128,7 @@ def prepare(run: GridRun) -> RunFolder:
 
 
 def _other_settings(run: GridRun) -> list[str]:
-    """The settings in which the run that is in the folder differs, in words."""
+    """Return the settings in which the run in the folder differs, in words."""
     there = load_config(TrainConfig, RunFolder(run.folder).config)
     now, then = run.config.model_dump(), there.model_dump()
     names = [name for name in now if now[name] != then[name]]
@@ -190,7 +190,7 @@ def _check_needs(path: Path, runs: Mapping[str, GridRun]) -> None:
 
 
 def _check_tasks(path: Path, runs: Mapping[str, GridRun]) -> None:
-    """Raise if a run wants to take over a task that the run it comes from does not have."""
+    """Raise if a run uses a task of another run that the other run does not have."""
     tasks_of = {run.folder: run.config.task_names for run in runs.values()}
     for run in runs.values():
         config = run.config
@@ -213,9 +213,9 @@ def _check_name(path: Path, name: str, runs: Mapping[str, Any]) -> None:
 
 
 def statuses(runs: list[GridRun]) -> Iterator[tuple[GridRun, str]]:
-    """Every run with its status: "waiting", "running", "finished", "interrupted", "failed", or "other settings".
+    """Yield every run with its status: "waiting", "running", "finished", "interrupted", "failed", or "other settings".
 
-    With the last, the folder holds a run that the grid will not resume.
+    "other settings" means that the folder holds a run that the grid will not resume.
     """
     for run in runs:
         folder = RunFolder(run.folder)

@@ -1,4 +1,4 @@
-"""The agents that a run keeps on its way: at reported budgets, with full evaluations, and the best."""
+"""The agents that a run stores during training: at reported budgets, with full evaluations, and the best."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ OtherEnv: TypeAlias = str | EnvFactory | Task
 
 
 def evaluate_fully(model: BaseAlgorithm, n_episodes: int, also_on: Mapping[str, OtherEnv]) -> dict[str, TaskResult]:
-    """Return on the model's tasks, and of its only head on other envs.
+    """Evaluate the model on its tasks, and its only head on other envs.
 
-    :param n_episodes: per task
-    :param also_on: name -> id of the other envs, what makes one, or a task; these are seen through the statistics of
-        the model's task
+    :param n_episodes: episodes per task
+    :param also_on: name -> id, factory or task of the other envs, whose observations are normalised with the statistics
+        of the model's task
     """
     results = evaluate_tasks(model, n_eval_episodes=n_episodes)
     for name, other in also_on.items():
@@ -37,7 +37,7 @@ def evaluate_fully(model: BaseAlgorithm, n_episodes: int, also_on: Mapping[str, 
 
 
 def other_env(model: BaseAlgorithm, other: OtherEnv, n_envs: int, seed: int = 0) -> MultiTaskVecEnv:
-    """Another env in the place of the model's only task, for the same head and statistics."""
+    """Make another env in place of the model's only task, for the same head and statistics."""
     env: Any = model.get_env()
     (name,) = env.task_names
     task = replace(other, name=name) if isinstance(other, Task) else Task(name, other)
@@ -45,11 +45,11 @@ def other_env(model: BaseAlgorithm, other: OtherEnv, n_envs: int, seed: int = 0)
 
 
 class MilestoneCallback(BaseCallback):
-    """At the first rollout start at or after each budget: evaluate fully, keep the agent.
+    """Evaluate fully and store the agent, at the first rollout start at or after each budget.
 
-    :param folder: of the run; ``results.json`` gets the returns under the budget, ``agents/<budget>`` is the agent
+    :param folder: the run's folder; ``results.json`` gets the returns under the budget, ``agents/<budget>`` the agent
     :param budgets: environment steps over all tasks
-    :param n_episodes: per task
+    :param n_episodes: episodes per task
     :param also_on: see :func:`evaluate_fully`
     """
 
@@ -62,11 +62,11 @@ class MilestoneCallback(BaseCallback):
         self.n_done = 0
 
     def get_state(self) -> dict[str, Any]:
-        """How many budgets were reached."""
+        """Return the number of budgets that were reached."""
         return {"n_done": self.n_done}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""
         self.n_done = state["n_done"]
 
     def _on_rollout_start(self) -> None:
@@ -89,9 +89,9 @@ class MilestoneCallback(BaseCallback):
 
 
 class BestAgentCallback(BaseCallback):
-    """Keeps the agent of ``best_model.zip``, with the statistics it had then, whatever the algorithm.
+    """Store the agent of ``best_model.zip`` with its statistics, for every algorithm.
 
-    :param path: of the agent's files, without an ending
+    :param path: path of the agent's files, without an ending
     """
 
     def __init__(self, path: Path) -> None:

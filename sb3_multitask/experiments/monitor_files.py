@@ -1,4 +1,4 @@
-"""Reading SB3's monitor files, whole rows only."""
+"""Read the complete rows of SB3's monitor files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-_MAX_LENGTH = 2**53  # what a float can count
+_MAX_LENGTH = 2**53  # largest whole number that a float holds exactly
 
 
 @dataclass(frozen=True)
@@ -24,54 +24,55 @@ class Episode:
 
 
 def read_monitor_files(folder: Path) -> list[list[Episode]]:
-    """The episodes of every sub-environment's file, in the order of the rows of the VecEnv.
+    """Return the episodes of every sub-environment's file, in the order of the rows of the VecEnv.
 
-    A row that was cut (by a kill, or a full disk) is left out, since half of a number is a number too; a warning
-    counts such rows.
+    A row that was truncated (by a kill, or a full disk) is left out, since a truncated number is a number too. A
+    warning counts such rows.
 
-    :param folder: of ``<row>.monitor.csv`` files with the columns r, l, t, task; without a task, the environment's id
-        in the file's first line stands for it
+    :param folder: folder of ``<row>.monitor.csv`` files with the columns r, l, t, task; without a column ``task``, the
+        environment's id in the file's first line is used
     """
     files = sorted(folder.glob("*.monitor.csv"), key=lambda path: (len(path.name), path.name))
-    episodes, torn = [], 0
+    episodes, n_damaged = [], 0
     for path in files:
-        whole, n_torn = _read(path)
+        whole, n = _read(path)
         episodes.append(whole)
-        torn += n_torn
-    if torn:
-        warnings.warn(f"{torn} torn row{'s' * (torn > 1)} left out of the monitor files in {folder}", stacklevel=2)
+        n_damaged += n
+    if n_damaged:
+        rows = f"{n_damaged} damaged row{'s' * (n_damaged > 1)}"
+        warnings.warn(f"{rows} left out of the monitor files in {folder}", stacklevel=2)
     return episodes
 
 
 def _read(path: Path) -> tuple[list[Episode], int]:
-    """Whole episodes of a file, and how many rows were not whole."""
+    """Read the complete episodes of a file, and count the other rows."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     rows = [_fields(line) for line in lines[1:] if line.strip()]
     if not rows or not {"r", "l", "t"} <= set(rows[0]):
         return [], int(len(rows) > 0)
     only_task = _env_id(lines[0])
     header, *rows = rows
-    n_torn = 0
+    n_damaged = 0
     if not lines[-1].endswith("\n") and rows:
         rows.pop()
-        n_torn += 1
+        n_damaged += 1
     episodes = []
     for row in rows:
         try:
             fields = dict(zip(header, row, strict=True))
             episode = Episode(float(fields["r"]), int(fields["l"]), float(fields["t"]), fields.get("task", only_task))
         except ValueError:
-            n_torn += 1
+            n_damaged += 1
             continue
         if np.isfinite(episode.total_reward) and 0 < episode.length <= _MAX_LENGTH:
             episodes.append(episode)
         else:
-            n_torn += 1
-    return episodes, n_torn
+            n_damaged += 1
+    return episodes, n_damaged
 
 
 def _fields(line: str) -> list[str]:
-    """The fields of a row; none if it is no row."""
+    """Return the fields of a row, or none if it cannot be parsed."""
     try:
         return next(csv.reader([line]), [])
     except csv.Error:
@@ -79,7 +80,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _env_id(first_line: str) -> str:
-    """The environment's id in the line ``#{"t_start": ..., "env_id": ...}`` that monitor files begin with."""
+    """Return the environment's id in the line ``#{"t_start": ..., "env_id": ...}`` that monitor files begin with."""
     try:
         return str(json.loads(first_line.removeprefix("#"))["env_id"])
     except (ValueError, KeyError, TypeError, RecursionError):

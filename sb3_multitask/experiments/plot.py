@@ -1,4 +1,4 @@
-"""Curves of any runs, ours or rl_zoo3's, in one picture."""
+"""Draw the curves of any runs, ours or rl_zoo3's, in one picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sb3_multitask.experiments.curves import (
 Which: TypeAlias = Literal["both", "training", "evaluations"]
 _FORMATS = (".png", ".svg", ".pdf")
 _NUMBER = re.compile(r"_\d+(_[0-9a-f-]{36})?$")
-"""The end of the folder names of runs of one kind: their number, and rl_zoo3's ``--uuid``."""
+"""End of the names of runs' folders: their number, and rl_zoo3's ``--uuid``."""
 
 
 def plot_runs(
@@ -31,18 +31,18 @@ def plot_runs(
     max_timesteps: int | None = None,
     group: bool = False,
 ) -> Path:
-    """Draw the curves of runs, one panel a task.
+    """Draw the curves of runs, with one panel per task.
 
-    :param folders: of runs: ours, with ``monitor/`` and ``evaluations.npz``, or rl_zoo3's, with the monitor files in
-        the folder itself
-    :param output: the picture, ``.png``, ``.svg`` or ``.pdf``; ``None``: ``<first run>_curves.png`` beside the first
-        run's folder
+    :param folders: folders of runs: ours, with ``monitor/`` and ``evaluations.npz``, or rl_zoo3's, with the monitor
+        files in the folder itself
+    :param output: the picture, ``.png``, ``.svg`` or ``.pdf``; ``None`` for ``<first run>_curves.png`` next to the
+        first run's folder
     :param which: training returns, evaluations, or both
-    :param window: training episodes that the line is the mean of
-    :param max_timesteps: environment steps over all tasks at which the curves end; ``None``: the end of the run
+    :param window: number of training episodes in the line's mean
+    :param max_timesteps: environment steps over all tasks at which the curves end; ``None`` for the end of the run
     :param group: draw runs whose folders differ only in the number at the end (seeds) as one curve: the mean of their
         evaluations, with its standard error
-    :return: where the picture is
+    :return: path of the picture
     :raises FileNotFoundError: if a folder is missing, or has nothing to plot
     :raises ValueError: on an unknown format, ``window`` or ``max_timesteps`` below 1, no folder, or groups of training
         returns, whose episodes end at different steps
@@ -74,7 +74,7 @@ def plot_runs(
 
 
 def read_run(folder: Path, which: Which = "both") -> RunCurves:
-    """The curves of one run, see :func:`plot_runs`."""
+    """Return the curves of one run, see :func:`plot_runs`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give that of a run")
@@ -94,7 +94,7 @@ def read_run(folder: Path, which: Which = "both") -> RunCurves:
 
 
 def _names(folders: Sequence[Path], group: bool) -> list[str]:
-    """Distinct names of the runs: their folders' names, or else the whole paths, as for groups of several parents."""
+    """Return distinct names of the runs: their folders' names if these differ, else the paths."""
     names = [Path(folder).resolve().name for folder in folders]
     parents = {Path(folder).resolve().parent for folder in folders}
     if len(set(names)) < len(names) or (group and len(parents) > 1):
@@ -105,7 +105,7 @@ def _names(folders: Sequence[Path], group: bool) -> list[str]:
 
 
 def _grouped(runs: Mapping[str, RunCurves]) -> dict[str, RunCurves]:
-    """The mean of the runs of each group, by the name that they have in common and their number."""
+    """Return the mean of the runs of each group, under the group's common name and number of runs."""
     groups = defaultdict(list)
     for name, curves in runs.items():
         groups[_NUMBER.sub("", name)].append(curves)

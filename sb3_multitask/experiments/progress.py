@@ -1,4 +1,4 @@
-"""SB3's ``progress.csv``, continued by a run that is resumed."""
+"""SB3's ``progress.csv``, which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_DIGITS = 18
 
 
 def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
-    """SB3's logger for a run's folder; ``progress.csv`` keeps the rows of an earlier process up to a step.
+    """Make SB3's logger for a run's folder; ``progress.csv`` keeps the rows of an earlier process up to a step.
 
     :param path: file of the CSV log
     :param formats: SB3's other formats: stdout, tensorboard
@@ -33,10 +33,10 @@ def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
 
 
 def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Columns and whole rows of a ``progress.csv``; a row that was cut is left out.
+    """Return columns and complete rows of a ``progress.csv``; a truncated row is left out.
 
     :raises OSError: if it cannot be read
-    :raises ValueError: if it is no CSV
+    :raises ValueError: if it is not a CSV
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
@@ -49,7 +49,7 @@ def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def steps_of(header: list[str], row: list[str]) -> int | None:
-    """Environment steps of a row; None if it does not say."""
+    """Return the environment steps of a row; None if it has none."""
     field = row[header.index(_STEPS)] if _STEPS in header else ""
     return int(field) if field.isdecimal() and len(field) <= _MAX_DIGITS else None
 

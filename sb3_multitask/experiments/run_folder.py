@@ -1,21 +1,23 @@
-"""The folder of one run: the only truth about it.
+"""The folder of one run, which holds all facts about it.
 
 =====================  ==============================================================================
 ``config.yml``         the validated config
 ``run.json``           status, time taken, command, versions, machine, threads, code revision
-``log.txt``            what a run of a grid printed
-``checkpoints/``       from which ``--resume`` goes on (:mod:`sb3_multitask.checkpoint`)
+``log.txt``            the output of a run of a grid
+``checkpoints/``       from which ``--resume`` resumes (:mod:`sb3_multitask.checkpoint`)
 ``monitor/``           SB3's monitor files, one per sub-environment
 ``progress.csv``       SB3's log
-``evaluations.npz``    evaluations while training: SB3's arrays and per-task ones
+``evaluations.npz``    evaluations during training: SB3's arrays and per-task ones
 ``agents/``            the agents at reported budgets, the best and the last (:mod:`sb3_multitask.agents`)
 ``results.json``       returns per task before and after training, every episode
 ``best_model.zip``     the best model by the config's score
 ``model.zip``          the model at the end
-``vecnormalize.pkl``   its normaliser, where the algorithm is not ours
+``vecnormalize.pkl``   its normaliser, if the algorithm is not ours
 ``learning_curves.png``  training returns per task
-``earlier_<number>/``  what an attempt left that was started over: runs that cannot be resumed
+``earlier_<number>/``  the files of an earlier attempt that could not be resumed
 =====================  ==============================================================================
+
+The results are by *stage*: "before" training, a budget in steps, "best", or "after" training.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ _KINDS_OF_FACTS: dict[str, type] = {
     "versions": dict,
 }
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-"""What reading a damaged JSON file raises."""
+"""The exceptions of reading a damaged JSON file."""
 _MAX_SECONDS = 1e10  # three centuries
 
 
@@ -64,7 +66,7 @@ class FolderInUseError(RuntimeError):
 
 
 def folder_of_agent(agent: str | Path) -> tuple[Path, str]:
-    """The run's folder that an agent is in, and the moment of its results: a budget in steps, "best", or "after"."""
+    """Return the folder of an agent's run, and the stage of its results: a budget in steps, "best", or "after"."""
     folder, which = run_of(agent)
     return folder, "after" if which == "final" else which
 
@@ -92,9 +94,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path | None, name: str, overwrite: bool = False) -> RunFolder:
-        """A new, empty folder: ``path``, or the first free ``runs/<name>_<number>``.
+        """Make a new, empty folder: ``path``, or the first free ``runs/<name>_<number>``.
 
-        :raises FileExistsError: if ``path`` holds something, unless ``overwrite`` and it is a run's folder
+        :raises FileExistsError: if ``path`` is not empty, unless it is a run's folder and ``overwrite`` is set
         """
         if path is None:
             path = _first_free(Path("runs"), name)
@@ -102,7 +104,7 @@ class RunFolder:
         if folder.path.exists() and any(item.name != _LOCK for item in folder.path.iterdir()):
             if not overwrite:
                 raise FileExistsError(
-                    f"{folder.path} is not empty; go on with `--resume {folder.path}`, choose another folder, or "
+                    f"{folder.path} is not empty; resume it with `--resume {folder.path}`, choose another folder, or "
                     "replace what is there with --overwrite"
                 )
             if not folder.run.exists():
@@ -118,7 +120,7 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
-        """The folder of a run that was started before.
+        """Return the folder of a run that was started before.
 
         :raises FileNotFoundError: if there is none
         """
@@ -129,13 +131,13 @@ class RunFolder:
         return folder
 
     def outputs(self) -> list[Path]:
-        """What a run has left so far, but for its config, status and log."""
+        """Return the files of a run so far, except its config, status and log."""
         return sorted(path for pattern in _OUTPUTS for path in self.path.glob(pattern))
 
     def set_aside(self) -> Path | None:
-        """Move what an earlier attempt has left into ``earlier_<number>``, with copies of its config and status.
+        """Move the outputs of an earlier attempt into ``earlier_<number>``, with copies of its config and status.
 
-        :return: where it is now; None if there was nothing
+        :return: the new folder; None if there were no outputs
         """
         if not (outputs := self.outputs()):
             return None
@@ -148,7 +150,7 @@ class RunFolder:
         return aside
 
     def remove_outputs(self) -> None:
-        """Delete what an earlier attempt has left."""
+        """Delete the outputs of an earlier attempt."""
         for path in self.outputs():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -157,9 +159,9 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of the folder. The lock of a process that died is free.
+        """Lock out other processes. The lock of a dead process is free.
 
-        :raises FolderInUseError: if another process has it
+        :raises FolderInUseError: if another process has the lock
         """
         lock = FileLock(self.path / _LOCK, timeout=0)
         try:
@@ -176,7 +178,7 @@ class RunFolder:
             ) from None
 
     def is_locked(self) -> bool:
-        """Whether a process works in the folder now."""
+        """Return whether a process works in the folder now."""
         try:
             with FileLock(self.path / _LOCK, timeout=0):
                 return False
@@ -184,15 +186,15 @@ class RunFolder:
             return True
 
     def read_status(self) -> dict[str, Any]:
-        """What ``run.json`` says, as far as it can be read; empty without one."""
+        """Return the readable contents of ``run.json``; empty without one."""
         try:
             content = json.loads(self.run.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        return sound_facts(content)
+        return valid_facts(content)
 
     def write_status(self, status: str, **facts: Any) -> None:
-        """Write ``run.json``: status (running, finished, interrupted, failed) and where and with what it ran."""
+        """Write ``run.json``: status (running, finished, interrupted, failed), machine and versions."""
         provenance = {
             "status": status,
             "pid": os.getpid(),
@@ -207,23 +209,23 @@ class RunFolder:
         write_json(self.run, {**provenance, **facts})
 
     def write_death(self, reason: str) -> None:
-        """Note in ``run.json`` why a run ended that could not say so itself, as one that was killed.
+        """Write to ``run.json`` the reason of the end of a run that could not write it, such as a killed run.
 
-        :raises OSError: if it cannot be written
+        :raises OSError: if the file cannot be written
         """
         write_json(self.run, {**self.read_status(), "status": "failed", "reason": reason})
 
     def write_results(self, **results: Mapping[str, TaskResult]) -> None:
-        """Write ``results.json``: moment (``before``, ``after``) -> task -> result."""
+        """Write ``results.json``: stage (``before``, ``after``) -> task -> result."""
         content = {
-            moment: {task: asdict(result) for task, result in by_task.items()} for moment, by_task in results.items()
+            stage: {task: asdict(result) for task, result in by_task.items()} for stage, by_task in results.items()
         }
         write_json(self.results, content)
 
     def read_results(self) -> dict[str, dict[str, TaskResult]]:
-        """What ``results.json`` holds; empty without one.
+        """Return the contents of ``results.json``; empty without one.
 
-        :raises ValueError: if it is damaged; names it
+        :raises ValueError: if it is damaged; names the file
         """
         if not self.results.exists():
             return {}
@@ -234,35 +236,35 @@ class RunFolder:
 
 
 def results_from_json(content: Any) -> dict[str, dict[str, TaskResult]]:
-    """The results that ``results.json`` holds; raises one of :data:`DAMAGE` if it does not."""
+    """Return the results in the contents of ``results.json``; raises one of :data:`DAMAGE` if they are damaged."""
     return {
-        moment: {task: TaskResult.from_json(result) for task, result in by_task.items()}
-        for moment, by_task in content.items()
+        stage: {task: TaskResult.from_json(result) for task, result in by_task.items()}
+        for stage, by_task in content.items()
     }
 
 
-def sound_facts(content: Any) -> dict[str, Any]:
-    """The facts of a status that are of their kind; none if it is no mapping."""
+def valid_facts(content: Any) -> dict[str, Any]:
+    """Return the facts of a status that have valid types; none if it is not a mapping."""
     if not isinstance(content, dict):
         return {}
-    return {name: value for name, value in content.items() if _is_sound(name, value)}
+    return {name: value for name, value in content.items() if _is_valid(name, value)}
 
 
-def _is_sound(name: str, value: Any) -> bool:
-    """Whether a fact of a status is of its kind: a file that an editor or a disk changed may hold anything."""
+def _is_valid(name: str, value: Any) -> bool:
+    """Return whether a fact of a status has a valid type, since an editor or a disk may have changed the file."""
     if name in ("wall_seconds", "cpu_seconds"):
         return type(value) in (int, float) and 0 <= value < _MAX_SECONDS
     return isinstance(value, _KINDS_OF_FACTS.get(name, object))
 
 
 def _program() -> str:
-    """What was started, without the folders that it lies in."""
+    """Return the name of the program that was started, without its folders."""
     name = Path(sys.argv[0]).name
     return "sb3-multitask" if name == "__main__.py" else name
 
 
 def _first_free(parent: Path, name: str) -> Path:
-    """Make and return ``<parent>/<name>_<number>`` with the first number that nobody has."""
+    """Make and return ``<parent>/<name>_<number>`` with the first free number."""
     for number in itertools.count(1):
         path = parent / f"{name}_{number}"
         with suppress(FileExistsError):
@@ -272,7 +274,7 @@ def _first_free(parent: Path, name: str) -> Path:
 
 
 def _revision() -> str | None:
-    """The code's git revision, with ``-dirty`` on local changes; None outside a checkout."""
+    """Return the code's git revision, with ``-dirty`` on local changes; None outside a checkout."""
     git = shutil.which("git")
     package = Path(__file__).parents[2]
     if git is None or not (package / ".git").exists():

@@ -1,9 +1,9 @@
-"""Runs what is missing of a grid, in order, with a live display.
+"""Run the missing runs of a grid, in order, with a live display.
 
-The folders are the only truth: killed at any moment and started again, a grid goes on with what is missing, each run
-from its newest checkpoint. A folder's lock keeps two grids from doing one run twice. Where a run runs is the engine's
-to say: a process of this machine (:mod:`~sb3_multitask.experiments.local_engine`) or of a Ray cluster
-(:mod:`~sb3_multitask.experiments.ray_engine`).
+Only the folders hold state. A grid that was killed at any moment and is started again runs what is missing, each run
+from its newest checkpoint. A folder's lock prevents two grids from running the same run. A runner starts the runs: as
+processes of this machine (:mod:`~sb3_multitask.experiments.local_runner`) or on a Ray cluster
+(:mod:`~sb3_multitask.experiments.ray_runner`).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _POLL_SECONDS = 0.5
 
 
 class Job(Protocol):
-    """A run under way."""
+    """A run that was started."""
 
     def poll(self) -> str | None:
-        """None while it runs; then an empty text, or why it failed."""
+        """Return None while it runs; then an empty text, or the reason of its failure."""
 
     def stop(self) -> None:
-        """Ask it to write a checkpoint and end; return at once."""
+        """Request a checkpoint and the run's end; return at once."""
 
     def wait(self) -> None:
-        """Return when it has ended."""
+        """Wait until it has ended."""
 
 
 Launch: TypeAlias = Callable[[GridRun], Job]
@@ -45,7 +45,7 @@ Launch: TypeAlias = Callable[[GridRun], Job]
 
 @dataclass
 class Outcome:
-    """How a grid ended: keys of its runs."""
+    """The outcome of a grid, as keys of its runs."""
 
     finished: list[str]
     failed: dict[str, str]
@@ -57,20 +57,20 @@ class Outcome:
 
 
 def run_grid(runs: Sequence[GridRun], launch: Launch, n_at_once: int, console: Console) -> Outcome:
-    """Run what is missing of a grid, with a live display.
+    """Run the missing runs of a grid, with a live display.
 
-    A run that fails does not stop the others; those that need it are left out.
+    If a run fails, the runs that need it are left out, and the others continue.
 
     :param runs: in the order in which they should start
-    :param launch: starts a run
-    :param n_at_once: runs at a time
-    :param console: where the display goes
+    :param launch: function that starts a run
+    :param n_at_once: number of runs at a time
+    :param console: console of the display
     :raises KeyboardInterrupt: on Ctrl-C or SIGTERM, after every run has written a checkpoint
     """
     failed: dict[str, str] = {}
     for run in runs:
         try:
-            prepare(run)  # a changed config is noticed before anything starts
+            prepare(run)  # raises on a changed config before any run starts
         except OSError as e:
             failed[run.key] = str(e)
     with stopping_on_signals(), _Display(runs, console) as display:
@@ -102,7 +102,7 @@ class _Scheduler:
             time.sleep(_POLL_SECONDS)
 
     def _waiting(self) -> list[GridRun]:
-        """Runs that can still be started, now or later."""
+        """Return the runs that can still be started, now or later."""
         over = self.finished | set(self.failed) | set(self.jobs)
         changed = True
         while changed:
@@ -119,11 +119,11 @@ class _Scheduler:
             if set(run.needs) <= self.finished:
                 try:
                     self.jobs[run.key] = self.launch(run)
-                except OSError as e:  # its folder may not be written to
+                except OSError as e:  # its folder is not writable
                     self.failed[run.key] = str(e)
 
     def _collect(self) -> None:
-        """See which jobs have ended, and how."""
+        """Check which jobs have ended, and record their outcomes."""
         by_key = {run.key: run for run in self.runs}
         for key, job in list(self.jobs.items()):
             failure = job.poll()
@@ -132,19 +132,19 @@ class _Scheduler:
             del self.jobs[key]
             folder = RunFolder(by_key[key].folder)
             status = folder.read_status()
-            if status.get("status") == "finished":  # by this job, or by another process that had the folder
+            if status.get("status") == "finished":  # by this job, or by another process that had the lock
                 self.finished.add(key)
             elif folder.is_locked():
-                time.sleep(_POLL_SECONDS)  # another process has it, perhaps one that outlived its grid: ask again
+                time.sleep(_POLL_SECONDS)  # another process, perhaps one that outlived its grid, has the lock: retry
             else:
                 reason = str(status.get("reason") or failure or "ended without a word")
-                if status.get("status") == "running":  # killed, before it could say anything
+                if status.get("status") == "running":  # it was killed before it could write its status
                     with suppress(OSError, FolderInUseError), folder.locked():
                         folder.write_death(reason)
                 self.failed[key] = f"{reason} (see {folder.log})"
 
     def stop(self) -> None:
-        """Ask what still runs to write a checkpoint and end; wait for it."""
+        """Stop all jobs that still run, with a checkpoint, and wait for their ends."""
         for job in self.jobs.values():
             job.stop()
         for job in self.jobs.values():
@@ -162,7 +162,7 @@ def _status(run: GridRun) -> str | None:
 
 
 class _Display:
-    """A line for the grid and one for every run under way."""
+    """A line for the grid and a line for every active run."""
 
     def __init__(self, runs: Sequence[GridRun], console: Console) -> None:
         self.runs = {run.key: run for run in runs}
@@ -199,7 +199,7 @@ class _Display:
 
 
 def steps_so_far(path: Path) -> int:
-    """How far a run has come, by its log and its checkpoints, as far as these can be read."""
+    """Return the environment steps of a run so far, by its log and checkpoints if they can be read."""
     folder = RunFolder(path)
     steps = [int(checkpoint.name) for checkpoint in list_checkpoints(folder.checkpoints)[:1]]
     with suppress(OSError, ValueError):

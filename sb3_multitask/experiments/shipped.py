@@ -9,13 +9,13 @@ from sb3_multitask.tasks import did_you_mean
 
 NAME = "zoo_configs"
 _PACKAGE = Path(__file__).parents[1]
-_FOLDERS = (_PACKAGE / NAME, _PACKAGE.parent / NAME)  # a checkout has the second alone
+_FOLDERS = (_PACKAGE / NAME, _PACKAGE.parent / NAME)  # a checkout has only the second
 
 
 def shipped_config(name: str) -> Path:
-    """A config by the name of its file.
+    """Return the path of a shipped config by the name of its file.
 
-    :raises ConfigError: if there is none of this name
+    :raises ConfigError: if there is no config of this name
     """
     for folder in _FOLDERS:
         if (folder / name).is_file():
@@ -27,14 +27,14 @@ def shipped_config(name: str) -> Path:
 
 
 def is_shipped(path: str | Path) -> bool:
-    """Whether a path has the form that names a shipped config, ``zoo_configs/<name>``."""
+    """Return whether a path has the form that names a shipped config, ``zoo_configs/<name>``."""
     return Path(path).parent == Path(NAME)
 
 
 def find_config(path: str | Path) -> Path:
-    """The file of a config as a user names it: ``zoo_configs/<name>`` is a shipped one where there is no such file.
+    """Return the file of a config by a user's path; ``zoo_configs/<name>`` is shipped, unless that file exists.
 
-    :raises ConfigError: if there is neither
+    :raises ConfigError: if neither exists
     """
     path = Path(path)
     return path if path.exists() or not is_shipped(path) else shipped_config(path.name)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: write a checkpoint, then stop."""
+"""Write a checkpoint on SIGTERM and Ctrl-C, then stop."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """What a signal does: between the two, ask training to stop; at any other time, stop at once.
+    """Reaction to a signal: during training, stop at the next rollout; at any other time, stop at once.
 
-    ``signum``: the signal that came, or None.
+    ``signum`` is the signal that was received, or None.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Stop:
 
     @contextmanager
     def at_next_rollout(self, ask: Callable[[str], None]) -> Iterator[None]:
-        """While training: call ``ask`` with the signal's name, which leads to a checkpoint and an exception.
+        """During training, call ``ask`` with the signal's name, which causes a checkpoint and an exception.
 
         A second signal stops at once.
         """
@@ -36,9 +36,9 @@ class Stop:
             self._ask = None
 
     def raise_if_asked(self) -> None:
-        """Stop now if a signal came that nobody has acted upon.
+        """Stop now if a signal was received and not yet handled.
 
-        :raises TrainingInterrupted: if so
+        :raises TrainingInterrupted: in that case
         """
         if self.signum is not None:
             raise TrainingInterrupted(signal.Signals(self.signum).name)
@@ -53,7 +53,7 @@ class Stop:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM, in the main thread; elsewhere they stay as they are."""
+    """Handle SIGINT and SIGTERM in the main thread; in other threads change nothing."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

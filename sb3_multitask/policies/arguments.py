@@ -1,32 +1,68 @@
-"""Arguments of the policy, checked, and in the forms that SB3's users write them."""
+"""Checks of the policy's arguments, which may have all forms that SB3's users write."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral
-from typing import Any, TypeAlias
+from numbers import Integral, Real
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
 from sb3_multitask.tasks import did_you_mean
 
 NetArch: TypeAlias = Mapping[str, Sequence[int]] | Sequence[int]
-"""Units of the layers, ``dict(pi=[...], vf=[...])``; a list is for both."""
+"""Units of the layers, ``dict(pi=[...], vf=[...])``; a list applies to both."""
+LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
+LOG_STD_BOUNDS = (-5.0, 1.0)
+"""Default bounds of a state-dependent log-std."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
     "elu": nn.ELU,
     "leaky_relu": nn.LeakyReLU,
 }
-"""The names that ``activation_fn`` may have in a YAML file: those that agents act with too."""
+"""Names of ``activation_fn`` in YAML files; agents support these activations."""
+
+
+def checked_sizes(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> tuple[int, int]:
+    """Return (obs_dim, n_tasks) of the policy's spaces.
+
+    :raises ValueError: if observations have no task, or observations or actions are not flat
+    """
+    if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
+        raise ValueError(f"MultiTaskActorCriticPolicy needs a flat Box action space, not {action_space}")
+    if isinstance(observation_space, spaces.Dict) and set(observation_space.spaces) == {"obs", "task"}:
+        obs, task = observation_space["obs"], observation_space["task"]
+        if isinstance(obs, spaces.Box) and len(obs.shape) == 1 and isinstance(task, spaces.Discrete):
+            return obs.shape[0], int(task.n)
+    raise ValueError(
+        "MultiTaskActorCriticPolicy needs observations Dict(obs=Box(obs_dim,), task=Discrete(n_tasks)), "
+        f"not {observation_space}. sb3_multitask.make_multitask_vec_env(tasks) gives them; TaskEnv adds the task to "
+        "one env."
+    )
+
+
+def check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
+    """Raise on an unknown mode, or an initial log-std that is not a finite number within the bounds.
+
+    :raises ValueError: names the argument, its value and the accepted values
+    """
+    if mode not in get_args(LogStdMode):
+        raise ValueError(f"`log_std_mode` must be one of {', '.join(get_args(LogStdMode))} (got {mode!r})")
+    if isinstance(init, bool) or not isinstance(init, Real) or not math.isfinite(init):
+        raise ValueError(f"`log_std_init` must be a finite number (got {init!r})")
+    if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
+        raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")
 
 
 def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Layer sizes of actor and critic; what is left out is the default, and a list is for both, as in SB3.
+    """Return the layer sizes of actor and critic; missing keys get the default, and a list applies to both, as in SB3.
 
     :raises ValueError: on anything else
     """
@@ -34,7 +70,7 @@ def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]])
     if arch is None:
         return {key: list(sizes) for key, sizes in default.items()}
     if isinstance(arch, list | tuple) and len(arch) == 1 and isinstance(arch[0], Mapping):
-        arch = arch[0]  # as it was written before SB3 1.8
+        arch = arch[0]  # the form of SB3 before 1.8
     if isinstance(arch, list | tuple):
         arch = {"pi": arch, "vf": arch}
     lists = arch.values() if isinstance(arch, Mapping) else ()
@@ -55,9 +91,9 @@ def _is_sizes(layers: object) -> bool:
 
 
 def activation_class(activation_fn: object) -> Any:
-    """The class of an activation, which may be given by its name, such as ``"relu"`` or ``"nn.ReLU"``.
+    """Return the class of an activation, which may be given by its name, such as ``"relu"`` or ``"nn.ReLU"``.
 
-    :raises ValueError: on an unknown name, or what makes no module when it is called
+    :raises ValueError: on an unknown name, or an object that makes no module when it is called
     """
     if isinstance(activation_fn, str):
         key = activation_fn.rpartition(".")[2].lower().replace("_", "")
@@ -77,12 +113,12 @@ def activation_class(activation_fn: object) -> Any:
 
 
 def _makes_a_module(activation_fn: object) -> bool:
-    """Whether it makes an activation when it is called without arguments, as SB3 calls it."""
+    """Return whether a call without arguments, as SB3's, makes an activation."""
     if isinstance(activation_fn, nn.Module) or not callable(activation_fn):
         return False
     try:
         return isinstance(activation_fn(), nn.Module)
-    except Exception:  # such as of torch.relu, a function of a tensor
+    except Exception:  # such as the TypeError of torch.relu, a function of a tensor
         return False
 
 
@@ -90,7 +126,7 @@ def check_sb3s_keys(given: Mapping[str, Any]) -> None:
     """Raise on arguments of SB3's policies that would have no effect here.
 
     :param given: SB3's name -> value
-    :raises ValueError: names the argument, its value and what to do instead
+    :raises ValueError: names the argument, its value and the alternative
     """
     for name, default in (("full_std", True), ("use_expln", False)):
         if bool(given[name]) is not default:
@@ -120,7 +156,7 @@ def check_sb3s_keys(given: Mapping[str, Any]) -> None:
 def check_names(given: Mapping[str, Any], policy_class: type) -> None:
     """Raise on names that the policy's constructor does not have.
 
-    :raises ValueError: on ``use_sde``, which is the algorithm's
+    :raises ValueError: on ``use_sde``, an argument of the algorithm
     :raises TypeError: names the argument and the closest one
     """
     parameters = inspect.signature(policy_class).parameters
@@ -165,15 +201,15 @@ def check_optimizer_kwargs(optimizer_class: type[th.optim.Optimizer], kwargs: Ma
 
 
 def a2c_policy_kwargs(given: Mapping[str, Any] | None, use_rms_prop: bool, rms_prop_eps: float) -> dict[str, Any]:
-    """``policy_kwargs`` of A2C, a copy: with RMSprop as SB3's A2C sets it up, and what was given on top.
+    """Return a copy of A2C's ``policy_kwargs``, completed with the RMSprop of SB3's A2C.
 
-    SB3 writes into what it is handed, and drops ``optimizer_kwargs`` that come without an ``optimizer_class``.
+    SB3 writes into the dict that it gets, and drops ``optimizer_kwargs`` without an ``optimizer_class``.
 
-    :raises ValueError: if ``rms_prop_eps`` would be ignored, or says something else than ``optimizer_kwargs``
+    :raises ValueError: if ``rms_prop_eps`` would be ignored, or contradicts ``optimizer_kwargs``
     """
     kwargs = copy.deepcopy(dict(given or {}))
     if isinstance(kwargs.get("activation_fn"), str):
-        kwargs["activation_fn"] = activation_class(kwargs["activation_fn"])  # files name it by its class
+        kwargs["activation_fn"] = activation_class(kwargs["activation_fn"])  # files store the class's name
     own = kwargs.get("optimizer_kwargs")
     if own is not None and not isinstance(own, Mapping):
         raise ValueError(f"`optimizer_kwargs` must be a dict of the optimizer's arguments (got {own!r})")

@@ -1,4 +1,4 @@
-"""What makes a policy another one than its weights and settings say, and so than an ``Agent`` of them would be."""
+"""Find out whether a policy acts as an ``Agent`` of its weights and settings would."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ACTING = (
     *("obs_to_tensor", "is_vectorized_observation", "extract_features", "unscale_action", "set_training_mode"),
     *("_get_action_dist_from_latent", "__call__", "_call_impl", "state_dict"),
 )
-"""Methods between an observation and an action; those of the critic and of training are nothing to an agent."""
+"""Methods between an observation and an action; an agent uses none of the critic or of training."""
 
 
 def why_no_agent(policy: MultiTaskActorCriticPolicy) -> str | None:
-    """What of a policy's acting is not in its weights and settings; None if all of it is.
+    """Return why an agent of a policy's weights and settings would act differently; None if it would not.
 
-    Subclasses are fine that add methods, or change what is of the critic or of training alone.
+    Subclasses may add methods, and may change the critic or training.
     """
     return next(_differences(policy), None)
 
@@ -39,29 +39,29 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
     if policy.squash_output:
         yield "its `squash_output` is True"
     extractor = policy.mlp_extractor
-    yield from _of_another_kind("mlp_extractor", extractor, SharedMlpExtractor)
-    yield from _of_another_kind("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
+    yield from _wrong_type("mlp_extractor", extractor, SharedMlpExtractor)
+    yield from _wrong_type("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
     for i, layer in enumerate(extractor.policy_net.children()):
         where = f"mlp_extractor.policy_net.{i}"
-        yield from _other_activation(where, layer, policy) if i % 2 else _of_another_kind(where, layer, nn.Linear)
-    yield from _of_another_kind("action_net", policy.action_net, TaskHeads)
+        yield from _wrong_activation(where, layer, policy) if i % 2 else _wrong_type(where, layer, nn.Linear)
+    yield from _wrong_type("action_net", policy.action_net, TaskHeads)
     heads: Any = policy.action_net
-    yield from _other_activation("action_net.activation", heads.activation, policy)
+    yield from _wrong_activation("action_net.activation", heads.activation, policy)
     for i, layer in enumerate(heads.layers):
-        yield from _of_another_kind(f"action_net.layers.{i}", layer, TaskLinear)
+        yield from _wrong_type(f"action_net.layers.{i}", layer, TaskLinear)
     acting = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules())
     if any(module._forward_hooks or module._forward_pre_hooks for module in acting):
         yield "it has forward hooks"
 
 
-def _of_another_kind(where: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[str]:
+def _wrong_type(where: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[str]:
     if type(module) is not kind:
         yield f"its `{where}` is a {type(module).__name__}, not a {kind.__name__}"
     elif "forward" in vars(module) or "forward_actor" in vars(module):
         yield f"the forward of its `{where}` was replaced"
 
 
-def _other_activation(where: str, module: nn.Module, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
+def _wrong_activation(where: str, module: nn.Module, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
     made, usual = policy.activation_fn, getattr(nn, type(module).__name__, None)
     expected = made()
     if type(module) is not type(expected) or repr(module) != repr(expected) or "forward" in vars(module):

@@ -1,4 +1,4 @@
-"""Devices: nets of this size are fastest on the CPU."""
+"""Devices: networks of this size are fastest on the CPU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch as th
 
 
 def device_of(device: th.device | str) -> th.device | str:
-    """The device that a model asks for; ``"auto"`` is the CPU, since nets of this size are fastest there."""
+    """Return the device of a model; ``"auto"`` is the CPU, where networks of this size are fastest."""
     return "cpu" if device == "auto" else device
 
 
 def advise_cpu(device: object) -> None:
-    """Warn of a device on which nets of this size are slower than on the CPU; SB3 knows its own policy only."""
+    """Warn of a device on which networks of this size are slower than on the CPU; SB3 warns for its own policy only."""
     if isinstance(device, str | th.device) and (kind := th.device(device).type) in ("cuda", "mps", "xpu"):
         warnings.warn(
             f"The policy goes to the device {str(device)!r}: nets of this size train faster on the CPU, where "

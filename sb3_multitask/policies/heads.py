@@ -11,12 +11,12 @@ from torch import nn
 
 
 class TaskRows(NamedTuple):
-    """How the rows of a batch are grouped by task.
+    """The grouping of a batch's rows by task.
 
     Rows are sorted by task and padded to the same number per task, so that one batched product serves all tasks.
 
-    :ivar tasks: (k,) the tasks that are present, ascending; ``None`` if all of them are
-    :ivar slots: (n_rows,) where each row stands in the grouped (k * m) rows; ``None`` if rows already stand there
+    :ivar tasks: (k,) the tasks that are present, ascending; ``None`` if all are present
+    :ivar slots: (n_rows,) index of each row in the grouped (k * m) rows; ``None`` if the rows are grouped already
     :ivar shape: (k, m), tasks present and rows for each
     """
 
@@ -26,7 +26,7 @@ class TaskRows(NamedTuple):
 
     @classmethod
     def of(cls, task: th.Tensor, n_tasks: int) -> Self:
-        """Group the rows of ``task`` (n_rows,), the task id of each row."""
+        """Group rows by ``task`` (n_rows,), the task id of each row."""
         counts = th.bincount(task, minlength=n_tasks)
         present = counts.nonzero().squeeze(1)
         k, m = len(present), int(counts.max())
@@ -73,7 +73,7 @@ class TaskLinear(nn.Module):
                 self.bias[task] = layer.bias
 
     def init_orthogonal(self, gain: float) -> None:
-        """Orthogonal weights and zero bias for each task by itself, as SB3 does for a net."""
+        """Initialise each task separately with orthogonal weights and zero bias, as SB3 does for a layer."""
         n_tasks, in_features, out_features = self.weight.shape
         with th.no_grad():
             for task in range(n_tasks):

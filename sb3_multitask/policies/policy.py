@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Real
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Self
 
 import numpy as np
 import torch as th
@@ -19,18 +18,18 @@ from torch import nn
 
 from sb3_multitask.envs.observations import checked_observation
 from sb3_multitask.policies.arguments import (
+    LOG_STD_BOUNDS,
+    LogStdMode,
     NetArch,
     activation_class,
+    check_log_std,
     check_optimizer_kwargs,
     check_sb3s_keys,
     checked_arch,
+    checked_sizes,
 )
 from sb3_multitask.policies.devices import advise_cpu
 from sb3_multitask.policies.heads import TaskHeads, TaskRows
-
-LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
-LOG_STD_BOUNDS = (-5.0, 1.0)
-"""Of a state-dependent log-std, unless said otherwise."""
 
 
 class SharedMlpExtractor(nn.Module):
@@ -68,35 +67,36 @@ class SharedMlpExtractor(nn.Module):
 
 
 class MultiTaskActorCriticPolicy(ActorCriticPolicy):
-    """Actor-critic policy that picks the head from the observation; alias ``"MultiTaskMlpPolicy"``.
+    """Actor-critic policy that selects the head by the task in the observation; alias ``"MultiTaskMlpPolicy"``.
 
     Works as the policy class of ``A2CMultiTask``, SB3's A2C and PPO and sb3-contrib's TRPO, on observations
-    ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. The default nets are the paper's (section 4.1): tanh, 64
-    units; the actor shares two layers and has a linear head per task, the critic shares one and has one more and
-    the output per task.
+    ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. The default networks are the paper's (section 4.1): tanh, 64
+    units. The actor has two shared layers and a linear head per task. The critic has one shared layer, and one more
+    layer and the output per task.
 
     :param observation_space: with keys ``obs`` and ``task``
     :param action_space: a flat Box
     :param lr_schedule: learning rate, a function of the remaining progress
-    :param net_arch: units of the shared layers, ``dict(pi=[64, 64], vf=[64])`` by default; a list is for both
-    :param head_arch: units of each task's own hidden layers, ``dict(pi=[], vf=[64])`` by default; a list likewise
+    :param net_arch: units of the shared layers, ``dict(pi=[64, 64], vf=[64])`` by default; a list applies to both
+    :param head_arch: units of each task's own hidden layers, ``dict(pi=[], vf=[64])`` by default; a list applies to
+        both
     :param activation_fn: after each hidden layer: a class of torch, or ``"tanh"``, ``"relu"``, ``"elu"``,
         ``"leaky_relu"``
-    :param ortho_init: orthogonal initialisation, each head by itself, with SB3's gains
+    :param ortho_init: orthogonal initialisation, each head separately, with SB3's gains
     :param use_sde: must be False
     :param log_std_init: initial logarithm of the standard deviation
     :param log_std_mode: ``"per_task"``, a free vector per task; ``"shared"``, one for all;
-        ``"state_dependent"``, an output of the head (the paper's text), kept within ``log_std_bounds``
+        ``"state_dependent"``, an output of the head (the paper's text), squashed into ``log_std_bounds``
     :param log_std_bounds: (low, high) for ``"state_dependent"``
     :param optimizer_class: as in SB3
     :param optimizer_kwargs: as in SB3
-    :param full_std: SB3's, for gSDE: must be left as it is, as ``use_expln`` and ``squash_output``
-    :param use_expln: see ``full_std``
-    :param squash_output: see ``full_std``
-    :param features_extractor_class: SB3's; observations are vectors and flat already, so no other than SB3's own
+    :param full_std: SB3's, for gSDE: must keep its default
+    :param use_expln: SB3's, for gSDE: must keep its default
+    :param squash_output: SB3's, for gSDE: must keep its default
+    :param features_extractor_class: must be SB3's own, since observations are flat vectors already
     :param features_extractor_kwargs: must be empty
-    :param share_features_extractor: SB3's; either is right, since there is nothing to share
-    :param normalize_images: SB3's; either is right, since there are no images
+    :param share_features_extractor: SB3's; has no effect, since there is nothing to share
+    :param normalize_images: SB3's; has no effect, since there are no images
     :raises ValueError: on spaces without a task, gSDE, an unknown mode or key, or an argument of SB3's policies that
         would have no effect
     """
@@ -124,8 +124,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         share_features_extractor: bool = True,  # noqa: ARG002 (SB3's, without effect on vectors)
         normalize_images: bool = True,  # noqa: ARG002
     ) -> None:
-        obs_dim, n_tasks = _checked_observation_space(observation_space)
-        _check_action_space(action_space)
+        obs_dim, n_tasks = checked_sizes(observation_space, action_space)
         if use_sde:
             raise ValueError(
                 "`use_sde=True` is not supported: gSDE keeps one exploration matrix for one action net, and here "
@@ -141,7 +140,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             }
         )
         check_optimizer_kwargs(optimizer_class, optimizer_kwargs)
-        _check_log_std(log_std_mode, log_std_init, log_std_bounds)
+        check_log_std(log_std_mode, log_std_init, log_std_bounds)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
         self.head_arch = checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
@@ -171,7 +170,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         }
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """Create the nets and the optimizer; called by SB3's constructor."""
+        """Create the networks and the optimizer; called by SB3's constructor."""
         arch: dict[str, list[int]] = self.net_arch  # type: ignore[assignment]
         self.mlp_extractor = SharedMlpExtractor(self.obs_dim, arch, self.activation_fn)  # type: ignore[assignment]
         action_dim = self.action_space.shape[0]  # type: ignore[index]
@@ -197,20 +196,20 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """torch's; a device other than the CPU is taken, and advised against."""
+        """Move the policy, as in torch; another device than the CPU gives a warning."""
         advise_cpu(kwargs.get("device", args[0] if args else None))
         return super().to(*args, **kwargs)
 
     def load_from_vector(self, vector: np.ndarray) -> None:
-        """SB3's; each parameter keeps memory of its own, whose alignment decides how products are rounded."""
+        """Load parameters, as SB3, but keep the memory of each: its alignment determines how products are rounded."""
         super().load_from_vector(vector)
         for parameter in self.parameters():
             parameter.data = parameter.data.clone()
 
     def set_frozen(self, names: Collection[str]) -> None:
-        """Train all parameters but those named, which keep their values.
+        """Train all parameters except those named, which keep their values.
 
-        :param names: as ``named_parameters`` gives them
+        :param names: names of ``named_parameters``
         """
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name not in names)
@@ -218,7 +217,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 parameter.grad = None
 
     def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
-        """Features (n_rows, obs_dim), how rows are grouped by task, and the task of each row (n_rows,)."""
+        """Return features (n_rows, obs_dim), the grouping of the rows by task, and the task of each row (n_rows,)."""
         assert isinstance(obs, dict), "observations are {'obs': ..., 'task': ...}"
         task = obs["task"].long().flatten()
         return obs["obs"].float(), TaskRows.of(task, self.n_tasks), task
@@ -235,7 +234,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             log_std = self._bounded_log_std(raw)
         try:
             return self.action_dist.proba_distribution(mean, log_std)
-        except ValueError as e:  # torch's, of what is not finite
+        except ValueError as e:  # torch raises on numbers that are not finite
             bad = ~(th.isfinite(mean) & th.isfinite(log_std)).all(dim=1)
             heads = ", ".join(map(str, sorted(set(task[bad].tolist()))))
             raise ValueError(
@@ -244,7 +243,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             ) from e
 
     def _bounded_log_std(self, raw: th.Tensor) -> th.Tensor:
-        """Squash into ``log_std_bounds``; 0 gives ``log_std_init``."""
+        """Squash a log-std into ``log_std_bounds``; 0 is mapped to ``log_std_init``."""
         low, high = self.log_std_bounds
         start = (self.log_std_init - low) / (high - low)
         return low + (high - low) * th.sigmoid(raw + math.log(start / (1 - start)))
@@ -256,19 +255,19 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """SB3's, of one observation or a batch of any tasks.
+        """Return actions as SB3 does, for one observation or a batch of any tasks.
 
         :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": a whole number, or one for each row}``
         :raises ValueError: on other keys or shapes, or an unknown task id
         """
-        if not isinstance(observation, tuple):  # of which SB3 says what it means
+        if not isinstance(observation, tuple):  # SB3 raises on a tuple, with an explanation
             observation = checked_observation(observation, self.n_tasks)
         return super().predict(observation, state, episode_start, deterministic)
 
-    # SB3's five ways in. Each splits the observation once.
+    # The five methods that SB3 calls. Each splits the observation once.
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Actions (n_rows, action_dim), values (n_rows, 1) and log-probabilities (n_rows,)."""
+        """Return actions (n_rows, action_dim), values (n_rows, 1) and log-probabilities (n_rows,)."""
         features, rows, task = self.split_observation(obs)
         latent_pi, latent_vf = self.mlp_extractor(features)
         values = self.value_net(latent_vf, rows)
@@ -277,45 +276,19 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         return actions, values, distribution.log_prob(actions)
 
     def evaluate_actions(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-        """Values (n_rows, 1), log-probabilities (n_rows,) and entropies (n_rows,) of given actions."""
+        """Return values (n_rows, 1), log-probabilities (n_rows,) and entropies (n_rows,) of given actions."""
         features, rows, task = self.split_observation(obs)
         latent_pi, latent_vf = self.mlp_extractor(features)
         distribution = self._distribution(latent_pi, rows, task)
         return self.value_net(latent_vf, rows), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
-        """The action distribution; one object that every call updates, as in SB3."""
+        """Return the action distribution; one object that every call updates, as in SB3."""
         features, rows, task = self.split_observation(obs)
         return self._distribution(self.mlp_extractor.forward_actor(features), rows, task)
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
-        """Values, (n_rows, 1)."""
+        """Return values, (n_rows, 1)."""
         features, rows, _ = self.split_observation(obs)
         values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(features), rows)
         return values
-
-
-def _checked_observation_space(space: spaces.Space[Any]) -> tuple[int, int]:
-    """(obs_dim, n_tasks) of a task observation space."""
-    if isinstance(space, spaces.Dict) and set(space.spaces) == {"obs", "task"}:
-        obs, task = space["obs"], space["task"]
-        if isinstance(obs, spaces.Box) and len(obs.shape) == 1 and isinstance(task, spaces.Discrete):
-            return obs.shape[0], int(task.n)
-    raise ValueError(
-        "MultiTaskActorCriticPolicy needs observations Dict(obs=Box(obs_dim,), task=Discrete(n_tasks)), "
-        f"not {space}. sb3_multitask.make_multitask_vec_env(tasks) gives them; TaskEnv adds the task to one env."
-    )
-
-
-def _check_action_space(space: spaces.Space[Any]) -> None:
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"MultiTaskActorCriticPolicy needs a flat Box action space, not {space}")
-
-
-def _check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
-    if mode not in get_args(LogStdMode):
-        raise ValueError(f"`log_std_mode` must be one of {', '.join(get_args(LogStdMode))} (got {mode!r})")
-    if isinstance(init, bool) or not isinstance(init, Real) or not math.isfinite(init):
-        raise ValueError(f"`log_std_init` must be a finite number (got {init!r})")
-    if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
-        raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")

@@ -1,8 +1,8 @@
-"""An optimizer's step that leaves the heads of absent tasks, and what it knows of them, as they are.
+"""An optimizer's step that changes neither the heads of absent tasks nor their optimizer state.
 
-A gradient of 0 is not enough: momentum, Adam's averages and weight decay move a parameter without one. Heads of all
-tasks stand in one parameter with the task first, so torch cannot leave some of them out; here each present task's part
-is handed to the optimizer as a parameter of its own, with a state of its own.
+A gradient of 0 is not enough: momentum, Adam's averages and weight decay move a parameter without a gradient. The heads
+of all tasks are one parameter with the task axis first, so torch cannot leave some of them out. Here the optimizer gets
+each present task's part as a separate parameter with a separate state.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _STARTED = f"started{_OF_TASKS}"
 
 
 def stacked_parameters(policy: MultiTaskActorCriticPolicy) -> dict[str, nn.Parameter]:
-    """Names and parameters with a task axis, which comes first."""
+    """Return names and parameters with a task axis, which comes first."""
     of_heads = ("action_net.", "value_net.", *(["log_std"] if policy.log_std_mode == "per_task" else []))
     return {name: parameter for name, parameter in policy.named_parameters() if name.startswith(of_heads)}
 
 
 def step_of_tasks(policy: MultiTaskActorCriticPolicy, present: Sequence[bool]) -> None:
-    """One step of the policy's optimizer, in which absent tasks have no part.
+    """Take one step of the policy's optimizer, without absent tasks.
 
-    While all tasks take part it is the optimizer's own step. From the first time that one is absent, the optimizer's
-    state of a parameter with a task axis has the task first too, and what is a single number there, such as the count
-    of steps, is kept for each task under ``<name>_of_tasks``.
+    If all tasks are present it is the optimizer's own step. From the first time that a task is absent, the optimizer's
+    state of a parameter with a task axis has a task axis too. Single numbers of the state, such as the count of steps,
+    are then kept per task under ``<name>_of_tasks``.
 
     :param present: whether each task took part, (n_tasks,)
     """
@@ -41,7 +41,7 @@ def step_of_tasks(policy: MultiTaskActorCriticPolicy, present: Sequence[bool]) -
         optimizer.step()
         return
     tasks = [task for task, here in enumerate(present) if here]
-    rows = {p: {task: _row(optimizer, p, task) for task in tasks} for p in stacked if p.grad is not None}
+    rows = {p: {task: _part_of_task(optimizer, p, task) for task in tasks} for p in stacked if p.grad is not None}
     groups = [group["params"] for group in optimizer.param_groups]
     try:
         for group, parameters in zip(optimizer.param_groups, groups, strict=True):
@@ -53,7 +53,7 @@ def step_of_tasks(policy: MultiTaskActorCriticPolicy, present: Sequence[bool]) -
         states = {p: {t: optimizer.state.pop(row, {}) for t, row in mine.items()} for p, mine in rows.items()}
     for parameter, of_rows in states.items():
         for task, state in of_rows.items():
-            _keep(optimizer.state[parameter], parameter, task, state)
+            _store_part(optimizer.state[parameter], parameter, task, state)
 
 
 @contextmanager
@@ -82,19 +82,19 @@ def absent_heads_kept(policy: MultiTaskActorCriticPolicy, present: Sequence[bool
 
 
 def forget_counts(state: dict[str, Any]) -> None:
-    """Keep of a whole parameter's state only what an optimizer knows itself: all tasks have begun with it."""
+    """Remove the numbers per task from a whole parameter's state, so that it is the optimizer's own state again."""
     for name in [name for name in state if name.endswith(_OF_TASKS)]:
         del state[name]
 
 
-def _row(optimizer: th.optim.Optimizer, parameter: nn.Parameter, task: int) -> nn.Parameter:
-    """A task's part of a parameter: the same memory, its gradient, and its part of the optimizer's state."""
+def _part_of_task(optimizer: th.optim.Optimizer, parameter: nn.Parameter, task: int) -> nn.Parameter:
+    """Return a task's part of a parameter: the same memory, its gradient, and its part of the optimizer's state."""
     row = nn.Parameter(parameter.detach()[task])
     assert parameter.grad is not None
     row.grad = parameter.grad[task]
     whole: dict[str, Any] = optimizer.state.get(parameter, {})
     if not (whole[_STARTED][task] if _STARTED in whole else whole and _has_task_axis(whole, parameter)):
-        return row  # the optimizer starts over with it
+        return row  # the optimizer makes a new state for it
     state = optimizer.state[row]
     for name, value in whole.items():
         if name.endswith(_OF_TASKS):
@@ -108,14 +108,14 @@ def _row(optimizer: th.optim.Optimizer, parameter: nn.Parameter, task: int) -> n
 
 
 def _has_task_axis(state: dict[str, Any], parameter: nn.Parameter) -> bool:
-    """Whether an optimizer's state of a whole parameter can be taken apart by tasks; Adafactor's cannot."""
+    """Return whether an optimizer's state of a whole parameter can be split by task; Adafactor's cannot."""
     return all(v.shape == parameter.shape for v in state.values() if isinstance(v, th.Tensor) and v.ndim)
 
 
-def _keep(whole: dict[str, Any], parameter: nn.Parameter, task: int, state: dict[str, Any]) -> None:
-    """Put a task's part of the optimizer's state back into that of the whole parameter."""
+def _store_part(whole: dict[str, Any], parameter: nn.Parameter, task: int, state: dict[str, Any]) -> None:
+    """Write a task's part of the optimizer's state into the state of the whole parameter."""
     n_tasks = len(parameter)
-    if _STARTED not in whole:  # all tasks have begun together, or none has
+    if _STARTED not in whole:  # so far all tasks have taken the same steps, or none
         if not _has_task_axis(whole, parameter):
             whole.clear()
         whole[_STARTED] = th.full((n_tasks,), float(bool(whole)))
@@ -129,7 +129,7 @@ def _keep(whole: dict[str, Any], parameter: nn.Parameter, task: int, state: dict
                 whole[name + _OF_TASKS] = th.full((n_tasks,), float(whole.get(name, 0.0)))
             whole[name + _OF_TASKS][task] = float(value)
             if isinstance(value, th.Tensor) and isinstance(whole.get(name), th.Tensor):
-                whole[name].copy_(value)  # the fast engine has its place for it
+                whole[name].copy_(value)  # in place, since the fast engine holds this tensor
             else:
                 whole[name] = value
         else:
@@ -138,7 +138,7 @@ def _keep(whole: dict[str, Any], parameter: nn.Parameter, task: int, state: dict
 
 
 def _number_like(value: Any, number: th.Tensor) -> Any:
-    """A task's own number as the optimizer keeps it: a tensor, or Python's."""
+    """Return a task's own number as the optimizer keeps it: a tensor, or Python's."""
     if isinstance(value, th.Tensor):
         return number.to(value).clone()
     return type(value)(number.item())

@@ -1,1 +1,1 @@
-"""What belongs to the whole process: threads, seeds, random number generators, MuJoCo and its messages."""
+"""State of the whole process: threads, seeds, random number generators, MuJoCo and its messages."""

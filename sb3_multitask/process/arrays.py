@@ -7,9 +7,9 @@ import torch as th
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array whose memory begins where a torch tensor's would.
+    """Return an array of zeros whose memory is aligned as a torch tensor's.
 
-    Matrix products round differently for other addresses; so what is computed does not depend on where memory was free.
+    Matrix products round differently for other alignments, so results would depend on the allocator.
     """
     array: np.ndarray = th.zeros(shape, dtype=th.from_numpy(np.empty(0, dtype=dtype)).dtype).numpy()
     return array

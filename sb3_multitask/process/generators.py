@@ -20,14 +20,14 @@ _BIT_GENERATORS: dict[str, Any] = {
 
 
 def generator_state(generator: np.random.Generator | None) -> dict[str, Any] | None:
-    """State of a numpy generator; None for none."""
+    """Return the state of a numpy generator; None if there is no generator."""
     return None if generator is None else dict(generator.bit_generator.state)
 
 
 def make_generator(state: dict[str, Any] | None) -> np.random.Generator | None:
-    """The generator that continues from a state.
+    """Return the generator that continues from a state.
 
-    :raises ValueError: if it is of an unknown kind
+    :raises ValueError: if the state is of an unknown kind of generator
     """
     if state is None:
         return None
@@ -40,7 +40,7 @@ def make_generator(state: dict[str, Any] | None) -> np.random.Generator | None:
 
 
 def global_states() -> dict[str, Any]:
-    """States of Python's, numpy's and torch's global generators."""
+    """Return the states of Python's, numpy's and torch's global generators."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (SB3 draws from it)
     return {
@@ -52,7 +52,7 @@ def global_states() -> dict[str, Any]:
 
 
 def set_global_states(states: dict[str, Any]) -> None:
-    """Restore what :func:`global_states` gave."""
+    """Restore states that :func:`global_states` returned."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(int(word) for word in words), gauss))
     kind, keys, *rest = states["numpy"]
@@ -64,10 +64,10 @@ def set_global_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def seeded_globals(seed: int | None) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators, seeded inside, and as they were before afterwards.
+    """Seed Python's, numpy's and torch's global generators within the block, and restore them afterwards.
 
-    For whatever makes environments, or plays in them, beside a training: some draw from these generators. ``None``
-    leaves the generators alone.
+    Use it to make environments, or to play in them, without an effect on a training: some environments draw from these
+    generators. With ``None`` the generators are neither seeded nor restored.
     """
     if seed is None:
         yield

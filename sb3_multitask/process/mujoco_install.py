@@ -1,6 +1,6 @@
-"""Imports MuJoCo before anything else does, so that a broken installation is reported with its remedy.
+"""Import MuJoCo before any other module does, so that a broken installation is reported with its remedy.
 
-Gymnasium reports the same as "MuJoCo is not installed".
+Gymnasium reports a broken installation as "MuJoCo is not installed".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REMEDY = """
 def _import_mujoco() -> ModuleType:
     try:
         module = importlib.import_module("mujoco")
-    except Exception as e:  # libraries that are missing are an OSError, names that are an AttributeError
+    except Exception as e:  # a missing library is an OSError, a missing name an AttributeError
         if isinstance(e, ModuleNotFoundError) and e.name == "mujoco":
             message = "sb3-multitask needs MuJoCo, which is not installed. Install it: pip install mujoco"
             raise ModuleNotFoundError(message, name="mujoco") from e

@@ -1,4 +1,4 @@
-"""MuJoCo's own messages: kept from the terminal and from ``MUJOCO_LOG.TXT``."""
+"""Turn MuJoCo's own messages into warnings, so that they go neither to the terminal nor to ``MUJOCO_LOG.TXT``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EXPECTED = ("settotalmass",)
 
 @contextmanager
 def mujoco_messages_as_warnings() -> Iterator[None]:
-    """Turn MuJoCo's messages into Python warnings, but for the ones we know to be harmless.
+    """Turn MuJoCo's messages into Python warnings, except for those that are known to be harmless.
 
     By default MuJoCo prints a message to stderr and appends it to ``MUJOCO_LOG.TXT`` in the working folder.
     """

@@ -1,4 +1,4 @@
-"""Weights and statistics out of other people's files, without running anything that stands in them."""
+"""Read weights and statistics from files of SB3 and rl_zoo3, without executing anything in them."""
 
 from sb3_multitask.readers.inert_pickle import UnreadableFileError
 from sb3_multitask.readers.normalizer import ObsStatistics, read_vec_normalize

@@ -1,7 +1,7 @@
-"""Reading a pickle as data: its classes and functions are replaced by inert ones, its numpy arrays are rebuilt.
+"""Read a pickle as data: replace its classes and functions by inert ones, and rebuild its numpy arrays.
 
-A pickle is a program. This runs it in a world where every name means a class that only remembers what it was given;
-nothing is imported and nothing else is called. Arrays are made by us from their bytes, shape and type.
+A pickle is a program. This module runs it with every name replaced by a class that only stores its arguments. Nothing
+is imported and nothing else is called. Arrays are rebuilt from their bytes, shape and type.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _NUMBER = re.compile(r"[<>=|]?[biuf][1248]")
 
 
 class UnreadableFileError(ValueError):
-    """A file that is not what it should be; the message names it and says what is wrong."""
+    """A file that cannot be read; the message names the file and the reason."""
 
 
 class Inert:
-    """Stands for an object of any class: ``of`` is the class's name, ``state`` what the pickle says of it."""
+    """Replaces an object of any class: ``of`` is the class's name, ``state`` the object's state in the pickle."""
 
     of = ""
 
@@ -39,18 +39,18 @@ class Inert:
         self.state = state
 
     def append(self, _item: Any) -> None:
-        """Lists' items are not needed."""
+        """Drop an item of a list."""
 
     def extend(self, _items: Any) -> None:
-        """Lists' items are not needed."""
+        """Drop items of a list."""
 
     def __setitem__(self, _key: Any, _value: Any) -> None:
-        """Dicts' items are not needed."""
+        """Drop an item of a dict."""
 
     def attribute(self, name: str) -> Any:
-        """An attribute of the object it stands for.
+        """Return an attribute of the original object.
 
-        :raises KeyError: if it had none of that name
+        :raises KeyError: if it had no attribute of that name
         """
         if not isinstance(self.state, dict):
             raise KeyError(name)
@@ -72,7 +72,7 @@ class _DType:
 
 
 class _Array:
-    """An array before its contents are known; ``value`` is the array."""
+    """An array whose contents follow later in the pickle; ``value`` is the array."""
 
     value: np.ndarray
 
@@ -107,7 +107,7 @@ def _scalar(dtype: Any, content: Any) -> Any:
 
 
 class _Function:
-    """A function that a pickle may call and nothing else: its attributes are out of reach."""
+    """A function that a pickle may call, but whose attributes it cannot reach."""
 
     __slots__ = ("function",)
 
@@ -137,21 +137,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(content: bytes) -> Any:
-    """What a pickle describes: plain values, arrays wrapped for :func:`array_of`, and :class:`Inert` objects.
+    """Return a pickle's contents: plain values, arrays wrapped for :func:`array_of`, and :class:`Inert` objects.
 
-    :raises UnreadableFileError: if it is no pickle
+    :raises UnreadableFileError: if it is not a pickle
     """
     try:
         check_size(content)
         return _Unpickler(io.BytesIO(content)).load()
     except UnreadableFileError:
         raise
-    except Exception as e:  # whatever a broken or hostile program of opcodes leads to
+    except Exception as e:  # a damaged or hostile program of opcodes may cause any exception
         raise UnreadableFileError(f"is no readable pickle ({type(e).__name__}: {e})") from e
 
 
 def check_size(content: bytes) -> None:
-    """Raise unless a pickle is of the size of a description: its opcodes build no giant, and nest no deeper than a few.
+    """Raise unless a pickle has the size of a description: no large objects, and no deep nesting.
 
     :raises UnreadableFileError: if it is too large
     """
@@ -161,23 +161,23 @@ def check_size(content: bytes) -> None:
         if i >= _MAX_OPCODES or (is_index and int(argument or 0) > _MAX_MEMO):
             raise UnreadableFileError("is larger than any description of this kind")
         if isinstance(argument, int) and abs(argument) > _MAX_INT:
-            raise UnreadableFileError("holds an absurd number")
+            raise UnreadableFileError("holds a number that is out of range")
         weights.follow(opcode, argument)
 
 
 class _Weights:
-    """How many values stand in each item of a pickle's stack, tuples within tuples counted out.
+    """The number of values in each item of a pickle's stack, including those of nested tuples.
 
-    A few opcodes can put a tuple into itself so often that its hash, which takes a step for each value in it, never
-    ends. Items that are hashed by their identity, such as :class:`Inert` objects, weigh 1.
+    A few opcodes can nest a tuple so often that its hash, which takes a step for each value, never ends. Items that are
+    hashed by identity, such as :class:`Inert` objects, count as 1.
     """
 
     def __init__(self) -> None:
-        self.stack: list[int | None] = []  # None is a mark
+        self.stack: list[int | None] = []  # None for a mark
         self.memo: dict[int, int] = {}
 
     def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Do to the weights what an opcode does to the stack."""
+        """Apply an opcode's effect on the stack to the weights."""
         name = opcode.name
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = self._top()
@@ -188,7 +188,7 @@ class _Weights:
         elif name == "MARK":
             self.stack.append(None)
         else:
-            taken = self._take(opcode)
+            taken = self._pop(opcode)
             if name.startswith("TUPLE") or name == "FROZENSET":
                 self.stack.append(1 + sum(taken))
                 if self.stack[-1] > _MAX_WEIGHT:  # type: ignore[operator]
@@ -199,8 +199,8 @@ class _Weights:
     def _top(self) -> int:
         return (self.stack[-1] if self.stack else None) or 1
 
-    def _take(self, opcode: pickletools.OpcodeInfo) -> list[int]:
-        """Take off the stack what an opcode does, back to the last mark if it takes a slice."""
+    def _pop(self, opcode: pickletools.OpcodeInfo) -> list[int]:
+        """Pop what an opcode pops: back to the last mark if it takes a slice."""
         taken: list[int] = []
         if pickletools.markobject in opcode.stack_before:
             while self.stack and (weight := self.stack.pop()) is not None:
@@ -212,9 +212,9 @@ class _Weights:
 
 
 def array_of(value: Any) -> np.ndarray:
-    """The array of numbers that a value of :func:`read_pickle` stands for, float64, all finite.
+    """Return the array of numbers in a value of :func:`read_pickle`, float64, all finite.
 
-    :raises UnreadableFileError: if it is none
+    :raises UnreadableFileError: if the value is no array of finite numbers
     """
     array = getattr(value, "value", None) if isinstance(value, _Array) else value
     if not isinstance(array, np.ndarray | int | float):

@@ -1,4 +1,4 @@
-"""Observation statistics out of a ``VecNormalize`` pickle."""
+"""Read observation statistics from a ``VecNormalize`` pickle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ObsStatistics:
-    """How observations were normalised: ``clip((obs - mean) / sqrt(var + epsilon), -clip, clip)``.
+    """Statistics that normalise observations: ``clip((obs - mean) / sqrt(var + epsilon), -clip, clip)``.
 
     ``mean``, ``var``: (n_tasks, obs_dim), one row for a single-task normaliser, which has no ``task_names``.
     """
@@ -43,11 +43,11 @@ class ObsStatistics:
 
 
 def read_vec_normalize(path: str | Path) -> ObsStatistics:
-    """The observation statistics in a file of ``VecNormalize.save`` or ``MultiTaskVecNormalize.save``.
+    """Return the observation statistics from a file of ``VecNormalize.save`` or ``MultiTaskVecNormalize.save``.
 
-    The pickle is not unpickled: no code from it runs.
+    The pickle is not unpickled: no code in it runs.
 
-    :raises UnreadableFileError: if the file is missing, too large, no such pickle, or its numbers are not finite
+    :raises UnreadableFileError: if the file is missing, too large or of another kind, or its numbers are not finite
     """
     path = Path(path)
     try:
@@ -84,9 +84,9 @@ def _statistics(saved: Any) -> ObsStatistics:
 
 
 def statistics_of_model(saved: Any, task_names: Sequence[str]) -> ObsStatistics | None:
-    """From the statistics in a multi-task model's file, already read; None if it does not normalise observations.
+    """Convert the statistics in a multi-task model's file, already read; None if it does not normalise observations.
 
-    :raises UnreadableFileError: if they are something else
+    :raises UnreadableFileError: if the data are not statistics
     """
     try:
         if not saved["norm_obs"]:

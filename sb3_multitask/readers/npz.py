@@ -1,4 +1,4 @@
-"""Arrays of numbers and texts out of an ``.npz``: nothing is unpickled, and sizes are checked before they are used."""
+"""Read arrays of numbers and texts from an ``.npz``: nothing is unpickled, and sizes are checked before use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LARGEST_CHARACTER = 0x10FFFF
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a file of ``numpy.savez``.
+    """Return the arrays in a file of ``numpy.savez``.
 
-    :raises UnreadableFileError: if the file is damaged, or holds what is neither numbers nor texts; names it
+    :raises UnreadableFileError: if the file is damaged, or an array holds neither numbers nor texts; names the file
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -28,14 +28,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return {name: _array(name, content) for name, content in members.items()}
     except UnreadableFileError as e:
         raise UnreadableFileError(f"{path}: {e}") from e
-    except Exception as e:  # the many kinds that broken zips and headers raise
+    except Exception as e:  # damaged zips and headers raise many classes
         raise UnreadableFileError(f"{path}: is no whole file of arrays ({type(e).__name__}: {e!s:.200})") from e
 
 
 def check_members(archive: zipfile.ZipFile, max_bytes: int) -> None:
-    """Raise if unpacking a zip could give more than its kind of file can have, or than its size explains.
+    """Raise if a zip could unpack to more than its kind of file can have, or than its size explains.
 
-    Plain deflate gives no more than a member says of itself.
+    Plain deflate unpacks to no more than the size in a member's header.
 
     :raises UnreadableFileError: if it could
     """

@@ -1,16 +1,16 @@
-"""What a file or folder is that is no agent, so that its refusal says the true reason and what to give instead."""
+"""Find out what a file or folder without an agent is, so that the error names the reason and the alternative."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
 
-ACCEPTED = "a run's folder, a model's zip, or an agent's .safetensors (with its .json beside it)"
+ACCEPTED = "a run's folder, a model's zip, or an agent's .safetensors (with its .json next to it)"
 
 _BY_ENDING = {
     ".onnx": "an export, from which no agent can be made again; give the agent or the run that it was made of",
     ".pt2": "an export, from which no agent can be made again; give the agent or the run that it was made of",
-    ".pkl": "a pickle. If it is the file of VecNormalize.save, give it as `normalizer` beside the model's zip",
+    ".pkl": "a pickle. If it is the file of VecNormalize.save, give it as `normalizer` with the model's zip",
     ".npz": "a file of numpy's arrays; weights can be given to `Agent` itself",
     ".h5": "a file of HDF5; weights can be given to `Agent` itself",
 }
@@ -19,7 +19,7 @@ _LFS = b"version https://git-lfs"
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a path is a model's zip, which SB3 may have given any ending."""
+    """Return whether a path is a model's zip, which SB3 may have given any ending."""
     if path.suffix == ".zip":
         return True
     try:
@@ -30,14 +30,14 @@ def is_zip(path: Path) -> bool:
 
 
 def lfs_pointer(path: Path) -> str:
-    """The sentence for a pointer of Git LFS, or an empty string."""
+    """Return a sentence if the file is a pointer of Git LFS, else an empty string."""
     with path.open("rb") as file:
         is_pointer = file.read(len(_LFS)) == _LFS
     return "is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`" if is_pointer else ""
 
 
-def what_file(path: Path) -> str:
-    """What an existing file is that is neither a zip of a model nor an agent's."""
+def describe_file(path: Path) -> str:
+    """Describe an existing file that is neither a model's zip nor an agent's file."""
     if path.suffix in _BY_ENDING:
         return f"is {_BY_ENDING[path.suffix]}"
     if path.suffix in (".pt", ".pth") or zipfile.is_zipfile(path):
@@ -45,8 +45,8 @@ def what_file(path: Path) -> str:
     return lfs_pointer(path) or f"is no file that an agent is read from; give {ACCEPTED}"
 
 
-def what_folder(path: Path) -> str:
-    """What is wrong with a folder that has no agent: what it is, or which models in it can be given."""
+def describe_folder(path: Path) -> str:
+    """Describe a folder without an agent: its kind, or the models in it that can be given."""
     if (path / "manifest.json").exists():
         return "is a checkpoint, to resume from; give the run's folder, or save the model's agent (save_agent)"
     models = sorted(file for ending in ("*.zip", "*.safetensors") for file in path.glob(ending))

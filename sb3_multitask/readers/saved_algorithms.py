@@ -1,4 +1,4 @@
-"""Which algorithm left a zip, by the settings and the policy's module in it: their classes are pickled."""
+"""Identify the algorithm of a zip by its settings and its policy's module, since classes are pickled."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _OURS = {"task_schedule": "A2CMultiTask", "clip_range": "PPO", "cg_max_steps": "
 
 
 def algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str:
-    """The algorithm of a model, by its zip's ``data`` and the names of the zip's members.
+    """Return the algorithm of a model, by its zip's ``data`` and the names of the zip's members.
 
-    :raises UnreadableFileError: if it is another than those that are read; names it
+    :raises UnreadableFileError: if the algorithm is not supported; names it
     """
     other = _other_algorithm(data)
     if other is None and "policy.pth" not in members:
@@ -53,7 +53,7 @@ def algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str:
 
 
 def _other_algorithm(data: Mapping[str, Any]) -> str | None:
-    """The name of an algorithm whose models are not read; None if it may be one of those that are."""
+    """Return the name of an unsupported algorithm; None if the algorithm may be a supported one."""
     module = _module_of_policy(data)
     for prefix, name in _OTHERS_BY_MODULE.items():
         if module.startswith(prefix):

@@ -1,4 +1,4 @@
-"""The parts of a policy in an SB3 zip that its weights and spaces must have to be an agent's."""
+"""Check that the weights and spaces of a policy in an SB3 zip can be an agent's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_multitask.policies.policy import LOG_STD_BOUNDS
+from sb3_multitask.policies.arguments import LOG_STD_BOUNDS
 from sb3_multitask.readers.inert_pickle import UnreadableFileError
 
 _SHARED = re.compile(r"mlp_extractor\.shared_net\.(\d+)\.(weight|bias)")
@@ -26,20 +26,20 @@ Weights = dict[str, np.ndarray]
 
 
 def has_heads(weights: Mapping[str, np.ndarray]) -> bool:
-    """Whether these are the weights of a policy with a head per task."""
+    """Return whether these are the weights of a policy with a head per task."""
     return any(_HEAD.fullmatch(name) for name in weights)
 
 
 def n_heads(weights: Mapping[str, np.ndarray]) -> int:
-    """Heads of a multi-task policy; 1 of any other."""
+    """Return the number of heads of a multi-task policy; 1 for any other policy."""
     return next((len(array) for name, array in weights.items() if _HEAD.fullmatch(name)), 1)
 
 
 def without_shared_layers(weights: Weights) -> Weights:
-    """The same policy with layers of its own for actor and critic.
+    """Return the same policy with separate layers for actor and critic.
 
-    SB3 before 1.8 could share the first layers of both, as ``shared_net``. They come first in either net here, so that
-    the layers after them keep their order under later numbers.
+    SB3 before 1.8 could share the first layers of both, as ``shared_net``. Here they are the first layers of each
+    network, and the numbers of the layers after them are shifted.
     """
     shared = {name: match for name in weights if (match := _SHARED.fullmatch(name))}
     if not shared:
@@ -58,9 +58,9 @@ def without_shared_layers(weights: Weights) -> Weights:
 
 
 def check_parts(weights: Weights, policy_kwargs: Mapping[str, Any]) -> None:
-    """Raise unless a policy is made of the parts of an ``MlpPolicy``.
+    """Raise unless a policy has the parts of an ``MlpPolicy`` and no others.
 
-    :raises UnreadableFileError: names the part that is not
+    :raises UnreadableFileError: names the other part
     """
     extractor = str(policy_kwargs.get("features_extractor_class", ""))
     if extractor and not extractor.rstrip("'>").endswith(_PLAIN_EXTRACTORS):
@@ -83,7 +83,7 @@ def check_parts(weights: Weights, policy_kwargs: Mapping[str, Any]) -> None:
 
 
 def dimensions(weights: Weights, is_state_dependent: bool) -> tuple[int, int]:
-    """Sizes of observation and action, by the first layer and the log-std, or the last layer of the heads.
+    """Return the sizes of observation and action, from the first layer and the log-std or the heads' last layer.
 
     :raises UnreadableFileError: if these are not the weights of a policy with a Gaussian
     """
@@ -100,7 +100,7 @@ def dimensions(weights: Weights, is_state_dependent: bool) -> tuple[int, int]:
 
 
 def _obs_dim(weights: Weights, heads: Mapping[int, np.ndarray]) -> int:
-    """What the first layer takes: of the trunk, or of the head where there is no hidden layer (``pi=[]``)."""
+    """Return the input size of the first layer: the trunk's, or the head's without hidden layers (``pi=[]``)."""
     layers = sorted(int(match[1]) for name in weights if (match := _TRUNK.fullmatch(name)))
     if layers:
         first = weights[f"mlp_extractor.policy_net.{layers[0]}.weight"]
@@ -118,9 +118,9 @@ def _obs_dim(weights: Weights, heads: Mapping[int, np.ndarray]) -> int:
 def check_spaces(
     data: Mapping[str, Any], weights: Weights, obs_dim: int | None = None, action_dim: int | None = None
 ) -> None:
-    """Raise unless a model's spaces are vectors, and of the sizes of its weights where these are given.
+    """Raise unless a model's spaces are vectors, of the sizes of its weights if these are given.
 
-    :raises UnreadableFileError: says which space it is and what it should be
+    :raises UnreadableFileError: names the space and the accepted one
     """
     wanted = {
         "observation_space": (obs_dim, "an agent takes a vector (Box), which FlattenObservation makes"),
@@ -132,10 +132,10 @@ def check_spaces(
             raise UnreadableFileError(f"it has no {name}")
         kind = _kind_of(space)
         if kind == "Dict" and name == "observation_space" and has_heads(weights):
-            continue  # of a multi-task env: the observation and the task
+            continue  # the Dict of a multi-task env: the observation and the task
         if kind != "Box":
             raise UnreadableFileError(f"its {name} is a {kind}, and {accepted}")
-        shape = space.get("_shape", space.get("shape"))  # gym before 0.22 wrote the latter
+        shape = space.get("_shape", space.get("shape"))  # gym before 0.22 wrote `shape`
         if not isinstance(shape, list) or len(shape) != 1:
             raise UnreadableFileError(f"its {name} has the shape {shape!r:.100}, and {accepted}")
         if size is not None and shape != [size]:
@@ -143,7 +143,7 @@ def check_spaces(
 
 
 def _kind_of(space: Mapping[str, Any]) -> str:
-    """Name of a space's class, which is Box for one of another name with bounds."""
+    """Return the name of a space's class: "Box" also for classes of other names that have bounds."""
     match = re.search(r"\.(\w+)'>$", str(space.get(":type:", "")))
     kind = match[1] if match else "space of no known kind"
     others = ("Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple", "Text", "Graph", "Sequence", "OneOf")
@@ -151,7 +151,7 @@ def _kind_of(space: Mapping[str, Any]) -> str:
 
 
 def action_bounds(space: Mapping[str, Any], action_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest actions, (action_dim,), from the texts that SB3 writes beside the pickled space."""
+    """Return the lowest and highest actions, (action_dim,), from the texts that SB3 writes with the pickled space."""
     bounds = []
     for name in ("low", "high"):
         try:
@@ -165,7 +165,7 @@ def action_bounds(space: Mapping[str, Any], action_dim: int) -> tuple[np.ndarray
 
 
 def log_std_bounds(policy_kwargs: Mapping[str, Any]) -> tuple[float, float, float] | None:
-    """(low, high, init) of a state-dependent log-std, None for another; SB3 writes plain values beside their pickle."""
+    """Return (low, high, init) of a state-dependent log-std, or None; SB3 writes plain values next to their pickle."""
     if policy_kwargs.get("log_std_mode") != "state_dependent":
         return None
     try:
@@ -176,9 +176,9 @@ def log_std_bounds(policy_kwargs: Mapping[str, Any]) -> tuple[float, float, floa
 
 
 def activation_of(policy_kwargs: Mapping[str, Any]) -> str:
-    """Name of the activation: SB3 writes the policy's arguments as text beside their pickle.
+    """Return the name of the activation: SB3 writes the policy's arguments as text next to their pickle.
 
-    :raises UnreadableFileError: if it is no class of torch, so that nothing says what it computes
+    :raises UnreadableFileError: if it is not a class of torch, whose function is known
     """
     given = policy_kwargs.get("activation_fn")
     if given is None:

@@ -1,4 +1,4 @@
-"""The weights out of a model file of SB3, without running code from it."""
+"""Read the weights from a model file of SB3, without running code from it."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ _MAX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class SavedPolicy:
-    """An actor-critic's policy as a file holds it.
+    """The policy of an actor-critic, as read from a file.
 
     :param algorithm: "A2C", "PPO", "TRPO" or "A2CMultiTask"
     :param weights: the policy's state dict, float arrays, all finite
     :param activation: name of the activation function, such as "Tanh"
     :param obs_dim: size of an observation
     :param action_dim: size of an action
-    :param task_names: of a multi-task policy, in the order of its heads
-    :param statistics: of a multi-task policy that normalises its observations
+    :param task_names: task names of a multi-task policy, in the order of its heads
+    :param statistics: statistics of a multi-task policy that normalises its observations
     :param action_bounds: lowest and highest actions, each (action_dim,)
     :param log_std_bounds: (low, high, init) of a log-std that is an output of the heads
     :param num_timesteps: environment steps of its training, if the file says so
-    :param obs_dtype: "float32" or "float64", of observations before they are normalised
-    :param saw_vec_normalize: a stock ``VecNormalize`` was around its env, whose statistics are not in the file
+    :param obs_dtype: "float32" or "float64", type of observations before they are normalised
+    :param saw_vec_normalize: whether its env had a stock ``VecNormalize``, whose statistics are not in the file
     """
 
     algorithm: str
@@ -70,7 +70,7 @@ class SavedPolicy:
 
     @property
     def n_heads(self) -> int:
-        """Heads of a multi-task policy; 1 of any other."""
+        """Number of heads of a multi-task policy; 1 for any other policy."""
         return n_heads(self.weights)
 
 
@@ -80,15 +80,15 @@ def read_sb3_zip(path: str | Path) -> SavedPolicy:
     Nothing in the file is executed: weights are read with torch's ``weights_only``, everything else as inert data.
     ``A2CMultiTask.load``, in contrast, unpickles, and so trusts the file.
 
-    :raises UnreadableFileError: if the file is missing, cut, too large when unpacked, of another algorithm, or its
-        weights are not finite or do not fit its spaces
+    :raises UnreadableFileError: if the file is missing, truncated, too large when unpacked, of another algorithm, or
+        its weights are not finite or do not fit its spaces
     """
     path = Path(path)
     try:
         return _read(path)
     except UnreadableFileError as e:
         raise UnreadableFileError(f"{path}: {e}") from e
-    except Exception as e:  # whatever a hostile file leads to
+    except Exception as e:  # a hostile file may cause any exception
         raise UnreadableFileError(f"{path}: is no model of SB3 ({type(e).__name__})") from e
 
 
@@ -132,7 +132,7 @@ def _read(path: Path) -> SavedPolicy:
 
 
 def _obs_dtype(data: dict[str, Any]) -> str:
-    """The type of raw observations: as ``A2CMultiTask`` says, or as SB3 describes the space of a single Box."""
+    """Return the type of raw observations: that of ``A2CMultiTask``'s data, or of SB3's description of a single Box."""
     space = data.get("observation_space")
     described = data.get("obs_dtype", space.get("dtype") if isinstance(space, dict) else None)
     return "float64" if described in ("float64", "int64", "int32", "uint32", "uint64") else "float32"
@@ -149,7 +149,7 @@ def _description(content: bytes) -> dict[str, Any]:
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
-    """The description of a model, and its policy if it has one."""
+    """Return the description of a model, and its policy if it has one."""
     try:
         if not path.is_file():
             raise UnreadableFileError("cannot be read (no such file)")
@@ -160,18 +160,20 @@ def _read_members(path: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             check_members(archive, _MAX_BYTES)
             if "data" not in archive.namelist():
-                raise UnreadableFileError(f"is no model of SB3 (no data in it){_what_it_is(archive.namelist())}")
+                raise UnreadableFileError(
+                    f"is no model of SB3 (no data in it){_describe_other_zip(archive.namelist())}"
+                )
             return {name: archive.read(name) for name in _MEMBERS if name in archive.namelist()}
     except UnreadableFileError:
         raise
     except OSError as e:
         raise UnreadableFileError(f"cannot be read ({e.strerror or e})") from e
-    except Exception as e:  # the many kinds that broken zips raise
+    except Exception as e:  # damaged zips raise many classes
         raise UnreadableFileError(f"is no whole zip file ({type(e).__name__}: {e})") from e
 
 
-def _what_it_is(names: Sequence[str]) -> str:
-    """What a zip is that is no model of SB3, if that can be told from its members."""
+def _describe_other_zip(names: Sequence[str]) -> str:
+    """Describe a zip that is not a model of SB3, if its members reveal its kind."""
     if any(name.endswith("data.pkl") for name in names):
         return ", but a file of torch.save. If it has the weights of a policy, give them to `Agent`"
     return ""
@@ -182,7 +184,7 @@ def _too_large() -> NoReturn:
 
 
 def _read_tensors(content: bytes) -> dict[str, np.ndarray]:
-    """Weights, which are finite floats."""
+    """Return the weights, which are finite floats."""
     loaded = _load_tensors(content, "weights")
     strange = [name for name, tensor in loaded.items() if not _is_weight(tensor)]
     if strange:
@@ -203,7 +205,7 @@ def _load_tensors(content: bytes, what: str) -> dict[str, th.Tensor]:
         loaded = th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except UnreadableFileError:
         raise
-    except Exception as e:  # torch raises many kinds
+    except Exception as e:  # torch raises many classes
         raise UnreadableFileError(f"its {what} cannot be read ({type(e).__name__}: {str(e)[:200]})") from e
     if not isinstance(loaded, dict) or not all(isinstance(tensor, th.Tensor) for tensor in loaded.values()):
         raise UnreadableFileError(f"its {what} are no dict of tensors")
@@ -211,27 +213,27 @@ def _load_tensors(content: bytes, what: str) -> dict[str, th.Tensor]:
 
 
 def _is_weight(tensor: th.Tensor) -> bool:
-    """Whether a tensor is a dense array of floats that has all the memory it claims."""
+    """Return whether a tensor is a dense array of floats with all of its memory."""
     if tensor.layout != th.strided or tensor.device.type != "cpu" or tensor.dtype not in (th.float32, th.float64):
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _check_policy(data: dict[str, Any]) -> None:
-    """Raise if the policy's class acts otherwise than its weights say: that is all that is read of it."""
-    reason = data.get("why_no_agent")  # as A2CMultiTask saw it when it was saved
-    described = data.get("policy_class")  # its own attributes as texts; what stands in its bases is not in a file
+    """Raise if the policy's class acts differently from its weights, since only the weights are read."""
+    reason = data.get("why_no_agent")  # written by A2CMultiTask.save
+    described = data.get("policy_class")  # the class's own attributes as texts; those of its bases are not in a file
     if reason is None and isinstance(described, dict):
         package = str(described.get("__module__")).partition(".")[0]
         overridden = [method for method in ACTING if method in described]
         if overridden and package not in ("stable_baselines3", "sb3_contrib", "sb3_multitask"):
             reason = f"its class overrides `{'`, `'.join(overridden)}`"
     if reason is not None:
-        raise UnreadableFileError(f"its policy acts otherwise than its weights say ({str(reason)[:200]})")
+        raise UnreadableFileError(f"its policy acts differently from its weights ({str(reason)[:200]})")
 
 
 def _statistics(members: dict[str, bytes], saved: Any, task_names: list[str]) -> ObsStatistics | None:
-    """The statistics of a multi-task model: tensors, or inert data in files of 0.1.0."""
+    """Return the statistics of a multi-task model, from tensors, or from inert data in files of 0.1.0."""
     if "pytorch_variables.pth" in members:
         variables = _load_tensors(members["pytorch_variables.pth"], "statistics")
         if not all(map(_is_weight, variables.values())):

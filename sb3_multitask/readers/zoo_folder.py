@@ -1,4 +1,4 @@
-"""The folder that a training of rl_zoo3 left, read without executing anything in it."""
+"""Read the folder of a training of rl_zoo3 without executing anything in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sb3_multitask.storage.yaml_files import ConfigError, load_values
 from sb3_multitask.tasks import TASK_SETS, Task, resolve_tasks, set_id
 
 _NO_OBS = re.compile(r"\bnorm_obs['\"]?\s*[=:]\s*False\b")
-"""In the Python text that rl_zoo3 may have as ``normalize``, which is not executed here."""
+"""A pattern in the Python text that rl_zoo3 may write as ``normalize``, which is not executed here."""
 _WRAPPERS = ("env_wrapper", "vec_env_wrapper", "frame_stack")
 
 
@@ -27,7 +27,7 @@ class ZooFolder:
 
     :param path: the folder
     :param env_name: the environment's id with ``-`` for ``/``; names the last model and the folder of settings
-    :param chosen: a model in it, such as the best or a checkpoint; ``None``: the last
+    :param chosen: a model in it, such as the best or a checkpoint; ``None`` for the last
     """
 
     path: Path
@@ -36,9 +36,9 @@ class ZooFolder:
 
     @classmethod
     def at(cls, path: str | Path) -> ZooFolder | None:
-        """The training in a folder, or the one that left a zip there; None if rl_zoo3 left none.
+        """Return the training in a folder, or the training of a zip in it; None if it is not rl_zoo3's.
 
-        None as well for a zip beside settings that are not its own or cannot be read: it can still be read by itself.
+        None as well if the settings next to a zip are not its own or cannot be read: the zip can still be read alone.
         """
         path = Path(path)
         chosen = path if path.suffix == ".zip" and not path.is_dir() else None
@@ -56,9 +56,9 @@ class ZooFolder:
 
     @property
     def model(self) -> Path:
-        """The chosen model, or the last.
+        """Path of the chosen model, or of the last.
 
-        :raises FileNotFoundError: if the training did not end; names the models that are there
+        :raises FileNotFoundError: if the training did not end; names the existing models
         """
         model = self.chosen or self.path / f"{self.env_name}.zip"
         if self.chosen is not None or model.is_file():
@@ -73,7 +73,7 @@ class ZooFolder:
     def statistics(self) -> Path | None:
         """The file of the model's normaliser; None if its observations are not normalised.
 
-        :raises FileNotFoundError: if they are, and it is missing
+        :raises FileNotFoundError: if observations are normalised and the file is missing
         """
         normalize = self.hyperparameters.get("normalize", False)
         if normalize is False or (isinstance(normalize, dict) and normalize.get("norm_obs") is False):
@@ -87,7 +87,7 @@ class ZooFolder:
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
-        """What ``config.yml`` says.
+        """Contents of ``config.yml``.
 
         :raises ConfigError: if it cannot be read
         """
@@ -95,12 +95,12 @@ class ZooFolder:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """The flags, as ``args.yml`` says; raises as :attr:`hyperparameters`."""
+        """The flags, from ``args.yml``; raises as :attr:`hyperparameters`."""
         return self._values("args.yml")
 
     @property
     def command(self) -> str:
-        """What was started, as a shell takes it: the interpreter without its folder, and the seed if it was drawn."""
+        """The training's command line: the interpreter without its folder, and the seed even if it was drawn."""
         try:
             program, *flags = shlex.split((self.path / self.env_name / "command.txt").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -114,7 +114,7 @@ class ZooFolder:
     def env_id(self) -> str:
         """The environment's id.
 
-        :raises ValueError: if none of that name is registered
+        :raises ValueError: if no environment of this name is registered
         """
         for env_id in (*map(set_id, TASK_SETS), *gym.registry):
             if _dashed(env_id) == self.env_name:
@@ -123,28 +123,28 @@ class ZooFolder:
 
     @property
     def own_id(self) -> str:
-        """The environment's id as the training had it, registered here or not."""
+        """The environment's id in the training, registered here or not."""
         env_id = self.arguments.get("env")
         return env_id if isinstance(env_id, str) and _dashed(env_id) == self.env_name else self.env_name
 
     @property
     def wrapper(self) -> str | None:
-        """What was around the environment, as ``config.yml`` says; None for nothing."""
+        """The environment's wrapper, from ``config.yml``; None without one."""
         layers = {name: self.hyperparameters.get(name) for name in _WRAPPERS}
         return ", ".join(f"{name}: {layer}" for name, layer in layers.items() if layer) or None
 
     @property
     def tasks_of_one_head(self) -> tuple[Task, ...] | None:
-        """As :attr:`tasks`; None if its environment is not registered, or was inside a wrapper.
+        """As :attr:`tasks`, but None if the environment is not registered, or was inside a wrapper.
 
-        rl_zoo3's agents are often of ids that are gone, or whose observations a wrapper made.
+        The ids of rl_zoo3's agents often no longer exist, or a wrapper made the observations.
         """
         registered = any(_dashed(env_id) == self.env_name for env_id in gym.registry)
         return self.tasks if registered and self.wrapper is None else None
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What the agent's heads are for, with the arguments of the environments that it was evaluated on.
+        """The tasks of the agent's heads, with the arguments of the environments of its evaluations.
 
         :raises ValueError: if they are not known
         """
@@ -155,7 +155,7 @@ class ZooFolder:
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
-        """The arguments of the environments that the agent was evaluated on: the config's, or those of the flags.
+        """The arguments of the environments of its evaluations: from the config, or from the flags.
 
         :raises ValueError: if they are not known
         """
@@ -174,9 +174,9 @@ class ZooFolder:
 
 
 def statistics_beside(model_path: str | Path, env_name: str) -> Path | None:
-    """The file of the normaliser that goes with a model of a zoo folder; None if there is none.
+    """Return the file of the normaliser that goes with a model of a zoo folder; None if there is none.
 
-    Those of the moment: of the best model, of a checkpoint; else the folder's ``vecnormalize.pkl``.
+    The best model and checkpoints have their own files; the other models use the folder's ``vecnormalize.pkl``.
 
     :param env_name: the id with dashes, which is the name of the folder's sub-folder
     """

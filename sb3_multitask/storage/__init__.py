@@ -1,1 +1,1 @@
-"""Files that are whole or not there, plain values, YAML and CSV."""
+"""Files that are written completely or not at all; plain values, YAML and CSV."""

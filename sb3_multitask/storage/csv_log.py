@@ -1,4 +1,4 @@
-"""SB3's CSV log with keys that are quoted: a task's name may hold a comma."""
+"""SB3's CSV log with quoted keys, since a task's name may contain a comma."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _UNSUPPORTED: dict[type, str] = {Video: "video", Figure: "figure", Image: "image
 class QuotedCSVOutputFormat(CSVOutputFormat):
     """SB3's CSV log, with header and rows as the :mod:`csv` module writes them.
 
-    SB3 writes keys as they are, so that the comma in ``rollout/left, slow/ep_rew_mean`` begins another column, and
-    takes new ones in the order of a set.
+    SB3 writes keys unquoted, so that the comma in ``rollout/left, slow/ep_rew_mean`` starts another column, and adds
+    new columns in the order of a set.
 
-    :param file: open for reading and writing, at its end
-    :param keys: the columns that it has
+    :param file: a file open for reading and writing, at its end
+    :param keys: the columns of the file
     """
 
     def __init__(self, file: TextIO, keys: Sequence[str] = ()) -> None:
@@ -57,14 +57,14 @@ class QuotedCSVOutputFormat(CSVOutputFormat):
 
 
 def csv_line(values: Sequence[Any]) -> str:
-    """One line of a CSV file; None is an empty field."""
+    """Return one line of a CSV file; None is an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue()
 
 
 def quote_keys(logger: Logger) -> None:
-    """Let a logger's CSV format write keys with quotes where they need them, from its next row on."""
+    """Make a logger's CSV format quote keys where necessary, from its next row on."""
     formats: list[Any] = logger.output_formats
     for i, one in enumerate(formats):
         if type(one) is CSVOutputFormat:

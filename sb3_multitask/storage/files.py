@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed, and renamed into it."""
+"""Write files completely or not at all: write next to the target, flush, and rename."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ _LEFTOVER = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 
 
 class SaveError(OSError):
-    """A file could not be written; what stood in its place before is unchanged."""
+    """A file could not be written; an earlier file of this name is unchanged."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write a file or make a folder at; at the end it takes the place of ``path``.
+    """Yield a temporary path next to ``path`` for a file or folder; at the end it is renamed to ``path``.
 
-    A file replaces an earlier one in one step of the file system, so that a reader, or a run that was killed at any
-    moment, finds the old file or the new one, both whole. A folder needs a free place.
+    A file replaces an earlier one in one step of the file system. So a reader, or a run that was killed at any moment,
+    finds the complete old file or the complete new one. For a folder, ``path`` must be free.
 
-    :raises SaveError: if writing fails (a full disk, a folder that may not be written to); ``path`` is as it was
+    :raises SaveError: if writing fails (a full disk, a folder that is not writable); ``path`` is unchanged
     """
-    path = Path(os.path.realpath(path))  # a link stays one
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    path = Path(os.path.realpath(path))  # keep a link, and replace its target
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        for file in sorted(beside.rglob("*")) if beside.is_dir() else [beside]:
+        yield temporary
+        for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
             _flush(file)
-        _flush(beside)
-        beside.replace(path)
+        _flush(temporary)
+        temporary.replace(path)
         _flush(path.parent)
     except OSError as e:
-        _remove(beside)
+        _remove(temporary)
         raise SaveError(
             f"Cannot write {path}: {e.strerror or e}. What stood there before is unchanged. Check that the folder may "
             "be written to and that the disk has space (`df`), then save again."
         ) from e
     except BaseException:
-        _remove(beside)
+        _remove(temporary)
         raise
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, UTF-8; see :func:`replacing`."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -61,24 +61,24 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def file_name(text: str) -> str:
-    """A text, such as a task's name, as the name of a file or folder that stays in its parent and is no other text's.
+    """Return the name of a file or folder for a text, such as a task's name: a unique one that stays in its parent.
 
-    Letters, digits and what no file system minds stay as they are; the rest is percent-encoded.
+    Letters, digits and characters that every file system accepts are kept; the others are percent-encoded.
     """
     name = quote(text, safe=" ,()[]{}=+@!;'&$#^")
     return f"%2E{name[1:]}" if name.startswith(".") else name
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed have left beside their files in ``folder``."""
-    for beside in folder.iterdir():
-        if _LEFTOVER.fullmatch(beside.name):
-            _remove(beside)
+    """Remove the temporary files that killed writers have left in ``folder``."""
+    for temporary in folder.iterdir():
+        if _LEFTOVER.fullmatch(temporary.name):
+            _remove(temporary)
 
 
 def _flush(path: Path) -> None:
-    """Have the operating system write a file, or a folder's entries, to the disk."""
-    with suppress(PermissionError, IsADirectoryError):  # systems that cannot open folders
+    """Flush a file, or a folder's entries, to the disk."""
+    with suppress(PermissionError, IsADirectoryError):  # some systems cannot open folders
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

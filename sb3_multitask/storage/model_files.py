@@ -1,4 +1,4 @@
-"""Zips of models that are whole or not there, and errors that say what cannot be stored."""
+"""Write zips of models completely or not at all, with errors that name what cannot be stored."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sb3_multitask.storage.files import replacing
 
 @contextmanager
 def whole_zip(path: str | pathlib.Path, attributes: Iterable[str], model: Any) -> Iterator[BufferedIOBase]:
-    """A file to save a model into, which takes its place only when it is whole.
+    """Yield a file to save a model into, which replaces ``path`` only when it is complete.
 
-    :param path: ``.zip`` is added where there is no ending
-    :param attributes: names of what is stored of the model, to say which of them cannot be
-    :raises SaveError: if it cannot be written; an earlier file is unchanged
-    :raises TypeError: if an attribute cannot be stored; names it
+    :param path: ``.zip`` is added if it has no ending
+    :param attributes: names of the stored attributes of the model, for the error
+    :raises SaveError: if the file cannot be written; an earlier file is unchanged
+    :raises TypeError: if an attribute cannot be stored; the message names it
     """
     path = pathlib.Path(path)
     path = path if path.suffix else path.with_name(f"{path.name}.zip")
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             yield file
         except OSError:
             raise
         except Exception as e:
-            raise TypeError(_what_cannot_be_stored(path, attributes, model, e)) from e
+            raise TypeError(_unstorable(path, attributes, model, e)) from e
 
 
 def can_be_pickled(value: object) -> bool:
@@ -40,12 +40,12 @@ def can_be_pickled(value: object) -> bool:
 def _why_not_pickled(value: object) -> Exception | None:
     try:
         cloudpickle.dumps(value)
-    except Exception as e:  # pickling runs other people's code, which may raise anything
+    except Exception as e:  # pickling runs users' code, which may raise anything
         return e
     return None
 
 
-def _what_cannot_be_stored(path: pathlib.Path, attributes: Iterable[str], model: Any, error: Exception) -> str:
+def _unstorable(path: pathlib.Path, attributes: Iterable[str], model: Any, error: Exception) -> str:
     for name in attributes:
         why_not = _why_not_pickled(getattr(model, name))
         if why_not is not None:

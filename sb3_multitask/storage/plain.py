@@ -1,4 +1,4 @@
-"""Plain values: what a checkpoint can hold."""
+"""Plain values: those that a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is a number, a text, None, an array of numbers, or a list, tuple or dict (by texts) of such."""
-    if type(value) in (list, tuple):  # a subclass, such as a NamedTuple, would come back as something else
+    """Return True for a number, text, None, array of numbers, and a list, tuple or dict (keys are texts) of these."""
+    if type(value) in (list, tuple):  # a subclass, such as a NamedTuple, would be read as another type
         return all(is_plain(item) for item in value)
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())

@@ -1,7 +1,7 @@
 """YAML files of plain values; nothing in them is executed.
 
-rl_zoo3 writes its files as one tagged list of pairs, ``!!python/object/apply:collections.OrderedDict``. This one tag is
-read as the mapping that it stands for; the values under any other are the plain ones that stand in the file.
+rl_zoo3 writes its files as one tagged list of pairs, ``!!python/object/apply:collections.OrderedDict``. Values with
+this tag are read as a mapping. All other tags are ignored: their values are read as plain values.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ruamel.yaml.representer import RepresenterError, RoundTripRepresenter
 
 from sb3_multitask.storage.files import write_text
 
-_MAX_BYTES = 64 * 2**10  # which ruamel reads in about two seconds
+_MAX_BYTES = 64 * 2**10  # ruamel reads this many in about two seconds
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 100
 _ORDERED_DICT = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
 _PLAIN_TEXT = re.compile(r"(?!(?:y|n|yes|no|on|off)$)[A-Za-z_/].*", re.IGNORECASE | re.DOTALL)
-"""Texts that no reader takes for a number or a truth value. ruamel itself quotes what only YAML 1.2 would misread."""
+"""Texts that no reader takes for a number or a truth value. ruamel itself quotes texts that only YAML 1.2 misreads."""
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message says where, what and what is accepted."""
+    """A config that cannot be used; the message names the place, the value and the accepted values."""
 
 
 def load_values(path: str | Path) -> dict[str, Any]:
-    """The plain values of a YAML file, not yet validated; nothing in it is executed.
+    """Read the plain values of a YAML file, without validation; nothing in it is executed.
 
     :raises ConfigError: unreadable file or duplicate key
     """
@@ -40,12 +40,12 @@ def load_values(path: str | Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The plain values of a YAML file, and the line of each key; raises as :func:`load_values`."""
+    """Read the plain values of a YAML file, and the line of each key; raises as :func:`load_values`."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path}: is larger than {_MAX_BYTES // 2**10} KiB, which no config is")
         text = path.read_text(encoding="utf-8")
-        if _depth(text) > _MAX_DEPTH:  # ruamel needs seconds to see it
+        if _depth(text) > _MAX_DEPTH:  # ruamel needs seconds to detect it
             raise ConfigError(f"{path}: cannot read this config: it is nested too deeply")
         content = YAML(typ="rt").load(text)
         return _values_and_lines(content, path)
@@ -53,22 +53,22 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise
     except RecursionError as e:
         raise ConfigError(f"{path}: cannot read this config: it is nested too deeply") from e
-    except Exception as e:  # ruamel raises many kinds for values that do not fit their tags
+    except Exception as e:  # ruamel raises many classes for values that do not fit their tags
         raise ConfigError(f"{path}: cannot read this config: {e}") from e
 
 
 def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Write plain values as a YAML file, whole or not at all; see :func:`yaml_text` and ``files.replacing``."""
+    """Write plain values as a YAML file, completely or not at all; see :func:`yaml_text` and ``files.replacing``."""
     write_text(path, yaml_text(values))
 
 
 def yaml_text(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML in the block style, in the order of the mapping.
+    """Return plain values as YAML in block style, in the order of the mapping.
 
-    YAML 1.1 and YAML 1.2 read the text alike: rl_zoo3 reads with PyYAML, which knows 1.1 only and takes ``7e-05`` for a
-    text and ``on`` for a truth value.
+    YAML 1.1 and YAML 1.2 read the text in the same way. rl_zoo3 reads with PyYAML, which supports 1.1 only and takes
+    ``7e-05`` for a text and ``on`` for a truth value.
 
-    :raises ValueError: if a value is not plain; names it
+    :raises ValueError: if a value is not plain; the message names it
     """
     yaml, text = YAML(), io.StringIO()
     yaml.Representer = _Representer
@@ -104,7 +104,7 @@ _Representer.add_representer(str, _represent_str)
 
 
 def _depth(text: str) -> int:
-    """How many brackets are open at most, those in texts and comments included."""
+    """Return the largest number of open brackets, including those in texts and comments."""
     deepest = depth = 0
     for bracket in re.findall(r"[\[\]{}]", text):
         depth = depth + 1 if bracket in "[{" else max(depth - 1, 0)
@@ -126,7 +126,7 @@ def _values_and_lines(content: Any, path: Path) -> tuple[dict[str, Any], dict[st
 
 
 class _Budget:
-    """Counts values, since aliases in a small file can stand for a number of them without end."""
+    """Counts values, since aliases in a small file can expand to an unbounded number of values."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,7 +139,7 @@ class _Budget:
 
 
 def _plain(value: Any, budget: _Budget) -> Any:
-    """Ruamel's round-trip types as Python's own."""
+    """Convert ruamel's round-trip types to Python's own."""
     budget.spend()
     if isinstance(value, TaggedScalar):
         value = value.value
@@ -157,9 +157,9 @@ def _plain(value: Any, budget: _Budget) -> Any:
 
 
 def _pairs(value: Any) -> list[Any] | None:
-    """The pairs of a tagged OrderedDict, ``[[[key, value], ...]]``; None for any other list.
+    """Return the pairs of a tagged OrderedDict, ``[[[key, value], ...]]``; None for any other list.
 
-    :raises ValueError: if it is tagged as one and holds something else
+    :raises ValueError: if the list has the tag and other content
     """
     if _tag_of(value) != _ORDERED_DICT:
         return None

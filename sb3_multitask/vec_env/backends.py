@@ -1,4 +1,4 @@
-"""How the environments of a :class:`MultiTaskVecEnv` are run: what backends share, and the simplest.
+"""Backends run the environments of a :class:`MultiTaskVecEnv`: their common parts, and the simplest one.
 
 A backend runs all sub-environments, or the contiguous rows of one task, and knows nothing of tasks in
 observations, monitoring or float32: ``MultiTaskVecEnv`` adds those once for all backends.
@@ -29,11 +29,11 @@ EnvStep: TypeAlias = tuple[np.ndarray, float, bool, Info]
 
 @dataclass
 class Transitions:
-    """One step of some sub-environments, auto-reset as in SB3.
+    """The result of one step of some sub-environments, with automatic resets as in SB3.
 
     ``obs`` (n_rows, obs_dim) is the first observation of the next episode where ``dones`` is true;
     ``infos[i]["terminal_observation"]`` (obs_dim,) then holds the last one. ``rewards`` (n_rows,) float64.
-    ``faults``: row -> what failed in its simulation, which must be reset; its other entries mean nothing.
+    ``faults``: row -> failure of its simulation, which must be reset; the row's other entries are meaningless.
     """
 
     obs: np.ndarray
@@ -57,10 +57,10 @@ class Backend(Protocol):
     n_threads: int
 
     def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
-        """First observations (n_rows, obs_dim) and reset infos."""
+        """Return first observations (n_rows, obs_dim) and reset infos."""
 
     def reset_row(self, row: int) -> np.ndarray:
-        """Begin a new episode in one sub-environment, by its own generator; its first observation (obs_dim,)."""
+        """Start a new episode in one sub-environment, by its own generator; return the first observation (obs_dim,)."""
 
     def send(self, rows: slice, actions: np.ndarray) -> None:
         """Start a step with ``actions`` (n_rows, action_dim)."""
@@ -69,7 +69,7 @@ class Backend(Protocol):
         """Finish the step that was sent."""
 
     def get_attr(self, row: int, name: str) -> Any:
-        """Attribute of one sub-environment, wrappers included."""
+        """Return an attribute of one sub-environment, wrappers included."""
 
     def set_attr(self, row: int, name: str, value: Any) -> None:
         """Set an attribute of one sub-environment."""
@@ -78,16 +78,16 @@ class Backend(Protocol):
         """Call a method of one sub-environment."""
 
     def is_wrapped(self, row: int, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-        """Whether one sub-environment is wrapped with a class."""
+        """Return whether one sub-environment is wrapped with a class."""
 
     def why_inexact(self) -> list[str | None]:
-        """For every sub-environment why :meth:`get_state` does not hold all of it; None where it does."""
+        """Return, for every sub-environment, why :meth:`get_state` is incomplete; None where it is complete."""
 
     def get_state(self) -> list[dict[str, Any]]:
-        """State of the sub-environments: dicts, lists, plain values and arrays."""
+        """Return the state of the sub-environments: dicts, lists, plain values and arrays."""
 
     def set_state(self, state: list[dict[str, Any]]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""
 
     def close(self) -> None:
         """Release everything."""
@@ -127,7 +127,7 @@ class DummyBackend:
             return reset_env(self.envs[row])[0]
 
     def send(self, rows: slice, actions: np.ndarray) -> None:  # noqa: ARG002
-        self._actions = actions.copy()  # the environments' own: they may keep theirs, or write into it
+        self._actions = actions.copy()  # a copy: environments may keep it, or write into it
 
     def receive(self, rows: slice) -> Transitions:
         assert self._actions is not None
@@ -160,14 +160,14 @@ class DummyBackend:
             set_env_state(env, saved)
 
     def close(self) -> None:
-        with ExitStack() as stack:  # all of them, also if one raises
+        with ExitStack() as stack:  # close all, even if one raises
             for row, env in reversed(list(enumerate(self.envs))):
                 stack.enter_context(self._naming(row))
                 stack.callback(env.close)
 
     @contextmanager
     def _naming(self, row: int) -> Iterator[None]:
-        """Add to an error of a sub-environment which it is."""
+        """Add task and index of the sub-environment to its error."""
         try:
             yield
         except Exception as e:
@@ -176,7 +176,7 @@ class DummyBackend:
 
 
 def joined(results: Sequence[EnvStep]) -> Transitions:
-    """The step of several sub-environments, from those of each."""
+    """Join the steps of single sub-environments."""
     obs, rewards, dones, infos = zip(*results, strict=True)
     return Transitions(
         np.stack(obs),
@@ -188,9 +188,9 @@ def joined(results: Sequence[EnvStep]) -> Transitions:
 
 
 def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Info]:
-    """A step. Of a simulation that failed it is not the end of the episode, and its info says so.
+    """Take a step. A failed simulation does not end its episode here; its info marks the failure.
 
-    What is returned is the caller's own: environments may use their arrays and dicts again.
+    Returned values are copies, since environments may reuse their arrays and dicts.
 
     :raises ValueError: if the observation has another shape than its space, since it could be broadcast silently, or
         if the reward is not one number
@@ -206,7 +206,7 @@ def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, fl
 def reset_env(
     env: gym.Env[Any, Any], seed: int | None = None, options: Mapping[str, Any] | None = None
 ) -> tuple[np.ndarray, Info]:
-    """A reset; ``options`` are handed over only if there are some, as SB3 does: not every environment takes them.
+    """Reset an environment; as in SB3, pass ``options`` only if there are some: not every environment takes them.
 
     :raises ValueError: if the observation has another shape than its space
     """
@@ -215,7 +215,7 @@ def reset_env(
 
 
 def own_copy(value: Any) -> Any:
-    """A copy of an info: dicts, lists and arrays are new, whatever else they hold is the same."""
+    """Return a copy of an info: dicts, lists and arrays are copied, other objects are shared."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, dict):

@@ -24,7 +24,7 @@ _KNOWN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 
 def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> str | None:
-    """Why these tasks cannot run in a batch; None if they can."""
+    """Return why these tasks cannot run in a batch; None if they can."""
     if BATCH_IS_MISSING:
         return f"it needs mujoco.batch, which MuJoCo {mujoco.__version__} does not have (>= 3.17 does)"
     if render_mode is not None:
@@ -43,15 +43,15 @@ _STATE = ("data", "np_random", "state", "unwrapped", "env")
 
 
 class _StateError(NotImplementedError, AttributeError):
-    """The state of an environment that there is not; for ``has_attr`` an attribute that there is not."""
+    """Raised for the state of an environment, which this backend does not have; ``has_attr`` is then false."""
 
 
 class BatchBackend:
     """Steps every simulation in native code, bit for bit as Gymnasium's environments would.
 
-    :param prototypes: every task with its environments: one for all copies, or one each
+    :param prototypes: every task with its environments: one for all copies, or one per copy
     :param n_envs_per_task: simulations of each task
-    :param n_threads: threads for the physics; ``None``: torch's number
+    :param n_threads: threads for the physics; ``None`` takes torch's number
     """
 
     def __init__(self, prototypes: Sequence[Prototypes], n_envs_per_task: int, n_threads: int | None) -> None:
@@ -64,7 +64,7 @@ class BatchBackend:
         self._actions: np.ndarray | None = None
 
     def _make_groups(self) -> list[SimulationGroup]:
-        """One batch for each run of rows whose models have the same layout: usually one for all."""
+        """Make one batch for each sequence of rows whose models have the same layout: usually one for all."""
         groups: list[SimulationGroup] = []
         for row in range(self.n_sims):
             prototype = self._prototype(row)
@@ -84,7 +84,7 @@ class BatchBackend:
         return self.prototypes[task][index % len(self.prototypes[task])]
 
     def _parts(self, rows: slice) -> Iterator[tuple[SimulationGroup, slice, slice]]:
-        """The groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
+        """Yield the groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
         start, stop, _ = rows.indices(self.n_sims)
         for group in self.groups:
             first, last = max(start, group.start), min(stop, group.stop)
@@ -138,7 +138,7 @@ class BatchBackend:
         )
 
     def get_attr(self, row: int, name: str) -> Any:
-        """Attribute of the row's prototype, which has the parameters of the environment but not its state."""
+        """Return an attribute of the row's prototype, which has the environment's parameters but not its state."""
         if name in _STATE or name.startswith(("_elapsed", "_has_reset")):
             raise _StateError(f"{name!r} cannot be read: {_NO_ENVS}")
         return self._prototype(row).get_wrapper_attr(name)

@@ -23,11 +23,11 @@ from sb3_multitask.vec_env.wrappers import time_limit_of
 BATCH_IS_MISSING = Batch is None
 
 _CONTACT_FORCES = "cfrc_ext"
-_NO_STAGE = 0  # mjSTAGE_NONE: after a step compute nothing more, as Gymnasium
+_NO_STAGE = 0  # mjSTAGE_NONE: compute nothing more after a step, as in Gymnasium
 
 
 class BatchRefusedError(ValueError):
-    """MuJoCo's batch does not take a model; says whose and why."""
+    """MuJoCo's batch refuses a model; the message names the task and the reason."""
 
 
 class SimulationGroup:
@@ -60,7 +60,7 @@ class SimulationGroup:
             self.batch.set_models(self.models)
         except (mujoco.FatalError, ValueError) as e:
             raise BatchRefusedError(f"MuJoCo's batch refuses its model: {e}") from e
-        rows = {id(model): row for row, model in reversed(list(enumerate(self.models)))}  # the first of each
+        rows = {id(model): row for row, model in reversed(list(enumerate(self.models)))}  # the first row of each model
         self._models = {str(row): SharedModel(self.models[row]) for row in rows.values()}
         self.adapter = adapter_class(unwrapped)
         self.readings = readings_of(unwrapped, self.batch)
@@ -80,7 +80,7 @@ class SimulationGroup:
             self._fields[_CONTACT_FORCES] = self._forces.make()
 
     def reset(self, ids: np.ndarray, seeds: Sequence[int | None]) -> tuple[np.ndarray, list[Info]]:
-        """Start new episodes in the simulations ``ids``; observations and reset infos."""
+        """Start new episodes in the simulations ``ids``; return observations and reset infos."""
         self._start_episodes(ids, seeds)
         state = self._state(ids)
         infos = ColumnInfos(len(ids), lambda: self.adapter.reset_columns(slice(ids[0], ids[-1] + 1), state), [])
@@ -104,7 +104,7 @@ class SimulationGroup:
             self._fields[_CONTACT_FORCES][ids] = 0  # Gymnasium computes them after steps only
 
     def step(self, own: slice, actions: np.ndarray) -> Transitions:
-        """Advance the simulations of ``own`` by one environment step; new episodes begin where one ended."""
+        """Advance the simulations of ``own`` by one environment step; start new episodes where one ended."""
         ids = self._ids[own]
         before = self.adapter.position(own, self._now(own))
         self.ctrl[own] = actions
@@ -132,12 +132,12 @@ class SimulationGroup:
         return Transitions(obs, outcome.rewards, dones, infos, faults)
 
     def _now(self, rows: slice | np.ndarray) -> State:
-        """The state of simulations, to be read before they go on: what a slice selects is a view."""
+        """Return the state of simulations for use before their next step, since a slice selects views."""
         fields = {name: array[rows] for name, array in self._fields.items()}
         return State(self.qpos[rows], self.qvel[rows], fields)
 
     def _state(self, rows: slice | np.ndarray) -> State:
-        """A copy of the state of simulations."""
+        """Return a copy of the state of simulations."""
         fields = {name: array[rows].copy() for name, array in self._fields.items()}
         return State(self.qpos[rows].copy(), self.qvel[rows].copy(), fields)
 
@@ -150,7 +150,7 @@ class SimulationGroup:
             self._fields[name][rows] = bound[rows]
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides what the simulations do next."""
+        """Return the complete state, which determines the next steps of the simulations."""
         return {
             "state": self.batch.state.copy(),
             "warning": self.batch.warning.copy(),
@@ -162,7 +162,7 @@ class SimulationGroup:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""
         self.batch.state[...] = state["state"]
         self.batch.warning[...] = state["warning"]
         self.elapsed[...] = state["elapsed"]
@@ -174,7 +174,7 @@ class SimulationGroup:
             model.set_state(state.get("models", {}).get(row))
 
     def _advance(self, own: slice) -> None:
-        """The native call, with MuJoCo's messages kept from the terminal: its counters say the same."""
+        """Make the native call, without MuJoCo's messages on the terminal: its counters have the same information."""
         everything = own.stop - own.start == len(self._ids)
         previous = mujoco.get_mju_user_warning()
         mujoco.set_mju_user_warning(_ignore)
@@ -184,7 +184,7 @@ class SimulationGroup:
             mujoco.set_mju_user_warning(previous)
 
     def _failed(self, own: slice) -> dict[int, str]:
-        """Simulations of ``own`` that failed in their last step: MuJoCo says so in a counter, which a reset clears."""
+        """Return the simulations of ``own`` that failed in their last step, by counters that a reset clears."""
         if not np.count_nonzero(self._warnings):
             return {}
         found = {row: describe_physics(counts) for row, counts in enumerate(self._warnings[own])}
@@ -192,7 +192,7 @@ class SimulationGroup:
 
 
 class _ContactForces:
-    """``cfrc_ext``, which MuJoCo computes on demand only: one simulation after the other."""
+    """``cfrc_ext``, which MuJoCo computes only on demand, one simulation after the other."""
 
     def __init__(self, batch: Any, envs: Sequence[Any]) -> None:
         self.batch = batch
@@ -217,7 +217,7 @@ def _ignore(_message: str) -> None:
 
 
 def _layout(env: gym.Env[Any, Any]) -> tuple[Any, ...]:
-    """What must be equal for tasks to share a batch and an adapter."""
+    """Return a key that is equal for tasks that can share a batch and an adapter."""
     unwrapped: Any = env.unwrapped
     return (
         ADAPTERS[type(unwrapped)],
@@ -228,7 +228,7 @@ def _layout(env: gym.Env[Any, Any]) -> tuple[Any, ...]:
 
 
 def _share_layout(model: Any, other: Any) -> bool:
-    """Whether MuJoCo itself takes both models into one batch."""
+    """Return whether MuJoCo itself takes both models into one batch."""
     try:
         Batch(model, 2, 1).set_models([model, other])
     except (mujoco.FatalError, ValueError):
@@ -237,11 +237,11 @@ def _share_layout(model: Any, other: Any) -> bool:
 
 
 def _max_episode_steps(env: gym.Env[Any, Any]) -> int:
-    """The time limit around an environment, in steps; the largest integer without one."""
+    """Return the time limit around an environment, in steps; the largest integer without one."""
     limit = time_limit_of(env)
     return int(np.iinfo(np.int64).max) if limit is None else limit
 
 
 def _readings_key(env: Any) -> type | None:
-    """Environments that differ in what they read cannot share a group."""
+    """Return a key of the readings: environments with different readings cannot share a group."""
     return type(env) if isinstance(env, WithReadings) else None

@@ -1,4 +1,4 @@
-"""The paper's way through the tasks: one at a time."""
+"""The paper's schedule: one task at a time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sb3_multitask.envs.task_env import StepReturn, TaskObs
 
 
 class TaskCyclingVecEnv(VecEnv):
-    """Shows one task of a multi-task VecEnv at a time; ``num_envs = n_envs_per_task`` (section 4.3.1).
+    """Show one task of a multi-task VecEnv at a time; ``num_envs = n_envs_per_task`` (section 4.3.1).
 
-    ``next_task()`` goes from E1 to E2, ... En and back to E1. Waiting tasks keep their state: their episodes go on
-    where they stopped. ``A2CMultiTask(task_schedule="cycle")`` puts this under the model's normaliser by itself;
-    on its own, a stock algorithm would bootstrap from the next task's observation.
+    ``next_task()`` goes from E1 to E2, ... En and back to E1. Waiting tasks keep their state: their episodes continue
+    where they stopped. ``A2CMultiTask(task_schedule="cycle")`` puts this under the model's normaliser. Without
+    ``A2CMultiTask``, a stock algorithm would bootstrap from the next task's observation.
 
-    It is no ``VecEnvWrapper``, so that ``sync_envs_normalization`` takes it for the innermost VecEnv, which it
-    stands for.
+    It is not a ``VecEnvWrapper``, so that ``sync_envs_normalization`` takes it for the innermost VecEnv, which it
+    represents.
 
     :param venv: a ``MultiTaskVecEnv`` or a ``MultiTaskVecNormalize`` over one
     :raises TypeError: if ``venv`` has no tasks
     """
 
     def __init__(self, venv: Any) -> None:
-        if not hasattr(type(venv), "task_view"):  # of its own: wrappers forward that of the VecEnv inside
+        if not hasattr(type(venv), "task_view"):  # on the class, since wrappers forward attributes of the VecEnv inside
             raise TypeError(
                 "TaskCyclingVecEnv needs a MultiTaskVecEnv, or a MultiTaskVecNormalize over one, without other "
                 f"wrappers (got {venv!r}). Make one with sb3_multitask.make_multitask_vec_env(tasks)."
@@ -58,7 +58,7 @@ class TaskCyclingVecEnv(VecEnv):
 
     @property
     def reset_task_ids(self) -> np.ndarray:
-        """The tasks that ``reset`` resets: all."""
+        """The tasks that ``reset`` resets, which are all."""
         return np.arange(self.n_tasks)
 
     @property
@@ -83,14 +83,14 @@ class TaskCyclingVecEnv(VecEnv):
         return view
 
     def task_view(self, task_id: int) -> VecEnv:
-        """A VecEnv over the sub-environments of one task, active or not."""
+        """Return a VecEnv over the sub-environments of one task, active or not."""
         view: VecEnv = self.venv.task_view(task_id)
         return view
 
     def next_task(self) -> TaskObs:
         """Make the next task the active one and return its last observations.
 
-        ``first_visit`` is then true if no one has seen these since the reset.
+        ``first_visit`` is then true if these have not been returned since the reset.
 
         :raises RuntimeError: before the first ``reset``
         """
@@ -103,7 +103,7 @@ class TaskCyclingVecEnv(VecEnv):
         return {key: value.copy() for key, value in obs.items()}
 
     def to_whole_cycles(self, n_rollouts: int) -> int:
-        """The least number of rollouts, at least ``n_rollouts``, after which every task has had its turn."""
+        """Return the least number of rollouts, at least ``n_rollouts``, that completes a cycle of the tasks."""
         return n_rollouts + -(self.active_task + n_rollouts) % self.n_tasks
 
     def reset(self) -> TaskObs:
@@ -115,7 +115,7 @@ class TaskCyclingVecEnv(VecEnv):
         return self.next_task()
 
     def get_state(self) -> dict[str, Any]:
-        """Which task is active and where the others wait; the environments have a state of their own."""
+        """Return the active task and the last observations of the others, without the environments' own states."""
         return {
             "active_task": self.active_task,
             "first_visit": bool(self.first_visit),
@@ -125,7 +125,7 @@ class TaskCyclingVecEnv(VecEnv):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""
         self.active_task, self.first_visit = state["active_task"], state["first_visit"]
         self._last_obs = list(state["last_obs"])
         self._episode_starts[...], self._visited[...] = state["episode_starts"], state["visited"]

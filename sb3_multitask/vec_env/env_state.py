@@ -1,4 +1,4 @@
-"""The whole state of one Gymnasium environment, so that it can go on elsewhere to the same bits."""
+"""The complete state of one Gymnasium environment, from which another continues with the same bits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     gym.wrappers.ClipAction: (),
     gym.wrappers.RescaleAction: (),
 }
-"""Wrappers whose state is known: class -> the attributes that hold it."""
+"""Known wrappers: class -> the attributes that hold its state."""
 
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _DERIVED = (
@@ -50,14 +50,14 @@ _DERIVED = (
     *("qfrc_actuator", "qfrc_passive", "qfrc_spring", "qfrc_damper", "qfrc_gravcomp", "qfrc_fluid", "qfrc_smooth"),
     *("qfrc_constraint", "qfrc_bias", "qfrc_inverse", "solver_niter", "flexvert_xpos", "flexedge_length"),
 )
-"""What MuJoCo computed in the last step and environments read before the next: not a function of the state alone.
+"""Fields of the last step that environments read before the next one, and that do not follow from the state.
 
-Contacts are not among them: a checkpoint does not hold what an environment reads of those *before* it steps.
+Contacts are not among them: a checkpoint does not hold the contacts that an environment reads *before* it steps.
 """
 
 
 def why_inexact(env: gym.Env[Any, Any]) -> str | None:
-    """Why the state of an environment cannot be told in full; None if it can."""
+    """Return why the state of an environment cannot be read completely; None if it can."""
     for layer in _layers(env):
         if _offers_state(layer) or kind_of(layer) in _WRAPPERS:
             continue
@@ -72,11 +72,11 @@ def why_inexact(env: gym.Env[Any, Any]) -> str | None:
 
 
 def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Everything that decides what an environment does next, as far as it can be told (:func:`why_inexact`).
+    """Return the state that determines an environment's next steps, as far as it is known (:func:`why_inexact`).
 
     MuJoCo's environments and Gymnasium's usual wrappers are known. Any other environment or wrapper takes part by
     ``get_state()``, which returns dicts, lists, plain values and arrays for itself and what it wraps, and
-    ``set_state(state)``. Random numbers from ``self.np_random`` are taken care of.
+    ``set_state(state)``. The generator ``self.np_random`` is part of the state.
     """
     return {
         "np_random": generator_state(env.unwrapped._np_random),
@@ -87,7 +87,7 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
 
 def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
-    """Restore what :func:`get_env_state` gave, into an environment made in the same way."""
+    """Restore a state that :func:`get_env_state` returned, in an environment made in the same way."""
     for layer, saved in zip(_layers(env), state["layers"], strict=True):
         if saved["class"] != type(layer).__name__:
             raise ValueError(f"The state is of a {saved['class']}, the environment has a {type(layer).__name__}")
@@ -103,12 +103,12 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     env.unwrapped._np_random = make_generator(state["np_random"])
     spaces: dict[str, Any] = {name: getattr(env.unwrapped, name) for name in ("action_space", "observation_space")}
     for name, space in spaces.items():
-        if name in state:  # older checkpoints hold that of actions only
+        if name in state:  # older checkpoints hold only the action space's generator
             space._np_random = make_generator(state[name])
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:
-    """Wrappers and environment from the outside in, down to the first that tells the state of all it wraps."""
+    """Yield wrappers and environment from the outside in, down to the first whose state includes all it wraps."""
     for layer in (*wrappers_of(env), env.unwrapped):
         yield layer
         if _offers_state(layer):
@@ -141,9 +141,9 @@ _OF_GYMNASIUM = ("_np_random", "_np_random_seed", "_ezpickle_args", "_ezpickle_k
 
 
 def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
-    """What a class keeps in Python beyond what Gymnasium takes care of."""
+    """Yield the attributes of a class in Python that Gymnasium's state does not include."""
     for name, value in vars(env).items():
-        # an MjData beside the environment's own is what sensors compute in again each time
+        # an MjData besides the environment's own is scratch memory of sensors
         is_scratch = name == "scratch_data" and isinstance(value, mujoco.MjData)
         if name not in (*_RESTORED_SEPARATELY, *_OF_GYMNASIUM) and not is_scratch:
             yield name, value
@@ -154,19 +154,19 @@ def _is_storable(value: Any) -> bool:
 
 
 def _is_fixed(value: Any) -> bool:
-    """What the constructor makes and nothing changes."""
+    """Return whether a value is made by the constructor and never changes."""
     return isinstance(value, gym.Space | Morphology | MappingProxyType) or _is_frozen(value)
 
 
 def _is_frozen(value: Any) -> bool:
-    """Whether a value that is no plain one is made of tuples, texts and the like to the last, and never drawn."""
+    """Return whether a value consists of tuples, texts and other immutable values, which are never drawn."""
     if isinstance(value, tuple):
         return all(_is_frozen(item) for item in value)
     return isinstance(value, str | Path | type | gym.Space | Morphology) or _is_stateless(value)
 
 
 def _is_stateless(value: Any) -> bool:
-    """Whether a value is a function that holds nothing that could be drawn; an object with ``__call__`` may."""
+    """Return whether a value is a function without state; an object with ``__call__`` may have state."""
     function = getattr(value, "__func__", value)  # of methods
     if not inspect.isroutine(function):
         return isinstance(value, np.ufunc)

@@ -1,4 +1,4 @@
-"""Numbers that no learner must see: what counts as a fault of a sub-environment, and what is done about it."""
+"""Faults of sub-environments: numbers and failures from which no algorithm must learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 OnFault: TypeAlias = Literal["stop", "quarantine"]
 LIMIT = 1e15
-"""Observations, rewards and actions beyond this are taken for the results of a fault."""
+"""Observations, rewards and actions beyond this are faults."""
 MAX_CONSECUTIVE_FAULTS = 10
 """Consecutive faults after which a sub-environment is considered broken."""
 
@@ -20,23 +20,23 @@ PHYSICS = {
     int(mujoco.mjtWarning.mjWARN_BADQACC): "NaN, infinite or huge accelerations",
     int(mujoco.mjtWarning.mjWARN_BADCTRL): "NaN or infinite controls (the action)",
 }
-"""MuJoCo's warnings that mean that a simulation failed: it has then reset itself, and says so in a counter only."""
+"""MuJoCo's warnings of failed simulations, which MuJoCo resets by itself and reports in a counter only."""
 FIRST_PHYSICS, LAST_PHYSICS = min(PHYSICS), max(PHYSICS)
 
 
 class Fault(str):
-    """What was found, as ``info["fault"]`` of a step that was quarantined; an env's own "fault" is no such thing."""
+    """A description, as ``info["fault"]`` of a quarantined step; it differs in type from an env's own "fault"."""
 
     __slots__ = ()
 
 
 class TaskFault(RuntimeError):  # noqa: N818 (a fault of a task; users catch it by this name)
-    """A sub-environment gave, or was given, numbers that cannot be learned from.
+    """A sub-environment returned, or was given, numbers that cannot be learned from.
 
     :param task: name of the task
     :param env: index of the sub-environment
     :param step: step of its episode, the first being 1; 0 is the reset
-    :param what: what was found
+    :param what: description of the fault
     """
 
     def __init__(self, task: str, env: int, step: int, what: str) -> None:
@@ -48,17 +48,17 @@ class TaskFault(RuntimeError):  # noqa: N818 (a fault of a task; users catch it 
 
 
 class WorkerError(RuntimeError):
-    """A worker process of ``backend="subproc"`` raised, died or does not answer; all workers have been ended."""
+    """A worker process of ``backend="subproc"`` raised, died or does not reply; all workers have been ended."""
 
 
 def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:
-    """Rows with numbers that are not finite or absurd, and what they are.
+    """Return rows with numbers that are not finite or out of range, and a description of these.
 
     :param kind: such as "observation"
     :param values: (n_rows, ...)
     """
     size = np.abs(values)
-    if not size.size or size.item(size.argmax()) < LIMIT:  # of a NaN, which is where argmax stops, it is false
+    if not size.size or size.item(size.argmax()) < LIMIT:  # false for a NaN, at which argmax stops
         return {}
     flat = size.reshape(len(size), -1)
     rows = (~(flat < LIMIT)).any(axis=1).nonzero()[0].tolist()
@@ -68,28 +68,28 @@ def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:
 def _adjective(row: np.ndarray) -> str:
     if np.isnan(row).any():
         return "a NaN"
-    return "an infinite" if np.isinf(row).any() else f"an absurd (beyond {LIMIT:.0e})"
+    return "an infinite" if np.isinf(row).any() else f"an out-of-range (beyond {LIMIT:.0e})"
 
 
 def physics_fault(env: Any) -> str | None:
-    """What MuJoCo found in an environment's last step; None for a good one, or without MuJoCo in ``data``."""
+    """Return MuJoCo's failure in an environment's last step; None without a failure, or without MuJoCo in ``data``."""
     data = getattr(env.unwrapped, "data", None)
     if not isinstance(data, mujoco.MjData):
         return None
     counts = data.warning.number[FIRST_PHYSICS : LAST_PHYSICS + 1]
     fault = describe_physics(counts)
     if fault is not None:
-        counts[:] = 0  # a reset need not do so, and then every later step would look like a failed one
+        counts[:] = 0  # an environment's reset need not clear them, and later steps would then count as failed
     return fault
 
 
 def describe_physics(counts: np.ndarray) -> str | None:
-    """What MuJoCo's counters from ``FIRST_PHYSICS`` on mean; None if all are 0."""
+    """Describe MuJoCo's counters from ``FIRST_PHYSICS`` on; None if all are 0."""
     if not counts.any():
         return None
     return f"MuJoCo found {PHYSICS[FIRST_PHYSICS + int(counts.nonzero()[0][0])]} and has reset the simulation"
 
 
 def is_fault(info: Mapping[str, Any]) -> bool:
-    """Whether a step's info is that of a quarantined fault."""
+    """Return whether a step's info belongs to a quarantined fault."""
     return isinstance(info.get("fault"), Fault)

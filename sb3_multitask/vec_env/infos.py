@@ -1,4 +1,4 @@
-"""The infos of a step: a list that knows whose episode ended, made on demand where that is possible."""
+"""The infos of a step: a list with the rows whose episode ended, made on demand if possible."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class StepInfos(list[dict[str, Any]]):
 
 
 def ended_rows(dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> list[int]:
-    """The rows of a step whose episode ended, ascending.
+    """Return the rows of a step whose episode ended, ascending.
 
-    They are taken from infos that know them, unless a wrapper has changed ``dones`` since.
+    They come from the infos if these have them, unless a wrapper has changed ``dones`` since.
 
     :param dones: (n_rows,) bool
     :param infos: as the same ``step`` returned them
@@ -44,7 +44,7 @@ def ended_rows(dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> list[int]:
 
 
 class LazyInfos(StepInfos):
-    """Infos that are each made when somebody looks at it: most are never looked at.
+    """Infos that are made when they are read: most are never read.
 
     :param n_rows: number of infos
     :param ended: rows whose episode ended

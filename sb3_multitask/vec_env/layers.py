@@ -1,4 +1,4 @@
-"""The layers of a model's env: its wrappers, its normaliser, its tasks, and the order in which it shows them."""
+"""The layers of a model's env: wrappers, normaliser, tasks, and the order of tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TaskSchedule: TypeAlias = Literal["joint", "cycle"]
 
 
 def layers_of(env: VecEnv) -> Iterator[Any]:
-    """A VecEnv and what it wraps, from the outside in."""
+    """Yield a VecEnv and what it wraps, from the outside in."""
     layer: Any = env
     while layer is not None:
         yield layer
@@ -25,9 +25,9 @@ def layers_of(env: VecEnv) -> Iterator[Any]:
 
 
 def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
-    """The normaliser with statistics per task around an env, under other wrappers or not.
+    """Return an env's normaliser with statistics per task, under any wrappers.
 
-    :raises ValueError: if it is a stock ``VecNormalize``, or if there are two
+    :raises ValueError: if the env has a stock ``VecNormalize``, or two normalisers
     """
     if sum(isinstance(layer, VecNormalize) for layer in layers_of(env)) > 1:
         raise ValueError(
@@ -44,9 +44,9 @@ def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
 
 
 def scheduled(env: VecEnv, schedule: TaskSchedule) -> VecEnv:
-    """The env as an algorithm with that schedule meets it: all tasks at once, or cycling under the normaliser.
+    """Return the env for an algorithm with this schedule: all tasks at once, or cycling under the normaliser.
 
-    :raises ValueError: if the env cannot be scheduled so
+    :raises ValueError: if the env cannot have this schedule
     """
     is_cycling = any(isinstance(layer, TaskCyclingVecEnv) for layer in layers_of(env))
     if schedule == "joint":
@@ -72,9 +72,9 @@ def scheduled(env: VecEnv, schedule: TaskSchedule) -> VecEnv:
 
 
 def task_names_of(env: VecEnv) -> tuple[str, ...]:
-    """Names of the tasks of a VecEnv, in the order of the heads.
+    """Return the names of the tasks of a VecEnv, in the order of the heads.
 
-    :raises ValueError: if its sub-environments do not know them, or do not agree
+    :raises ValueError: if its sub-environments have no tasks, or different ones
     """
     if hasattr(env, "task_names"):
         return tuple(env.task_names)
@@ -111,7 +111,7 @@ def check_task_observations(env: Any) -> None:
 
 
 def differs_in_type_only(saved: Any, space: Any) -> bool:
-    """Whether observations of a model and of an env differ in float32 and float64 only: 0.1.0 had float32 always."""
+    """Return whether a model's and an env's observations differ only in float32 or float64: 0.1.0 had only float32."""
     if not (isinstance(saved, spaces.Dict) and isinstance(space, spaces.Dict)) or saved == space:
         return False
     mine, other = saved.spaces.get("obs"), space.spaces.get("obs")

@@ -1,4 +1,4 @@
-"""One call from tasks to a VecEnv ready to train on."""
+"""Make a VecEnv for training from tasks in one call."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_multitask_vec_env(
 
     :param tasks: a set's name (``"HalfCheetahBody6"``), an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task
-    :param seed: of all sub-environments, see ``MultiTaskVecEnv``; ``None``: at random
+    :param seed: determines the seeds of all sub-environments, see ``MultiTaskVecEnv``; ``None`` is random
     :param backend: ``"batch"`` (native), ``"dummy"``, ``"subproc"``, or ``"auto"`` for the fastest that fits
     :param normalize: put ``MultiTaskVecNormalize`` on top; a mapping holds its arguments, such as
         ``{"norm_reward": False, "gamma": 0.98}``
@@ -38,8 +38,8 @@ def make_multitask_vec_env(
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
     :param override_existing: whether monitor files of earlier runs are replaced, with a warning; ``False`` appends
     :param render_mode: as in ``gymnasium.make``
-    :param n_threads: physics threads of ``"batch"``; ``None``: torch's number
-    :param on_fault: what a NaN, infinite or absurd observation, reward or action, or a failed simulation does:
+    :param n_threads: physics threads of ``"batch"``; ``None`` takes torch's number
+    :param on_fault: reaction to a NaN, infinite or huge observation, reward or action, or a failed simulation:
         ``"stop"`` raises an error that names task, sub-environment and step; ``"quarantine"`` resets that
         sub-environment and keeps the step out of statistics and updates, see ``MultiTaskVecEnv``
     :return: the VecEnv; see ``MultiTaskVecEnv`` for what it raises

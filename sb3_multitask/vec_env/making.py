@@ -1,4 +1,4 @@
-"""Which backend runs a list of tasks, and the environments that it needs for that."""
+"""Select the backend for a list of tasks, and make the environments that it needs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Workers: TypeAlias = Callable[..., SubprocBackend]
 
 @dataclass(frozen=True)
 class Running:
-    """A backend that runs, and what is known of its environments.
+    """A running backend, and the descriptions of its environments.
 
-    :param reason: why ``"auto"`` took another backend than "batch"; ``None`` if it was asked for
-    :param descriptions: of all sub-environments
+    :param reason: why ``"auto"`` took another backend than "batch"; ``None`` if the user chose it
+    :param descriptions: descriptions of all sub-environments
     """
 
     backend: Backend
@@ -50,7 +50,7 @@ def start_backend(
     """Make the environments, each once, and start the backend that runs them.
 
     :param seeds: for the global generators, while the environment of each row is made
-    :param workers: makes the backend of "subproc"
+    :param workers: function that makes the backend of "subproc"
     :raises ValueError: on an unknown backend, one that cannot run these tasks, or spaces that differ
     """
     if name not in get_args(BackendName):
@@ -68,7 +68,7 @@ def start_backend(
             envs.make_all()
             return _running(DummyBackend(tasks, envs.rows()), name, None, envs.descriptions())
         envs.make_prototypes()
-        common_spaces(envs.descriptions())  # what differs is said before what "batch" cannot run
+        common_spaces(envs.descriptions())  # raises on differences first, and then on what "batch" cannot run
         backend_or_reason = _try_batch(envs.prototypes(), n_envs_per_task, render_mode, n_threads)
         if isinstance(backend_or_reason, BatchBackend):
             return _running(backend_or_reason, "batch", None, envs.descriptions())
@@ -84,7 +84,7 @@ def start_backend(
 
 
 class _Environments:
-    """The environments of every task, as many as have been needed so far."""
+    """The environments of every task that have been made so far."""
 
     def __init__(
         self, tasks: Sequence[Task], n_envs_per_task: int, seeds: Sequence[int | None], render_mode: str | None
@@ -94,11 +94,11 @@ class _Environments:
         self._envs: list[list[gym.Env[Any, Any]]] = [[] for _ in tasks]
 
     def make_prototypes(self) -> None:
-        """One environment of a task whose copies are alike, else all: the native backend reads their parameters."""
+        """Make one environment of a task with equal copies, else all, for their parameters on the native backend."""
         self._make(lambda task: self.n_envs_per_task if task.copies_differ else 1)
 
     def make_all(self) -> None:
-        """Every copy that there is not yet."""
+        """Make every copy that does not exist yet."""
         self._make(lambda _task: self.n_envs_per_task)
 
     def _make(self, n_copies: Callable[[Task], int]) -> None:
@@ -128,7 +128,7 @@ def _running(backend: Backend, name: str, reason: str | None, descriptions: list
 def _try_batch(
     prototypes: Sequence[Prototypes], n_envs_per_task: int, render_mode: str | None, n_threads: int | None
 ) -> BatchBackend | str:
-    """The native backend, or why it cannot run these tasks."""
+    """Return the native backend, or why it cannot run these tasks."""
     reason = why_not_batch(prototypes, render_mode)
     if reason is not None:
         if BATCH_IS_MISSING:

@@ -17,14 +17,14 @@ class EpisodeMonitor:
     """Count rewards and steps; at an episode's end fill ``info["episode"]`` and write a row to its CSV.
 
     Returns are undiscounted and unnormalised. The files are SB3's: ``<row>.monitor.csv`` with the columns
-    ``r`` (return), ``l`` (length, steps), ``t`` (seconds since the start) and ``task`` (name). ``t`` is of a clock
-    that nobody can set, since SB3's ``load_results`` sorts by it; ``t_start`` in the header is the date.
+    ``r`` (return), ``l`` (length, steps), ``t`` (seconds since the start) and ``task`` (name). ``t`` comes from a
+    monotonic clock, since SB3's ``load_results`` sorts by it; ``t_start`` in the header is the date.
 
     :param tasks: name of the task of every row
     :param env_ids: id of the environment of every row, for the files' headers
     :param monitor_dir: folder for the files; ``None`` writes none
     :param override_existing: ``False`` appends to files of earlier runs
-    :param monitored: rows whose environment has a ``Monitor`` of its own, which says what the episode was
+    :param monitored: rows whose environment has its own ``Monitor``, which defines the episode's return and length
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EpisodeMonitor:
         self._monitored = frozenset(monitored)
 
     def begin(self, rows: slice) -> None:
-        """The episodes that a reset begins; the first one begins the files."""
+        """Start the episodes of a reset; the first reset starts the files."""
         self.reset(rows)
         if self._files is not None:
             self._files.begin(range(len(self.tasks))[rows], self.t_start)
@@ -54,7 +54,7 @@ class EpisodeMonitor:
         self.lengths[rows] = 0
 
     def step(self, rows: slice, rewards: np.ndarray, ended: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
-        """A step of some rows.
+        """Record a step of some rows.
 
         :param ended: which of them ended their episode; their infos are filled
         """
@@ -65,7 +65,7 @@ class EpisodeMonitor:
             self._files.discard_earlier()
         for i in ended:
             row = i + rows.start
-            if not is_fault(infos[i]):  # which is no episode
+            if not is_fault(infos[i]):  # a quarantined row is not an episode
                 infos[i]["episode"] = episode = self._episode(row, infos[i])
                 infos[i]["task"] = self.tasks[row]
                 if self._files is not None:
@@ -74,7 +74,7 @@ class EpisodeMonitor:
             self.lengths[row] = 0
 
     def _episode(self, row: int, info: dict[str, Any]) -> dict[str, Any]:
-        """Return, length and time of the episode that has ended."""
+        """Return the return, length and time of the episode that has ended."""
         total, length = float(self.returns[row]), int(self.lengths[row])
         inner = info.get("episode") if row in self._monitored else None
         if inner is not None:
@@ -83,7 +83,7 @@ class EpisodeMonitor:
         return {"r": round(total, 6), "l": length, "t": round(seconds, 6), "task": self.tasks[row]}
 
     def _by_files_clock(self, row: int, episode: dict[str, Any]) -> dict[str, Any]:
-        """The episode with the seconds since the start that the file's header names, which may be an earlier run's."""
+        """Return the episode with the seconds since the start in the file's header, perhaps of an earlier run."""
         assert self._files is not None
         if self._files.override_existing:
             return episode
@@ -91,7 +91,7 @@ class EpisodeMonitor:
         return episode if began is None else {**episode, "t": round(episode["t"] + self.t_start - began, 6)}
 
     def get_state(self) -> dict[str, Any]:
-        """Running episodes, the date of the start, the time since then (s), and how long each file is (bytes)."""
+        """Return running episodes, the date of the start, the time since then (s), and each file's length (bytes)."""
         return {
             "returns": self.returns.copy(),
             "lengths": self.lengths.copy(),
@@ -101,10 +101,10 @@ class EpisodeMonitor:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave; files are cut to what they held then, and are continued from there."""
+        """Restore a state of :meth:`get_state`; files are truncated to their length in it, and continued."""
         self.returns[...], self.lengths[...] = state["returns"], state["lengths"]
         self._began = time.monotonic() - state["seconds"]
-        # of the first process: SB3 adds it to ``t`` to bring the rows of several files in order
+        # that of the first process: SB3 adds it to ``t`` to sort the rows of several files
         self.t_start = state.get("t_start", time.time() - state["seconds"])
         if self._files is not None:
             self._files.set_state(state["n_bytes"])

@@ -24,10 +24,10 @@ _ASIDE = ".earlier"
 class MonitorFiles:
     """``<row>.monitor.csv`` for every row, as SB3's ``load_results`` reads them.
 
-    A file begins at the first reset, with its header. Rows of an earlier run are set aside there, also where that had
-    more sub-environments: a run that is resumed takes them back, another removes them at its first step and says so.
+    The first reset writes a file's header. It sets aside the files of an earlier run, also of surplus sub-environments.
+    A resumed run restores them; another run removes them at its first step, with a warning.
 
-    :param folder: where they are
+    :param folder: folder of the files
     :param env_ids: id of the environment of every row, for the headers
     :param override_existing: ``False`` appends to the files of earlier runs
     """
@@ -49,7 +49,7 @@ class MonitorFiles:
         """Write the headers of rows that have no file yet.
 
         :param t_start: seconds since the epoch
-        :raises SaveError: if a file cannot be written, or is not one that rows can be appended to
+        :raises SaveError: if a file cannot be written, or rows cannot be appended to it
         """
         if self.override_existing and not self._begun:
             for row in self._surplus():
@@ -77,13 +77,13 @@ class MonitorFiles:
             self._aside.add(row)
 
     def _surplus(self) -> list[int]:
-        """Rows beyond this run's of which an earlier one left a file: ``load_results`` would read it with ours."""
+        """Return rows beyond ours that have a file of an earlier run: ``load_results`` would read it with ours."""
         names = [path.name.removesuffix(f".{Monitor.EXT}") for path in self.folder.glob(f"*.{Monitor.EXT}")]
         rows = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
         return [row for row in sorted(rows) if row >= len(self._env_ids) and _is_ours(self.path(row))]
 
     def discard_earlier(self) -> None:
-        """Remove what was set aside: this run is not the earlier one resumed."""
+        """Remove the files that were set aside, since this run does not resume the earlier one."""
         if not self._aside:
             return
         aside, self._aside = {self._path_aside(row) for row in self._aside}, set()
@@ -99,7 +99,7 @@ class MonitorFiles:
     def write(self, row: int, episode: Mapping[str, Any], t_start: float) -> None:
         """Append an episode.
 
-        :raises SaveError: if it cannot be written; the rows before stay
+        :raises SaveError: if it cannot be written; earlier rows remain
         """
         self.begin([row], t_start)
         line = _line(episode[column] for column in _COLUMNS)
@@ -116,7 +116,7 @@ class MonitorFiles:
             raise SaveError(f"Cannot write {self.path(row)}: {e.strerror or e}. The rows before stay.") from e
 
     def t_start(self, row: int) -> float | None:
-        """When the file of a row says that it began; None if it does not."""
+        """Return the date in the header of a row's file; None without one."""
         try:
             with self.path(row).open(encoding="utf-8") as file:
                 return float(json.loads(file.readline().removeprefix("#"))["t_start"])
@@ -124,11 +124,11 @@ class MonitorFiles:
             return None
 
     def get_state(self) -> dict[str, int]:
-        """Length of each file that was begun, in bytes."""
+        """Return the length of each file in bytes."""
         return {str(row): self.path(row).stat().st_size for row in sorted(self._begun) if self.path(row).exists()}
 
     def set_state(self, n_bytes: Mapping[str, int]) -> None:
-        """Take the files of the run that is resumed, cut to what they held then."""
+        """Restore the files of the resumed run, truncated to their length in the state."""
         for row in self._aside:
             self._path_aside(row).replace(self.path(row))
         self._aside.clear()
@@ -143,7 +143,7 @@ class MonitorFiles:
                 warnings.warn(f"{path} is shorter than it was at the checkpoint; rows are missing", stacklevel=2)
             os.truncate(path, content.rfind(b"\n") + 1)
             self._begun.add(int(key))
-        if self.override_existing and n_bytes:  # what was begun after that is begun again
+        if self.override_existing and n_bytes:  # files that were started later are started again
             for row in set(range(len(self._env_ids))) - self._begun - set(map(int, n_bytes)):
                 self.path(row).unlink(missing_ok=True)
 
@@ -155,19 +155,19 @@ def _line(fields: Iterable[Any]) -> str:
 
 
 def _has_rows(path: Path) -> bool:
-    """Whether a file holds more than its two lines of header."""
+    """Return whether a file holds more than its two lines of header."""
     return len(_first_lines(path, 3)) > 2
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file has the header that is written here."""
+    """Return whether a file has the header that this module writes."""
     return _first_lines(path, 2)[1:] == [_line(_COLUMNS).encode()]
 
 
 def _can_be_appended_to(path: Path) -> bool:
-    """Whether a file of an earlier run has its header; half a row at its end, left by a kill, is cut off.
+    """Return whether a file of an earlier run has its header; a truncated row at its end, from a kill, is removed.
 
-    :raises OSError: if its columns are others than those that would be appended
+    :raises OSError: if its columns differ from those of the rows to append
     """
     header = _first_lines(path, 2)
     if len(header) < 2 or not header[1].endswith(b"\n"):
@@ -184,7 +184,7 @@ def _can_be_appended_to(path: Path) -> bool:
 
 
 def _first_lines(path: Path, n: int) -> list[bytes]:
-    """The first lines of a file, at most ``n``; none if there is no file."""
+    """Return the first lines of a file, at most ``n``; none if the file does not exist."""
     try:
         with path.open("rb") as file:
             return list(islice(file, n))

@@ -1,4 +1,4 @@
-"""The numbers of a compiled MuJoCo model, which environments may draw again: domain randomisation, curricula."""
+"""The numbers of a compiled MuJoCo model, which environments may change: domain randomisation, curricula."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import mujoco
 import numpy as np
 
 _PARTS = ("opt", "stat")
-"""The model's structures beside its arrays that decide its physics: options, and statistics that the solver reads."""
+"""The model's structures besides its arrays that affect its physics: options, and statistics that the solver reads."""
 _SLEEP, _IPC = (int(getattr(getattr(mujoco, "mjtEnableBit", None), name, 0)) for name in ("mjENBL_SLEEP", "mjENBL_IPC"))
 
 
 def get_model_state(model: Any) -> dict[str, Any]:
-    """Every number of a model that may be written: arrays of all types, options and statistics; copied.
+    """Return a copy of every writable number of a model: arrays of all types, options and statistics.
 
     Keys of options and statistics are ``opt.gravity``, ``stat.meaninertia`` and so on.
     """
@@ -33,7 +33,7 @@ def get_model_state(model: Any) -> dict[str, Any]:
 
 
 def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
-    """Restore what :func:`get_model_state` returned, in place: simulations that use the model see it at once.
+    """Restore a state of :func:`get_model_state` in place: it applies at once to simulations that use the model.
 
     :raises ValueError: if the model has another number of bodies, joints, ..., or MuJoCo other options
     """
@@ -54,9 +54,9 @@ def set_model_state(model: Any, state: Mapping[str, Any]) -> None:
 
 
 class SharedModel:
-    """A model that several simulations share and that is rarely written to: its state is told if it has been.
+    """A model that several simulations share and that rarely changes: its state is needed only if it has changed.
 
-    :param model: as it was made
+    :param model: the unchanged model
     """
 
     def __init__(self, model: Any) -> None:
@@ -64,15 +64,15 @@ class SharedModel:
         self._original, self._digest = copy.copy(model), _digest(model)
 
     def has_changed(self) -> bool:
-        """Whether a number of the model differs from when it was made."""
+        """Return whether a number of the model differs from the unchanged model."""
         return _digest(self.model) != self._digest
 
     def get_state(self) -> dict[str, Any]:
-        """See :func:`get_model_state`."""
+        """Return the model's state, see :func:`get_model_state`."""
         return get_model_state(self.model)
 
     def set_state(self, state: Mapping[str, Any] | None) -> None:
-        """Restore a state; ``None``: the model as it was made."""
+        """Restore a state; ``None`` restores the unchanged model."""
         if state is not None:
             set_model_state(self.model, state)
         elif self.has_changed():
@@ -86,11 +86,11 @@ def _digest(model: Any) -> int:
 
 
 def why_untold(model: Any) -> str | None:
-    """Why MuJoCo does not tell all that a simulation of this model depends on; None if it does."""
+    """Return why MuJoCo does not expose the complete state of a simulation of this model; None if it does."""
     if model.opt.enableflags & _SLEEP:
-        return "has sleep enabled, and MuJoCo does not tell which bodies sleep (<flag sleep='disable'/> is exact)"
+        return "has sleep enabled, and MuJoCo does not expose which bodies sleep (<flag sleep='disable'/> is exact)"
     if model.opt.enableflags & _IPC:
-        return "has IPC enabled, and MuJoCo does not tell what that keeps from step to step"
+        return "has IPC enabled, and MuJoCo does not expose its state"
     return None
 
 

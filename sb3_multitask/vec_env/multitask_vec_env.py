@@ -1,4 +1,4 @@
-"""Several copies of every task side by side, the task written into the observation."""
+"""Several copies of every task side by side, with the task in the observation."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ class MultiTaskVecEnv(SubEnvsView):
     Sub-environments are grouped by task: row ``task_id * n_envs_per_task + k`` is copy ``k``. An observation is
     ``{"obs": (num_envs, obs_dim), "task": (num_envs,) int64}``; ``obs`` is float32 where that holds every digit of the
     tasks' observations, else float64. Returns and lengths of episodes are monitored (raw rewards), so no ``Monitor``
-    is needed around the environments; one that is there says what an episode's return is, as in SB3.
+    is needed around the environments; if there is one, it defines the return of an episode, as in SB3.
 
     :param tasks: a set's name, an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task, at least 1
     :param backend: ``"batch"`` (all simulations in one native call: the environments of this package and most of
         Gymnasium's MuJoCo ones), ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each),
-        or ``"auto"``: ``"batch"`` where it can, else ``"dummy"``. All give the same numbers. The attribute ``backend``
-        says which, and ``backend_reason`` why "auto" did not take "batch".
-    :param seed: decides the seeds of all sub-environments, which are independent of each other and of those of other
+        or ``"auto"``: ``"batch"`` if possible, else ``"dummy"``. All give the same numbers. The attribute ``backend``
+        names the backend, and ``backend_reason`` says why "auto" did not take "batch".
+    :param seed: determines the seeds of all sub-environments, which are independent of each other and of those of other
         seeds (``process.seeding.env_seeds``); they are used at the next reset. Python's, numpy's and torch's
-        global generators are seeded while the environments are made. ``None``: at random
+        global generators are seeded while the environments are made. ``None`` is random
     :param training: ``False`` for an evaluation: the same ``seed`` then gives other episodes than in training
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
     :param override_existing: whether rows of earlier runs in ``monitor_dir`` are replaced, with a warning, at the first
         reset; ``False`` appends to them
     :param render_mode: as in ``gymnasium.make``; rendering needs "dummy" or "subproc"
-    :param n_threads: physics threads of ``"batch"``; ``None``: torch's number. Results do not depend on it.
-    :param on_fault: what a NaN, infinite or absurd (beyond 1e15) observation, reward or action does, or a MuJoCo
-        simulation that fails. ``"stop"`` raises ``TaskFault`` before anything is learned from it. ``"quarantine"``
-        resets that sub-environment and counts it in ``fault_counts``; the step's ``info["fault"]`` says what was found,
+    :param n_threads: physics threads of ``"batch"``; ``None`` takes torch's number. Results do not depend on it.
+    :param on_fault: reaction to a NaN, infinite or huge (beyond 1e15) observation, reward or action, or to a failed
+        MuJoCo simulation. ``"stop"`` raises ``TaskFault`` before anything is learned from it. ``"quarantine"`` resets
+        the sub-environment and counts the fault in ``fault_counts``. The step's ``info["fault"]`` describes the fault,
         its reward is 0 and ``done`` is true; ``MultiTaskVecNormalize`` and ``A2CMultiTask`` leave it out. Other
         algorithms see an episode that ended.
-    :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None``: SB3's choice
+    :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None`` is SB3's choice
     :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
     :raises ValueError: tasks whose observation shapes or actions differ, vectorised environments, rewards that are
         vectors, an unknown backend, too few copies
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
 
-    When copies of a task begin alike after a seeded reset, or one begins otherwise with the same seed, a warning says
-    so, once for each task: its environment does not obey its seed.
+    If the copies of a task start in the same state after a seeded reset, or a copy starts in another state with the
+    same seed, the environment does not obey its seed, and a warning names the task once.
     """
 
     observation_space: spaces.Dict
@@ -102,7 +102,7 @@ class MultiTaskVecEnv(SubEnvsView):
 
     @property
     def fault_counts(self) -> dict[str, int]:
-        """How many faults each task has had; they are counted if they are quarantined."""
+        """Number of quarantined faults of each task."""
         return self.sub_envs.fault_counts
 
     @property
@@ -117,11 +117,11 @@ class MultiTaskVecEnv(SubEnvsView):
         return backend.envs
 
     def rows(self, task_id: int) -> slice:
-        """The rows of one task."""
+        """Return the rows of one task."""
         return self.sub_envs.rows(task_id)
 
     def task_view(self, task_id: int) -> TaskView:
-        """A VecEnv over the sub-environments of one task; the others keep their state.
+        """Return a VecEnv over the sub-environments of one task; the others keep their state.
 
         :param task_id: from 0 to ``n_tasks - 1``
         :raises IndexError: if there is no such task
@@ -129,17 +129,17 @@ class MultiTaskVecEnv(SubEnvsView):
         return TaskView(self, task_id)
 
     def why_inexact(self) -> str | None:
-        """Why :meth:`get_state` does not hold everything; None if it does."""
+        """Return why :meth:`get_state` is incomplete; None if it is complete."""
         return self.sub_envs.why_inexact()
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
+        """Return the state that determines the sub-environments' next steps: dicts, lists, plain values and arrays."""
         return self.sub_envs.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave, to the same bits.
+        """Restore a state that :meth:`get_state` returned, to the same bits.
 
-        :raises ValueError: if it is the state of another backend
+        :raises ValueError: if the state belongs to another backend
         """
         self.sub_envs.set_state(state)
 

@@ -20,12 +20,12 @@ _Shared = SharedMoments  # its name in the files of earlier releases
 
 
 class MultiTaskVecNormalize(SharedStatistics):
-    """SB3's ``VecNormalize`` with statistics per task, so that no task's scale reaches another.
+    """SB3's ``VecNormalize`` with statistics per task, so that no task's scale affects another.
 
-    Same arguments as ``VecNormalize`` (``norm_obs_keys`` is always ``["obs"]``). All statistics live in
-    ``obs_rms["obs"]`` and ``ret_rms`` (leading axis: task), which is what ``sync_envs_normalization`` copies.
+    It has the arguments of ``VecNormalize`` (``norm_obs_keys`` is always ``["obs"]``). All statistics are in
+    ``obs_rms["obs"]`` and ``ret_rms`` (leading axis: task), which ``sync_envs_normalization`` copies.
 
-    Observations are normalised in the type that they come in, then become float32.
+    Observations are normalised in their own type, and cast to float32 afterwards.
 
     :param venv: a ``MultiTaskVecEnv``, one of its task views, or a ``TaskCyclingVecEnv`` over it
     :raises TypeError: if ``venv`` has no tasks
@@ -71,7 +71,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         self._set_observation_space(venv)
 
     def _set_observation_space(self, venv: Any) -> None:
-        """Normalised observations are float32, whatever the VecEnv's are."""
+        """Set the space of normalised observations, which are float32 for every VecEnv."""
         space = venv.observation_space
         if self.norm_obs:
             obs = box_of(space["obs"].low, space["obs"].high, np.float32)
@@ -79,7 +79,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         self.observation_space = space
 
     def set_venv(self, venv: Any) -> None:
-        """After unpickling: the VecEnv to wrap.
+        """Set the VecEnv to wrap, after unpickling.
 
         :raises ValueError: if it has other tasks than these statistics, or is normalised already
         """
@@ -94,7 +94,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         self._set_observation_space(venv)
 
     def over(self, venv: Any) -> Self:
-        """A normaliser over another VecEnv of the same tasks that shares these statistics.
+        """Return a normaliser over another VecEnv of the same tasks that shares these statistics.
 
         Flags (``training``, ``norm_reward``, ...) are copied, and may be set on each.
         """
@@ -105,7 +105,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         return other
 
     def task_view(self, task_id: int) -> Self:
-        """A normalised VecEnv over the sub-environments of one task, with the shared statistics.
+        """Return a normalised VecEnv over the sub-environments of one task, with the shared statistics.
 
         :param task_id: from 0 to ``n_tasks - 1``
         :raises IndexError: if there is no such task
@@ -113,11 +113,11 @@ class MultiTaskVecNormalize(SharedStatistics):
         return self.over(self.venv.task_view(task_id))
 
     def cycling(self) -> Self:
-        """The same tasks one at a time: this normaliser, sharing statistics, over a ``TaskCyclingVecEnv``."""
+        """Return a normaliser over a ``TaskCyclingVecEnv`` of the same tasks that shares these statistics."""
         return self.over(TaskCyclingVecEnv(self.venv))
 
     def next_task(self) -> TaskObs:
-        """Over a ``TaskCyclingVecEnv``: go to the next task and return its last observations, normalised."""
+        """Select the next task of a ``TaskCyclingVecEnv`` and return its last observations, normalised."""
         obs = self.venv.next_task()
         self.old_obs = obs
         return self._seen(obs) if self.venv.first_visit else self._normalize_rows(obs, *self._mean_and_std())
@@ -129,7 +129,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         return self._seen(obs)
 
     def _seen(self, obs: TaskObs) -> TaskObs:
-        """Take first observations into the statistics and normalise them."""
+        """Add first observations to the statistics and normalise them."""
         if self.training and self.norm_obs:
             self._moments.update(self._present(), self._by_task(obs["obs"]).swapaxes(0, 1), self._obs_columns)
         return self._normalize_rows(obs, *self._mean_and_std())
@@ -153,7 +153,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         return obs, rewards, dones, infos
 
     def _update(self, tasks: slice, obs_rows: np.ndarray, reward_rows: np.ndarray, faulty: list[int]) -> None:
-        """Take a step into the statistics: observations and discounted returns, as SB3 does, but for faulty rows."""
+        """Add a step to the statistics: observations and discounted returns, as in SB3, but no faulty rows."""
         returns = self._returns[tasks]  # a view
         returns *= self.gamma
         returns += reward_rows
@@ -173,7 +173,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         self._moments.update_in_part(tasks, batch, is_good.T, columns)
 
     def _present(self) -> slice:
-        """The tasks of the rows, which are consecutive, for indexing what has a task axis."""
+        """Return the tasks of the rows, which are consecutive, as an index of a task axis."""
         venv = self.venv
         if venv.num_envs == self._returns.size:
             return slice(None)
@@ -185,7 +185,7 @@ class MultiTaskVecNormalize(SharedStatistics):
         return rows.reshape(-1, self._returns.shape[1], *rows.shape[1:])
 
     def normalize_obs(self, obs: TaskObs) -> TaskObs:  # type: ignore[override]
-        """Normalise observations of any rows with the statistics of the tasks they carry; updates nothing.
+        """Normalise observations of any rows with the statistics of their tasks, without an update.
 
         :param obs: ``{"obs": (..., obs_dim), "task": (...,)}``; a rollout buffer's ``task`` of shape (..., 1) will do
         :raises ValueError: if there is not one task for each observation, or one is no task id
@@ -196,12 +196,12 @@ class MultiTaskVecNormalize(SharedStatistics):
         return {**obs, "obs": self._scaled(obs["obs"], rms.mean[task], np.sqrt(rms.var[task] + self.epsilon))}
 
     def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the tasks present, (k, obs_dim + 1) each; the last column is the return's."""
+        """Return mean and standard deviation of the present tasks, each (k, obs_dim + 1), with the return's last."""
         tasks = self._present()
         return self._moments.mean[tasks], np.sqrt(self._moments.var[tasks] + self.epsilon)
 
     def _normalize_rows(self, obs: TaskObs, mean: np.ndarray, std: np.ndarray) -> TaskObs:
-        """As :meth:`normalize_obs`, rows grouped by task, with the moments of these tasks."""
+        """Normalise as :meth:`normalize_obs`, with rows grouped by task and the moments of these tasks."""
         if not self.norm_obs:
             return dict(obs)
         rows = obs["obs"].reshape(len(mean), -1, mean.shape[1] - 1)
@@ -209,34 +209,34 @@ class MultiTaskVecNormalize(SharedStatistics):
         return {**obs, "obs": normalized.reshape(obs["obs"].shape)}
 
     def _scaled(self, obs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Standardised and clipped, as float32, in few arrays: it is done at every step."""
+        """Standardise and clip, as float32, with few new arrays, since this runs at every step."""
         normalized = obs - mean
         normalized /= std
         return _clipped(normalized, self.clip_obs)
 
     def unnormalize_obs(self, obs: TaskObs) -> TaskObs:  # type: ignore[override]
-        """The inverse of :meth:`normalize_obs`, but for what was clipped."""
+        """Invert :meth:`normalize_obs`, except clipping."""
         if not self.norm_obs:
             return dict(obs)
         rms, task = self.obs_rms["obs"], _task_of_rows(obs, self.n_tasks)
         return {**obs, "obs": obs["obs"] * np.sqrt(rms.var[task] + self.epsilon) + rms.mean[task]}
 
     def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
-        """Scale the rewards of all rows, (num_envs,), by the statistics of their tasks; updates nothing."""
+        """Scale the rewards of all rows, (num_envs,), by the statistics of their tasks, without an update."""
         if self.norm_reward:
             std = np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon)
             return _clipped(reward / std, self.clip_reward)
         return reward.astype(np.float32)
 
     def unnormalize_reward(self, reward: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`normalize_reward`, but for what was clipped."""
+        """Invert :meth:`normalize_reward`, except clipping."""
         if self.norm_reward:
             reward = reward * np.sqrt(self.ret_rms.var[self.venv.task_ids] + self.epsilon)
         return reward
 
 
 def _clipped(values: np.ndarray, limit: float) -> np.ndarray:
-    """Numbers within a limit, as float32; the array itself is clipped."""
+    """Clip an array in place, and return it as float32."""
     values.clip(-limit, limit, out=values)
     return values.astype(np.float32)
 
@@ -254,7 +254,7 @@ def _check_raw(venv: Any) -> None:
 
 
 def _task_of_rows(obs: TaskObs, n_tasks: int) -> np.ndarray:
-    """The task of each observation, in the shape of the observations without their last axis."""
+    """Return the task of each observation, in the shape of the observations without their last axis."""
     task, shape = task_ids(obs["task"], n_tasks, "obs"), np.shape(obs["obs"])[:-1]
     if task.shape == shape:
         return task

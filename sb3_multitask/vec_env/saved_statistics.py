@@ -15,7 +15,7 @@ _PARTS = ("mean", "var", "count")
 
 
 def to_tensors(state: Mapping[str, Any]) -> dict[str, th.Tensor]:
-    """What :meth:`MultiTaskVecNormalize.get_statistics` returned, as float64 tensors by name."""
+    """Convert statistics of :meth:`MultiTaskVecNormalize.get_statistics` to float64 tensors by name."""
     flags = {name: th.tensor(float(state[name]), dtype=th.float64) for name in _FLAGS}
     moments = {
         f"{name}_{part}": th.as_tensor(state[name][part], dtype=th.float64) for name in _MOMENTS for part in _PARTS
@@ -24,12 +24,12 @@ def to_tensors(state: Mapping[str, Any]) -> dict[str, th.Tensor]:
 
 
 def to_namespace(state: Mapping[str, Any] | None) -> SimpleNamespace:
-    """:func:`to_tensors` as attributes, which is how SB3 finds variables; none without statistics."""
+    """Return :func:`to_tensors` as attributes, in which SB3 finds variables; no attributes without statistics."""
     return SimpleNamespace(**({} if state is None else to_tensors(state)))
 
 
 def from_tensors(variables: Mapping[str, th.Tensor] | None) -> dict[str, Any] | None:
-    """The statistics among the variables of a zip, as :func:`to_tensors` made them; None if there are none.
+    """Return the statistics among the variables of a zip, from :func:`to_tensors`; None if there are none.
 
     :raises KeyError: if some are missing
     """

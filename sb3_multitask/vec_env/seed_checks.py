@@ -1,4 +1,4 @@
-"""Whether environments obey their seeds: of some that do not, all copies learn from the same episodes."""
+"""Check that environments obey their seeds; otherwise all copies may learn from the same episodes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _starts_in_this_process: dict[Hashable, np.ndarray] = {}
 
 
 class SeedChecks:
-    """Warns, once for each task, of an environment that does not obey ``reset(seed=...)``.
+    """Warn, once for each task, of an environment that does not obey ``reset(seed=...)``.
 
-    It looks at first observations only and never resets an environment itself, which could count its episodes. Starts
-    are remembered: those of this VecEnv, and those of registered environments, until they are changed, in the whole
-    process.
+    It compares first observations only, and never resets an environment, since an environment may count its episodes.
+    It remembers the starts of this VecEnv, and for the whole process those of registered environments, until they are
+    changed.
 
     :param tasks: in order
-    :param n_envs_per_task: copies of each
+    :param n_envs_per_task: copies of each task
     :param doubtful: names of the tasks whose environments are not known to obey their seeds
     """
 
@@ -35,7 +35,7 @@ class SeedChecks:
         self._are_as_made = True
 
     def forget(self) -> None:
-        """Somebody has changed the environments: their starts may differ from now on."""
+        """Forget all starts, since the environments were changed and may start differently."""
         self._starts.clear()
         self._are_as_made = False
 
@@ -44,9 +44,9 @@ class SeedChecks:
     ) -> None:
         """Compare the first observations of a reset.
 
-        :param rows: that were reset, whole tasks
-        :param seeds: of these rows; ``None`` where the environment went on with its own generator
-        :param options: of these rows; a start with options is not compared with another
+        :param rows: the rows that were reset, whole tasks
+        :param seeds: seeds of these rows; ``None`` where the environment continued with its own generator
+        :param options: options of these rows; a start with options is not compared
         :param obs: their first observations, (n_rows, obs_dim)
         """
         for begin in range(0, len(seeds), self._n_envs_per_task):
@@ -57,12 +57,14 @@ class SeedChecks:
                 continue
             earlier = None if options[begin] else self._earlier_start(task, seed, obs[begin])
             if earlier is not None and not np.array_equal(earlier, obs[begin], equal_nan=True):
-                self._warn(task, "begins otherwise than before with the same seed, so results cannot be repeated")
+                self._warn(task, "starts differently from before with the same seed, so results cannot be repeated")
             elif self._n_envs_per_task > 1 and (obs[copies] == obs[begin]).all():
-                self._warn(task, f"begins alike in all of its {self._n_envs_per_task} copies, whose seeds differ")
+                self._warn(
+                    task, f"starts in the same state in all of its {self._n_envs_per_task} copies, whose seeds differ"
+                )
 
     def _earlier_start(self, task: Task, seed: int, obs: np.ndarray) -> np.ndarray | None:
-        """What the first copy of a task began with when it had that seed before; remembers what it begins with now."""
+        """Return the earlier start of a task's first copy with this seed, and remember the present start."""
         mine: Hashable = (task.name, seed)
         if mine in self._starts:
             return self._starts[mine]
@@ -85,15 +87,15 @@ class SeedChecks:
 
 
 def _key_in_process(task: Task, seed: int) -> Hashable | None:
-    """What two environments have in common that begin alike; None if that cannot be told."""
+    """Return a key that is equal for environments that start in the same state; None if that is unknown."""
     if not isinstance(task.env_id, str) or not isinstance(task.env_kwargs, Mapping):
-        return None  # a callable may make another environment each time
+        return None  # a callable may make different environments
     spec = gym.registry.get(registered_id(task.env_id))
     if spec is None:
         return None
     try:
         kwargs = json.dumps({**spec.kwargs, **task.env_kwargs}, sort_keys=True)
         hash(spec.entry_point)
-    except TypeError:  # what is no text or number cannot be told from another
+    except TypeError:  # other arguments than texts and numbers cannot be compared
         return None
     return spec.id, spec.entry_point, kwargs, seed

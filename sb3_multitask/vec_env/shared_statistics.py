@@ -16,7 +16,7 @@ from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMea
 
 @dataclass
 class SharedMoments:
-    """What a normaliser and its views share: assigning ``moments`` gives all of them another table."""
+    """The table that a normaliser and its views share; assigning ``moments`` replaces it for all of them."""
 
     moments: TaskMoments
 
@@ -25,12 +25,12 @@ class SharedStatistics(VecNormalize):
     """The part of :class:`MultiTaskVecNormalize` that holds, saves and restores statistics and discounted returns."""
 
     def _make_statistics(self, n_tasks: int, obs_dim: int) -> None:
-        """Statistics of nothing yet."""
+        """Make the initial statistics."""
         self._shared = SharedMoments(TaskMoments(n_tasks, obs_dim))
         self._obs_columns, self._ret_column = slice(0, obs_dim), slice(obs_dim, obs_dim + 1)
 
     def _make_returns(self, venv: Any) -> None:
-        """Discounted returns of every sub-environment, (n_tasks, n_envs_per_task), shared with the views."""
+        """Make the discounted returns of every sub-environment, (n_tasks, n_envs_per_task), shared with the views."""
         self._returns = np.zeros((venv.n_tasks, venv.n_envs_per_task))
 
     # Statistics are properties onto a table that all views share. Assigning makes a new table for all of them, so that
@@ -67,14 +67,14 @@ class SharedStatistics(VecNormalize):
         self._returns[...] = np.reshape(value, (-1, self._returns.shape[1]))
 
     def get_statistics(self) -> dict[str, Any]:
-        """What a model's inputs depend on, and its returns' statistics: plain values and arrays, copied."""
+        """Return copies of the statistics of observations and returns, as plain values and arrays."""
         state: dict[str, Any] = {name: getattr(self, name) for name in ("norm_obs", "clip_obs", "epsilon")}
         for name, rms in {"obs_rms": self.obs_rms["obs"], "ret_rms": self.ret_rms}.items():
             state[name] = {"mean": rms.mean.copy(), "var": rms.var.copy(), "count": rms.count.copy()}
         return state
 
     def set_statistics(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_statistics` returned. How rewards are treated stays as it is.
+        """Restore statistics that :meth:`get_statistics` returned, without the flags of rewards.
 
         :raises ValueError: if the statistics have another shape
         """
@@ -94,7 +94,7 @@ class SharedStatistics(VecNormalize):
                 setattr(self, name, value)
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides the next values: the statistics, the discounted returns, and the flags."""
+        """Return the complete state: the statistics, the discounted returns, and the flags."""
         flags = {name: getattr(self, name) for name in ("training", "norm_reward", "clip_reward", "gamma")}
         old_obs = getattr(self, "old_obs", None)
         return {
@@ -105,7 +105,7 @@ class SharedStatistics(VecNormalize):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""
         self.set_statistics(state["statistics"])
         self.returns = state["returns"]
         if state["old_obs"] is not None:
@@ -114,13 +114,13 @@ class SharedStatistics(VecNormalize):
             setattr(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the VecEnv, for ``save`` and ``pickle``."""
+        """Return all attributes except the VecEnv, for ``save`` and ``pickle``."""
         state = self.__dict__.copy()
         del state["venv"], state["class_attributes"]
         return state
 
     def save(self, save_path: str | Path) -> None:
-        """Save the statistics, as SB3; a file that is there is replaced only by a whole one.
+        """Save the statistics, as in SB3; an existing file is replaced only by a complete one.
 
         :raises SaveError: if it cannot be written
         """

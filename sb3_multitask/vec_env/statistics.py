@@ -9,14 +9,14 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 Tasks: TypeAlias = slice | np.ndarray
-"""Which tasks: ``slice(None)`` for all, or (k,) ids, each once."""
+"""A selection of tasks: ``slice(None)`` for all, or (k,) ids, each once."""
 
 
 class TaskMoments:
     """Running moments of each task's observations and discounted returns, in one table.
 
-    ``mean``, ``var``, ``count``: (n_tasks, obs_dim + 1); the last column is the return. One table, since it is
-    updated at every step, where the number of array operations is what costs.
+    ``mean``, ``var``, ``count``: (n_tasks, obs_dim + 1); the last column is the return. It is one table, since it is
+    updated at every step, and the cost is the number of array operations.
 
     :param n_tasks: number of tasks
     :param obs_dim: observation size
@@ -28,11 +28,11 @@ class TaskMoments:
         self.mean, self.var, self.count = np.zeros(shape), np.ones(shape), np.full(shape, epsilon)
 
     def copy(self) -> TaskMoments:
-        """An independent copy."""
+        """Return an independent copy."""
         return copy.deepcopy(self)
 
     def update(self, tasks: Tasks, batch: np.ndarray, columns: slice = slice(None)) -> None:
-        """Take in new samples of some tasks; the others stay as they are, bit for bit.
+        """Add new samples of some tasks; the other tasks do not change, bit for bit.
 
         SB3's formula (Chan et al. 1979), written with the weight ``w`` of the new samples.
 
@@ -67,7 +67,7 @@ class TaskMoments:
             self.mean[tasks, columns], self.var[tasks, columns], self.count[tasks, columns] = mean, var, count
 
     def update_in_part(self, tasks: slice, batch: np.ndarray, is_good: np.ndarray, columns: slice) -> None:
-        """As :meth:`update`, with the samples that are good, (n, k) bool."""
+        """Update as :meth:`update`, with only the good samples, (n, k) bool."""
         for i, task in enumerate(range(len(self.mean))[tasks]):
             if is_good[:, i].any():
                 self.update(slice(task, task + 1), batch[is_good[:, i], i : i + 1], columns)
@@ -76,7 +76,7 @@ class TaskMoments:
 class TaskRunningMeanStd(RunningMeanStd):
     """Some columns of a :class:`TaskMoments` in the form of SB3's ``RunningMeanStd``; task axis first.
 
-    What is assigned to ``mean``, ``var`` or ``count`` is written into the table.
+    Values assigned to ``mean``, ``var`` or ``count`` are written into the table.
 
     :param moments: the table
     :param columns: a slice (observations: (n_tasks, obs_dim)) or a column (returns: (n_tasks,))
@@ -87,9 +87,9 @@ class TaskRunningMeanStd(RunningMeanStd):
         self._columns = columns
 
     def assign(self, other: RunningMeanStd) -> None:
-        """Take over the values of another, of the same shape or without a task axis.
+        """Copy the values of another, of the same shape or without a task axis.
 
-        :raises ValueError: if it is of other tasks or observations
+        :raises ValueError: if its tasks or observations have another shape
         """
         own, given = self.mean.shape, np.shape(other.mean)
         if given not in (own, own[1:]):
@@ -97,11 +97,11 @@ class TaskRunningMeanStd(RunningMeanStd):
         self.mean, self.var, self.count = other.mean, other.var, other.count
 
     def copy(self) -> TaskRunningMeanStd:
-        """An independent copy."""
+        """Return an independent copy."""
         return copy.deepcopy(self)
 
     def update(self, arr: np.ndarray) -> None:  # noqa: ARG002
-        """Not for statistics per task: rows alone do not say which task they are of.
+        """Raise, since rows alone do not contain their task.
 
         :raises TypeError: always
         """
@@ -133,7 +133,7 @@ class TaskRunningMeanStd(RunningMeanStd):
 
 
 class ObsRms(dict[str, TaskRunningMeanStd]):
-    """SB3's dict of statistics by observation key; what is assigned to a key is written into the table."""
+    """SB3's dict of statistics by observation key; values assigned to a key are written into the table."""
 
     def __setitem__(self, key: str, value: RunningMeanStd) -> None:
         if key not in self:
@@ -141,4 +141,4 @@ class ObsRms(dict[str, TaskRunningMeanStd]):
         self[key].assign(value)
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, TaskRunningMeanStd]]]:
-        return dict, (dict(self),)  # a copy belongs to nobody
+        return dict, (dict(self),)  # copies are plain dicts

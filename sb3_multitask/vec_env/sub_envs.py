@@ -1,4 +1,4 @@
-"""The sub-environments of all tasks: what every VecEnv over them shares."""
+"""The sub-environments of all tasks, which the VecEnvs over them share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sb3_multitask.vec_env.seed_checks import SeedChecks
 class SubEnvs:
     """``n_envs_per_task`` copies of every task on a backend, with their seeds, monitoring and faults.
 
-    Methods serve some rows, which are all of them or those of one task: a contiguous slice with a start.
+    Methods take rows, which are all rows or those of one task: a contiguous slice with a start.
     :class:`MultiTaskVecEnv` and :class:`TaskView` are VecEnvs over it; see there for the parameters.
     """
 
@@ -72,20 +72,20 @@ class SubEnvs:
         self._bad_actions: dict[int, str] = {}
 
     def rows(self, task_id: int) -> slice:
-        """The rows of one task."""
+        """Return the rows of one task."""
         return slice(task_id * self.n_envs_per_task, (task_id + 1) * self.n_envs_per_task)
 
     def seeds_for(self, seed: int) -> list[int | None]:
-        """The seeds of all rows.
+        """Return the seeds of all rows.
 
-        :raises ValueError: if ``seed`` is no integer of at least 0
+        :raises ValueError: if ``seed`` is not an integer of at least 0
         """
         if not is_integer(seed) or seed < 0:
             raise ValueError(f"`seed` must be an integer of at least 0, or None (got {seed!r})")
         return [*env_seeds(int(seed), self.n_tasks, self.n_envs_per_task, training=self.training)]
 
     def reset(self, rows: slice) -> TaskObs:
-        """Begin new episodes in some rows, with their seeds and options, which are used once, as in SB3."""
+        """Start new episodes in some rows, with their seeds and options, which are used once, as in SB3."""
         seeds = self.seeds[rows]
         obs, self.reset_infos[rows] = self.backend.reset(rows, seeds, self.options[rows])
         self._was_reset = True
@@ -99,9 +99,9 @@ class SubEnvs:
         return self._with_tasks(rows, obs)
 
     def _reset_again(self, rows: slice, i: int, what: str) -> np.ndarray:
-        """Another first observation of a row of ``rows`` whose reset gave a bad one.
+        """Reset a row of ``rows`` again whose first observation was bad; return the new one.
 
-        :raises TaskFault: unless faults are quarantined, or if that is bad too
+        :raises TaskFault: unless faults are quarantined, or if the new one is bad too
         """
         row = i + rows.start
         if self.on_fault == "stop":
@@ -134,7 +134,7 @@ class SubEnvs:
     def receive(self, rows: slice) -> StepReturn:
         """Finish the step of some rows that was sent.
 
-        :raises TaskFault: on a fault, unless faults are quarantined, or of a sub-environment that fails again and again
+        :raises TaskFault: on a fault, unless faults are quarantined, or if a sub-environment fails repeatedly
         """
         transitions = self.backend.receive(rows)
         faults = self._find_faults(transitions)
@@ -155,7 +155,7 @@ class SubEnvs:
         return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
 
     def _find_faults(self, transitions: Transitions) -> dict[int, str]:
-        """Rows of a step that must not be learned from, and why."""
+        """Return the rows of a step that must not be learned from, with the reasons."""
         faults = bad_rows("reward", transitions.rewards)
         faults.update(bad_rows("observation", transitions.obs))
         for i in transitions.ended:
@@ -172,9 +172,9 @@ class SubEnvs:
         raise TaskFault(self.task_names[self.task_ids[row]], row, step, faults[i])
 
     def _quarantine(self, rows: slice, transitions: Transitions, faults: Mapping[int, str]) -> None:
-        """Reset what failed; its row says so in ``info["fault"]``, and holds nothing of what was wrong.
+        """Reset the failed rows, set their ``info["fault"]``, and replace their bad numbers.
 
-        :raises TaskFault: if a sub-environment fails again and again, or its reset gives a bad observation
+        :raises TaskFault: if a sub-environment fails repeatedly, or its reset returns a bad observation
         """
         for i, what in sorted(faults.items()):
             row = i + rows.start
@@ -201,7 +201,7 @@ class SubEnvs:
         return {"obs": obs.astype(self._obs_dtype, copy=False), "task": self.task_ids[rows].copy()}
 
     def why_inexact(self) -> str | None:
-        """Why :meth:`get_state` does not hold everything; None if it does."""
+        """Return why :meth:`get_state` is incomplete; None if it is complete."""
         reasons = {
             f"task {self.task_names[task]!r}: {reason}"
             for task, reason in zip(self.task_ids, self.backend.why_inexact(), strict=True)
@@ -210,7 +210,7 @@ class SubEnvs:
         return "; ".join(sorted(reasons)) or None
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that decides what the sub-environments do next: dicts, lists, plain values and arrays."""
+        """Return the state that determines the sub-environments' next steps: dicts, lists, plain values and arrays."""
         return {
             "backend": self.backend_name,
             "seeds": list(self.seeds),
@@ -221,9 +221,9 @@ class SubEnvs:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`get_state` gave, to the same bits.
+        """Restore a state that :meth:`get_state` returned, to the same bits.
 
-        :raises ValueError: if it is the state of another backend
+        :raises ValueError: if the state belongs to another backend
         """
         if state["backend"] != self.backend_name:
             raise ValueError(f'The state is of backend="{state["backend"]}", and this env has "{self.backend_name}"')

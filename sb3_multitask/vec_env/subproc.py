@@ -1,6 +1,6 @@
-"""The backend with one process a sub-environment: what happens to a worker is an error here, within seconds.
+"""The backend with one process per sub-environment: a worker's failure raises an error here, within seconds.
 
-SB3's ``SubprocVecEnv`` waits for ever for a worker that has died or hangs, so the processes are our own.
+SB3's ``SubprocVecEnv`` waits indefinitely for a worker that has died or hangs, so the processes are our own.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sb3_multitask.vec_env.faults import WorkerError
 from sb3_multitask.vec_env.worker import MISSING, RAISED, REFUSED, work
 
 _GRACE = 3.0
-"""Seconds that a worker has to end by itself, and again when it is told to by a signal."""
+"""Seconds for a worker to end by itself, and again after a signal."""
 _START = 120.0
-"""Seconds in which at least one more worker must have started: each may have to import torch."""
+"""Seconds within which at least one more worker must start: each may have to import torch."""
 _NO_MAIN_GUARD = 99
-"""Exit code of a worker that came to make a VecEnv with workers of its own while it imported the main script."""
+"""Exit code of a worker whose import of the main script would have made a VecEnv with workers of its own."""
 _MAIN_GUARD = (
     'backend="subproc" starts processes that import your script. Put what the script does below a guard:\n\n'
     '    if __name__ == "__main__":\n'
@@ -40,13 +40,13 @@ _NO_FILE = "\nA script that Python reads from its standard input cannot be impor
 
 
 class SubprocBackend:
-    """One process a sub-environment: for environments that cost more than the traffic between processes.
+    """One process per sub-environment, for environments that cost more than the communication between processes.
 
     :param tasks: in order
-    :param n_envs_per_task: processes of each
+    :param n_envs_per_task: processes of each task
     :param render_mode: as in ``gymnasium.make``
-    :param seeds: of every row, for the global generators while its environment is made; ``None``: left alone
-    :param start_method: "fork", "forkserver" or "spawn"; ``None``: as SB3, forkserver where there is one
+    :param seeds: seed of every row, for the global generators while its environment is made; ``None``: not seeded
+    :param start_method: "fork", "forkserver" or "spawn"; ``None``: as in SB3, forkserver if available
     :param timeout: seconds that a worker may take for a step or a reset
     :raises WorkerError: if a worker does not start
     """
@@ -63,8 +63,8 @@ class SubprocBackend:
         timeout: float = 60.0,
     ) -> None:
         if getattr(mp.current_process(), "_inheriting", False):
-            # A worker that starts imports the script that made the VecEnv, which is about to make another: the one that
-            # waits for this worker says what is missing.
+            # A starting worker imports the script that made the VecEnv, and so would make another one. The process that
+            # waits for this worker reports the missing guard.
             os._exit(_NO_MAIN_GUARD)
         self.timeout = timeout
         self.names = [task.name for task in tasks for _ in range(n_envs_per_task)]
@@ -91,7 +91,7 @@ class SubprocBackend:
         remote, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, job, copy, render_mode), daemon=True)
         process.start()
-        theirs.close()  # at once, so that no worker that is forked later keeps it open after this one's death
+        theirs.close()  # now, so that no later fork keeps it open after this worker's death
         self.remotes.append(remote)
         self.processes.append(process)
 
@@ -137,7 +137,7 @@ class SubprocBackend:
         for row, saved in enumerate(state):
             self._ask(row, "set_state", saved)
 
-    # What goes between the processes, and what can happen to a worker
+    # Communication between the processes, and failures of workers
 
     def _ask(self, row: int, command: str, *args: Any) -> Any:
         self._post(row, command, *args)
@@ -146,8 +146,8 @@ class SubprocBackend:
 
     def _post(self, row: int, command: str, *args: Any) -> None:
         if self._is_closed:
-            raise WorkerError(f"Task {self.names[row]!r}: all workers have been ended; make the VecEnv anew")
-        if row in self._unanswered:  # Ctrl-C came while this was waited for: it is not the answer to what comes now
+            raise WorkerError(f"Task {self.names[row]!r}: all workers have been ended; make a new VecEnv")
+        if row in self._unanswered:  # discard the late reply of a request that Ctrl-C interrupted
             self._answers([row])
         try:
             self.remotes[row].send((command, args))
@@ -156,16 +156,16 @@ class SubprocBackend:
         self._unanswered.add(row)
 
     def _answers(self, rows: Sequence[int], timeout: float | None = None, starting: bool = False) -> list[Any]:
-        """What workers answer to what they were last asked, in order.
+        """Return the workers' replies to their last requests, in order.
 
-        :param timeout: seconds for all of them together
-        :param starting: seconds for the next of them instead
+        :param timeout: seconds for all workers together
+        :param starting: instead, seconds for each next worker
         """
         timeout = self.timeout if timeout is None else timeout
         deadline = monotonic() + timeout
         waiting = {self.remotes[row]: row for row in rows}
         while waiting:
-            # a dead worker's pipe may stay open in a process that it has started: watch the processes too
+            # a dead worker's pipe may stay open in its child process, so wait for the processes too
             sentinels = [self.processes[row].sentinel for row in waiting.values()]
             ready = wait([*waiting, *sentinels], max(deadline - monotonic(), 0))
             if not ready:
@@ -201,7 +201,7 @@ class SubprocBackend:
         if _NO_MAIN_GUARD in codes:
             self._fail(dead, f"could not start: {_MAIN_GUARD}")
         died = f"died (exit code {', '.join(map(str, codes))})"
-        if starting and all(code is not None and code >= 0 for code in codes):  # it ended by itself, no signal did it
+        if starting and all(code is not None and code >= 0 for code in codes):  # it ended by itself, not by a signal
             self._fail(dead, f"{died} while starting; what it printed says why. {_MAIN_GUARD}{_NO_FILE}", cause)
         self._fail(dead, died, cause)
 
@@ -212,7 +212,7 @@ class SubprocBackend:
         raise WorkerError(f"Task {self.names[rows[0]]!r}: {who} {what}") from cause
 
     def close(self) -> None:
-        """End all workers, whatever they are doing."""
+        """End all workers, even if they are busy."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -228,7 +228,7 @@ class SubprocBackend:
 
 
 def _spec(task: Task) -> Any:
-    """How Gymnasium makes the environment of a task, which may be registered in this process only."""
+    """Return Gymnasium's specification of a task's environment, which may be registered in this process only."""
     return gym.registry.get(registered_id(task.env_id)) if isinstance(task.env_id, str) else None
 
 

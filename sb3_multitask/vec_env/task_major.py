@@ -1,4 +1,4 @@
-"""Rows of a rollout: step by step, as a VecEnv gives them, or task by task, as heads take them."""
+"""The order of a rollout's rows: step by step, as from a VecEnv, or task by task, as for heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VecEnvs over sub-environments: over those of all tasks, or of one."""
+"""VecEnvs over the sub-environments of all tasks or of one task."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sb3_multitask.vec_env.sub_envs import SubEnvs
 class SubEnvsView(VecEnv):
     """A VecEnv over some rows of sub-environments.
 
-    :param sub_envs: all of them
-    :param rows: which this VecEnv steps
+    :param sub_envs: all sub-environments
+    :param rows: the rows that this VecEnv steps
     """
 
     observation_space: spaces.Dict
@@ -57,7 +57,7 @@ class SubEnvsView(VecEnv):
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed every sub-environment of this VecEnv at the next reset, as ``seed`` of ``MultiTaskVecEnv`` does.
 
-        :param seed: ``None`` draws one from numpy's global generator, as SB3
+        :param seed: ``None`` draws one from numpy's global generator, as in SB3
         :return: the seeds of the sub-environments
         """
         if seed is None:
@@ -94,7 +94,7 @@ class SubEnvsView(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether sub-environments are wrapped with a class; true for ``Monitor``, which is built in."""
+        """Return whether sub-environments are wrapped with a class; true for ``Monitor``, which is built in."""
         backend = self.sub_envs.backend
         built_in = issubclass(Monitor, wrapper_class)
         return [built_in or backend.is_wrapped(row, wrapper_class) for row in self._global(indices)]
@@ -106,9 +106,9 @@ class SubEnvsView(VecEnv):
 class TaskView(SubEnvsView):
     """The sub-environments of one task of a ``MultiTaskVecEnv``; ``num_envs = n_envs_per_task``.
 
-    Its observations carry the task like those of the whole. Made by ``task_view``; closing it does nothing.
+    Its observations have the task, like those of ``venv``. ``task_view`` makes it; ``close`` does nothing.
 
-    :param venv: the whole
+    :param venv: the VecEnv of all tasks
     :param task_id: from 0 to ``n_tasks - 1``
     :raises IndexError: if there is no such task
     """
@@ -121,4 +121,4 @@ class TaskView(SubEnvsView):
         super().__init__(venv.sub_envs, venv.rows(task_id))
 
     def close(self) -> None:
-        """Do nothing: the environments belong to the whole."""
+        """Do nothing: the environments belong to the VecEnv of all tasks."""

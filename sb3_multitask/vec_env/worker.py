@@ -1,4 +1,4 @@
-"""What a process of ``backend="subproc"`` does: it answers, whatever its environment does."""
+"""The worker process of ``backend="subproc"``, which replies even if its environment raises."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _USER_CALLS = ("call", "set_attr")
 def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: str | None) -> None:
     """Answer commands, which are names of methods of :class:`Worker` with arguments, until "close".
 
-    :param job: the task, and how Gymnasium makes its environment if it is registered, perhaps in one process only
+    :param job: the task, and Gymnasium's specification of its environment, which may be registered in one process only
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one works for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     end_with_parent()
     task, spec = job.var
     if spec is not None and spec.id not in gym.registry:
@@ -54,7 +54,7 @@ def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: st
         except AttributeError as e:
             kind = MISSING if command in ("get_attr", *_USER_CALLS) else RAISED
             answer = ForkingPickler.dumps((kind, str(e) if kind == MISSING else traceback.format_exc()))
-        except Exception:  # whatever an environment raises, or gives that cannot be sent
+        except Exception:  # an environment may raise anything, or return an object that cannot be pickled
             answer = ForkingPickler.dumps((REFUSED if command in _USER_CALLS else RAISED, traceback.format_exc()))
         try:
             remote.send_bytes(answer)
@@ -64,7 +64,7 @@ def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: st
 
 
 def end_with_parent() -> None:
-    """From now on end this process when the one that it works for has died, even while the environment hangs."""
+    """End this process when its parent has died, even while the environment hangs."""
     parent = mp.parent_process()
 
     def watch() -> None:
@@ -77,10 +77,10 @@ def end_with_parent() -> None:
 
 
 class Worker:
-    """One sub-environment and what can be asked of it.
+    """One sub-environment, with a method for each command.
 
-    :param task: whose environment it is
-    :param copy: which copy of the task
+    :param task: task of the environment
+    :param copy: index of the copy of the task
     :param render_mode: as in ``gymnasium.make``
     """
 
@@ -91,8 +91,8 @@ class Worker:
     def make(self, seed: int | None) -> Description:
         """Make the environment.
 
-        :param seed: of the global generators meanwhile
-        :return: what the VecEnv must know of it
+        :param seed: seed of the global generators meanwhile
+        :return: the facts that the VecEnv needs
         """
         with seeded_globals(seed):
             self.env = self.task.make(self.render_mode, copy=self.copy)
@@ -125,11 +125,11 @@ class Worker:
         return why_inexact(self._made)
 
     def get_state(self) -> dict[str, Any]:
-        return {**get_env_state(self._made), "globals": global_states()}  # this process's: some draw from them
+        return {**get_env_state(self._made), "globals": global_states()}  # some environments draw from them
 
     def set_state(self, state: dict[str, Any]) -> None:
         set_env_state(self._made, state)
-        if "globals" in state:  # older checkpoints hold none
+        if "globals" in state:  # older checkpoints lack them
             set_global_states(state["globals"])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Gymnasium's usual wrappers, recognised also where another package has put a subclass in their place."""
+"""Recognise Gymnasium's usual wrappers, even if another package has replaced them by subclasses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gymnasium.wrappers import common
 
 Wrapper: TypeAlias = gym.Wrapper[Any, Any, Any, Any]
 _REPLACEMENTS = {("rl_zoo3.gym_patches", "PatchedTimeLimit")}
-"""Subclasses that others put in the place of Gymnasium's own, and that do the same to an episode."""
+"""Other packages' subclasses that replace Gymnasium's own, with the same effect on an episode."""
 
 
 def _gymnasiums_own(name: str) -> type[Wrapper]:
-    """Gymnasium's class of that name, also after another package has replaced the name, as rl_zoo3 does."""
+    """Return Gymnasium's class of this name, even if another package has replaced the name, as rl_zoo3 does."""
     found: type[Wrapper] = getattr(common, name)
     own = (cls for cls in found.__mro__ if (cls.__module__, cls.__name__) == (common.__name__, name))
     return next(own, found)
@@ -26,16 +26,16 @@ PassiveEnvChecker = _gymnasiums_own("PassiveEnvChecker")
 
 
 def wrappers_of(env: gym.Env[Any, Any]) -> Iterator[Wrapper]:
-    """The wrappers around an environment, from the outside in."""
+    """Yield the wrappers around an environment, from the outside in."""
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
 
 
 def kind_of(wrapper: Any) -> type:
-    """The class whose behaviour a wrapper has: its own, or Gymnasium's if another package has replaced that.
+    """Return the class of a wrapper's behaviour: its own, or Gymnasium's if another package has replaced it.
 
-    A subclass that overrides nothing counts as what it derives from.
+    A subclass that overrides nothing counts as its base class.
     """
     cls: type = type(wrapper)
     while (cls.__module__, cls.__name__) in _REPLACEMENTS or (cls.__bases__ and not _adds_anything(cls)):
@@ -50,6 +50,6 @@ def _adds_anything(cls: type) -> bool:
 
 
 def time_limit_of(env: gym.Env[Any, Any]) -> int | None:
-    """The least time limit around an environment, in steps; None without one."""
+    """Return the smallest time limit around an environment, in steps; None without one."""
     limiting: list[Any] = [wrapper for wrapper in wrappers_of(env) if isinstance(wrapper, TimeLimit)]
     return min((int(wrapper._max_episode_steps) for wrapper in limiting), default=None)

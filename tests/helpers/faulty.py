@@ -15,10 +15,10 @@ from helpers.drift import DriftEnv, drift_tasks
 KINDS = {
     "nan_obs": "a NaN observation",
     "inf_obs": "an infinite observation",
-    "absurd_obs": r"an absurd \(beyond 1e\+15\) observation",
+    "absurd_obs": r"an out-of-range \(beyond 1e\+15\) observation",
     "nan_reward": "a NaN reward",
     "inf_reward": "an infinite reward",
-    "absurd_reward": r"an absurd \(beyond 1e\+15\) reward",
+    "absurd_reward": r"an out-of-range \(beyond 1e\+15\) reward",
     "nan_last_obs": "a NaN last observation",
 }
 BAD = {"nan": np.nan, "inf": -np.inf, "absurd": 2e15}

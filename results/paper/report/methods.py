@@ -35,13 +35,13 @@ class Method:
     def returns(self, runs: Sequence[Run]) -> dict[int, np.ndarray]:
         """Seed -> the six bodies' returns, (6,), of the seeds that have them all."""
         return by_common_seed(
-            {run.seed: run.results[_moment(run)][body].mean_reward for run in self.of_body(runs, body)}
+            {run.seed: run.results[_stage(run)][body].mean_reward for run in self.of_body(runs, body)}
             for body in BODIES
         )
 
     def title(self, runs: Sequence[Run]) -> str:
         """Name and frames of a body, such as "scratch 3M"."""
-        return f"{self.name} {or_of(budgets((r, _moment(r)) for body in BODIES for r in self.of_body(runs, body)))}"
+        return f"{self.name} {or_of(budgets((r, _stage(r)) for body in BODIES for r in self.of_body(runs, body)))}"
 
 
 def is_of_paper(run: Run) -> bool:
@@ -58,14 +58,14 @@ def is_of_paper(run: Run) -> bool:
     return bool(bodies) and run.config.resolved_tasks() == tuple(tasks.get(body) for body in bodies)
 
 
-def budgets(moments: Iterable[tuple[Run, str]]) -> list[int]:
-    """Frames of a task that runs had at a moment of their results ("before", a number of steps, "after")."""
+def budgets(stages: Iterable[tuple[Run, str]]) -> list[int]:
+    """Frames of a task that runs had at a stage of their results ("before", a number of steps, "after")."""
 
-    def frames(run: Run, moment: str) -> int:
-        steps = {"before": 0, "after": run.config.n_timesteps}.get(moment)
-        return (int(moment) if steps is None else steps) // len(run.config.task_names)
+    def frames(run: Run, stage: str) -> int:
+        steps = {"before": 0, "after": run.config.n_timesteps}.get(stage)
+        return (int(stage) if steps is None else steps) // len(run.config.task_names)
 
-    return sorted({frames(run, moment) for run, moment in moments})
+    return sorted({frames(run, stage) for run, stage in stages})
 
 
 def or_of(frames: Iterable[int]) -> str:
@@ -91,5 +91,5 @@ def stacked(by_seed: Mapping[int, np.ndarray], seeds: Iterable[int] | None = Non
     return np.array([by_seed[seed] for seed in seeds]).reshape(len(seeds), len(BODIES))
 
 
-def _moment(run: Run) -> str:
+def _stage(run: Run) -> str:
     return _TEACHERS if run.name.startswith("scratch_") and _TEACHERS in run.results else "after"

@@ -20,18 +20,18 @@ def table_1(runs: Sequence[Run], preset: str) -> Table:
     """Scratch and fine-tuning on E1 (SmallFoot) and E2 (SmallLeg)."""
     rows = []
 
-    def add(label: str, name: str, moment: str, body: str) -> None:
+    def add(label: str, name: str, stage: str, body: str) -> None:
         trained = select(runs, preset, name)
-        frames = budgets((run, moment) for run in trained)
-        cells = _cells(statistics.mean(returns(trained, moment, [body])))
+        frames = budgets((run, stage) for run in trained)
+        cells = _cells(statistics.mean(returns(trained, stage, [body])))
         rows.append([label, or_of(frames), body, *cells, _published_1(name, frames, body)])
 
     for body, _ in FINETUNING:
         add(f"scratch {body}", f"scratch_{body}", "after", body)
     for source, target in FINETUNING:
-        for moment in ("before", "1000000", "after"):
+        for stage in ("before", "1000000", "after"):
             for body, _ in FINETUNING:
-                add(f"{source} to {target}", f"finetune_{source}_to_{target}", moment, body)
+                add(f"{source} to {target}", f"finetune_{source}_to_{target}", stage, body)
     return Table(
         f"table_1_{preset}",
         f"Table 1: fine-tuning ({preset})",
@@ -81,7 +81,7 @@ def transfer_matrix(runs: Sequence[Run], preset: str) -> Table:
     for source, target in FINETUNING:
         tuned = select(runs, preset, f"finetune_{source}_to_{target}")
         scratch = {run.seed: run for run in select(runs, preset, f"scratch_{target}")}
-        phases = [returns(tuned, moment, [source, target]) for moment in ("before", "after")]
+        phases = [returns(tuned, stage, [source, target]) for stage in ("before", "after")]
         matrix = np.stack(phases, axis=1)  # (n_seeds, n_phases, n_tasks)
         sources = select(runs, preset, f"scratch_{source}")
         first, second = (or_of(budgets((run, "after") for run in phase)) for phase in (sources, tuned))

@@ -1,7 +1,7 @@
 """Trained agents that come with the package, by name.
 
-They were trained by ``sb3-multitask grid zoo_configs/paper_grid.yml --only tuned``; the ``facts`` of each say which run
-it is, and what it returned there.
+They were trained by ``sb3-multitask grid zoo_configs/paper_grid.yml --only tuned``. The ``facts`` of each agent name
+its run and its returns there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PRETRAINED = tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
 
 
 def pretrained_path(name: str) -> Path:
-    """The files of an agent that comes with the package, without their ending.
+    """Return the files of an agent that comes with the package, without their ending.
 
     :raises ValueError: if there is none of this name
     """

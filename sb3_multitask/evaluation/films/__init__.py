@@ -1,4 +1,4 @@
-"""Films of trained agents: every task rendered in one process of its own, panels side by side, files and a window."""
+"""Films of trained agents: a separate process renders every task, with panels side by side, to files or a window."""
 
 from sb3_multitask.evaluation.films.files import MAX_FPS, check_film_path, gif_bytes, write_film
 from sb3_multitask.evaluation.films.filming import NoRendererError, film, find_renderer, real_time_fps

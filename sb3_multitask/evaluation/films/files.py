@@ -1,4 +1,4 @@
-"""Films as files: MP4 by ffmpeg, GIF by Pillow."""
+"""Write films as files: MP4 with ffmpeg, GIF with Pillow."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sb3_multitask.storage.files import SaveError, replacing
 
 SUFFIXES = (".mp4", ".gif")
 MAX_FPS = 50
-"""Pictures per second: what viewers of GIFs still show in time."""
+"""Most pictures per second that viewers of GIFs show at the right speed."""
 
 
 def check_film_path(path: str | Path) -> None:
     """Raise if a film cannot be written to ``path``.
 
-    :raises ValueError: if its ending is another than MP4 or GIF
-    :raises ImportError: if it is MP4, and what writes it is not installed
-    :raises SaveError: if its folder cannot be written to; the folder is made
+    :raises ValueError: if its ending is neither MP4's nor GIF's
+    :raises ImportError: if it is MP4, and the library for it is not installed
+    :raises SaveError: if its folder, which is made, is not writable
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -46,20 +46,20 @@ def write_film(path: str | Path, pictures: Iterable[Image.Image], fps: float, n_
 
     :param path: ends in ``.mp4`` or ``.gif``
     :param fps: pictures per second
-    :param n_colors: of each picture of a GIF
+    :param n_colors: number of colours of each picture of a GIF
     :raises ValueError: on another ending
-    :raises ImportError: if MP4 needs what is not installed
+    :raises ImportError: if the library for MP4 is not installed
     """
     check_film_path(path)
-    with replacing(path) as beside:
-        if beside.suffix.lower() == ".gif":
-            beside.write_bytes(gif_bytes(pictures, fps, n_colors))
+    with replacing(path) as temporary:
+        if temporary.suffix.lower() == ".gif":
+            temporary.write_bytes(gif_bytes(pictures, fps, n_colors))
         else:
-            _write_mp4(beside, pictures, fps)
+            _write_mp4(temporary, pictures, fps)
 
 
 def gif_bytes(pictures: Iterable[Image.Image], fps: float, n_colors: int = 128) -> bytes:
-    """A GIF that repeats for ever; see :func:`write_film`."""
+    """Return a GIF that repeats endlessly; see :func:`write_film`."""
     frames = [picture.quantize(n_colors) for picture in pictures]
     content = io.BytesIO()
     frames[0].save(
@@ -74,7 +74,7 @@ def gif_bytes(pictures: Iterable[Image.Image], fps: float, n_colors: int = 128) 
 
 
 def _durations(n_pictures: int, fps: float) -> Sequence[int]:
-    """Of each picture in ms: multiples of 10, the unit of GIFs, that do not run away from ``fps``."""
+    """Return the duration of each picture in ms: multiples of 10, the unit of GIFs, without drift from ``fps``."""
     ends = [10 * round(100 * i / fps) for i in range(n_pictures + 1)]
     return [max(end - begin, 10) for begin, end in itertools.pairwise(ends)]
 
@@ -83,6 +83,6 @@ def _write_mp4(path: Path, pictures: Iterable[Image.Image], fps: float) -> None:
     import imageio.v2 as imageio
 
     writer: Any = imageio.get_writer(path, format="FFMPEG", mode="I", fps=fps, quality=7)
-    with closing(writer):  # its own `with` leaves ffmpeg behind after an error
+    with closing(writer):  # the writer's own `with` leaves ffmpeg running after an error
         for picture in pictures:
             writer.append_data(np.asarray(picture))

@@ -1,7 +1,7 @@
-"""Filming in a process of its own, where a renderer is at hand: EGL, else OSMesa, else a window's.
+"""Film in a separate process, with an available renderer: EGL, else OSMesa, else a window's.
 
-MuJoCo chooses its renderer when it is imported; a process of its own can have another than this one, and leaves
-whatever trains here alone.
+MuJoCo chooses its renderer when it is imported. A separate process can have another renderer than this one, and does
+not affect a training in this one.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _RATE_WITHOUT_ONE = 30.0
 
 
 class NoRendererError(RuntimeError):
-    """Nothing can render here; the message says what to install."""
+    """There is no renderer; the message says what to install."""
 
 
 def film(scene: Scene) -> Iterator[tuple[Shot, ...]]:
-    """Film a scene; shots come as they are rendered, one of every task at a time.
+    """Film a scene; yield shots when they are rendered, one of every task at a time.
 
-    :param scene: what is played
-    :raises NoRendererError: if nothing can render
+    :param scene: the agent, tasks and steps to film
+    :raises NoRendererError: if there is no renderer
     :raises RuntimeError: if an environment fails
     """
     renderer = find_renderer()
@@ -51,7 +51,7 @@ def film(scene: Scene) -> Iterator[tuple[Shot, ...]]:
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
-            with suppress(BrokenPipeError), worker.stdin as pipe:  # what it died of is read below
+            with suppress(BrokenPipeError), worker.stdin as pipe:  # its error is read below
                 cloudpickle.dump((_specs(scene.tasks), scene), pipe)
             yield from _shots(worker.stdout, renderer)
             if worker.wait() != 0:
@@ -64,7 +64,7 @@ def film(scene: Scene) -> Iterator[tuple[Shot, ...]]:
 
 @functools.cache
 def find_renderer() -> str | None:
-    """The ``MUJOCO_GL`` with which MuJoCo renders here, first of all the one that is set; None: nothing renders."""
+    """Return a ``MUJOCO_GL`` with which MuJoCo renders here, the present one if it does; None if none does."""
     chosen = os.environ.get("MUJOCO_GL", "").lower()
     for renderer in dict.fromkeys([*([chosen] if chosen else []), *_RENDERERS]):
         command = [sys.executable, "-c", _PROBE]
@@ -76,13 +76,13 @@ def find_renderer() -> str | None:
 
 
 def real_time_fps(tasks: Sequence[Task]) -> float:
-    """Steps per second of the tasks' own time, as the first one's environment says (``metadata["render_fps"]``).
+    """Return steps per second in real time, from the first task's environment (``metadata["render_fps"]``).
 
     :raises ValueError: if an environment cannot be rendered as a picture
     """
     rates = []
     for task in tasks:
-        with seeded_globals(0):  # whatever an env draws while it is made, a training beside it draws as before
+        with seeded_globals(0):  # so that draws of the env's constructor do not change a training
             env = task.make()
         modes = env.metadata.get("render_modes") or []
         rates.append(float(env.metadata.get("render_fps") or _RATE_WITHOUT_ONE))
@@ -96,7 +96,7 @@ def real_time_fps(tasks: Sequence[Task]) -> float:
 
 
 def _specs(tasks: Sequence[Task]) -> tuple[Any, ...]:
-    """How ids are made, some of which only this process may have registered."""
+    """Return the specifications of ids, since some may be registered in this process only."""
     return tuple(gym.spec(registered_id(task.env_id)) for task in resolve_tasks(tasks) if isinstance(task.env_id, str))
 
 

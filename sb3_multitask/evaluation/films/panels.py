@@ -13,10 +13,10 @@ _MARGIN, _FONT_SIZE = 6, 16  # pixels
 
 
 def grid_of(shots: Sequence[Shot], names: Sequence[str], size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Panels in rows, as many columns as rows or one more; each with its task's name, return and step.
+    """Arrange panels in rows, with as many columns as rows or one more; each has its task's name, return and step.
 
     :param shots: one of each task
-    :param names: of the tasks
+    :param names: names of the tasks
     :param size: width and height of a panel in pixels; pictures of another shape get bars
     """
     n_columns = math.ceil(math.sqrt(len(shots)))
@@ -36,14 +36,14 @@ def _panel(shot: Shot, name: str, size: tuple[int, int]) -> Image.Image:
     episode = f", episode {shot.episode}" if shot.episode > 1 else ""
     lines = (name, f"return {shot.total_reward:.1f}, step {shot.length}{episode}")
     for number, line in enumerate(lines):
-        text = _cut(line, font, size[0] - 2 * _MARGIN)
+        text = _shortened(line, font, size[0] - 2 * _MARGIN)
         position = (_MARGIN, _MARGIN + number * (_FONT_SIZE + 4))
         draw.text(position, text, font=font, fill="white", stroke_width=1, stroke_fill="black")
     return panel
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """As much of a text as is not wider than ``width`` pixels, with dots for what is left out."""
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Shorten a text to at most ``width`` pixels, with dots at the end."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:

@@ -1,4 +1,4 @@
-"""What is filmed: an agent that plays its tasks side by side."""
+"""The scene of a film: an agent that acts in its tasks side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sb3_multitask.process.seeding import env_seed
 from sb3_multitask.tasks import Task
 
 _CAMERA = "track"
-_SHADOW_SIZE = 1024  # pixels; most of the time of a renderer without a GPU goes into MuJoCo's 4096
+_SHADOW_SIZE = 1024  # pixels; MuJoCo's 4096 take most of the time of a renderer without a GPU
 _MAX_EPISODE_STEPS = 1000  # for environments without a time limit
 
 
@@ -31,13 +31,13 @@ class EndedEpisode(NamedTuple):
 
 @dataclass(frozen=True)
 class Shot:
-    """One task at one moment.
+    """A picture of one task.
 
     :param image: (height, width, 3) uint8
     :param total_reward: return of the episode so far
     :param length: steps of the episode so far
     :param episode: number of the episode, from 1
-    :param ended: the task's episodes that ended with this step, or after it and before the next picture
+    :param ended: the task's episodes that ended from this step on, before the next picture
     """
 
     image: np.ndarray
@@ -49,14 +49,14 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is played.
+    """An agent, its tasks, and the steps to film.
 
-    :param agent: acts
+    :param agent: the agent that acts
     :param tasks: one panel each, by names of the agent's heads; any name for an agent with one head
     :param n_steps: environment steps of each task that are filmed
     :param skip: environment steps before the first picture
     :param every: environment steps from one picture to the next
-    :param seed: of the environments, and of the samples if not deterministic
+    :param seed: seed of the environments, and of the samples if not deterministic
     :param deterministic: the mean of the Gaussian instead of a sample
     :param size: width and height of MuJoCo's pictures; other environments have their own
     :raises ValueError: if a number is out of its range, there is no task, or the agent has no head for one
@@ -94,7 +94,7 @@ class _Player:
         self._ended_episodes: list[EndedEpisode] = []
 
     def step(self, agent: Agent, deterministic: bool, generator: np.random.Generator) -> None:
-        """One step; the one after an episode's end begins the next."""
+        """Take one step; if the last one ended an episode, reset first."""
         if self._ended:
             self.obs, _ = self.env.reset()
             self.total_reward, self.length, self.episode = 0.0, 0, self.episode + 1
@@ -107,7 +107,7 @@ class _Player:
             self._ended_episodes.append(EndedEpisode(self.task, self.total_reward, self.length))
 
     def pop_ended(self) -> tuple[EndedEpisode, ...]:
-        """The episodes that ended since the last call."""
+        """Return the episodes that ended since the last call."""
         ended, self._ended_episodes = tuple(self._ended_episodes), []
         return ended
 
@@ -117,7 +117,7 @@ class _Player:
 
 
 def play(scene: Scene) -> Iterator[tuple[Shot, ...]]:
-    """Play a scene; a shot of every task at each picture, in the order of the tasks."""
+    """Play a scene; yield a shot of every task for each picture, in the order of the tasks."""
     generator = np.random.default_rng(scene.seed)
     with _players(scene, renders=True) as players:
 
@@ -128,7 +128,7 @@ def play(scene: Scene) -> Iterator[tuple[Shot, ...]]:
         for _ in range(scene.skip):
             step()
         for player in players:
-            player.pop_ended()  # Nobody sees the episodes before the first picture.
+            player.pop_ended()  # Episodes before the first picture are not shown.
         for begin in range(0, scene.n_steps, scene.every):
             step()
             shots = [player.shot() for player in players]
@@ -149,7 +149,7 @@ def play_episodes(scene: Scene) -> Iterator[EndedEpisode]:
 
 
 def longest_episode(tasks: Sequence[Task]) -> int:
-    """The largest time limit among the tasks' environments, in steps; 1000 for an environment without one."""
+    """Return the largest time limit among the tasks' environments, in steps; 1000 for an environment without one."""
     limits = []
     for task in tasks:
         env = task.make()
@@ -160,14 +160,14 @@ def longest_episode(tasks: Sequence[Task]) -> int:
 
 @contextmanager
 def _players(scene: Scene, *, renders: bool) -> Iterator[list[_Player]]:
-    """One player for each task; their environments are closed afterwards."""
+    """Yield a player for each task; close their environments afterwards."""
     seeds = (env_seed(scene.seed, i, training=False) for i in range(len(scene.tasks)))
     players: list[_Player] = []
     try:
         for task, seed in zip(scene.tasks, seeds, strict=True):
             players.append(
                 _Player(scene, task, seed, renders=renders)
-            )  # One by one: if one fails, the others are closed.
+            )  # Made one by one, so that the others are closed if one fails.
         yield players
     finally:
         for player in players:
@@ -175,9 +175,9 @@ def _players(scene: Scene, *, renders: bool) -> Iterator[list[_Player]]:
 
 
 def _rendering_env(task: Task, size: tuple[int, int]) -> gym.Env[np.ndarray, np.ndarray]:
-    """A task's environment; MuJoCo's in the size that is asked for, and with a camera that goes with the robot.
+    """Make a task's environment; for MuJoCo's, with the requested size and a camera that follows the robot.
 
-    Gymnasium takes a camera that stands still, unless the task names one; the robots run out of its sight.
+    Unless the task names a camera, Gymnasium's does not move, and the robots run out of its sight.
     """
     env = task.make("rgb_array")
     mujoco_env: Any = env.unwrapped

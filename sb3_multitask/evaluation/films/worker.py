@@ -1,7 +1,6 @@
 """The process that renders and plays a film: ``python -m sb3_multitask.evaluation.films.worker``.
 
-It reads a scene from its standard input, and writes its shots, or one text that says what went wrong, to its standard
-output.
+It reads a scene from its standard input, and writes its shots, or a text with the error, to its standard output.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sb3_multitask.evaluation.films.playing import play
 
 
 def main() -> None:
-    """Play what comes in; whatever the environments print goes to the standard error."""
+    """Play the scene from the standard input; redirect what environments print to the standard error."""
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     specs, scene = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the process that started this one)
@@ -26,7 +25,7 @@ def main() -> None:
         for shots in play(scene):
             pickle.dump(shots, output)
             output.flush()
-    except BrokenPipeError:  # nobody watches any more
+    except BrokenPipeError:  # the reader has ended
         os._exit(0)
     except Exception as e:
         pickle.dump(f"{type(e).__name__}: {e}", output)

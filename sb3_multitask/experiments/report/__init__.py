@@ -1,4 +1,4 @@
-"""From run folders alone to tables, curves and a page; and the parts of it, for reports of one's own."""
+"""Make tables, curves and a page from run folders; the parts are also for custom reports."""
 
 from sb3_multitask.experiments.curves import Curve
 from sb3_multitask.experiments.report import continual, statistics

@@ -1,4 +1,4 @@
-"""Tables of any grid: what its runs learned, kept, lost and took over."""
+"""Tables of any grid: learning, distillation, forgetting and transfer."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sb3_multitask.experiments.run_folder import folder_of_agent
 
 
 def tables_of_preset(runs: Sequence[Run], preset: str) -> list[Table]:
-    """The tables that a preset of any grid has runs for."""
+    """Return the tables for which a preset of a grid has runs."""
     tables = [make(runs, preset) for make in (gains, taught, carried_over)]
     return [*filter(None, tables), *sequential_tables(runs, preset)]
 
 
 def tables_of_grid(runs: Sequence[Run]) -> list[Table]:
-    """The tables over all presets: the runs that several of them have, and every run."""
+    """Return the tables over all presets: the runs that several of them have, and every run."""
     return [*filter(None, [presets_compared(runs)]), all_runs(runs)]
 
 
 def gains(runs: Sequence[Run], preset: str) -> Table | None:
-    """Every task of every run of a preset, before and after training; None without runs."""
+    """Return a table of every task of every run of a preset, before and after training; None without runs."""
     rows = []
     for name, seeds in _by_name(runs, preset, lambda config: not config.sequential):
         tasks = seeds[0].config.task_names
-        before, after = (returns(seeds, moment, tasks) for moment in ("before", "after"))
+        before, after = (returns(seeds, stage, tasks) for stage in ("before", "after"))
         for i, task in enumerate(tasks):
             first, last = before[:, [i]], after[:, [i]]
             gain = statistics.mean(last - first)
@@ -49,7 +49,7 @@ def gains(runs: Sequence[Run], preset: str) -> Table | None:
 
 
 def taught(runs: Sequence[Run], preset: str) -> Table | None:
-    """Students beside those of their teachers that are runs of the grid, seed by seed; None without."""
+    """Compare students with their teachers that are runs of the grid, seed by seed; None without such runs."""
     rows = []
     for name, students in _by_name(runs, preset, lambda config: bool(config.teachers)):
         tasks = students[0].config.task_names
@@ -75,12 +75,12 @@ def taught(runs: Sequence[Run], preset: str) -> Table | None:
 
 
 def carried_over(runs: Sequence[Run], preset: str) -> Table | None:
-    """What runs that began with another's agent took over from it, and what they forgot; None without."""
+    """Return transfer and forgetting of runs that started from another run's agent; None without such runs."""
     rows = []
     for name, seeds in _by_name(runs, preset, lambda config: config.init_from is not None):
         config = seeds[0].config
         for other in config.also_on:
-            before, after = (returns(seeds, moment, [other]) for moment in ("before", "after"))
+            before, after = (returns(seeds, stage, [other]) for stage in ("before", "after"))
             cells = [str(statistics.mean(values)) for values in (before, after, before - after)]
             rows.append([name, f"forgetting of {other}", *cells, str(len(seeds))])
         scratch = _from_scratch(runs, seeds[0])
@@ -107,7 +107,7 @@ def carried_over(runs: Sequence[Run], preset: str) -> Table | None:
 
 
 def presets_compared(runs: Sequence[Run]) -> Table | None:
-    """Every two presets that have the same run, same seeds; None if there are none."""
+    """Compare every two presets that have the same run, on the same seeds; None if there are none."""
     rows = []
     for name, presets in presets_of_runs(runs).items():
         for first, second in combinations(presets, 2):
@@ -131,7 +131,7 @@ def presets_compared(runs: Sequence[Run]) -> Table | None:
 
 
 def all_runs(runs: Sequence[Run]) -> Table:
-    """Every run's return at its end: each task, and their mean, median and worst."""
+    """Return a table of every run's final returns: each task, and the tasks' mean, median and worst."""
     rows = []
     for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
         seeds = select(runs, preset, name)
@@ -165,7 +165,7 @@ def all_runs(runs: Sequence[Run]) -> Table:
 def _by_name(
     runs: Sequence[Run], preset: str, wanted: Callable[[TrainConfig], bool]
 ) -> Iterator[tuple[str, list[Run]]]:
-    """Name and runs, one a seed, of those whose config is wanted."""
+    """Yield name and runs, one per seed, of the runs whose config is selected."""
     for name in dict.fromkeys(run.name for run in runs if run.preset == preset and wanted(run.config)):
         yield name, select(runs, preset, name)
 
@@ -175,17 +175,17 @@ def _table(name: str, title: str, note: str, header: Sequence[str], rows: Sequen
 
 
 def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:
-    """The return of a student's teacher when it taught; NaN if it is not one of the grid's finished runs."""
-    folder, moment = folder_of_agent(student.config.teachers[task])
+    """Return the mean return of a student's teacher, as it taught; NaN if it is not a finished run of the grid."""
+    folder, stage = folder_of_agent(student.config.teachers[task])
     for run in runs:
         if (run.preset, run.name, f"seed_{run.seed}") == folder.parts[-3:]:
             own = run.config.task_names
-            return float(returns([run], moment, [own[0] if len(own) == 1 else task]).item())
+            return float(returns([run], stage, [own[0] if len(own) == 1 else task]).item())
     return float("nan")
 
 
 def _from_scratch(runs: Sequence[Run], tuned: Run) -> list[Run]:
-    """The runs of the first name in the preset that learn the same tasks from nothing."""
+    """Return the first runs of the preset that learn the same tasks from scratch."""
     for name, seeds in _by_name(runs, tuned.preset, lambda config: config.init_from is None and not config.teachers):
         if seeds[0].config.resolved_tasks() == tuned.config.resolved_tasks() and not seeds[0].config.sequential:
             return select(runs, tuned.preset, name)
@@ -193,12 +193,12 @@ def _from_scratch(runs: Sequence[Run], tuned: Run) -> list[Run]:
 
 
 def _minutes(runs: Sequence[Run]) -> str:
-    """Mean CPU time of the runs whose folders know it."""
+    """Return the mean CPU time, in minutes, of the runs whose folders have it."""
     seconds = [run.status["cpu_seconds"] for run in runs if "cpu_seconds" in run.status]
     return f"{np.mean(seconds) / 60:.1f}" if seconds else "-"
 
 
 def _revisions(runs: Sequence[Run]) -> str:
-    """Short revisions of the code that the runs were made with, as far as it stood under version control."""
+    """Return short revisions of the code of the runs, if it was under version control."""
     found = dict.fromkeys(str(run.status["revision"]) for run in runs if run.status.get("revision"))
     return ", ".join(f"{text[:7]}{'+' if text.endswith('-dirty') else ''}" for text in found)

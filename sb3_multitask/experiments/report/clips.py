@@ -14,16 +14,16 @@ from sb3_multitask.tasks import Task
 
 _SIZE = (192, 144)
 _SKIPPED_STEPS, _N_FRAMES = 100, 60
-_FPS = 10  # half the speed of the paper's bodies
+_FPS = 10  # half of the real-time speed of HalfCheetah
 
 
 def render_clips(agent: Path, tasks: Sequence[Task], folder: Path) -> dict[str, Path]:
-    """Film a few seconds in which an agent is already under way, deterministic; task -> GIF.
+    """Film a few seconds of an agent, after its first steps, deterministic; task -> GIF.
 
-    :param agent: what ``save_agent`` was given
-    :param tasks: what it is filmed on
-    :param folder: where the files ``<task>.gif`` go
-    :raises NoRendererError: if nothing can render here
+    :param agent: path of the agent's files, as given to ``save_agent``
+    :param tasks: tasks of the film
+    :param folder: folder of the files ``<task>.gif``
+    :raises NoRendererError: if there is no renderer
     :raises RuntimeError: if an environment fails
     :raises UnreadableFileError: if there is no agent
     """

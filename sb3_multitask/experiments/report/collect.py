@@ -13,32 +13,32 @@ import numpy as np
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
 from sb3_multitask.experiments.curves import Curve, read_evaluations
-from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, sound_facts
+from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, valid_facts
 from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.storage.files import write_text
 from sb3_multitask.storage.yaml_files import ConfigError
 
 _MAY_DIFFER = {
-    *("seed", "n_timesteps", "report_at"),  # tables name the budgets
+    *("seed", "n_timesteps", "report_at"),  # tables show the budgets
     *("engine", "backend", "device", "log_interval", "eval_freq", "eval_episodes", "n_eval_episodes"),
     *("checkpoint_freq", "keep_checkpoints", "tensorboard"),
 }
-"""Settings in which the seeds of a run may differ: what was learned does not depend on them, or the report says it."""
+"""Settings in which the seeds of a run may differ: they do not affect learning, or the report shows them."""
 _PROVENANCE = (
     *("versions", "python", "machine", "torch_threads", "revision", "engine", "backend", "physics_threads"),
     *("wall_seconds", "cpu_seconds"),
 )
-"""Facts of ``run.json`` that a report's data keep."""
+"""Facts of ``run.json`` in a report's data."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: where it stands in the grid, its settings, and its returns.
+    """A finished run: its place in the grid, its settings, and its returns.
 
     :param path: the run's folder, or the file of a report's ``data/`` that holds the run
-    :param results: moment ("before", a budget in steps, "after") -> task -> result
-    :param status: what ``run.json`` says
-    :param recorded: the curves in a report's data; None if the run's folder has them
+    :param results: stage ("before", a budget in steps, "after") -> task -> result
+    :param status: contents of ``run.json``
+    :param recorded: the curves from a report's data; None if the run's folder has them
     """
 
     preset: str
@@ -51,7 +51,7 @@ class Run:
     recorded: Mapping[str, Curve] | None = None
 
     def curves(self) -> dict[str, Curve]:
-        """Task -> (steps of that task so far, mean return of the episodes then), both (n_evaluations,)."""
+        """Return task -> (steps of that task so far, mean return of the evaluation), both (n_evaluations,)."""
         if self.recorded is not None:
             return dict(self.recorded)
         curves = read_evaluations(self.path / "evaluations.npz")
@@ -62,13 +62,13 @@ class Run:
 
 
 def read_runs(root: Path) -> tuple[list[Run], list[str]]:
-    """The finished runs below ``root``, and of the others what they are.
+    """Return the finished runs below ``root``, and the statuses of the others.
 
-    :param root: folder of a grid: ``<preset>/<run>/seed_<n>``; or ``data/`` of a report on one, which holds all that a
-        report needs but for the agents
+    :param root: folder of a grid: ``<preset>/<run>/seed_<n>``; or ``data/`` of a report on a grid, which has all data
+        of a report except the agents
     :raises FileNotFoundError: if there is no run
     :raises UnreadableFileError: if a file of ``data/`` is damaged
-    :raises ConfigError: if the seeds of a run have other settings; names what differs
+    :raises ConfigError: if the seeds of a run have different settings; names these
     """
     runs: list[Run] = []
     others = []
@@ -93,9 +93,9 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 def write_data(run: Run, folder: Path) -> None:
-    """Write what a run's numbers come from: settings, versions, all evaluations and their episodes.
+    """Write the sources of a run's numbers: settings, versions, all evaluations and their episodes.
 
-    :param folder: ``data/`` of a report, which :func:`read_runs` reads back
+    :param folder: ``data/`` of a report, for :func:`read_runs`
     """
     curves = run.curves().items()
     content = {
@@ -112,7 +112,7 @@ def _read_data(path: Path) -> Run:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         config = make_config(TrainConfig, content["settings"], where=lambda _key: str(path))
-        results, status = results_from_json(content["results"]), sound_facts(content["ran_with"])
+        results, status = results_from_json(content["results"]), valid_facts(content["ran_with"])
         curves = {task: _read_curve(curve) for task, curve in content["curves"].items()}
     except ConfigError:
         raise
@@ -129,7 +129,7 @@ def _read_curve(curve: Mapping[str, Any]) -> Curve:
 
 
 def _check_seeds(root: Path, seeds: Sequence[Run]) -> None:
-    """Raise unless the seeds of a run have the same settings: a mean over them would mean nothing."""
+    """Raise unless the seeds of a run have the same settings, without which a mean over them is meaningless."""
     first, *others = seeds
     ours = _settings(first)
     for run in others:
@@ -143,7 +143,7 @@ def _check_seeds(root: Path, seeds: Sequence[Run]) -> None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """A run's settings without its seed, in the folders of the runs that it begins with too."""
+    """Return a run's settings without its seed, also in the folders of the runs from which it starts."""
     settings = run.config.model_dump(exclude=_MAY_DIFFER)
     return {key: _without_seed(value, f"seed_{run.seed}") for key, value in settings.items()}
 
@@ -157,25 +157,25 @@ def _without_seed(value: Any, seed: str) -> Any:
 
 
 def select(runs: Sequence[Run], preset: str, name: str) -> list[Run]:
-    """The runs of one preset and name, by seed."""
+    """Return the runs of one preset and name, by seed."""
     return sorted((run for run in runs if (run.preset, run.name) == (preset, name)), key=lambda run: run.seed)
 
 
 def of_same_seeds(first: Sequence[Run], second: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs of both sides whose seeds both have."""
+    """Return the runs of both sides whose seeds both have."""
     seeds = {run.seed for run in first} & {run.seed for run in second}
     mine, others = ([run for run in side if run.seed in seeds] for side in (first, second))
     return mine, others
 
 
 def presets_of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Name of a run -> the presets that have it."""
+    """Return run name -> the presets that have it."""
     names = dict.fromkeys(run.name for run in runs)
     return {name: list(dict.fromkeys(run.preset for run in runs if run.name == name)) for name in names}
 
 
-def returns(runs: Sequence[Run], moment: str, tasks: Sequence[str]) -> np.ndarray:
-    """Mean returns of runs, (n_runs, n_tasks); NaN where a run has none."""
-    rows = [[run.results.get(moment, {}).get(task) for task in tasks] for run in runs]
+def returns(runs: Sequence[Run], stage: str, tasks: Sequence[str]) -> np.ndarray:
+    """Return mean returns of runs at a stage, (n_runs, n_tasks); NaN where a run has none."""
+    rows = [[run.results.get(stage, {}).get(task) for task in tasks] for run in runs]
     cells = [[np.nan if result is None else result.mean_reward for result in row] for row in rows]
     return np.array(cells, dtype=float).reshape(len(runs), len(tasks))

@@ -3,8 +3,8 @@
 ``matrix[..., i, j]`` is the return on task j after phase i, which trained on task i; leading axes are seeds.
 Definitions: Continual World (Wolczyk et al. 2021, arXiv:2105.10919, "Metrics") and CORA (Powers et al. 2021,
 arXiv:2110.10067, "Metrics"), both without their normalisation, since returns of these tasks have no upper bound;
-backward transfer is that of Lopez-Paz and Ranzato 2017. A model with a head and statistics of its own for each task
-forgets nothing by construction; these measures are for one head that is trained on.
+backward transfer is that of Lopez-Paz and Ranzato 2017. A model with separate heads and statistics for each task does
+not forget, by construction; these measures are for a single head that is trained further.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def forgetting(matrix: np.ndarray) -> np.ndarray:
-    """What each task lost from the end of its own phase to the end of all.
+    """Return each task's loss of return from the end of its own phase to the end of all phases.
 
     :param matrix: (..., n_tasks, n_tasks)
     :return: (..., n_tasks); 0 for the last task
@@ -22,7 +22,7 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
 
 
 def backward_transfer(matrix: np.ndarray) -> np.ndarray:
-    """What later phases did to each earlier task: the negative of :func:`forgetting`, without the last task.
+    """Return the effect of later phases on each earlier task: minus :func:`forgetting`, without the last task.
 
     :param matrix: (..., n_tasks, n_tasks)
     :return: (..., n_tasks - 1)
@@ -31,7 +31,7 @@ def backward_transfer(matrix: np.ndarray) -> np.ndarray:
 
 
 def zero_shot_transfer(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
-    """What each task had from the phases before its own, over an untrained model (CORA's forward transfer).
+    """Return each task's gain from the phases before its own, over an untrained model (CORA's forward transfer).
 
     :param matrix: (..., n_tasks, n_tasks)
     :param untrained: returns of an untrained model, (..., n_tasks)
@@ -42,7 +42,7 @@ def zero_shot_transfer(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
 
 
 def area_transfer(curve: tuple[np.ndarray, np.ndarray], scratch: tuple[np.ndarray, np.ndarray]) -> float:
-    """How much higher a task's learning curve lies than that of training from scratch (Continual World's).
+    """Return the mean gap between a task's learning curve and that of training from scratch (Continual World's).
 
     :param curve: (steps, returns) of the task in its phase, each (n_evaluations,)
     :param scratch: the same from scratch, at any steps

@@ -17,13 +17,13 @@ from sb3_multitask.experiments.report.collect import Run, presets_of_runs, selec
 from sb3_multitask.storage.files import replacing
 
 Panel = tuple[str, Sequence[Run], str]
-"""Title, runs (one a seed), and the task whose curve is drawn."""
+"""Title, runs (one per seed), and the task whose curve is drawn."""
 Sides: TypeAlias = Mapping[str, Sequence[Curve]]
-"""Label -> curves, one a seed."""
+"""Label -> curves, one per seed."""
 
 
 def draw_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """The curves of every run: a panel a task, also of those it is evaluated on besides; a colour a preset."""
+    """Draw the curves of every run, with a panel per task (also for tasks of ``also_on``) and a colour per preset."""
     drawn = []
     for name, presets in presets_of_runs(runs).items():
         sides = {preset: _curves(select(runs, preset, name)) for preset in presets}
@@ -37,7 +37,7 @@ def draw_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def draw_sides(panels: Mapping[str, Sides], path: Path, x_label: str) -> list[Path]:
-    """Panels in rows of three, each with the curves of several sides; the SVG file, or none without a curve."""
+    """Draw panels in rows of three, each with the curves of several sides; return the SVG file, if there are curves."""
     if not any(curves for sides in panels.values() for curves in sides.values()):
         return []
     n_columns = min(3, len(panels))
@@ -53,7 +53,7 @@ def draw_sides(panels: Mapping[str, Sides], path: Path, x_label: str) -> list[Pa
         _finish(axis, f"{title} ({_seeds(sides.values())})")
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    handles: dict[str, Any] = {}  # of all panels: not each has every side
+    handles: dict[str, Any] = {}  # collected over all panels, since some lack a side
     for axis in axes:
         drawn, labels = axis.get_legend_handles_labels()
         handles |= dict(zip(labels, drawn, strict=True))
@@ -75,7 +75,7 @@ def draw_panels(panels: Sequence[Panel], path: Path, x_label: str) -> Path:
 
 
 def _finish(axis: Any, title: str) -> None:
-    axis.set_title(title, fontsize=9, parse_math=False)  # names are no formulas
+    axis.set_title(title, fontsize=9, parse_math=False)  # names are not formulas
     axis.grid(alpha=0.3)
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 0.5M
 
@@ -87,15 +87,15 @@ def _curves(runs: Sequence[Run]) -> list[dict[str, Curve]]:
 def _save(figure: Figure, path: Path, x_label: str) -> Path:
     figure.supylabel("return, deterministic episodes", fontsize=8)
     figure.supxlabel(x_label, fontsize=8)
-    with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):  # the same runs, the same file; text as text
+    with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):  # reproducible files, with text as text
         for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
-            with replacing(path.with_suffix(suffix)) as beside:
-                figure.savefig(beside, dpi=110, metadata=metadata, bbox_inches="tight")
+            with replacing(path.with_suffix(suffix)) as temporary:
+                figure.savefig(temporary, dpi=110, metadata=metadata, bbox_inches="tight")
     return path
 
 
 def _seeds(sides: Iterable[Sequence[Curve]]) -> str:
-    """How many seeds a panel has, such as "1 seed", "2 or 3 seeds"."""
+    """Return the number of seeds of a panel, such as "1 seed", "2 or 3 seeds"."""
     counts = sorted({len(curves) for curves in sides} - {0})
     return f"{' or '.join(map(str, counts)) or 'no'} seed{'s' if counts != [1] else ''}"
 

@@ -1,4 +1,4 @@
-"""Tables of runs that learn the tasks of a group in turn, beside those of Henderson et al. 2017."""
+"""Tables of runs that learn the tasks of a group in turn, with the numbers of Henderson et al. 2017."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sb3_multitask.experiments.report.tables import Table
 _HENDERSON = json.loads(Path(__file__).with_name("henderson_2017.json").read_text(encoding="utf-8"))
 """Task set -> task -> "first", "own", "last" -> mean and standard deviation, or null.
 
-Null, too, is Hopper's "last" at half gravity, where the publication repeats HalfCheetah's number.
+Hopper's "last" at half gravity is null, since the publication repeats HalfCheetah's number there.
 """
 
 
 def sequential_tables(runs: Sequence[Run], preset: str) -> list[Table]:
-    """A table for each group that was learned in turn."""
+    """Return a table for each group that was learned in turn."""
     names = dict.fromkeys(run.name for run in runs if run.preset == preset and run.config.sequential)
     return [_table(select(runs, preset, name), preset, name) for name in names]
 
 
 def matrix_of(runs: Sequence[Run]) -> np.ndarray:
-    """Returns after each phase, (n_seeds, n_phases, n_tasks)."""
+    """Return the matrix of returns after each phase, (n_seeds, n_phases, n_tasks)."""
     tasks = runs[0].config.task_names
     return np.stack([returns(runs, f"after_{i + 1}", tasks) for i in range(len(tasks))], axis=1)
 
@@ -41,12 +41,12 @@ def _table(runs: Sequence[Run], preset: str, name: str) -> Table:
     rows = []
     for i, task in enumerate(tasks):
         row = [task]
-        for moment, values in (("first", first), ("own", own), ("last", last)):
-            row += [str(statistics.mean(values[:, [i]])), _published(theirs.get(task, {}).get(moment))]
+        for stage, values in (("first", first), ("own", own), ("last", last)):
+            row += [str(statistics.mean(values[:, [i]])), _published(theirs.get(task, {}).get(stage))]
         rows.append(row)
     row = ["mean over tasks"]
-    for moment, values in (("first", first), ("own", own), ("last", last)):
-        published = [theirs[task][moment][0] for task in tasks if theirs.get(task, {}).get(moment)]
+    for stage, values in (("first", first), ("own", own), ("last", last)):
+        published = [theirs[task][stage][0] for task in tasks if theirs.get(task, {}).get(stage)]
         row += [str(statistics.mean(values)), f"{np.mean(published):.0f}" if len(published) == len(tasks) else ""]
     rows.append(row)
     for label, values in (

@@ -1,7 +1,7 @@
 """Statistics over seeds and tasks, with stratified bootstrap intervals (Agarwal et al. 2021).
 
-Percentile intervals are too short with few seeds: of one task's mean they cover 95 times in 100 only nominally. With
-normal returns it is 75 times with three seeds and 84 with five; of the mean of six tasks 85 and 91 times.
+Percentile intervals are too short with few seeds: their nominal coverage is 95%. With normal returns, the coverage of
+one task's mean is 75% with three seeds and 84% with five, and of the mean of six tasks 85% and 91%.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ FEW_SEEDS = (
     "With few seeds intervals are too short: of a single task it is their range, which holds the true mean one time in "
     "two with two seeds and three in four with three."
 )
-"""For the notes of tables; if the returns' distribution is symmetric."""
+"""Coverage of intervals, for the notes of tables; it holds for symmetric distributions of returns."""
 WORST_TASK = (
     "The worst task's interval lies mostly below its value, since each resample takes the minimum anew, and rarely "
     "holds the truth: 12 to 17 times in 100 in simulations with six equal tasks. Read it as a number, and look at the "
     "seeds."
 )
-"""For the notes of tables that have it."""
+"""Note of tables with the worst task."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% interval; the interval is NaN where there is one seed only."""
+    """A number with its 95% interval; the interval of a single seed is NaN."""
 
     value: float
     low: float
@@ -46,27 +46,27 @@ class Estimate:
 
 
 def mean(scores: np.ndarray) -> Estimate:
-    """Mean over seeds and tasks of (n_seeds, n_tasks) scores."""
+    """Return the mean over seeds and tasks of (n_seeds, n_tasks) scores."""
     return _estimate(scores, lambda rows, axis: rows.mean(axis=axis))
 
 
 def interquartile_mean(scores: np.ndarray) -> Estimate:
-    """Mean of the middle half of all seeds' and tasks' scores: less moved by one lucky seed than the mean."""
+    """Return the mean of the middle half of all seeds' and tasks' scores, less sensitive to outliers than the mean."""
     return _estimate(scores, lambda rows, axis: stats.trim_mean(rows, 0.25, axis=axis))
 
 
 def median_task(scores: np.ndarray) -> Estimate:
-    """Median over the tasks of their means over the seeds."""
+    """Return the median over the tasks of their means over the seeds."""
     return _estimate_of_tasks(scores, np.median)
 
 
 def worst_task(scores: np.ndarray) -> Estimate:
-    """The worst task's mean over the seeds."""
+    """Return the worst task's mean over the seeds."""
     return _estimate_of_tasks(scores, np.min)
 
 
 def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estimate:
-    """Probability that a seed of ``scores`` beats a seed of ``others`` on a task, mean over the tasks; ties count half.
+    """Return the probability that a seed of ``scores`` beats a seed of ``others``, mean over tasks; ties count half.
 
     :param scores: (n_seeds, n_tasks)
     :param others: (n_other_seeds, n_tasks)
@@ -87,7 +87,7 @@ def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estima
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Mean of ``a`` less mean of ``b``, each (n_seeds, n_tasks)."""
+    """Return the mean of ``a`` minus the mean of ``b``, each (n_seeds, n_tasks)."""
     n_tasks = a.shape[1]
 
     def statistic(*columns: np.ndarray, axis: int = -1) -> Any:
@@ -98,7 +98,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Estimate:
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Mean of ``a`` less ``b``, row by row: for seeds that belong together, as a student's and its teachers'.
+    """Return the mean of ``a`` minus ``b``, row by row, for paired seeds, such as a student's and its teachers'.
 
     :param a: (n_seeds, n_tasks)
     :param b: the same seeds in the same order
@@ -107,7 +107,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Estimate:
 
 
 def estimates(change: Estimate, a: np.ndarray, b: np.ndarray, n_seeds: int) -> list[str]:
-    """Cells of a comparison: the difference, the probability that ``a`` is better, and the number of seeds."""
+    """Return cells of a comparison: the difference, the probability that ``a`` is better, and the number of seeds."""
     return [str(change), _probability(probability_of_improvement(a, b)), str(n_seeds)]
 
 
@@ -132,7 +132,7 @@ def _estimate_of_tasks(scores: np.ndarray, over_tasks: Statistic) -> Estimate:
 
 
 def bootstrap(columns: list[np.ndarray], statistic: Statistic, n_seeds: int) -> Estimate:
-    """Percentile interval; every task's seeds are resampled by themselves."""
+    """Return the percentile interval; each task's seeds are resampled separately."""
     if n_seeds == 0 or not all(np.isfinite(column).all() for column in columns):
         return Estimate(np.nan, np.nan, np.nan, n_seeds)
     value = float(statistic(*columns))

@@ -13,12 +13,12 @@ from pathlib import Path
 from sb3_multitask.storage.files import write_text
 
 _LONG = 50
-"""Characters from which a cell may be broken into lines."""
+"""Length in characters from which a cell may be broken into lines."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title and a sentence on how to read it; :meth:`write` takes its cells for plain text."""
+    """A table with a title and a sentence that explains it; for :meth:`write` its cells are plain text."""
 
     name: str
     title: str
@@ -27,12 +27,12 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """As Markdown, and so may the cells be."""
+        """Return the table as Markdown; cells may be Markdown too."""
         lines = [f"## {self.title}", "", self.note, "", _line(self.header), _line(["---"] * len(self.header))]
         return "\n".join([*lines, *map(_line, self.rows)]) + "\n"
 
     def html(self) -> str:
-        """A section with the table's name as its id; columns have the classes "words", "long" and "numbers"."""
+        """Return a section with the table's name as its id; columns have the classes "words", "long" and "numbers"."""
         kinds = [_kind([row[i] for row in self.rows]) for i in range(len(self.header))]
         head = _row("th", self.header, kinds)
         body = "".join(_row("td", row, kinds) for row in self.rows)
@@ -50,12 +50,12 @@ class Table:
 
 
 def markdown_text(text: str) -> str:
-    """A text, such as a task's name, that Markdown shows as it is."""
+    """Escape a text, such as a task's name, for Markdown."""
     return re.sub(r"([\\`*<\[\]]|\b_|_\b)", r"\\\1", text)
 
 
 def _plain(cells: Sequence[str]) -> list[str]:
-    """Plain text as Markdown; brackets stay where they make no link, as in intervals."""
+    """Escape plain text for Markdown, except brackets that make no link, as in intervals."""
     return [re.sub(r"([\\`*<]|\](?=[(\[:]))", r"\\\1", cell) for cell in cells]
 
 

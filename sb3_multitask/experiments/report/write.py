@@ -1,4 +1,4 @@
-"""Writes a report: tables, figures, and one page that holds them all."""
+"""Write a report: tables, figures, and one page with all of them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _STYLE = (
 def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]:
     """Turn the runs below ``root`` into tables (Markdown, CSV), figures (SVG, PNG) and ``report.html``.
 
-    ``data/`` holds of every run what the numbers come from: settings, versions, all evaluations and their episodes.
+    ``data/`` holds the sources of every run's numbers: settings, versions, all evaluations and their episodes.
 
     :param root: folder of a grid, or ``data/`` of a report
-    :param output: where the files go
-    :param with_clips: film the best multi-task agent of each preset, where a renderer is at hand
-    :return: what is missing: runs that are not finished, with their status
+    :param output: folder of the files
+    :param with_clips: film the best multi-task agent of each preset, if there is a renderer
+    :return: the runs that are not finished, with their status
     :raises FileNotFoundError: if there is no run
     """
     runs, others = read_runs(root)
@@ -55,12 +55,12 @@ def write_page(
     others: Sequence[str] = (),
     filmed: Sequence[str] = (),
 ) -> None:
-    """Write every table, ``data/`` of the runs, and ``report.html``, the page that holds tables, figures and clips.
+    """Write every table, ``data/`` of the runs, and ``report.html``, the page with tables, figures and clips.
 
-    :param output: where the files go
+    :param output: folder of the files
     :param figures: SVG files, as :func:`draw_runs`, :func:`draw_sides` and :func:`draw_panels` return them
-    :param others: what the page says of runs that are not finished
-    :param filmed: presets whose best multi-task agent is filmed, where a renderer is at hand
+    :param others: lines of the page about runs that are not finished
+    :param filmed: presets whose best multi-task agent is filmed, if there is a renderer
     """
     for table in tables:
         table.write(output)
@@ -71,9 +71,9 @@ def write_page(
 
 
 def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
-    """Clips of the preset's best agent on several tasks, as HTML; without any, a line that says why.
+    """Return clips of the preset's best agent on several tasks, as HTML, or a line with the reason for none.
 
-    A report's data hold no agents, so their runs are not filmed.
+    A report's data contain no agents, so their runs are not filmed.
     """
     of_preset = [run for run in runs if run.preset == preset and run.recorded is None]
     agents = [run for run in of_preset if len(run.config.task_names) > 1]
@@ -116,7 +116,7 @@ def _page(tables: Sequence[Table], figures: Sequence[Path], clips: str, others: 
 
 
 def _inline_svg(path: Path) -> str:
-    """The drawing itself, ids made its own, so that drawings on one page do not share them."""
+    """Return the SVG element with unique ids, so that drawings on one page do not share them."""
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     return (

@@ -1,4 +1,4 @@
-"""What the native backend must know of each environment family: one short adapter each."""
+"""Adapters of the native backend, one for each family of environments."""
 
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
@@ -73,6 +73,6 @@ _CLASSES: dict[type[Adapter], tuple[type, ...]] = {
     StrikerAdapter: (StrikerEnv, StrikerMovingStartEnv),
 }
 ADAPTERS: dict[type, type[Adapter]] = {cls: adapter for adapter, classes in _CLASSES.items() for cls in classes}
-"""Exact class of the unwrapped environment -> its adapter; a subclass may have changed anything."""
+"""Exact class of the unwrapped environment -> its adapter. Subclasses are not accepted: they may change anything."""
 
 __all__ = ["ADAPTERS", "Adapter", "Outcome", "Readings", "State", "readings_of"]

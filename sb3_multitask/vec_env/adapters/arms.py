@@ -34,7 +34,7 @@ class _ArmAdapter(Adapter):
         return np.concatenate((state.qpos[:, :_N_JOINTS], state.qvel[:, :_N_JOINTS], bodies), axis=1)
 
     def bodies(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions of hand, object and goal, each (n_rows, 3)."""
+        """Return the positions of hand, object and goal, each (n_rows, 3)."""
         hand, thing, goal = (state.fields["xpos"][:, i] for i in self.ids)
         return hand, thing, goal
 

@@ -1,7 +1,7 @@
-"""What the native backend must know of an environment family.
+"""Adapters tell the native backend about a family of environments.
 
 An adapter turns the state of many simulations into observations, rewards, termination and ``info``, with the arithmetic
-of Gymnasium's class, in its order and precision: the tests hold each bit for bit against it. Parameters (such as
+of Gymnasium's class, in its order and precision: tests compare them bit for bit. Parameters (such as
 ``ctrl_cost_weight``) are read from one prototype environment a task and kept per row, so that tasks that differ in them
 share one batch.
 """
@@ -23,8 +23,8 @@ class State:
 
     :param qpos: (n_rows, nq)
     :param qvel: (n_rows, nv)
-    :param fields: derived fields of MjData by name, (n_rows, ...), each as Gymnasium would read it: after a step those
-        of the last simulation step's begin
+    :param fields: derived fields of MjData by name, (n_rows, ...), as Gymnasium reads them: after a step, those from
+        the start of the last simulation step
     """
 
     qpos: np.ndarray
@@ -34,9 +34,9 @@ class State:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a step gives beside the observation: ``rewards`` (n_rows,) float64, ``terminated`` (n_rows,) bool.
+    """The results of a step besides the observation: ``rewards`` (n_rows,) float64, ``terminated`` (n_rows,) bool.
 
-    ``columns()`` makes the arrays behind ``info``, only if somebody looks at one.
+    ``columns()`` makes the arrays behind ``info``, and is called only if an info is read.
     """
 
     rewards: np.ndarray
@@ -51,54 +51,54 @@ class Adapter:
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
-    """Derived fields of MjData that it reads; ``cfrc_ext`` costs a call for each simulation."""
+    """Derived fields of MjData that the adapter reads; ``cfrc_ext`` costs a call for each simulation."""
 
     def __init__(self, prototypes: Sequence[Any]) -> None:
         self.prototypes = prototypes
         self.init_qpos, self.init_qvel = self.per_row("init_qpos"), self.per_row("init_qvel")
 
     def per_row(self, name: str, dtype: type = np.float64) -> np.ndarray:
-        """An attribute of every row's prototype."""
+        """Return an attribute of every row's prototype."""
         return np.array([getattr(env, name) for env in self.prototypes], dtype=dtype)
 
     def only(self, name: str) -> Any:
-        """An attribute that all prototypes share."""
+        """Return an attribute that all prototypes share."""
         (value,) = {getattr(env, name) for env in self.prototypes}
         return value
 
     @classmethod
     def layout(cls, prototype: Any) -> tuple[Any, ...]:
-        """Parameters that decide the observation's shape: rows that differ in them cannot share an adapter."""
+        """Return the parameters that determine the observation's shape: rows that differ in them need two adapters."""
         return (getattr(prototype, "_exclude_current_positions_from_observation", None),)
 
     def observe(self, state: State) -> np.ndarray:
-        """Observations (n_rows, obs_dim) float64, not views of the state."""
+        """Return observations (n_rows, obs_dim) float64, not views of the state."""
         raise NotImplementedError
 
     def position(self, rows: slice, state: State) -> np.ndarray | None:  # noqa: ARG002
-        """Where the bodies are, which :meth:`outcome` compares with where they were; not a view of the state."""
+        """Return the positions of the bodies, which :meth:`outcome` compares over a step; not a view of the state."""
         return None
 
     def outcome(self, rows: slice, before: Any, after: State, actions: np.ndarray) -> Outcome:
-        """Rewards, termination and infos.
+        """Return rewards, termination and infos.
 
-        :param rows: which rows of the batch they are
-        :param before: :meth:`position` at the step's begin
+        :param rows: their rows in the batch
+        :param before: :meth:`position` before the step
         :param actions: (n_rows, nu) float32
         """
         raise NotImplementedError
 
     def draw_reset(self, row: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """``qpos`` and ``qvel`` of a new episode, drawn as the environment draws them."""
+        """Draw ``qpos`` and ``qvel`` of a new episode as the environment does."""
         raise NotImplementedError
 
     def reset_columns(self, rows: slice, state: State) -> Columns:  # noqa: ARG002
-        """The arrays behind the info of a reset."""
+        """Return the arrays behind the info of a reset."""
         return {}
 
     def get_state(self) -> dict[str, Any]:
-        """What it keeps of episodes under way, for a checkpoint."""
+        """Return the adapter's state of running episodes, for a checkpoint."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_state` gave."""
+        """Restore a state that :meth:`get_state` returned."""

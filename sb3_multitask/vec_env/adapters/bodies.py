@@ -13,7 +13,7 @@ from sb3_multitask.vec_env.infos import Columns
 
 
 def _flat_sum(squares: np.ndarray) -> np.ndarray:
-    """Sum of each row's numbers, in the order in which numpy sums one row alone."""
+    """Return the sum of each row's numbers, in the order in which numpy sums a single row."""
     total: np.ndarray = np.add.reduce(np.ascontiguousarray(squares).reshape(len(squares), -1), axis=1)
     return total
 
@@ -121,7 +121,7 @@ class _HumanoidAdapter(Adapter):
         return np.concatenate(parts, axis=1)
 
     def mass_centre(self, rows: slice, state: State) -> np.ndarray:
-        """Of the whole robot along x and y, (n_rows, 2)."""
+        """Return the centre of mass of the whole robot along x and y, (n_rows, 2)."""
         weighted = self.mass[rows] * state.fields["xipos"]
         centre: np.ndarray = (np.add.reduce(weighted, axis=1) / self.total_mass[rows])[:, :2]
         return centre
@@ -194,7 +194,7 @@ class HumanoidStandupAdapter(_HumanoidAdapter):
         self.never = np.zeros(len(prototypes), dtype=bool)
 
     def terms(self, rows: slice, state: State, actions: np.ndarray) -> Columns:
-        """The terms of the reward that are in ``info``."""
+        """Return the terms of the reward that are in ``info``."""
         return {
             "reward_linup": (state.qpos[:, 2] - 0) / self.timestep[rows],
             "reward_quadctrl": -self.ctrl_cost(rows, actions),

@@ -1,4 +1,4 @@
-"""What robots with sensors read of obstacles, for many simulations at once."""
+"""The readings of robots with sensors, for many simulations at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_STAGE_BUT_POSITIONS = 1  # mjSTAGE_POS
 
 
 class Readings:
-    """Appends readings to observations, as :class:`~sb3_multitask.envs.readings.WithReadings` does.
+    """Append readings to observations, as :class:`~sb3_multitask.envs.readings.WithReadings` does.
 
     :param prototypes: for every row, an unwrapped environment; all of one class
     :param batch: the simulations
@@ -35,14 +35,14 @@ class Readings:
             self.body = self.prototype.model.body(body).id
 
     def append(self, ids: np.ndarray, obs: np.ndarray) -> np.ndarray:
-        """Observations with the readings of the simulations ``ids`` behind them.
+        """Return observations with the readings of the simulations ``ids`` appended.
 
-        Derived fields of the batch are those of now afterwards.
+        It also updates the derived fields of the batch to the present state.
         """
         return np.concatenate((obs[:, self.seen], self._read(ids)), axis=1)
 
     def place(self, row: int, generator: np.random.Generator) -> None:
-        """Put the obstacles of a new episode in their places."""
+        """Place the obstacles of a new episode."""
         if self.has_obstacles:
             self.mocap_pos[row] = self.prototypes[row].draw_obstacles(generator)
 
@@ -63,5 +63,5 @@ class Readings:
 
 
 def readings_of(prototypes: Sequence[Any], batch: Any) -> Readings | None:
-    """The readings of an environment that has some."""
+    """Return an environment's readings."""
     return Readings(prototypes, batch) if isinstance(prototypes[0], WithReadings) else None

@@ -1,4 +1,4 @@
-"""Adapters of the runners: observed by their joints, rewarded for their velocity along x."""
+"""Adapters of the running robots, which observe their joints and are rewarded for their velocity along x."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sb3_multitask.vec_env.infos import Columns
 
 
 class _Runner(Adapter):
-    """Bodies rewarded for their velocity along x, less the cost of control."""
+    """Robots that are rewarded for their velocity along x, minus the cost of control."""
 
     n_skipped_qpos = 1  # where the body is, hidden from the observation, since no task depends on it
 
@@ -35,7 +35,7 @@ class _Runner(Adapter):
     def forward_and_ctrl(
         self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Velocity along x (m/s), its reward, and the cost of control (float32)."""
+        """Return the velocity along x (m/s), its reward, and the cost of control (float32)."""
         x_velocity = (after.qpos[:, 0] - before[:, 0]) / self.dt[rows]
         ctrl_cost = self.ctrl_weight[rows] * np.add.reduce(np.square(actions), axis=1)
         return x_velocity, self.forward_weight[rows] * x_velocity, ctrl_cost
@@ -90,7 +90,7 @@ class SwimmerAdapter(_Runner):
 
 
 class _Walker(_Runner):
-    """Bodies that must stay healthy: upright, and (Hopper) with a bounded state."""
+    """Robots that must stay healthy: upright, and (Hopper) with a bounded state."""
 
     def __init__(self, prototypes: Sequence[Any]) -> None:
         super().__init__(prototypes)

@@ -1,7 +1,7 @@
 """Runs of a grid as tasks of a Ray cluster, one task and one CPU a run; needs the extra ``ray``.
 
-The folders must lie where every node sees them under the same path. A run whose worker dies is started again by Ray,
-elsewhere if need be, and resumes from its newest checkpoint; its folder counts once, whoever worked in it.
+The folders must have the same path on every node. If the worker of a run dies, Ray starts the run again, on another
+node if necessary, and it resumes from its newest checkpoint. A run has one folder, so it counts once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     import ray
 
 _RESTARTS = 10
-"""How many deaths of its worker a run survives before it counts as failed."""
+"""Number of deaths of its worker after which a run counts as failed."""
 
 
 @contextmanager
 def ray_cluster(modules: Sequence[str] = ()) -> Iterator[Launch]:
-    """How to start runs on the cluster at ``RAY_ADDRESS``; without that, on one of this machine's own.
+    """Yield a function that starts runs on the cluster at ``RAY_ADDRESS``, or else on a new one of this machine.
 
-    :param modules: that register environments of the runs
+    :param modules: modules that register environments of the runs
     :raises ImportError: without Ray
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -52,11 +52,11 @@ def ray_cluster(modules: Sequence[str] = ()) -> Iterator[Launch]:
 
 
 def work(path: str, cwd: str, modules: list[str]) -> None:
-    """What a task does: train the run in a folder, or resume it. What it prints goes to the folder's log.
+    """Train or resume the run in a folder, as a task of Ray; its output goes to the folder's log.
 
-    :param path: of the folder
-    :param cwd: what the config's paths are relative to
-    :param modules: that register its environments
+    :param path: the run's folder
+    :param cwd: folder to which the config's paths are relative
+    :param modules: modules that register its environments
     """
     os.chdir(cwd)
     for module in modules:

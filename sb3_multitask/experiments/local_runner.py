@@ -13,15 +13,15 @@ from sb3_multitask.experiments.grid import GridRun
 from sb3_multitask.experiments.run_folder import RunFolder
 
 _PATIENCE = ((120, signal.SIGTERM), (30, signal.SIGKILL))
-"""Seconds that a run has to write a checkpoint and end, and the signal after them; a second SIGTERM ends it at once."""
+"""Seconds for a run to write a checkpoint and end, and the signal after them; a second SIGTERM ends it at once."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class LocalJob:
-    """A run in a process of its own; what it prints goes to ``log.txt`` of its folder.
+    """A run in a separate process; its output goes to ``log.txt`` of its folder.
 
-    :param run: which
-    :param modules: that register its environments
+    :param run: the run of the grid
+    :param modules: modules that register its environments
     """
 
     def __init__(self, run: GridRun, modules: Sequence[str] = ()) -> None:
@@ -35,7 +35,7 @@ class LocalJob:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **dict.fromkeys(_THREADS, "1")},
-                start_new_session=True,  # Ctrl-C reaches the grid, which tells its runs
+                start_new_session=True,  # Ctrl-C reaches only the grid, which stops its runs
             )
 
     def poll(self) -> str | None:
@@ -46,7 +46,7 @@ class LocalJob:
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> None:
-        """Return when it has ended; one that hangs is made to."""
+        """Wait until the process has ended, and end it by signals if it hangs."""
         for seconds, next_signal in _PATIENCE:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
