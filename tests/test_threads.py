@@ -5,7 +5,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from threadpoolctl import threadpool_info
 
 import sb3_multitask as mt
-from sb3_multitask.process.threads import one_thread_for_arrays, physics_threads
+from sb3_multitask.process.threads import physics_threads, threads_for_arrays
 
 
 def blas_threads():
@@ -51,7 +51,7 @@ def test_the_fast_engine_keeps_arrays_on_one_thread_and_puts_it_back(engine, exp
 @pytest.mark.usefixtures("two_torch_threads")
 def test_threads_are_put_back_after_an_error():
     def fail():
-        with one_thread_for_arrays():
+        with threads_for_arrays():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -70,7 +70,7 @@ def test_evaluations_keep_arrays_on_one_thread_and_physics_on_what_was_asked_for
 
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", [mt.Task("watched", Watching)], device="cpu")
     mt.evaluate_tasks(model, n_eval_episodes=1)
-    with one_thread_for_arrays():  # as within a training
+    with threads_for_arrays():  # as within a training
         mt.evaluate_tasks(model, n_eval_episodes=1)
     assert set(threads) == {(1, physics_threads(None, 100))}
     assert th.get_num_threads() == 2

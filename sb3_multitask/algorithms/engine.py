@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, present_tasks
 from sb3_multitask.fast import why_not_fast
 from sb3_multitask.losses import Evaluation, Loss, Outputs
 from sb3_multitask.losses.loss import terms_of_samples
@@ -41,7 +41,7 @@ class Engine(Protocol):
         """Compute an objective, the sum of some losses, and its gradient; the next :meth:`step` takes it."""
 
     def step(self, max_grad_norm: float) -> bool:
-        """Clip the gradient and make a step of the optimizer, in which tasks without rows have no part.
+        """Clip the gradient and make a step of the optimizer, in which tasks without rows in the rollout have no part.
 
         :return: whether it was made: not if the loss or its gradient is not finite
         """
@@ -85,6 +85,7 @@ class TorchEngine:
         keep = rollout_buffer.keep if isinstance(rollout_buffer, TaskRolloutBuffer) else None
         if keep is not None and not keep.any():
             return
+        self._present = present_tasks(rollout_buffer, keep, self.model.policy.n_tasks)  # type: ignore[arg-type]
         for samples in rollout_buffer.get(batch_size):
             batch: Any = samples if keep is None else samples.kept()
             advantages = batch.advantages
@@ -107,12 +108,12 @@ class TorchEngine:
         total.backward()  # type: ignore[no-untyped-call]
         with th.no_grad():
             task = batch.observations["task"].long().flatten()
-            self._present = th.bincount(task, minlength=policy.n_tasks).bool().tolist()
+            here = th.bincount(task, minlength=policy.n_tasks).nonzero().flatten().tolist()
             losses = [
                 terms_of_samples(loss, loss.rows(batch, outputs), of_loss, task, policy.n_tasks)
                 for loss, of_loss in zip(objective, terms, strict=True)
             ]
-        return Evaluation([task for task, here in enumerate(self._present) if here], losses)
+        return Evaluation(here, losses)
 
     def step(self, max_grad_norm: float) -> bool:
         policy: Any = self.model.policy

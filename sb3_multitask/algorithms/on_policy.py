@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, ClassVar, Never, Self, get_args
 
 import numpy as np
@@ -28,7 +27,7 @@ from sb3_multitask.losses import DistillationLoss, DistillLoss, Evaluation, Loss
 from sb3_multitask.losses.schedules import in_range
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.arguments import check_names
-from sb3_multitask.process.threads import one_thread_for_arrays
+from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.layers import TaskSchedule, scheduled
@@ -45,6 +44,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     distils: ClassVar[bool] = True  # has `teachers`
     needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
+    torch_threads: int = 1  # of torch and of numpy's products while it trains; the physics has its own
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
     live_settings: ClassVar[tuple[str, ...]] = ("gamma", "gae_lambda")
     default_buffer_class: ClassVar[type[TaskRolloutBuffer]] = TaskRolloutBuffer
@@ -235,7 +235,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
         self._choose_engine()
         tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
-        with one_thread_for_arrays() if self.last_engine == "fast" else nullcontext():
+        with threads_for_arrays(self.torch_threads):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if log_interval is not None:
             task_logs.log_last_update(self)

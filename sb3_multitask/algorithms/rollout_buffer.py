@@ -148,13 +148,6 @@ class TaskRolloutBuffer(DictRolloutBuffer):
             keep[(starts[-1] if len(starts) else 0) : step + 1, env] = False
         return keep
 
-    def present_tasks(self, n_tasks: int) -> list[bool]:
-        """Whether any row of a task is learned from, (n_tasks,)."""
-        tasks, keep = self.by_step("task")[:, :, 0], self.keep
-        here = np.bincount((tasks if keep is None else tasks[keep]).ravel(), minlength=n_tasks) > 0
-        present: list[bool] = here.tolist()
-        return present
-
     def set_targets(self, mean: np.ndarray, log_std: np.ndarray) -> None:
         """Set what the teachers would have done in the rollout.
 
@@ -192,6 +185,18 @@ class KeptRowsRolloutBuffer(TaskRolloutBuffer):
             kept = samples.kept()  # type: ignore[attr-defined]
             if len(kept.actions):
                 yield kept
+
+
+def present_tasks(buffer: DictRolloutBuffer, keep: np.ndarray | None, n_tasks: int) -> list[bool]:
+    """Whether any row of a task is learned from in a rollout, (n_tasks,).
+
+    :param keep: which rows are learned from, (n_steps, n_envs); ``None``: all
+    """
+    tasks = np.asarray(buffer.observations["task"]).astype(np.int64, copy=False)
+    if keep is not None and isinstance(buffer, TaskRolloutBuffer):
+        tasks = buffer.by_step("task")[keep]
+    present: list[bool] = (np.bincount(tasks.ravel(), minlength=n_tasks) > 0).tolist()
+    return present
 
 
 def generalized_advantages(

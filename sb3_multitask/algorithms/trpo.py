@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_multitask.algorithms.env_checks import check_batches, check_sub_sampling
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
-from sb3_multitask.algorithms.rollout_buffer import KeptRowsRolloutBuffer, TaskRolloutBuffer
+from sb3_multitask.algorithms.rollout_buffer import KeptRowsRolloutBuffer, TaskRolloutBuffer, present_tasks
 from sb3_multitask.algorithms.task_logs import log_explained_variance, log_std
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.policies.task_steps import absent_heads_kept
@@ -110,8 +110,9 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
     def train(self) -> None:
         """sb3-contrib's step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
         buffer, names = self.rollout_buffer, self.task_names or ()
-        present = buffer.present_tasks(self.policy.n_tasks) if isinstance(buffer, TaskRolloutBuffer) else None
-        if present is None or any(present):
+        keep = buffer.keep if isinstance(buffer, TaskRolloutBuffer) else None
+        present = present_tasks(buffer, keep, self.policy.n_tasks)  # type: ignore[arg-type]  # observations are dicts
+        if any(present):
             with absent_heads_kept(self.policy, present):
                 super().train()
             if isinstance(buffer, TaskRolloutBuffer):

@@ -25,7 +25,7 @@ from sb3_multitask.evaluation.envs import (
 )
 from sb3_multitask.evaluation.results import TaskResult, TaskResults
 from sb3_multitask.process.generators import seed_torch, seeded_globals
-from sb3_multitask.process.threads import one_thread_for_arrays
+from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.tasks import TasksLike, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv
 from sb3_multitask.vec_env.faults import is_fault
@@ -90,7 +90,7 @@ def evaluate_tasks(
             venv = stack.enter_context(closing(fresh_env(model, tasks, min(n_eval_episodes, 5), seed)))
         eval_env = stack.enter_context(normalized_like(model, venv, given, heads))
         predict = stack.enter_context(_predicting(model, deterministic, seed, heads))
-        stack.enter_context(one_thread_for_arrays())
+        stack.enter_context(threads_for_arrays())
         episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
     return TaskResults({task: TaskResult.of(task_episodes) for task, task_episodes in episodes.items()})
 

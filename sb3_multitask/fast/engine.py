@@ -149,6 +149,7 @@ class FastEngine:
             return
         if not self.parameters.is_current() or self.parameters.version() != self._version:
             self._act_with_new_weights(acting)
+        self._present = self._present_tasks(acting, keep)
         groups = (
             self._whole_rollout(acting, rollout_buffer, keep)
             if batch_size is None
@@ -170,7 +171,7 @@ class FastEngine:
             columns["kept"] = by_task(keep[:, :, None].astype(acting.dtype), acting.k)
         n_steps = acting.n_steps
         self._current = activations, lambda grouped: by_step(grouped, n_steps).reshape(-1, grouped.shape[2])
-        yield GroupedRows(self._present_tasks(acting), **columns)
+        yield GroupedRows(self._shown_tasks(acting), **columns)
 
     def _minibatches(
         self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, batch_size: int
@@ -192,7 +193,7 @@ class FastEngine:
             activations = self._forward(acting.weights, observations, grouping)
             self._current = activations, grouping.by_row
             rows = {name: column[grouping.rows] for name, column in columns.items()}
-            yield GroupedRows(self._present_tasks(acting), **rows, kept=grouping.taken)
+            yield GroupedRows(self._shown_tasks(acting), **rows, kept=grouping.taken)
 
     def _columns(self, rollout_buffer: Any) -> dict[str, np.ndarray]:
         """What losses read of a rollout, (n_steps, n_envs, dim)."""
@@ -204,16 +205,22 @@ class FastEngine:
             columns["teacher_mean"], columns["teacher_log_std"] = rollout_buffer.targets
         return columns
 
-    def _present_tasks(self, acting: Acting) -> np.ndarray:
+    def _shown_tasks(self, acting: Acting) -> np.ndarray:
         """Ids of the tasks that the VecEnv shows."""
         return np.arange(self.model.policy.n_tasks)[acting.tasks]
+
+    def _present_tasks(self, acting: Acting, keep: np.ndarray | None) -> list[bool] | None:
+        """Whether any row of a task in the rollout is learned from, (n_tasks,); None if this holds for all."""
+        present = np.zeros(self.model.policy.n_tasks, dtype=bool)
+        per_task = True if keep is None else keep.reshape(acting.n_steps, acting.k, -1).any(axis=(0, 2))
+        present[acting.tasks] = per_task
+        return None if present.all() else present.tolist()
 
     def evaluate(self, objective: Sequence[Loss], batch: GroupedRows) -> Evaluation:
         """Compute the objective's gradient for a batch of :meth:`batches`; the next :meth:`step` takes it.
 
         :return: the terms of the losses
         """
-        parameters = self.parameters
         assert self._acting is not None
         assert self._current is not None
         weights, (activations, by_row) = self._acting.weights, self._current
@@ -224,8 +231,6 @@ class FastEngine:
         tasks = batch.tasks[batch.took_part].tolist()
         evaluation = Evaluation(tasks, [terms_of_groups(loss, batch, outputs) for loss in objective])
         self._backward(activations, by_row, gradient)
-        n_tasks = parameters.policy.n_tasks
-        self._present = None if len(tasks) == n_tasks else [task in tasks for task in range(n_tasks)]
         return evaluation
 
     def _backward(

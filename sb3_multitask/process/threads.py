@@ -46,16 +46,16 @@ def n_cpus() -> int:
 
 
 @contextmanager
-def one_thread_for_arrays() -> Iterator[None]:
-    """Limit numpy's matrix products and torch's operations to one thread each, and restore the numbers afterwards.
+def threads_for_arrays(n_threads: int = 1) -> Iterator[None]:
+    """Limit numpy's matrix products and torch's operations to some threads each; restore the numbers afterwards.
 
     At this size more threads are not faster, and threads that wait for work spin on the cores that the physics needs:
     without this limit, the same training takes half as long again.
     """
     n_torch = th.get_num_threads()
     token = _requested.set(_requested.get() or n_torch)  # the outermost block sees the user's number
-    with threadpool_limits(limits=1, user_api="blas"):
-        th.set_num_threads(1)
+    with threadpool_limits(limits=n_threads, user_api="blas"):
+        th.set_num_threads(n_threads)
         try:
             yield
         finally:

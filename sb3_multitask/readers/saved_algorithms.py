@@ -7,7 +7,7 @@ from typing import Any
 
 from sb3_multitask.readers.inert_pickle import UnreadableFileError
 
-ACCEPTED = "A2C, PPO, TRPO (sb3-contrib) or A2CMultiTask, with an MLP policy"
+ACCEPTED = "A2C, PPO, TRPO (sb3-contrib) or one of several tasks (A2CMultiTask, ...), with an MLP policy"
 
 _OTHERS_BY_MODULE = {
     "sbx.": "sbx (SB3 in JAX)",
@@ -29,7 +29,8 @@ _OTHERS_BY_SETTINGS: tuple[tuple[set[str], str], ...] = (
     ({"target_entropy"}, "SAC"),
     ({"exploration_fraction"}, "DQN"),
 )
-_OURS = {"task_schedule": "A2CMultiTask", "clip_range": "PPO", "cg_max_steps": "TRPO", "normalize_advantage": "A2C"}
+_BY_SETTING = {"clip_range": "PPO", "cg_max_steps": "TRPO", "normalize_advantage": "A2C"}
+_OF_TASKS = "MultiTask"  # what the names of algorithms on several tasks end with
 
 
 def algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str:
@@ -44,12 +45,17 @@ def algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str:
         )
     # SB3's on-policy algorithms; PPO has `normalize_advantage` since SB3 1.7 only
     if other is None and {"n_steps", "gae_lambda"} <= set(data):
-        for setting, algorithm in _OURS.items():
+        for setting, algorithm in _BY_SETTING.items():
             if setting in data:
-                return algorithm
+                return algorithm + _OF_TASKS if "task_schedule" in data else algorithm
     raise UnreadableFileError(
         f"is a model of {other or 'an unknown algorithm'}, which is not read; give one of {ACCEPTED}"
     )
+
+
+def is_of_tasks(algorithm: str) -> bool:
+    """Whether an algorithm's file names its tasks and holds their statistics."""
+    return algorithm.endswith(_OF_TASKS)
 
 
 def _other_algorithm(data: Mapping[str, Any]) -> str | None:

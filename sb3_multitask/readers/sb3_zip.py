@@ -20,7 +20,7 @@ from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, 
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 from sb3_multitask.readers.npz import check_members
 from sb3_multitask.readers.other_files import lfs_pointer
-from sb3_multitask.readers.saved_algorithms import algorithm_of
+from sb3_multitask.readers.saved_algorithms import algorithm_of, is_of_tasks
 from sb3_multitask.readers.saved_policy import (
     action_bounds,
     activation_of,
@@ -41,7 +41,7 @@ _MAX_BYTES = 256 * 2**20
 class SavedPolicy:
     """The policy of an actor-critic, as read from a file.
 
-    :param algorithm: "A2C", "PPO", "TRPO" or "A2CMultiTask"
+    :param algorithm: "A2C", "PPO" or "TRPO", or these with "MultiTask" behind
     :param weights: the policy's state dict, float arrays, all finite
     :param activation: name of the activation function, such as "Tanh"
     :param obs_dim: size of an observation
@@ -75,7 +75,7 @@ class SavedPolicy:
 
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:
-    """Read the policy's weights from a zip of SB3's A2C or PPO, of sb3-contrib's TRPO, or of ``A2CMultiTask``.
+    """Read the policy's weights from a zip of SB3's A2C or PPO, of sb3-contrib's TRPO, or of ours.
 
     Nothing in the file is executed: weights are read with torch's ``weights_only``, everything else as inert data.
     ``A2CMultiTask.load``, in contrast, unpickles, and so trusts the file.
@@ -111,7 +111,7 @@ def _read(path: Path) -> SavedPolicy:
     obs_dim, action_dim = dimensions(weights, is_state_dependent=bounds_of_log_std is not None)
     check_spaces(data, weights, obs_dim, action_dim)
     n_steps = data.get("num_timesteps")
-    names = data.get("task_names") if algorithm == "A2CMultiTask" else None
+    names = data.get("task_names") if is_of_tasks(algorithm) else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UnreadableFileError(f"its task names are no list of names (but {names!r:.100})")
     statistics = None if names is None else _statistics(members, data.get("normalizer_state"), names)
@@ -126,7 +126,7 @@ def _read(path: Path) -> SavedPolicy:
         action_bounds(data["action_space"], action_dim),
         bounds_of_log_std,
         n_steps if type(n_steps) is int else None,
-        algorithm != "A2CMultiTask" and data.get("_last_original_obs") is not None,
+        not is_of_tasks(algorithm) and data.get("_last_original_obs") is not None,
         _obs_dtype(data),
     )
 
