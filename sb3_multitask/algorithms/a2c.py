@@ -97,8 +97,8 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         student_rollout_prob: Coefficient = 1.0,
         _init_setup_model: bool = True,
     ) -> None:
-        self._begin(task_schedule, engine, n_steps)
-        self._learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
+        self.begin(task_schedule, engine, n_steps)
+        self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
         super().__init__(
             policy,
             self._env_of(env, gamma),

@@ -20,7 +20,7 @@ EngineName: TypeAlias = Literal["auto", "fast", "torch"]
 
 
 class Engine(Protocol):
-    """Collects rollouts and updates the policy; :class:`~sb3_multitask.fast.FastEngine` is the other one."""
+    """Collects rollouts and updates the policy; ``sb3_multitask.fast.FastEngine`` is one of two."""
 
     name: str
 

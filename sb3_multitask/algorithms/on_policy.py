@@ -38,7 +38,7 @@ _COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob
 class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     """Stands before an on-policy algorithm of SB3: ``class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO)``.
 
-    Such a class has a constructor, which calls :meth:`_begin` and :meth:`_learn_from` before SB3's, and ``train``, in
+    Such a class has a constructor, which calls :meth:`begin` and :meth:`learn_from` before SB3's, and ``train``, in
     which ``numerics`` evaluates an objective, the sum of some losses, and makes steps along its gradient.
     """
 
@@ -50,7 +50,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     default_buffer_class: ClassVar[type[TaskRolloutBuffer]] = TaskRolloutBuffer
     policy: MultiTaskActorCriticPolicy
 
-    def _begin(self, task_schedule: TaskSchedule, engine: EngineName, n_steps: int) -> None:
+    def begin(self, task_schedule: TaskSchedule, engine: EngineName, n_steps: int) -> None:
         """Set what a model has beside SB3's attributes; before SB3's constructor.
 
         :raises ValueError: on another schedule or engine, or rollouts without a step
@@ -66,7 +66,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._last_engine_message = ""
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
 
-    def _learn_from(
+    def learn_from(
         self,
         teachers: Mapping[str, TeacherLike] | None = None,
         distill_loss: DistillLoss = "forward_kl",
