@@ -196,7 +196,7 @@ def test_in_cycle_every_task_is_logged():
     [
         ({"policy_kwargs": {"activation_fn": nn.ReLU}}, "the activation is ReLU, not Tanh"),
         ({"policy_kwargs": {"log_std_mode": "state_dependent"}}, 'log_std_mode is "state_dependent"'),
-        ({"use_rms_prop": False}, "the optimizer is Adam"),
+        ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "the optimizer is AdamW"),
         ({"policy_kwargs": {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"momentum": 0.9}}}, "momentum"),
     ],
 )

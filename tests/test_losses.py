@@ -16,7 +16,7 @@ from sb3_multitask.losses import (
     gaussian_kl,
 )
 from sb3_multitask.losses.gaussians import grouped_gaussian_kl
-from sb3_multitask.losses.loss import terms_of_groups, terms_of_samples
+from sb3_multitask.losses.loss import evaluation_of_groups, terms_of_samples
 
 ROWS = {
     "log_prob": th.tensor([-1.0, -2.0, -0.5]),
@@ -217,7 +217,7 @@ def test_terms_of_both_faces_agree(loss, kept):
     samples, torch_outputs, task, _ = in_torch(rows, outputs)
     terms = loss.terms(samples, torch_outputs)
     expected = terms_of_samples(loss, loss.rows(samples, torch_outputs), terms, task, 3)
-    mine = terms_of_groups(loss, rows, outputs)
+    (mine,) = evaluation_of_groups([loss], [outputs]).losses
     assert mine.pooled == pytest.approx(expected.pooled, rel=1e-9)
     for name, means in expected.of_tasks.items():
         assert mine.of_tasks[name] == pytest.approx(means, rel=1e-9)
@@ -237,8 +237,9 @@ def test_a_task_of_which_no_row_is_kept_took_no_part():
     rows, outputs = random_rows(kept=True)
     rows.kept[1] = 0
     rows.__post_init__()
-    terms = terms_of_groups(A2CLoss(), rows, outputs)
-    assert rows.took_part == [0, 2]
+    evaluation = evaluation_of_groups([A2CLoss()], [outputs])
+    assert evaluation.tasks == [0, 2]
+    (terms,) = evaluation.losses
     assert all(len(means) == 2 and np.isfinite(means).all() for means in terms.of_tasks.values())
     gradient = A2CLoss(ent_coef=0.1).output_gradient(rows, outputs)
     assert not gradient.mean[1].any()

@@ -94,8 +94,8 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         check_batches(batch_size, n_epochs, normalize_advantage)
         check_desired_kl(desired_kl, target_kl, learning_rate)
         self.desired_kl = desired_kl
-        self._begin(task_schedule, engine, n_steps)
-        self._learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
+        self.begin(task_schedule, engine, n_steps)
+        self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
         super().__init__(
             policy,
             self._env_of(env, gamma),

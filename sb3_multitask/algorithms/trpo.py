@@ -69,8 +69,8 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
     ) -> None:
         check_batches(batch_size, 1, normalize_advantage)
         check_sub_sampling(sub_sampling_factor)
-        self._begin(task_schedule, "torch", n_steps)
-        self._learn_from()
+        self.begin(task_schedule, "torch", n_steps)
+        self.learn_from()
         super().__init__(
             policy,
             self._env_of(env, gamma),

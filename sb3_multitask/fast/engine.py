@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_multitask.fast.acting import Acting, Activations
-from sb3_multitask.fast.minibatches import Forward, Grouping
+from sb3_multitask.fast.acting import Acting
+from sb3_multitask.fast.minibatches import Forward, Part
 from sb3_multitask.fast.nets import heads_backward, trunk_backward
 from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
-from sb3_multitask.fast.parameters import FlatParameters
-from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss, OutputGradient
-from sb3_multitask.losses.loss import terms_of_groups
+from sb3_multitask.fast.parameters import FlatParameters, Gradient
+from sb3_multitask.fast.workers import Workers
+from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss
+from sb3_multitask.losses.loss import evaluation_of_groups
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.task_major import by_step, by_task
@@ -37,16 +39,16 @@ class FastEngine:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._take_parameters()
-        self._forward = Forward()
+        self._forward, self._workers = Forward(), Workers()
         self._acting: Acting | None = None
         self._version = self.parameters.version()  # of the weights that act
         self._is_touched = False  # a callback has put in weights since the rollout began
-        self._current: tuple[Activations, Callable[[np.ndarray], np.ndarray]] | None = None
         self._present: Sequence[bool] | None = None
 
     def _take_parameters(self) -> None:
         self.parameters = FlatParameters(self.model.policy)
         self._optimizer = optimizer_of(self.parameters)
+        self._gradients: list[Gradient] = [(self.parameters.gradient, self.parameters.gradient_nets)]
 
     def collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """SB3's ``collect_rollouts``; see there.
@@ -136,7 +138,9 @@ class FastEngine:
             for (step, env, _), value in zip(rows, values, strict=True):
                 rollout_buffer.rewards[step, env] += self.model.gamma * value
 
-    def batches(self, rollout_buffer: Any, batch_size: int | None, normalize_advantage: bool) -> Iterator[GroupedRows]:
+    def batches(
+        self, rollout_buffer: Any, batch_size: int | None, normalize_advantage: bool
+    ) -> Iterator[Sequence[Part]]:
         """The rollout that was collected last, grouped by task; none if no row is kept.
 
         What callbacks have changed in the buffer or the policy since is learned from.
@@ -150,15 +154,14 @@ class FastEngine:
         if not self.parameters.is_current() or self.parameters.version() != self._version:
             self._act_with_new_weights(acting)
         self._present = self._present_tasks(acting, keep)
-        groups = (
-            self._whole_rollout(acting, rollout_buffer, keep)
-            if batch_size is None
-            else self._minibatches(acting, rollout_buffer, keep, batch_size)
-        )
-        for rows in groups:
-            yield rows.with_normalized_advantages() if normalize_advantage else rows
+        if batch_size is None:
+            yield [self._whole_rollout(acting, rollout_buffer, keep, normalize_advantage)]
+        else:
+            yield from self._minibatches(acting, rollout_buffer, keep, batch_size, normalize_advantage)
 
-    def _whole_rollout(self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None) -> Iterator[GroupedRows]:
+    def _whole_rollout(
+        self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, normalize_advantage: bool
+    ) -> Part:
         """All rows, with the activations from acting unless a callback has changed what they are of."""
         observations, collected = rollout_buffer.by_step("obs"), rollout_buffer.observation_rows["obs"][:-1]
         are_collected = np.may_share_memory(observations, collected) or np.array_equal(observations, collected)
@@ -166,18 +169,23 @@ class FastEngine:
             activations = acting.recompute_activations(observations)
         else:
             activations = acting.activations(collected)
-        columns = {name: by_task(column, acting.k) for name, column in self._columns(rollout_buffer).items()}
+        columns: dict[str, Any] = {
+            name: by_task(column, acting.k) for name, column in self._columns(rollout_buffer).items()
+        }
         if keep is not None:
             columns["kept"] = by_task(keep[:, :, None].astype(acting.dtype), acting.k)
-        n_steps = acting.n_steps
-        self._current = activations, lambda grouped: by_step(grouped, n_steps).reshape(-1, grouped.shape[2])
-        yield GroupedRows(self._shown_tasks(acting), **columns)
+        rows, n_steps = GroupedRows(self._shown_tasks(acting), **columns), acting.n_steps
+        return Part(
+            rows.with_normalized_advantages() if normalize_advantage else rows,
+            lambda: activations,
+            lambda grouped: by_step(grouped, n_steps).reshape(-1, grouped.shape[2]),
+        )
 
     def _minibatches(
-        self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, batch_size: int
-    ) -> Iterator[GroupedRows]:
+        self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, batch_size: int, normalize_advantage: bool
+    ) -> Iterator[Sequence[Part]]:
         """Minibatches in the order of SB3's permutation, which counts rows environment by environment."""
-        n_steps, n_envs = acting.n_steps, acting.n_envs
+        n_steps, n_envs, tasks = acting.n_steps, acting.n_envs, self._shown_tasks(acting)
         columns = {name: column.reshape(n_steps * n_envs, -1) for name, column in self._columns(rollout_buffer).items()}
         observations = np.ascontiguousarray(rollout_buffer.by_step("obs").reshape(n_steps * n_envs, -1), acting.dtype)
         permutation = np.random.permutation(n_steps * n_envs)  # noqa: NPY002 (SB3's generator)
@@ -188,12 +196,9 @@ class FastEngine:
                 envs, steps = envs[is_kept], steps[is_kept]
                 if not len(envs):
                     continue
-            grouping = Grouping.of(envs // (n_envs // acting.k), acting.k, steps * n_envs + envs)
+            rows, task = steps * n_envs + envs, envs // (n_envs // acting.k)
             acting.take_weights(self.parameters)  # the last step has changed them
-            activations = self._forward(acting.weights, observations, grouping)
-            self._current = activations, grouping.by_row
-            rows = {name: column[grouping.rows] for name, column in columns.items()}
-            yield GroupedRows(self._shown_tasks(acting), **rows, kept=grouping.taken)
+            yield self._forward.minibatch(acting.weights, observations, columns, tasks, task, rows, normalize_advantage)
 
     def _columns(self, rollout_buffer: Any) -> dict[str, np.ndarray]:
         """What losses read of a rollout, (n_steps, n_envs, dim)."""
@@ -216,46 +221,47 @@ class FastEngine:
         present[acting.tasks] = per_task
         return None if present.all() else present.tolist()
 
-    def evaluate(self, objective: Sequence[Loss], batch: GroupedRows) -> Evaluation:
+    def evaluate(self, objective: Sequence[Loss], batch: Sequence[Part]) -> Evaluation:
         """Compute the objective's gradient for a batch of :meth:`batches`; the next :meth:`step` takes it.
 
         :return: the terms of the losses
         """
-        assert self._acting is not None
-        assert self._current is not None
-        weights, (activations, by_row) = self._acting.weights, self._current
-        outputs = GroupedOutputs(batch, activations.heads_pi[-1], weights.log_std, activations.heads_vf[-1])
-        gradient, *others = (loss.output_gradient(batch, outputs) for loss in objective)
-        for other in others:
-            gradient += other
-        tasks = batch.tasks[batch.took_part].tolist()
-        evaluation = Evaluation(tasks, [terms_of_groups(loss, batch, outputs) for loss in objective])
-        self._backward(activations, by_row, gradient)
-        return evaluation
+        while len(self._gradients) < len(batch):
+            self._gradients.append(self.parameters.another_gradient())
+        places = self._gradients[: len(batch)]
+        parts = self._workers.map(partial(self._evaluate_part, objective), batch, places)
+        for (gradient, _), _ in zip(places[1:], parts[1:], strict=True):  # in order, whoever was first
+            self.parameters.gradient += gradient
+        for frozen in self.parameters.frozen_gradients:
+            frozen.fill(0.0)
+        return evaluation_of_groups(objective, parts)
 
-    def _backward(
-        self, activations: Activations, by_row: Callable[[np.ndarray], np.ndarray], outputs: OutputGradient
-    ) -> None:
-        """The chain rule from the outputs' gradient to all parameters'; heads of absent tasks get 0.
+    def _evaluate_part(self, objective: Sequence[Loss], part: Part, place: Gradient) -> GroupedOutputs:
+        """Write the gradient of the objective for a part of a minibatch; heads of absent tasks get 0.
 
-        :param by_row: turns what heads have, (k, m, dim), into what trunks have, (n_rows, dim)
+        The chain rule goes from the outputs' gradient to all parameters'.
         """
         assert self._acting is not None
-        parameters, tasks = self.parameters, self._acting.tasks
-        weights, gradient = parameters.weight_nets, parameters.gradient_nets
+        activations, tasks = part.forward(), self._acting.tasks
+        outputs = GroupedOutputs(
+            part.rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1]
+        )
+        at_outputs, *others = (loss.output_gradient(part.rows, outputs) for loss in objective)
+        for other in others:
+            at_outputs += other
+        weights, (flat, gradient) = self.parameters.weight_nets, place
         if not isinstance(tasks, slice):
-            parameters.gradient.fill(0.0)
+            flat.fill(0.0)
         if weights.log_std.ndim == 2:
-            gradient.log_std[tasks] = outputs.log_std
+            gradient.log_std[tasks] = at_outputs.log_std
         else:
-            np.sum(outputs.log_std, axis=0, out=gradient.log_std)
-        d_latent = heads_backward(weights.head_pi, gradient.head_pi, activations.heads_pi, outputs.mean, tasks)
-        trunk_backward(weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, by_row(d_latent))
-        assert outputs.values is not None
-        d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, outputs.values, tasks)
-        trunk_backward(weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, by_row(d_latent))
-        for frozen in parameters.frozen_gradients:
-            frozen.fill(0.0)
+            np.sum(at_outputs.log_std, axis=0, out=gradient.log_std)
+        d_latent = heads_backward(weights.head_pi, gradient.head_pi, activations.heads_pi, at_outputs.mean, tasks)
+        trunk_backward(weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, part.by_row(d_latent))
+        assert at_outputs.values is not None
+        d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, at_outputs.values, tasks)
+        trunk_backward(weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, part.by_row(d_latent))
+        return outputs
 
     def step(self, max_grad_norm: float) -> bool:
         """One step of the optimizer along the gradient of the last :meth:`evaluate`, clipped.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +14,7 @@ from sb3_multitask.fast.acting import Activations
 from sb3_multitask.fast.nets import heads_forward, trunk_forward
 from sb3_multitask.fast.parameters import Layer
 from sb3_multitask.fast.weights import ReadyWeights
+from sb3_multitask.losses import GroupedRows
 from sb3_multitask.process.arrays import aligned_zeros
 
 
@@ -56,35 +61,103 @@ class Grouping:
         return rows
 
 
+CHUNK = 1024
+"""The most rows of a part. It decides the order of sums, so it is no setting of threads."""
+
+
+def groupings(tasks: np.ndarray, rows: np.ndarray, k: int) -> list[Grouping]:
+    """The parts of a minibatch, of equal size within one row.
+
+    :param tasks: of each row, from 0 to k - 1, (B,)
+    :param rows: where each row stands in the rollout, (B,)
+    """
+    n_parts = -(-len(rows) // CHUNK)
+    bounds = [len(rows) * i // n_parts for i in range(n_parts + 1)]
+    return [Grouping.of(tasks[a:b], k, rows[a:b]) for a, b in pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a minibatch, or all of it.
+
+    :param rows: what losses read
+    :param forward: computes the activations of the nets
+    :param by_row: turns what heads have, (k, m, dim), into what trunks have, (n_rows, dim)
+    """
+
+    rows: GroupedRows
+    forward: Callable[[], Activations]
+    by_row: Callable[[np.ndarray], np.ndarray]
+
+
 class Forward:
-    """The policy's nets on rows that are grouped by task, in memory that batches of equal size share."""
+    """The policy's nets on rows that are grouped by task, in memory that is used again."""
 
     def __init__(self) -> None:
-        self._memory: dict[int, tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]] = {}
+        self._memory: dict[int, list[_Memory]] = {}
 
-    def __call__(self, weights: ReadyWeights, observations: np.ndarray, grouping: Grouping) -> Activations:
-        """Activations for a minibatch.
+    def minibatch(
+        self,
+        weights: ReadyWeights,
+        observations: np.ndarray,
+        columns: Mapping[str, np.ndarray],
+        task_ids: np.ndarray,
+        tasks: np.ndarray,
+        rows: np.ndarray,
+        normalize_advantage: bool,
+    ) -> list[Part]:
+        """A minibatch in parts.
 
         :param observations: of all rows of the rollout, (n_rows, obs_dim)
+        :param columns: what losses read of them, (n_rows, dim)
+        :param task_ids: of the k tasks, (k,)
+        :param tasks: of each row of the minibatch, from 0 to k - 1, (B,)
+        :param rows: where each row stands in the rollout, (B,)
         """
-        x, hidden_pi, hidden_vf = self._memory_of(weights, len(grouping.order), observations.shape[1])
-        np.take(observations, grouping.order, axis=0, out=x)
-        latent_pi = trunk_forward(weights.trunk_pi, x, hidden_pi)
-        latent_vf = trunk_forward(weights.trunk_vf, x, hidden_vf)
-        return Activations(
-            trunk_pi=[x, *hidden_pi],
-            heads_pi=heads_forward(weights.head_pi, latent_pi[grouping.slots]),
-            trunk_vf=[x, *hidden_vf],
-            heads_vf=heads_forward(weights.head_vf, latent_vf[grouping.slots]),
-        )
+        shift, scale = 0.0, 1.0
+        if normalize_advantage and len(rows) > 1:  # a single row has no spread, as in SB3's PPO
+            advantages = columns["advantages"][rows]
+            shift, scale = advantages.mean(), advantages.std(ddof=1) + 1e-8
+        parts, taken = [], dict.fromkeys(self._memory, 0)
+        for grouping in groupings(tasks, rows, len(task_ids)):
+            values: dict[str, Any] = {name: column[grouping.rows] for name, column in columns.items()}
+            if normalize_advantage:
+                values["advantages"] = (values["advantages"] - shift) / scale
+            grouped = GroupedRows(task_ids, **values, kept=grouping.taken, n_rows=len(rows))
+            size = len(grouping.order)
+            memory = self._memory_of(weights, size, observations.shape[1], taken.get(size, 0))
+            taken[size] = taken.get(size, 0) + 1
+            parts.append(Part(grouped, partial(_forward, weights, observations, grouping, memory), grouping.by_row))
+        return parts
 
-    def _memory_of(
-        self, weights: ReadyWeights, n_rows: int, obs_dim: int
-    ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        if n_rows not in self._memory:
+    def _memory_of(self, weights: ReadyWeights, n_rows: int, obs_dim: int, number: int) -> _Memory:
+        """Memory for a part; parts of one minibatch, which are computed at once, have each their own."""
+        of_size = self._memory.setdefault(n_rows, [])
+        if number == len(of_size):
             x = aligned_zeros((n_rows, obs_dim), weights.std.dtype)
-            self._memory[n_rows] = x, _hidden(weights.trunk_pi, x), _hidden(weights.trunk_vf, x)
-        return self._memory[n_rows]
+            of_size.append(_Memory(x, _hidden(weights.trunk_pi, x), _hidden(weights.trunk_vf, x)))
+        return of_size[number]
+
+
+class _Memory(NamedTuple):
+    """Of a part's observations and of the activations of the two trunks."""
+
+    x: np.ndarray
+    hidden_pi: list[np.ndarray]
+    hidden_vf: list[np.ndarray]
+
+
+def _forward(weights: ReadyWeights, observations: np.ndarray, grouping: Grouping, memory: _Memory) -> Activations:
+    x, hidden_pi, hidden_vf = memory
+    np.take(observations, grouping.order, axis=0, out=x)
+    latent_pi = trunk_forward(weights.trunk_pi, x, hidden_pi)
+    latent_vf = trunk_forward(weights.trunk_vf, x, hidden_vf)
+    return Activations(
+        trunk_pi=[x, *hidden_pi],
+        heads_pi=heads_forward(weights.head_pi, latent_pi[grouping.slots]),
+        trunk_vf=[x, *hidden_vf],
+        heads_vf=heads_forward(weights.head_vf, latent_vf[grouping.slots]),
+    )
 
 
 def _hidden(trunk: list[Layer], x: np.ndarray) -> list[np.ndarray]:

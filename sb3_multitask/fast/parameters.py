@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch as th
@@ -14,6 +14,7 @@ from torch import nn
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.heads import TaskHeads
 from sb3_multitask.policies.task_steps import forget_counts, stacked_parameters
+from sb3_multitask.process.arrays import aligned_zeros
 
 Layer = tuple[np.ndarray, np.ndarray]
 AVERAGES: dict[type[th.optim.Optimizer], tuple[str, ...]] = {
@@ -56,6 +57,10 @@ class Nets:
     head_pi: list[Layer]
     head_vf: list[Layer]
     log_std: np.ndarray
+
+
+Gradient: TypeAlias = tuple[np.ndarray, Nets]
+"""A flat gradient, and the same memory in the policy's shapes."""
 
 
 def log_std_of(nets: Nets, tasks: slice | np.ndarray, k: int) -> np.ndarray:
@@ -119,6 +124,11 @@ class FlatParameters:
         if "step" in state:
             step.copy_(state["step"])
         state["step"] = step
+
+    def another_gradient(self) -> Gradient:
+        """Memory for a gradient of its own."""
+        flat = aligned_zeros(self.gradient.shape, self.gradient.dtype)
+        return flat, self._nets(flat)
 
     def is_current(self) -> bool:
         """Whether the policy and its optimizer still live in the flat arrays."""

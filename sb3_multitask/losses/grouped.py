@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -27,6 +28,7 @@ class GroupedRows:
     :param teacher_log_std: like ``teacher_mean``
     :param old_values: values when the rollout was collected, (k, m, 1)
     :param old_log_prob: log-probabilities of the actions then, (k, m, 1)
+    :param n_rows: how many rows of the whole minibatch are learned from, where these are a part of it; 0: all are here
     """
 
     tasks: np.ndarray
@@ -38,37 +40,28 @@ class GroupedRows:
     teacher_log_std: np.ndarray | None = None
     old_values: np.ndarray | None = None
     old_log_prob: np.ndarray | None = None
+    n_rows: int = 0
 
     def __post_init__(self) -> None:
         k, m, _ = self.advantages.shape
         per_task = [m] * k if self.kept is None else np.count_nonzero(self.kept, axis=(1, 2)).tolist()
         self.rows_per_task: list[int] = per_task
         """How many rows of each task are learned from."""
-        self.n_rows: int = sum(per_task)
-        self.took_part = [i for i, n in enumerate(per_task) if n]
-        """The tasks with a row that is learned from, as indices of ``tasks``."""
-        self._rows_of_present = np.array([n for n in per_task if n], dtype=self.advantages.dtype)
+        self.n_rows = self.n_rows or sum(per_task)
 
     def only_kept(self, rows: np.ndarray) -> np.ndarray:
         """Values of rows, (k, m, dim), with 0 for rows that are not learned from."""
         return rows if self.kept is None else rows * self.kept
 
-    def means_per_task(self, terms: Sequence[np.ndarray]) -> np.ndarray:
-        """Means of some terms over the rows of each task that took part, (number of such tasks, number of terms).
+    def sums_per_task(self, terms: Sequence[np.ndarray]) -> np.ndarray:
+        """Sums of some terms over the rows of each task that are learned from, (k, number of terms).
 
         :param terms: each (k, m, 1), or (k, 1, 1) for what is the same in all rows of a task
         """
         block = np.empty((*self.advantages.shape[:2], len(terms)), dtype=self.advantages.dtype)
         for i, of_rows in enumerate(terms):
             block[:, :, i : i + 1] = of_rows
-        if self.kept is None:
-            return np.asarray(np.add.reduce(block, axis=1) / block.shape[1])
-        sums = np.add.reduce(np.where(self.kept, block, 0), axis=1)[self.took_part]
-        return np.asarray(sums / self._rows_of_present[:, None])
-
-    def means(self, means_per_task: np.ndarray) -> np.ndarray:
-        """The means over all rows, given those of :meth:`means_per_task`."""
-        return np.asarray(self._rows_of_present @ means_per_task / self.n_rows)
+        return np.asarray(np.add.reduce(block if self.kept is None else np.where(self.kept, block, 0), axis=1))
 
     def with_normalized_advantages(self) -> Self:
         """The rows with advantages of mean 0 and spread 1; a single row has no spread, as in SB3's PPO."""
@@ -99,7 +92,7 @@ class GroupedOutputs:
         """The actions taken in standard deviations from the mean, (k, m, action_dim)."""
         self.z_squared = self.z * self.z
 
-    @property
+    @cached_property
     def log_prob(self) -> np.ndarray:
         """Log-probabilities of the actions taken, (k, m, 1)."""
         constant = (self.log_std + _HALF_LOG_2_PI).sum(axis=2, keepdims=True)

@@ -133,10 +133,19 @@ def terms_of_samples(loss: Loss, rows: Any, terms: Any, task: th.Tensor, n_tasks
     )
 
 
-def terms_of_groups(loss: Loss, batch: GroupedRows, outputs: GroupedOutputs) -> LossTerms:
-    """What numpy computed of one loss, for the tasks that took part."""
-    rows = loss.rows(batch, outputs)
-    means = batch.means_per_task(rows)
-    pooled, of_tasks = batch.means(means).tolist(), means.T.tolist()
-    names = rows._fields
-    return LossTerms(loss, dict(zip(names, pooled, strict=True)), dict(zip(names, of_tasks, strict=True)))
+def evaluation_of_groups(objective: Sequence[Loss], parts: Sequence[GroupedOutputs]) -> Evaluation:
+    """What numpy computed of an objective.
+
+    :param parts: the outputs for the parts of a minibatch, which have the same tasks
+    """
+    n_rows = np.array([part.rows.rows_per_task for part in parts]).sum(axis=0)
+    here = n_rows.nonzero()[0]
+    losses = []
+    for loss in objective:
+        terms = [loss.rows(part.rows, part) for part in parts]
+        of_parts = [part.rows.sums_per_task(rows) for part, rows in zip(parts, terms, strict=True)]
+        sums = np.add.reduce(of_parts)[here]
+        pooled, of_tasks = (sums.sum(axis=0) / n_rows.sum()).tolist(), (sums / n_rows[here, None]).T.tolist()
+        names = terms[0]._fields
+        losses.append(LossTerms(loss, dict(zip(names, pooled, strict=True)), dict(zip(names, of_tasks, strict=True))))
+    return Evaluation(parts[0].rows.tasks[here].tolist(), losses)
