@@ -29,8 +29,8 @@ def test_torchs_number_governs_the_physics():
 
 
 @pytest.mark.usefixtures("two_torch_threads")
-@pytest.mark.parametrize(("engine", "expected"), [("fast", 1), ("torch", 2)])
-def test_the_fast_engine_keeps_arrays_on_one_thread_and_puts_it_back(engine, expected):
+@pytest.mark.parametrize(("engine", "expected"), [("fast", 1), ("torch", 1)])
+def test_training_keeps_arrays_on_one_thread_and_puts_it_back(engine, expected):
     during = []
 
     class Watch(BaseCallback):
@@ -42,10 +42,18 @@ def test_the_fast_engine_keeps_arrays_on_one_thread_and_puts_it_back(engine, exp
     env = mt.make_multitask_vec_env(drift_tasks(2), 1)
     mt.A2CMultiTask("MultiTaskMlpPolicy", env, engine=engine, device="cpu").learn(100, Watch())
     assert during[0][0] == expected
-    if engine == "fast":
-        assert set(during[0][1:-1]) == {1}
+    assert set(during[0][1:-1]) == {1}
     assert during[0][-1] == physics_threads(None, 100)  # an evaluation in a callback gets all threads
     assert (th.get_num_threads(), blas_threads()) == (2, before)
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_the_number_of_threads_can_be_set():
+    during = []
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", mt.make_multitask_vec_env(drift_tasks(2), 1), engine="torch")
+    model.torch_threads = 2
+    model.learn(10, lambda *_: during.append(th.get_num_threads()) or True)
+    assert set(during) == {2}
 
 
 @pytest.mark.usefixtures("two_torch_threads")

@@ -30,7 +30,7 @@ def export(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="A run's folder (rl_zoo3's too), a zip of A2CMultiTask, A2C, PPO or TRPO, or an agent's file."
+            help="A run's folder (rl_zoo3's too), a zip of ours, or of A2C, PPO or TRPO, or an agent's file."
         ),
     ] = None,
     pretrained: PretrainedOption = None,

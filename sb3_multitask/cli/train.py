@@ -65,8 +65,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Resume an interrupted run from its newest checkpoint, to the same bits. Runs with PPO or TRPO, or of "
-            "tasks in turn, have none: they need --set-aside or --overwrite.",
+            help="Resume an interrupted run from its newest checkpoint, to the same bits. Runs of tasks in turn "
+            "have none: they need --set-aside or --overwrite.",
         ),
     ] = None,
     set_aside: Annotated[

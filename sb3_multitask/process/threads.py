@@ -3,8 +3,8 @@
 - **torch**: ``torch.set_num_threads(n)`` or the environment variable ``OMP_NUM_THREADS``; by default the cores.
 - **Physics** (``backend="batch"``): the same number, or ``n_threads`` if it is given, and never more than the CPUs of
   this process. Results do not depend on it.
-- **Arrays** while ``A2CMultiTask.learn`` runs the fast engine, and in evaluations: one thread each for numpy's BLAS and
-  for torch.
+- **Arrays** while a multi-task model learns, and in evaluations: one thread each for numpy's BLAS and for torch
+  (``model.torch_threads``). Minibatches of many rows are shared among as many threads as the physics has.
 
 To run several runs side by side, one per core, set ``OMP_NUM_THREADS=1`` or ``torch.set_num_threads(1)``. With the
 torch engine another number of threads rounds differently, and training is chaotic. So the number belongs to the
