@@ -23,7 +23,7 @@ class Workers:
 
     def map(self, function: Callable[P, T], *items: Sequence[object]) -> list[T]:
         """``list(map(function, *items))``."""
-        n_threads = physics_threads(None, len(items[0]))
+        n_threads = 1 if len(items[0]) == 1 else physics_threads(None, len(items[0]))
         if n_threads == 1:
             return list(map(function, *items))
         if self._pool is None:

@@ -138,14 +138,16 @@ def evaluation_of_groups(objective: Sequence[Loss], parts: Sequence[GroupedOutpu
 
     :param parts: the outputs for the parts of a minibatch, which have the same tasks
     """
-    n_rows = np.array([part.rows.rows_per_task for part in parts]).sum(axis=0)
-    here = n_rows.nonzero()[0]
+    rows = parts[0].rows
+    n_rows = np.add.reduce([part.rows.rows_per_task for part in parts])
+    here = slice(None) if n_rows.all() else n_rows.nonzero()[0]
+    n_rows_here = n_rows[here, None].astype(rows.advantages.dtype)
     losses = []
     for loss in objective:
         terms = [loss.rows(part.rows, part) for part in parts]
-        of_parts = [part.rows.sums_per_task(rows) for part, rows in zip(parts, terms, strict=True)]
-        sums = np.add.reduce(of_parts)[here]
-        pooled, of_tasks = (sums.sum(axis=0) / n_rows.sum()).tolist(), (sums / n_rows[here, None]).T.tolist()
+        of_parts = [part.rows.sums_per_task(of_rows) for part, of_rows in zip(parts, terms, strict=True)]
+        sums = (of_parts[0] if len(parts) == 1 else np.add.reduce(of_parts))[here]
+        pooled, of_tasks = (np.add.reduce(sums) / rows.n_rows).tolist(), (sums / n_rows_here).T.tolist()
         names = terms[0]._fields
         losses.append(LossTerms(loss, dict(zip(names, pooled, strict=True)), dict(zip(names, of_tasks, strict=True))))
-    return Evaluation(parts[0].rows.tasks[here].tolist(), losses)
+    return Evaluation(rows.tasks[here].tolist(), losses)
