@@ -21,6 +21,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
+from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
+
+__all__ = [
+    "ALGORITHMS",
+    "A2CMultiTask",
+    "Ability",
+    "MultiTaskAlgorithm",
+    "MultiTaskOnPolicyAlgorithm",
+    "arguments_of",
+    "has_ability",
+    "task_terms_of",
+]
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {"a2c_mt": A2CMultiTask, "ppo": PPO, "trpo": TRPO}
 """By the name that a config has for them: ours, and SB3's and sb3-contrib's on the same policy and VecEnv."""

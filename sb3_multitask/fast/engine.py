@@ -134,8 +134,11 @@ class FastEngine:
         """The rollout that was collected last as one batch of rows grouped by task; none if no row is kept.
 
         What callbacks have changed in the buffer or the policy since is learned from.
+
+        :raises ValueError: if minibatches are asked for
         """
-        assert batch_size is None, "the fast engine learns from whole rollouts"
+        if batch_size is not None:
+            raise ValueError(f'The fast engine has no minibatches (got `batch_size`={batch_size}): give engine="torch"')
         acting, keep = self._acting, rollout_buffer.keep
         assert acting is not None, "collect a rollout first"
         if keep is not None and not keep.any():
@@ -196,8 +199,8 @@ class FastEngine:
             np.sum(outputs.log_std, axis=0, out=gradient.log_std)
         d_latent = heads_backward(weights.head_pi, gradient.head_pi, activations.heads_pi, outputs.mean, tasks)
         trunk_backward(weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, self._by_row(d_latent))
-        assert outputs.values is not None
-        d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, outputs.values, tasks)
+        d_values = np.zeros_like(activations.heads_vf[-1]) if outputs.values is None else outputs.values
+        d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, d_values, tasks)
         trunk_backward(weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, self._by_row(d_latent))
         for frozen in parameters.frozen_gradients:
             frozen.fill(0.0)
