@@ -5,12 +5,18 @@ import inspect
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch as th
+from helpers.drift import drift_tasks
+from helpers.models import is_finite, make_model
 from helpers.programs import output_of
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_multitask as mt
-from sb3_multitask.algorithms import ALGORITHMS, arguments_of, has_ability, task_terms_of
+from sb3_multitask.agents import agent_of
+from sb3_multitask.algorithms import ALGORITHMS, MultiTaskOnPolicyAlgorithm, arguments_of, has_ability, task_terms_of
 from sb3_multitask.zoo.settings import ALGORITHMS as ZOO_ALGORITHMS
 
 PACKAGE = Path(__file__).parents[1] / "sb3_multitask"
@@ -131,3 +137,57 @@ except ValueError as e:
 """
     output = output_of([sys.executable, "-W", "ignore", "-c", code], tmp_path, None)
     assert "algo_kwargs: {clip_range: 0.1}" in output
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_a_state_is_a_copy_that_later_training_leaves_as_it_is(engine):
+    """Also where it is taken in the middle of training, on either engine; a model that has not trained has one, too."""
+
+    class Keeps(BaseCallback):
+        def _on_rollout_start(self):
+            if self.num_timesteps == 60:
+                self.state, self.weights = self.model.get_state(), self.model.policy.parameters_to_vector().copy()
+
+        def _on_step(self):
+            return True
+
+    model, callback = make_model(engine=engine), Keeps()
+    first, initial = model.get_state(), model.policy.parameters_to_vector().copy()
+    model.learn(180, callback)
+    other = make_model(seed=5, engine=engine)
+    for one in (model, other):  # the latter has not trained
+        one.set_state(callback.state)
+        np.testing.assert_array_equal(one.policy.parameters_to_vector(), callback.weights)
+        assert one.num_timesteps == 60
+        assert list(one.task_ep_info_buffers["A"]) == callback.state["episodes"]["tasks"]["A"] != []
+    model.set_state(first)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), initial)
+
+
+class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, PPO):
+    """PPO on the mixin, without a ``train`` that uses ``numerics``."""
+
+    def __init__(self, policy, env, teachers=None, n_steps=8, gamma=0.99, **kwargs):
+        self.begin("joint", "auto", n_steps)
+        self.learn_from(teachers)
+        super().__init__(policy, self._env_of(env, gamma), n_steps=n_steps, gamma=gamma, batch_size=16, **kwargs)
+
+
+def test_sb3s_train_runs_on_torch_whatever_the_optimizer():
+    """The fast engine leaves no log-probabilities, which that of PPO reads."""
+    kwargs = {"optimizer_class": th.optim.RMSprop}
+    model = WithSB3sTrain("MultiTaskMlpPolicy", drift_tasks(2), policy_kwargs=kwargs, seed=0).learn(64)
+    assert model.last_engine == "torch"
+    assert is_finite(model)
+
+
+def test_sb3s_train_would_ignore_teachers():
+    teacher = agent_of(make_model())
+    with pytest.raises(ValueError, match="WithSB3sTrain .*`teachers`"):
+        WithSB3sTrain("MultiTaskMlpPolicy", drift_tasks(3), dict.fromkeys(teacher.task_names, teacher))
+
+
+def test_the_fast_engine_refuses_minibatches_by_name():
+    model = make_model(engine="fast").learn(30)
+    with pytest.raises(ValueError, match="`batch_size`=16"):
+        next(model.numerics.batches(model.rollout_buffer, 16, normalize_advantage=False))

@@ -17,6 +17,7 @@ import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.distillation.settings import Coefficients, DistillationSettings
 from sb3_multitask.distillation.teachers import Teachers
+from sb3_multitask.losses import DistillationLoss
 
 NAMES = ("A", "B", "C")
 
@@ -310,3 +311,66 @@ def test_a_schedule_that_leaves_its_range_is_refused_by_name(teacher):
         ValueError, match=r"`distill_coef` is a schedule that gives -0\.\d+ at the remaining progress 0"
     ):
         student.learn(100)
+
+
+class StepsOfItsOwn(BaseCallback):
+    """Steps the training env for itself, as an evaluation does; keeps the actions that the env received."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where, self.received = where, []
+
+    def _steps(self, where):
+        if where != self.where:
+            return
+        env, inner = self.training_env, self.training_env.unwrapped
+        send = inner.step_async
+        inner.step_async = lambda actions: (self.received.append(actions), send(actions))
+        env.reset()
+        env.step(np.full((env.num_envs, 2), -0.5, dtype=np.float32))
+        del inner.step_async
+
+    def _on_rollout_start(self):
+        self._steps("start")
+
+    def _on_step(self):
+        self._steps("step")
+        return True
+
+    def _on_rollout_end(self):
+        self._steps("end")
+
+
+@pytest.mark.parametrize("where", ["start", "step", "end"])
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_steps_of_a_callback_are_its_own(teacher, engine, where):
+    """Neither do the teachers act in them, nor do they become rows of the rollout."""
+    callback = StepsOfItsOwn(where)
+    model = recorded_model(engine, teachers=teachers(teacher), student_rollout_prob=0.0).learn(90, callback)
+    assert len(callback.received) >= 3
+    assert (np.array(callback.received) == -0.5).all()
+    assert model.rollout_buffer.targets[0].shape == (5, 6, 2)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_teachers_alone_are_an_objective(teacher, schedule):
+    """Without a term of the critic, whose nets stay as they are; the same on both engines."""
+
+    class Distilled(mt.A2CMultiTask):
+        def train(self):
+            self._update_learning_rate(self.policy.optimizer)
+            for batch in self.numerics.batches(self.rollout_buffer, None, self.normalize_advantage):
+                self.numerics.evaluate([DistillationLoss("forward_kl", 1.0)], batch)
+                assert self.numerics.step(self.max_grad_norm)
+            self.next_task()
+
+    weights = []
+    for engine in ("fast", "torch"):
+        env = mt.make_multitask_vec_env(recorded_tasks(), 2, seed=0)
+        settings = {"engine": engine, "task_schedule": schedule, "teachers": teachers(teacher)}
+        model = Distilled("MultiTaskMlpPolicy", env, seed=0, device="cpu", **settings)
+        before = model.policy.value_net.layers[0].weight.clone()
+        model.learn(300)
+        assert th.equal(model.policy.value_net.layers[0].weight, before)
+        weights.append(model.policy.parameters_to_vector())
+    np.testing.assert_allclose(*weights, atol=1e-5)

@@ -73,6 +73,7 @@ def test_joined_infos_are_those_of_their_parts_and_made_when_looked_at():
     assert infos[3] is own[2][0]
     assert infos[-1]["x"] == 4
     assert [info["x"] for info in infos] == [0, 1, 2, 3, 4]
+    assert [info["x"] for info in [{"x": 9}] + JoinedInfos(parts())] == [9, 0, 1, 2, 3, 4]  # noqa: RUF005
 
 
 def test_a_part_that_nobody_looks_at_is_not_made():

@@ -19,8 +19,23 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
+from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.ppo import PPOMultiTask
 from sb3_multitask.algorithms.trpo import TRPOMultiTask
+
+__all__ = [
+    "ALGORITHMS",
+    "A2CMultiTask",
+    "Ability",
+    "MultiTaskAlgorithm",
+    "MultiTaskOnPolicyAlgorithm",
+    "PPOMultiTask",
+    "TRPOMultiTask",
+    "arguments_of",
+    "has_ability",
+    "task_terms_of",
+]
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
     "a2c_mt": A2CMultiTask,

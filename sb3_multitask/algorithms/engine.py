@@ -47,6 +47,20 @@ class Engine(Protocol):
         """
 
 
+def trains_as_sb3(model: OnPolicyAlgorithm) -> bool:
+    """Whether a model's ``train`` is SB3's own: it reads the buffer's log-probabilities, and knows no teachers."""
+    return type(model).train.__module__.startswith(("stable_baselines3.", "sb3_contrib."))
+
+
+def check_learns_from_teachers(model: OnPolicyAlgorithm) -> None:
+    """Raise ValueError if a model's ``train`` would ignore its teachers."""
+    if trains_as_sb3(model):
+        raise ValueError(
+            f"{type(model).__name__} has SB3's own train(), which ignores `teachers`: write one whose objective is "
+            "`with_teachers(...)`"
+        )
+
+
 def why_torch(model: OnPolicyAlgorithm, asked_for: EngineName) -> str | None:
     """Why torch's engine is to be taken; None if the fast one is.
 
@@ -56,6 +70,8 @@ def why_torch(model: OnPolicyAlgorithm, asked_for: EngineName) -> str | None:
         return 'engine="torch"'
     if type(model.rollout_buffer) is not TaskRolloutBuffer:
         reason: str | None = f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
+    elif trains_as_sb3(model):
+        reason = f"{type(model).__name__} has no train() of its own"
     else:
         assert model.env is not None
         reason = why_not_fast(model.policy, model.env)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +62,7 @@ def _listed_kwargs(kwargs: Mapping[str, Any]) -> str:
 
 
 def state_of(model: Any) -> dict[str, Any]:
-    """What ``MultiTaskAlgorithm.get_state`` returns."""
+    """What ``MultiTaskAlgorithm.get_state`` returns: copies, which further training leaves as they are."""
     return {
         "live_settings": {name: getattr(model, name) for name in model.live_settings},
         "counters": {name: getattr(model, name) for name in _COUNTERS},
@@ -69,9 +71,9 @@ def state_of(model: Any) -> dict[str, Any]:
             "successes": list(model.ep_success_buffer or ()),
             "tasks": {task: list(episodes) for task, episodes in model.task_ep_info_buffers.items()},
         },
-        "last_obs": dict(model._last_obs),
+        "last_obs": None if model._last_obs is None else dict(model._last_obs),
         "last_episode_starts": model._last_episode_starts,
-        "policy": {name: tensor.numpy(force=True) for name, tensor in model.policy.state_dict().items()},
+        "policy": _copies(model.policy.state_dict()),
         "optimizer": _optimizer_state(model.policy.optimizer),
     }
 
@@ -87,22 +89,26 @@ def set_state_of(model: Any, state: dict[str, Any]) -> None:
     for name, value in (state["counters"] | state["live_settings"]).items():
         setattr(model, name, value)
     model._num_timesteps_at_start = model.num_timesteps  # frames per second count from here
-    _refill(model.ep_info_buffer, state["episodes"]["all"])
-    _refill(model.ep_success_buffer, state["episodes"]["successes"])
-    for task, episodes in state["episodes"]["tasks"].items():
-        _refill(model.task_ep_info_buffers[task], episodes)
-    model._last_obs = {key: np.array(value) for key, value in state["last_obs"].items()}
-    model._last_episode_starts = state["last_episode_starts"].copy()
+    episodes, window = state["episodes"], model._stats_window_size
+    model.ep_info_buffer = deque(episodes["all"], maxlen=window)
+    model.ep_success_buffer = deque(episodes["successes"], maxlen=window)
+    model.task_ep_info_buffers = {task: deque(latest, maxlen=window) for task, latest in episodes["tasks"].items()}
+    model._last_obs, model._last_episode_starts = copy.deepcopy((state["last_obs"], state["last_episode_starts"]))
 
 
 def _optimizer_state(optimizer: th.optim.Optimizer) -> dict[str, Any]:
     """An optimizer's state dict with arrays for tensors."""
     state = optimizer.state_dict()
-    arrays = {
-        str(i): {name: v.numpy(force=True) if isinstance(v, th.Tensor) else v for name, v in of_parameter.items()}
-        for i, of_parameter in state["state"].items()
-    }
+    arrays = {str(i): _copies(of_parameter) for i, of_parameter in state["state"].items()}
     return {"param_groups": state["param_groups"], "state": arrays}
+
+
+def _copies(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with arrays for tensors: copies, since an array of a tensor on the CPU is its memory."""
+    return {
+        name: value.numpy(force=True).copy() if isinstance(value, th.Tensor) else value
+        for name, value in values.items()
+    }
 
 
 def _set_optimizer_state(optimizer: th.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -112,9 +118,3 @@ def _set_optimizer_state(optimizer: th.optim.Optimizer, saved: dict[str, Any]) -
         for i, of_parameter in saved["state"].items()
     }
     optimizer.load_state_dict({"state": tensors, "param_groups": saved["param_groups"]})
-
-
-def _refill(buffer: Any, items: list[Any]) -> None:
-    if buffer is not None:
-        buffer.clear()
-        buffer.extend(items)

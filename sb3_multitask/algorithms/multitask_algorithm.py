@@ -275,7 +275,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         return model_state.settings_of(self)
 
     def get_state(self) -> dict[str, Any]:
-        """Everything of the model that training changes, but for its env: dicts, lists, plain values and arrays."""
+        """Copy everything that training changes, but for the env: dicts, lists, plain values and arrays."""
         return model_state.state_of(self)
 
     def set_state(self, state: dict[str, Any]) -> None:

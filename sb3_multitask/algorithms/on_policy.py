@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
-from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, why_torch
+from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, check_learns_from_teachers, why_torch
 from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choice
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
@@ -107,6 +107,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         if not teachers:
             return
         self.distillation.check_teachers_teach()
+        check_learns_from_teachers(self)
         self._check_buffer("hold what teachers would do")
         if self.task_names is None:
             raise ValueError("`teachers` need an env, whose tasks they teach: pass `env` too")
@@ -122,8 +123,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     @property
     def numerics(self) -> Engine:
         """The engine that ``learn`` has chosen; torch's before it."""
-        if self._numerics is None:
-            self._numerics = TorchEngine(self)
+        self._numerics = self._numerics or TorchEngine(self)
         return self._numerics
 
     def _choose_engine(self) -> None:

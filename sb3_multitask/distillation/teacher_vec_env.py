@@ -27,6 +27,9 @@ class TeacherVecEnv(VecEnv):
     The rollout buffer holds the student's proposed actions also where teachers act; no loss reads them there, since RL
     and critic have weight 0.
 
+    Steps that a callback makes in between, such as an evaluation in the training env, are the callback's own: they are
+    neither recorded nor the teachers' (``is_collecting`` is False).
+
     It is no ``VecEnvWrapper``, so that ``sync_envs_normalization`` takes it for the innermost VecEnv, which it
     stands for.
 
@@ -37,6 +40,7 @@ class TeacherVecEnv(VecEnv):
         self.venv, self.teachers = venv, teachers
         self.n_envs_per_task: int = venv.n_envs_per_task
         self.teachers_act = False
+        self.is_collecting = False
         self._observation = np.empty(0)
         self._seen: list[np.ndarray] = []
         super().__init__(venv.num_envs, venv.observation_space, venv.action_space)
@@ -60,6 +64,7 @@ class TeacherVecEnv(VecEnv):
         :param teachers_act: whether the rollout's actions are theirs
         """
         self._observation, self._seen, self.teachers_act = observation, [], teachers_act
+        self.is_collecting = True
 
     def targets(self) -> tuple[np.ndarray, np.ndarray]:
         """What the teachers would have done in the rollout: means and log-stds, each (n_steps, n_envs, action_dim)."""
@@ -73,15 +78,17 @@ class TeacherVecEnv(VecEnv):
         return tasks
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._seen.append(self._observation)
-        if self.teachers_act:
+        if self.is_collecting:
+            self._seen.append(self._observation)
+        if self.is_collecting and self.teachers_act:
             actions = self.teachers.act(self._tasks(), self._observation)
             actions = np.clip(actions, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
-        self._observation = obs["obs"]
+        if self.is_collecting:
+            self._observation = obs["obs"]
         return obs, rewards, dones, infos
 
     def reset(self) -> Any:
@@ -162,6 +169,7 @@ class TeachersInEnv:
         if self._venv is None or self._venv.venv is not inner:
             self._venv = TeacherVecEnv(inner, self.teachers)
         venv = self._venv
+        venv.is_collecting = False
 
         def begin() -> None:
             progress = in_range(1 - student.num_timesteps / student._total_timesteps)
@@ -169,7 +177,7 @@ class TeachersInEnv:
             observations = student._last_obs if normalizer is None else normalizer.old_obs
             venv.begin_rollout(observations["obs"], teachers_act)
 
-        around = _Around(callback, begin, lambda: rollout_buffer.set_targets(*venv.targets()))
+        around = _Around(callback, venv, begin, lambda: rollout_buffer.set_targets(*venv.targets()))
         if normalizer is None:
             yield venv, around
             return
@@ -182,12 +190,14 @@ class TeachersInEnv:
 
 class _Around(BaseCallback):
     """A callback with a function after its ``on_rollout_start``, which may restore a checkpoint, and one before its
-    ``on_rollout_end``.
+    ``on_rollout_end``. While the callback runs, ``venv`` does not collect.
     """
 
-    def __init__(self, callback: BaseCallback, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    def __init__(
+        self, callback: BaseCallback, venv: TeacherVecEnv, begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
         super().__init__()
-        self.callback, self._begin, self._end = callback, begin, end
+        self.callback, self._venv, self._begin, self._end = callback, venv, begin, end
 
     def on_rollout_start(self) -> None:
         self.callback.on_rollout_start()
@@ -197,9 +207,13 @@ class _Around(BaseCallback):
         self.callback.update_locals(locals_)
 
     def on_step(self) -> bool:
-        return self.callback.on_step()
+        self._venv.is_collecting = False
+        continues = self.callback.on_step()
+        self._venv.is_collecting = True
+        return continues
 
     def on_rollout_end(self) -> None:
+        self._venv.is_collecting = False
         self._end()
         self.callback.on_rollout_end()
 

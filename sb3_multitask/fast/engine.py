@@ -258,8 +258,8 @@ class FastEngine:
             np.sum(at_outputs.log_std, axis=0, out=gradient.log_std)
         d_latent = heads_backward(weights.head_pi, gradient.head_pi, activations.heads_pi, at_outputs.mean, tasks)
         trunk_backward(weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, part.by_row(d_latent))
-        assert at_outputs.values is not None
-        d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, at_outputs.values, tasks)
+        d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
+        d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, d_values, tasks)
         trunk_backward(weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, part.by_row(d_latent))
         return outputs
 

@@ -77,6 +77,9 @@ class LazyInfos(StepInfos):
     def __add__(self, other: Any) -> list[Any]:
         return list(iter(self)) + list(other)
 
+    def __radd__(self, other: Any) -> list[Any]:
+        return list(other) + list(iter(self))
+
     def copy(self) -> list[dict[str, Any]]:
         return list(iter(self))
 
