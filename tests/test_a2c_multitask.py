@@ -677,3 +677,12 @@ def test_verbose_says_that_the_native_backend_runs(capsys):
     env = mt.make_multitask_vec_env("HalfCheetahBigLeg-v0", 4, seed=0, n_threads=1)
     mt.A2CMultiTask("MultiTaskMlpPolicy", env, verbose=1, seed=0).learn(20)
     assert 'and the "batch" backend, 1 physics thread\n' in capsys.readouterr().out
+
+
+def test_sb3s_own_a2c_loads_a_models_file(tmp_path):
+    model = make_model().learn(60)
+    model.save(tmp_path / "model")
+    loaded = A2C.load(tmp_path / "model", device="cpu")
+    assert weights_equal(model, loaded)
+    mean = model.get_normalizer_state()["obs_rms"]["mean"]
+    np.testing.assert_array_equal(loaded.policy.statistics.obs_rms_mean, mean)

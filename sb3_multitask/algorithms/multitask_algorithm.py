@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import torch as th
@@ -32,7 +31,7 @@ from sb3_multitask.vec_env.layers import (
     task_names_of,
     task_normalizer_of,
 )
-from sb3_multitask.vec_env.saved_statistics import PREFIX, from_tensors, to_namespace
+from sb3_multitask.vec_env.saved_statistics import PREFIX, SavedStatistics, from_tensors
 
 
 class MultiTaskAlgorithm(BaseAlgorithm):
@@ -55,7 +54,6 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         self.task_names: tuple[str, ...] | None = None
         self.obs_dtype = "float32"  # of observations before they are normalised
         self.normalizer_state: dict[str, Any] | None = None
-        self.statistics = SimpleNamespace()  # the same as tensors, for a file
         self.normalizer_settings: dict[str, Any] | None = None  # of its rewards
         self.why_no_agent: str | None = None  # of a file, for who reads only its weights
         self.frozen: tuple[str, ...] = ()  # names of parameters that are not trained
@@ -204,7 +202,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         self.normalizer_state, self.normalizer_settings = self.get_normalizer_state(), self._normalizer_settings()
         self.why_no_agent = why_no_agent(self.policy)
         exclude = [] if exclude is None else list(exclude)
-        self.statistics = to_namespace(None if "normalizer_state" in exclude else self.normalizer_state)
+        self.policy.statistics = SavedStatistics.of(None if "normalizer_state" in exclude else self.normalizer_state)
         if not can_be_pickled(self.tasks):
             exclude.append("tasks")
         if isinstance(path, io.IOBase):
@@ -215,10 +213,10 @@ class MultiTaskAlgorithm(BaseAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
-        return state_dicts, [*variables, *(PREFIX + name for name in vars(self.statistics))]
+        return state_dicts, [*variables, *(PREFIX + name for name in vars(self.policy.statistics))]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "normalizer_state", "statistics"]  # the latter as tensors
+        return [*super()._excluded_save_params(), "normalizer_state"]  # which `policy.statistics` has as tensors
 
     @classmethod
     def load(
@@ -256,7 +254,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
             check_same_tasks(saved.get("task_names"), task_names_of(env))
             if differs_in_type_only(saved.get("observation_space"), env.observation_space):
                 custom_objects = {**(custom_objects or {}), "observation_space": env.observation_space}
-        kwargs = {"normalizer_state": state, "statistics": to_namespace(state), **kwargs}
+        kwargs = {"normalizer_state": state, **kwargs}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:

@@ -30,6 +30,7 @@ from sb3_multitask.policies.arguments import (
 )
 from sb3_multitask.policies.devices import advise_cpu
 from sb3_multitask.policies.heads import TaskHeads, TaskRows
+from sb3_multitask.vec_env.saved_statistics import SavedStatistics
 
 
 class SharedMlpExtractor(nn.Module):
@@ -157,6 +158,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=copy.deepcopy(optimizer_kwargs),
         )
+        self.statistics = SavedStatistics()  # of a multi-task model's normaliser, for its file
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch as th
 
-PREFIX = "statistics."
+PREFIX = "policy.statistics."
+"""Of the names of the variables. Below the policy, which is of this package, SB3's own algorithms load them too."""
 _FLAGS = {"norm_obs": bool, "clip_obs": float, "epsilon": float}
 _MOMENTS = ("obs_rms", "ret_rms")
 _PARTS = ("mean", "var", "count")
+_NAMES = {*_FLAGS, *(f"{name}_{part}" for name in _MOMENTS for part in _PARTS)}
 
 
 def to_tensors(state: Mapping[str, Any]) -> dict[str, th.Tensor]:
@@ -23,9 +25,21 @@ def to_tensors(state: Mapping[str, Any]) -> dict[str, th.Tensor]:
     return flags | moments
 
 
-def to_namespace(state: Mapping[str, Any] | None) -> SimpleNamespace:
-    """Return :func:`to_tensors` as attributes, in which SB3 finds variables; no attributes without statistics."""
-    return SimpleNamespace(**({} if state is None else to_tensors(state)))
+class SavedStatistics(SimpleNamespace):
+    """Tensors as attributes, among which SB3 finds variables; SB3's ``load`` may set any."""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any] | None) -> Self:
+        """Return :func:`to_tensors` as attributes; no attributes without statistics."""
+        return cls(**({} if state is None else to_tensors(state)))
+
+    def __getattr__(self, name: str) -> th.Tensor:
+        """Make the tensor of a name, whose ``data`` SB3's ``load`` then sets."""
+        if name not in _NAMES:
+            raise AttributeError(name)
+        tensor = th.empty(0, dtype=th.float64)
+        setattr(self, name, tensor)
+        return tensor
 
 
 def from_tensors(variables: Mapping[str, th.Tensor] | None) -> dict[str, Any] | None:
