@@ -185,9 +185,3 @@ def test_sb3s_train_would_ignore_teachers():
     teacher = agent_of(make_model())
     with pytest.raises(ValueError, match="WithSB3sTrain .*`teachers`"):
         WithSB3sTrain("MultiTaskMlpPolicy", drift_tasks(3), dict.fromkeys(teacher.task_names, teacher))
-
-
-def test_the_fast_engine_refuses_minibatches_by_name():
-    model = make_model(engine="fast").learn(30)
-    with pytest.raises(ValueError, match="`batch_size`=16"):
-        next(model.numerics.batches(model.rollout_buffer, 16, normalize_advantage=False))
