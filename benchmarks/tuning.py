@@ -88,8 +88,15 @@ SEARCHES = {
     "ppo": Search(
         mt.PPOMultiTask,
         {
-            "n_envs_per_task": 4, "n_steps": 512, "batch_size": 2048, "n_epochs": 10, "learning_rate": 3e-4,
-            "gamma": 0.98, "gae_lambda": 0.92, "max_grad_norm": 0.8, "log_std_init": -1.0,
+            "n_envs_per_task": 4,
+            "n_steps": 512,
+            "batch_size": 2048,
+            "n_epochs": 10,
+            "learning_rate": 3e-4,
+            "gamma": 0.98,
+            "gae_lambda": 0.92,
+            "max_grad_norm": 0.8,
+            "log_std_init": -1.0,
         },
         PPO_CANDIDATES,
         FOLDER / "ppo.jsonl",

@@ -1,6 +1,7 @@
 """PPO on several tasks: SB3's bits on torch, the same within rounding on the fast engine, and all powers of A2C."""
 
 import contextlib
+import inspect
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch as th
 from helpers.drift import drift_tasks, recorded_tasks
 from helpers.killed_runs import KillAt, Killed
 from helpers.models import weights_equal
-from stable_baselines3 import PPO
+from sb3_contrib import TRPO
+from stable_baselines3 import A2C, PPO
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
@@ -87,6 +89,16 @@ def test_50_updates_of_both_engines_agree(schedule, settings):
     for key in mine:
         if key.startswith("train/"):
             assert mine[key] == pytest.approx(float(theirs[key]), rel=2e-2, abs=2e-4), key
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(mt.A2CMultiTask, A2C), (mt.PPOMultiTask, PPO), (mt.TRPOMultiTask, TRPO)])
+def test_arguments_and_defaults_are_sb3s(ours, theirs):
+    for method in ("__init__", "learn"):
+        mine, sb3s = (inspect.signature(getattr(of, method)).parameters for of in (ours, theirs))
+        named = {name: one.default for name, one in sb3s.items() if name != "tb_log_name"}
+        named |= {"rms_prop_eps": mine["rms_prop_eps"].default} if "rms_prop_eps" in named else {}  # None, if not given
+        assert {name: mine[name].default for name in named} == named
+        assert [name for name in mine if name in sb3s] == list(sb3s)
 
 
 def test_what_is_logged_of_each_task():

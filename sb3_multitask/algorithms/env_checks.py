@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from gymnasium import spaces
@@ -25,10 +24,14 @@ def check_bounded_actions(action_space: spaces.Space[Any]) -> None:
         )
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise ValueError unless an argument's value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)} (got {value!r})")
+def check_choices(**arguments: tuple[object, Any]) -> None:
+    """Raise ValueError unless each argument's value is one of a ``Literal``.
+
+    :param arguments: name -> (value, the ``Literal``)
+    """
+    for name, (value, literal) in arguments.items():
+        if value not in get_args(literal):
+            raise ValueError(f"`{name}` must be one of {', '.join(get_args(literal))} (got {value!r})")
 
 
 def check_batches(batch_size: int, n_epochs: int, normalize_advantage: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Never, Self, get_args
+from typing import Any, ClassVar, Never, Self
 
 import numpy as np
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
 from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, check_learns_from_teachers, why_torch
-from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choice
+from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
@@ -55,8 +55,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
         :raises ValueError: on another schedule or engine, or rollouts without a step
         """
-        check_choice("task_schedule", task_schedule, get_args(TaskSchedule))
-        check_choice("engine", engine, get_args(EngineName))
+        check_choices(task_schedule=(task_schedule, TaskSchedule), engine=(engine, EngineName))
         if n_steps < 1:
             raise ValueError(f"`n_steps` must be at least 1 (got {n_steps})")
         self._begin_with_tasks()
@@ -90,8 +89,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._teaching: TeachersInEnv | None = None
 
     def _setup_model(self) -> None:
-        check_choice("task_schedule", self.task_schedule, get_args(TaskSchedule))  # load(...) may have set it
-        check_choice("engine", self.engine, get_args(EngineName))
+        # load(...) may have set them
+        check_choices(task_schedule=(self.task_schedule, TaskSchedule), engine=(self.engine, EngineName))
         _ = self.distillation  # checked
         if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
             self.rollout_buffer_class = self.default_buffer_class
@@ -234,9 +233,9 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         """
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
         self._choose_engine()
-        tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
+        name = tb_log_name or type(self).__name__
         with threads_for_arrays(self.torch_threads):
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
         if log_interval is not None:
             task_logs.log_last_update(self)
         return self
@@ -265,10 +264,10 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     def log_update(self, evaluation: Evaluation) -> None:
         """Record the terms of an update: of all rows, and of each task that took part."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        explained = task_logs.explained_variance(self.rollout_buffer.values, self.rollout_buffer.returns)
-        self.logger.record("train/explained_variance", explained)
-        task_logs.log_evaluation(self.logger, self.task_names or (), evaluation)
-        task_logs.log_std(self.logger, self.task_names or (), self.policy)
+        buffer, names = self.rollout_buffer, self.task_names or ()
+        self.logger.record("train/explained_variance", task_logs.explained_variance(buffer.values, buffer.returns))
+        task_logs.log_evaluation(self.logger, names, evaluation)
+        task_logs.log_std(self.logger, names, self.policy)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log: SB3's keys, returns and lengths of each task's latest episodes, and how many faults it had.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.env_checks import check_batches, check_desired_kl
@@ -124,6 +124,18 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
             device=device_of(device),
             _init_setup_model=_init_setup_model,
         )
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train, as :meth:`A2CMultiTask.learn`; there is a line of the log for every update, as in SB3."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def settings(self) -> dict[str, Any]:
         names = ("batch_size", "n_epochs", "normalize_advantage", "target_kl", "desired_kl")

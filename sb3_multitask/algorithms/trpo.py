@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch as th
 from sb3_contrib import TRPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_multitask.algorithms.env_checks import check_batches, check_sub_sampling
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
@@ -99,6 +99,18 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
             device=device_of(device),
             _init_setup_model=_init_setup_model,
         )
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train, as :meth:`A2CMultiTask.learn`; there is a line of the log for every update, as in SB3."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def settings(self) -> dict[str, Any]:
         names = (
