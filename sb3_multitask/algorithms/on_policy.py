@@ -89,7 +89,6 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._teaching: TeachersInEnv | None = None
 
     def _setup_model(self) -> None:
-        # load(...) may have set them
         check_choices(task_schedule=(self.task_schedule, TaskSchedule), engine=(self.engine, EngineName))
         _ = self.distillation  # checked
         if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
