@@ -253,7 +253,7 @@ def test_a_grids_run_that_was_killed_is_done_again_and_loses_nothing(tmp_path):
     assert job.poll() == ""
     assert folder.read_status()["status"] == "finished"
     assert contents(folder.path / "earlier_1").items() <= before.items()
-    assert (folder.path / "earlier_1" / "agents" / "best.json").exists()
+    assert (folder.path / "earlier_1" / "agents" / "final.json").exists()
 
 
 # Arguments of other algorithms
