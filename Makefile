@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 RUN := runs/main
+CONFIG := zoo_configs/quickstart.yml
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export RUFF_CACHE_DIR := $(CURDIR)/.cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.cache/mypy
@@ -28,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 setup: $(VENV)/.installed  ## Make the virtual environment and install
 
 train: setup  ## Main job: one agent learns six HalfCheetah bodies (one to two minutes on 2 cores)
-	@$(BIN)/sb3-multitask train --config zoo_configs/quickstart.yml --run-dir $(RUN) --overwrite
+	@$(BIN)/sb3-multitask train --config $(CONFIG) --run-dir $(RUN) --overwrite
 
 test: setup  ## The tests (under five minutes on 2 cores)
 	$(BIN)/pytest -n 2 -m "not slow"
