@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch as th
 from helpers.drift import DriftEnv, drift_tasks
@@ -45,6 +46,20 @@ def test_training_keeps_arrays_on_one_thread_and_puts_it_back(engine, expected):
     assert set(during[0][1:-1]) == {1}
     assert during[0][-1] == physics_threads(None, 100)  # an evaluation in a callback gets all threads
     assert (th.get_num_threads(), blas_threads()) == (2, before)
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+@pytest.mark.parametrize("batch_size", [60, 2400])
+def test_training_does_not_depend_on_the_number_of_threads(batch_size):
+    """Neither the initial weights, nor minibatches in one part or in three."""
+    weights = []
+    for n_threads in (1, 2):
+        th.set_num_threads(n_threads)
+        env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0)
+        given = {"n_steps": 600, "batch_size": batch_size, "n_epochs": 1, "seed": 0}
+        model = mt.PPOMultiTask("MultiTaskMlpPolicy", env, engine="fast", **given)
+        weights += [model.policy.parameters_to_vector(), model.learn(2400).policy.parameters_to_vector()]
+    np.testing.assert_array_equal(weights[:2], weights[2:])
 
 
 @pytest.mark.usefixtures("two_torch_threads")

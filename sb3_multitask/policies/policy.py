@@ -30,6 +30,7 @@ from sb3_multitask.policies.arguments import (
 )
 from sb3_multitask.policies.devices import advise_cpu
 from sb3_multitask.policies.heads import TaskHeads, TaskRows
+from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.vec_env.saved_statistics import SavedStatistics
 
 
@@ -190,11 +191,11 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             shape = (self.n_tasks, action_dim) if self.log_std_mode == "per_task" else (action_dim,)
             self.log_std = nn.Parameter(th.full(shape, float(self.log_std_init)))
         if self.ortho_init:
-            sqrt_2 = math.sqrt(2)
-            for module in self.mlp_extractor.modules():
-                self.init_weights(module, gain=np.sqrt(2))
-            self.action_net.init_orthogonal(sqrt_2, output_gain=0.01)
-            value_net.init_orthogonal(sqrt_2, output_gain=1.0)
+            with threads_for_arrays():  # QR decompositions round differently for other numbers of threads
+                for module in self.mlp_extractor.modules():
+                    self.init_weights(module, gain=np.sqrt(2))
+                self.action_net.init_orthogonal(math.sqrt(2), output_gain=0.01)
+                value_net.init_orthogonal(math.sqrt(2), output_gain=1.0)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
