@@ -287,8 +287,8 @@ def test_what_is_wrong_with_a_schedule_is_said_of_its_own_key(kwargs, message):
 
 def test_trpo_does_not_sub_sample():
     kwargs = {"batch_size": 50, "sub_sampling_factor": 4}
-    with pytest.raises(ConfigError, match=r"sub_sampling_factor must be 1 .got 4"):
+    with pytest.raises(ConfigError, match=r"sub_sampling_factor. must be 1 .got 4"):
         make_config(TrainConfig, {**GROUP, "algo": "trpo", "algo_kwargs": kwargs})
-    with pytest.raises(ConfigError, match=r"sub_sampling_factor must be 1 .got 4"):
+    with pytest.raises(ConfigError, match=r"sub_sampling_factor. must be 1 .got 4"):
         check_hyperparameters({"n_timesteps": 1, "sub_sampling_factor": 4}, "trpo_mt")
     assert make_config(TrainConfig, {**GROUP, "algo": "trpo", "algo_kwargs": {"sub_sampling_factor": 1}})

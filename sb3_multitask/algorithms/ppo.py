@@ -17,7 +17,6 @@ from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.env_checks import check_batches, check_desired_kl
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
-from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.algorithms.task_logs import UpdateLog, log_explained_variance, log_std
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.teachers import TeacherLike
@@ -197,8 +196,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         """Record what SB3's PPO records, and the same of each task."""
         names, logger = self.task_names or (), self.logger
         log.record(logger, names)
-        if isinstance(self.rollout_buffer, TaskRolloutBuffer):
-            log_explained_variance(logger, names, self.rollout_buffer)
+        log_explained_variance(logger, names, self.rollout_buffer)
         log_std(logger, names, self.policy)
         logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])

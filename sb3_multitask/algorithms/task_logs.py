@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Never
 
 import numpy as np
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -91,8 +92,11 @@ class UpdateLog:
         logger.record("train/loss", sum(terms.weighted() for terms in last))
 
 
-def log_explained_variance(logger: Logger, names: Sequence[str], buffer: TaskRolloutBuffer) -> None:
-    """Record how much of the returns' variance the values explain: of all rows, and of each task's."""
+def log_explained_variance(logger: Logger, names: Sequence[str], buffer: RolloutBuffer) -> None:
+    """Record how much of the returns' variance the values explain: of all rows, and of each task's if it knows them."""
+    if not isinstance(buffer, TaskRolloutBuffer):
+        logger.record("train/explained_variance", explained_variance(buffer.values, buffer.returns))
+        return
     values, returns, tasks = (buffer.by_step(name)[:, :, 0] for name in ("values", "returns", "task"))
     logger.record("train/explained_variance", explained_variance(values, returns))
     for present in np.unique(tasks[0]).tolist():

@@ -127,7 +127,6 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
         if any(present):
             with absent_heads_kept(self.policy, present):
                 super().train()
-            if isinstance(buffer, TaskRolloutBuffer):
-                log_explained_variance(self.logger, names, buffer)
+            log_explained_variance(self.logger, names, buffer)
             log_std(self.logger, names, self.policy)
         self.next_task()

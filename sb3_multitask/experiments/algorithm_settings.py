@@ -7,7 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_multitask.algorithms import ALGORITHMS, Ability, arguments_of, has_ability
+from sb3_multitask.algorithms import ALGORITHMS, Ability, arguments_of, env_checks, has_ability
 
 _OF_EVERY_ALGORITHM = {"policy", "env", "seed", "device", "verbose", "_init_setup_model"}
 _NEEDS: dict[str, Ability] = dict.fromkeys(("init_from", "init_tasks", "freeze"), "carries_statistics")
@@ -52,9 +52,5 @@ def check_sub_sampling(algorithm: type[BaseAlgorithm], arguments: Mapping[str, A
 
     :raises ValueError: if the batch is to be sub-sampled: TRPO takes slices of the observations, and ours are a dict
     """
-    factor = arguments.get("sub_sampling_factor", 1)
-    if factor != 1 and takes(algorithm, "sub_sampling_factor"):
-        raise ValueError(
-            f"sub_sampling_factor must be 1 (got {factor!r}): sb3-contrib's TRPO cannot sub-sample observations that "
-            "are dicts, and multi-task ones are. For updates from fewer rows take a smaller n_steps"
-        )
+    if takes(algorithm, "sub_sampling_factor"):
+        env_checks.check_sub_sampling(arguments.get("sub_sampling_factor", 1))

@@ -28,8 +28,8 @@ class FastEngine:
 
     While acting it computes actions only: no log-probabilities, and values once per rollout. ``collect`` keeps SB3's
     local names for callbacks, but for ``obs_tensor``, ``values`` and ``log_probs``, which do not exist here, and the
-    loop variables ``idx`` and ``done``; the rollout buffer's ``log_probs`` stay NaN. Weights that a callback puts in
-    act from the next step on; that rollout's values are all of the new weights.
+    loop variables ``idx`` and ``done``. The rollout buffer's ``log_probs`` stay NaN unless the algorithm needs them.
+    Weights that a callback puts in act from the next step on; that rollout's values are all of the new weights.
 
     :param model: an on-policy algorithm in whose env its policy acts; see :func:`why_not_fast`
     """
