@@ -54,7 +54,14 @@ A2C_CANDIDATES: list[dict[str, Any]] = [
     {"gamma": 0.98, "log_std_init": -1.0, "linear": True, "n_envs_per_task": 16, "learning_rate": 1.4e-3},
     {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 16, "learning_rate": 3e-3},
     {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 16, "normalize_advantage": True},
-    {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 16, "n_steps": 10, "learning_rate": 1.4e-3},
+    {
+        "gamma": 0.98,
+        "log_std_init": -2.0,
+        "linear": True,
+        "n_envs_per_task": 16,
+        "n_steps": 10,
+        "learning_rate": 1.4e-3,
+    },
     {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 8, "learning_rate": 1e-3},
 ]
 PPO_CANDIDATES: list[dict[str, Any]] = [
