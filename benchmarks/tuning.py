@@ -54,7 +54,14 @@ A2C_CANDIDATES: list[dict[str, Any]] = [
     {"gamma": 0.98, "log_std_init": -1.0, "linear": True, "n_envs_per_task": 16, "learning_rate": 1.4e-3},
     {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 16, "learning_rate": 3e-3},
     {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 16, "normalize_advantage": True},
-    {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 16, "n_steps": 10, "learning_rate": 1.4e-3},
+    {
+        "gamma": 0.98,
+        "log_std_init": -2.0,
+        "linear": True,
+        "n_envs_per_task": 16,
+        "n_steps": 10,
+        "learning_rate": 1.4e-3,
+    },
     {"gamma": 0.98, "log_std_init": -2.0, "linear": True, "n_envs_per_task": 8, "learning_rate": 1e-3},
 ]
 PPO_CANDIDATES: list[dict[str, Any]] = [
@@ -78,12 +85,13 @@ PPO_CANDIDATES: list[dict[str, Any]] = [
     {"linear": True, "learning_rate": 1e-3, "batch_size": 512},
     {"linear": True, "learning_rate": 1e-3, "batch_size": 1024, "n_steps": 256},
     {"linear": True, "learning_rate": 1e-3, "batch_size": 512, "n_steps": 256},
+    {"linear": True, "learning_rate": 1e-3, "batch_size": 1024},
+    {"linear": True, "learning_rate": 6e-4, "batch_size": 512},
+    {"linear": True, "learning_rate": 1e-3, "batch_size": 512, "gae_lambda": 0.95},
+    {"linear": True, "learning_rate": 1e-3, "batch_size": 512, "n_epochs": 5},
+    {"linear": True, "learning_rate": 1e-3, "batch_size": 512, "log_std_init": -2.0},
+    {"linear": True, "learning_rate": 6e-4, "batch_size": 512, "gamma": 0.99, "gae_lambda": 0.95},
     {"linear": True, "learning_rate": 6e-4, "batch_size": 512, "n_steps": 256},
-    {"linear": True, "learning_rate": 1e-3, "batch_size": 512, "n_steps": 256, "n_epochs": 5},
-    {"linear": True, "learning_rate": 2e-3, "batch_size": 1024, "n_steps": 256, "n_epochs": 5},
-    {"linear": True, "learning_rate": 1e-3, "batch_size": 1024, "n_steps": 256, "gamma": 0.99, "gae_lambda": 0.95},
-    {"linear": True, "learning_rate": 1e-3, "batch_size": 1024, "n_steps": 256, "gae_lambda": 0.95},
-    {"linear": True, "learning_rate": 1e-3, "batch_size": 1024, "n_steps": 256, "log_std_init": -2.0},
 ]
 SEEDS = (100, 101, 102)
 

@@ -17,7 +17,7 @@ from sb3_multitask.losses import (
     gaussian_kl,
 )
 from sb3_multitask.losses.gaussians import grouped_gaussian_kl
-from sb3_multitask.losses.loss import evaluation_of_groups, terms_of_samples
+from sb3_multitask.losses.loss import evaluation_of_sums, sums_of_terms, terms_of_samples
 
 ROWS = {
     "log_prob": th.tensor([-1.0, -2.0, -0.5]),
@@ -222,7 +222,7 @@ def test_terms_of_both_faces_agree(loss, kept):
     samples, torch_outputs, task, _ = in_torch(rows, outputs)
     terms = loss.terms(samples, torch_outputs)
     expected = terms_of_samples(loss, loss.rows(samples, torch_outputs), terms, task, 3)
-    (mine,) = evaluation_of_groups([loss], [outputs]).losses
+    (mine,) = evaluation_of_sums([loss], [sums_of_terms([loss], outputs)]).losses
     assert mine.pooled == pytest.approx(expected.pooled, rel=1e-7)  # SB3 counts clipped rows in float32
     for name, means in expected.of_tasks.items():
         assert mine.of_tasks[name] == pytest.approx(means, rel=1e-9)
@@ -242,7 +242,7 @@ def test_a_task_of_which_no_row_is_kept_took_no_part():
     rows, outputs = random_rows(kept=True)
     rows.kept[1] = 0
     rows.__post_init__()
-    evaluation = evaluation_of_groups([A2CLoss()], [outputs])
+    evaluation = evaluation_of_sums([A2CLoss()], [sums_of_terms([A2CLoss()], outputs)])
     assert evaluation.tasks == [0, 2]
     (terms,) = evaluation.losses
     assert all(len(means) == 2 and np.isfinite(means).all() for means in terms.of_tasks.values())

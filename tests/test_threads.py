@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch as th
 from helpers.drift import DriftEnv, drift_tasks
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from threadpoolctl import threadpool_info
 
 import sb3_multitask as mt
-from sb3_multitask.process.threads import physics_threads, threads_for_arrays
+from sb3_multitask.process.threads import n_cpus, physics_threads, threads_for_arrays
 
 
 def blas_threads():
@@ -69,6 +70,46 @@ def test_the_number_of_threads_can_be_set():
     model.torch_threads = 2
     model.learn(10, lambda *_: during.append(th.get_num_threads()) or True)
     assert set(during) == {2}
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_any_algorithm_has_one_torch_thread_while_its_env_is_open(caplog):
+    caplog.set_level("INFO", "sb3_multitask")
+    during = []
+    envs = [mt.make_multitask_vec_env(drift_tasks(2), 1) for _ in range(2)]
+    for env in envs:
+        model = PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=8, batch_size=8, n_epochs=1, device="cpu")
+        model.learn(16, lambda *_: during.append((th.get_num_threads(), physics_threads(None, 100))) or True)
+    assert set(during) == {(1, min(2, n_cpus()))}
+    assert [record.message.startswith("torch has 1 thread(s) instead of 2") for record in caplog.records] == [True] * 2
+    envs[0].close()
+    assert th.get_num_threads() == 1
+    envs[1].close()
+    assert th.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+@pytest.mark.parametrize("given", [{"torch_threads": None}, {"training": False}])
+def test_torchs_threads_can_be_left_alone(given):
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1, **given)
+    env.reset()
+    env.step(np.zeros((2, 2)))
+    assert th.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_a_number_of_torch_threads_that_the_user_sets_later_stays():
+    env = mt.make_multitask_vec_env(drift_tasks(2), 1)
+    env.reset()
+    env.step(np.zeros((2, 2)))
+    th.set_num_threads(3)
+    env.step(np.zeros((2, 2)))
+    assert physics_threads(None, 100) == min(3, n_cpus())
+    env.close()
+    env.close()
+    assert th.get_num_threads() == 3
+    with pytest.raises(ValueError, match=r"`torch_threads` must be at least 1, or None \(got 0\)"):
+        mt.make_multitask_vec_env(drift_tasks(2), 1, torch_threads=0)
 
 
 @pytest.mark.usefixtures("two_torch_threads")

@@ -18,12 +18,20 @@ _HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
 
 @dataclass(frozen=True)
 class Activations:
-    """Activations of the nets, ``[input, ..., output]`` of each: of trunks (n_rows, dim), of heads (k, m, dim)."""
+    """Activations of the nets, ``[input, ..., output]`` of each: of trunks (n_rows, dim), of heads (k, m, dim).
+
+    Heads have their rows task by task. Trunks have them step by step of a rollout of ``n_steps``.
+    """
 
     trunk_pi: list[np.ndarray]
     heads_pi: list[np.ndarray]
     trunk_vf: list[np.ndarray]
     heads_vf: list[np.ndarray]
+    n_steps: int = 1
+
+    def in_trunk(self, grouped: np.ndarray) -> np.ndarray:
+        """What heads have, (k, m, dim), in the order of the trunks' rows, (n_rows, dim)."""
+        return by_step(grouped, self.n_steps).reshape(-1, grouped.shape[2])
 
 
 class Acting:
@@ -119,6 +127,7 @@ class Acting:
             heads_pi=[np.concatenate(layer, axis=1) for layer in zip(*self._heads, strict=True)],
             trunk_vf=[x, *(h[:-1].reshape(n_rows, -1) for h in self._hidden_vf)],
             heads_vf=[layer[:, : n_rows // self.k] for layer in self._heads_vf],
+            n_steps=self.n_steps,
         )
 
     def recompute_activations(self, observations: np.ndarray) -> Activations:

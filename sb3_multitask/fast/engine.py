@@ -11,16 +11,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.fast.acting import Acting
-from sb3_multitask.fast.minibatches import Forward, Part
+from sb3_multitask.fast.minibatches import Computation, PartMemory, RolloutTable, parts_of_minibatch
 from sb3_multitask.fast.nets import heads_backward, trunk_backward
 from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
-from sb3_multitask.fast.parameters import FlatParameters, Gradient
+from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.workers import Workers
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss
-from sb3_multitask.losses.loss import evaluation_of_groups
+from sb3_multitask.losses.loss import SumsOfTerms, evaluation_of_sums, sums_of_terms
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
-from sb3_multitask.vec_env.task_major import by_step, by_task
+from sb3_multitask.vec_env.task_major import by_task
 
 
 class FastEngine:
@@ -39,7 +39,7 @@ class FastEngine:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._take_parameters()
-        self._forward, self._workers = Forward(), Workers()
+        self._workers = Workers()
         self._acting: Acting | None = None
         self._version = self.parameters.version()  # of the weights that act
         self._is_touched = False  # a callback has put in weights since the rollout began
@@ -48,7 +48,7 @@ class FastEngine:
     def _take_parameters(self) -> None:
         self.parameters = FlatParameters(self.model.policy)
         self._optimizer = optimizer_of(self.parameters)
-        self._gradients: list[Gradient] = [(self.parameters.gradient, self.parameters.gradient_nets)]
+        self._memory = [PartMemory((self.parameters.gradient, self.parameters.gradient_nets))]
 
     def collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """SB3's ``collect_rollouts``; see there.
@@ -140,7 +140,7 @@ class FastEngine:
 
     def batches(
         self, rollout_buffer: Any, batch_size: int | None, normalize_advantage: bool
-    ) -> Iterator[Sequence[Part]]:
+    ) -> Iterator[Sequence[Computation]]:
         """The rollout that was collected last, grouped by task; none if no row is kept.
 
         What callbacks have changed in the buffer or the policy since is learned from.
@@ -161,7 +161,7 @@ class FastEngine:
 
     def _whole_rollout(
         self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, normalize_advantage: bool
-    ) -> Part:
+    ) -> Computation:
         """All rows, with the activations from acting unless a callback has changed what they are of."""
         observations, collected = rollout_buffer.by_step("obs"), rollout_buffer.observation_rows["obs"][:-1]
         are_collected = np.may_share_memory(observations, collected) or np.array_equal(observations, collected)
@@ -174,20 +174,19 @@ class FastEngine:
         }
         if keep is not None:
             columns["kept"] = by_task(keep[:, :, None].astype(acting.dtype), acting.k)
-        rows, n_steps = GroupedRows(self._shown_tasks(acting), **columns), acting.n_steps
-        return Part(
-            rows.with_normalized_advantages() if normalize_advantage else rows,
-            lambda: activations,
-            lambda grouped: by_step(grouped, n_steps).reshape(-1, grouped.shape[2]),
-        )
+        rows = GroupedRows(self._shown_tasks(acting), **columns)
+        if normalize_advantage:
+            rows = rows.with_normalized_advantages()
+        return lambda _: (rows, activations)
 
     def _minibatches(
         self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, batch_size: int, normalize_advantage: bool
-    ) -> Iterator[Sequence[Part]]:
+    ) -> Iterator[Sequence[Computation]]:
         """Minibatches in the order of SB3's permutation, which counts rows environment by environment."""
         n_steps, n_envs, tasks = acting.n_steps, acting.n_envs, self._shown_tasks(acting)
         columns = {name: column.reshape(n_steps * n_envs, -1) for name, column in self._columns(rollout_buffer).items()}
-        observations = np.ascontiguousarray(rollout_buffer.by_step("obs").reshape(n_steps * n_envs, -1), acting.dtype)
+        observations = rollout_buffer.by_step("obs").reshape(n_steps * n_envs, -1)
+        table = RolloutTable(observations, columns, acting.dtype)
         permutation = np.random.permutation(n_steps * n_envs)  # noqa: NPY002 (SB3's generator)
         for start in range(0, len(permutation), batch_size):
             envs, steps = np.divmod(permutation[start : start + batch_size], n_steps)
@@ -198,7 +197,7 @@ class FastEngine:
                     continue
             rows, task = steps * n_envs + envs, envs // (n_envs // acting.k)
             acting.take_weights(self.parameters)  # the last step has changed them
-            yield self._forward.minibatch(acting.weights, observations, columns, tasks, task, rows, normalize_advantage)
+            yield parts_of_minibatch(table, acting.weights, tasks, task, rows, normalize_advantage)
 
     def _columns(self, rollout_buffer: Any) -> dict[str, np.ndarray]:
         """What losses read of a rollout, (n_steps, n_envs, dim)."""
@@ -221,47 +220,52 @@ class FastEngine:
         present[acting.tasks] = per_task
         return None if present.all() else present.tolist()
 
-    def evaluate(self, objective: Sequence[Loss], batch: Sequence[Part]) -> Evaluation:
+    def evaluate(self, objective: Sequence[Loss], batch: Sequence[Computation]) -> Evaluation:
         """Compute the objective's gradient for a batch of :meth:`batches`; the next :meth:`step` takes it.
 
         :return: the terms of the losses
         """
-        while len(self._gradients) < len(batch):
-            self._gradients.append(self.parameters.another_gradient())
-        places = self._gradients[: len(batch)]
-        parts = self._workers.map(partial(self._evaluate_part, objective), batch, places)
-        for (gradient, _), _ in zip(places[1:], parts[1:], strict=True):  # in order, whoever was first
-            self.parameters.gradient += gradient
+        while len(self._memory) < len(batch):
+            self._memory.append(PartMemory(self.parameters.another_gradient()))
+        memory = self._memory[: len(batch)]
+        sums = self._workers.map(partial(self._evaluate_part, objective), batch, memory)
+        for of_part in memory[1:]:  # in order, whoever was first
+            self.parameters.gradient += of_part.flat_gradient
         for frozen in self.parameters.frozen_gradients:
             frozen.fill(0.0)
-        return evaluation_of_groups(objective, parts)
+        return evaluation_of_sums(objective, sums)
 
-    def _evaluate_part(self, objective: Sequence[Loss], part: Part, place: Gradient) -> GroupedOutputs:
+    def _evaluate_part(self, objective: Sequence[Loss], part: Computation, memory: PartMemory) -> SumsOfTerms:
         """Write the gradient of the objective for a part of a minibatch; heads of absent tasks get 0.
 
         The chain rule goes from the outputs' gradient to all parameters'.
         """
         assert self._acting is not None
-        activations, tasks = part.forward(), self._acting.tasks
-        outputs = GroupedOutputs(
-            part.rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1]
-        )
-        at_outputs, *others = (loss.output_gradient(part.rows, outputs) for loss in objective)
+        (rows, activations), tasks = part(memory), self._acting.tasks
+        outputs = GroupedOutputs(rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1])
+        at_outputs, *others = (loss.output_gradient(rows, outputs) for loss in objective)
         for other in others:
             at_outputs += other
-        weights, (flat, gradient) = self.parameters.weight_nets, place
+        weights, gradient = self.parameters.weight_nets, memory.gradient
         if not isinstance(tasks, slice):
-            flat.fill(0.0)
+            memory.flat_gradient.fill(0.0)
         if weights.log_std.ndim == 2:
             gradient.log_std[tasks] = at_outputs.log_std
         else:
             np.sum(at_outputs.log_std, axis=0, out=gradient.log_std)
-        d_latent = heads_backward(weights.head_pi, gradient.head_pi, activations.heads_pi, at_outputs.mean, tasks)
-        trunk_backward(weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, part.by_row(d_latent))
         d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
-        d_latent = heads_backward(weights.head_vf, gradient.head_vf, activations.heads_vf, d_values, tasks)
-        trunk_backward(weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, part.by_row(d_latent))
-        return outputs
+        d_latent_pi = heads_backward(
+            weights.head_pi, gradient.head_pi, activations.heads_pi, at_outputs.mean, tasks, memory.head_pi
+        )
+        d_latent_vf = heads_backward(
+            weights.head_vf, gradient.head_vf, activations.heads_vf, d_values, tasks, memory.head_vf
+        )
+        for trunk, of_trunk, hidden, d_latent, scratch in (
+            (weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, d_latent_pi, memory.trunk_pi),
+            (weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, d_latent_vf, memory.trunk_vf),
+        ):
+            trunk_backward(trunk, of_trunk, hidden, activations.in_trunk(d_latent), scratch)
+        return sums_of_terms(objective, outputs)
 
     def step(self, max_grad_norm: float) -> bool:
         """One step of the optimizer along the gradient of the last :meth:`evaluate`, clipped.

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from sb3_multitask.fast.acting import Activations
 from sb3_multitask.fast.nets import heads_forward, trunk_forward
-from sb3_multitask.fast.parameters import Layer
+from sb3_multitask.fast.parameters import Gradient, Layer
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.losses import GroupedRows
-from sb3_multitask.process.arrays import aligned_zeros
+from sb3_multitask.process.arrays import Scratch
+
+CHUNK = 1024
+"""The most rows of a part of a minibatch. It decides the order of sums, so it is no setting of threads."""
+
+
+class PartMemory:
+    """Memory for what is computed of a part of a minibatch: a gradient, and what leads to it.
+
+    :param gradient: receives the gradient
+    """
+
+    def __init__(self, gradient: Gradient) -> None:
+        self.flat_gradient, self.gradient = gradient
+        dtype = self.flat_gradient.dtype
+        self.rows, self.trunk_pi, self.head_pi, self.trunk_vf, self.head_vf = (Scratch(dtype) for _ in range(5))
 
 
 @dataclass(frozen=True)
 class Grouping:
     """How B rows of any order become k groups of m rows, the largest group's number.
 
-    :param order: the rows, ordered by their tasks, (B,)
-    :param slots: for each place of a group a position in that order, (k, m); a place without a row repeats another one
-    :param places: for each row in that order its place among the k * m, (B,)
-    :param taken: 1 for places with a row, else 0, (k, m, 1) float32; ``None`` if all have one
+    :param rows: the row of each place of a group, (k, m); a place too many repeats a row
+    :param taken: 1 for places with a row of their own, else 0, (k, m, 1) float32; ``None`` if all have one
     """
 
-    order: np.ndarray
-    slots: np.ndarray
-    places: np.ndarray
+    rows: np.ndarray
     taken: np.ndarray | None
 
     @classmethod
@@ -41,125 +50,102 @@ class Grouping:
         :param rows: where each row stands in the rollout, (B,)
         """
         n = np.bincount(tasks, minlength=k)
-        m, starts = int(n.max()), np.cumsum(n) - n
-        order = rows[np.argsort(tasks, kind="stable")]
-        within = np.arange(m)
+        order = np.argsort(tasks.astype(np.int16), kind="stable")  # which sorts 16 bits by their digits
+        within = np.arange(n.max())
+        # A task's last row is repeated: what another task's row gives, its head could overflow.
+        places = np.minimum(within, np.maximum(n - 1, 0)[:, None])
+        places += np.minimum(np.cumsum(n) - n, len(rows) - 1)[:, None]
         is_taken = within < n[:, None]
-        slots = np.where(is_taken, starts[:, None] + within, 0)
-        places = is_taken.ravel().nonzero()[0]
-        return cls(order, slots, places, None if is_taken.all() else is_taken[:, :, None].astype(np.float32))
-
-    @property
-    def rows(self) -> np.ndarray:
-        """The row of each place, (k, m)."""
-        rows: np.ndarray = self.order[self.slots]
-        return rows
-
-    def by_row(self, grouped: np.ndarray) -> np.ndarray:
-        """What places have, (k, m, dim), as the rows in their order have it, (B, dim)."""
-        rows: np.ndarray = grouped.reshape(-1, grouped.shape[2])[self.places]
-        return rows
+        return cls(rows[order[places]], None if is_taken.all() else is_taken[:, :, None].astype(np.float32))
 
 
-CHUNK = 1024
-"""The most rows of a part. It decides the order of sums, so it is no setting of threads."""
+class RolloutTable:
+    """What minibatches read of a rollout, a row of the table for each of its rows: one look-up gets them all.
+
+    :param observations: (n_rows, obs_dim)
+    :param columns: what losses read, (n_rows, dim) each
+    """
+
+    def __init__(self, observations: np.ndarray, columns: Mapping[str, np.ndarray], dtype: np.dtype) -> None:
+        bounds = np.cumsum([0, *(column.shape[1] for column in columns.values())]).tolist()
+        self._places = {name: slice(a, b) for name, (a, b) in zip(columns, pairwise(bounds), strict=True)}
+        self._observations = np.ascontiguousarray(observations, dtype)
+        self._columns = np.concatenate(list(columns.values()), axis=1, dtype=dtype)
+
+    def advantages(self, rows: np.ndarray) -> np.ndarray:
+        """Of some rows."""
+        advantages: np.ndarray = self._columns[rows, self._places["advantages"].start]
+        return advantages
+
+    def take(self, rows: np.ndarray, scratch: Scratch) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The observations of rows (k, m), (k * m, obs_dim), and what losses read of them, (k, m, dim) each."""
+        places = rows.ravel()
+        x = scratch.array("x", (len(places), self._observations.shape[1]))
+        columns = scratch.array("columns", (len(places), self._columns.shape[1]))
+        self._observations.take(places, axis=0, out=x, mode="clip")  # in the default mode numpy makes a copy first
+        self._columns.take(places, axis=0, out=columns, mode="clip")
+        grouped = columns.reshape(*rows.shape, -1)
+        return x, {name: grouped[:, :, place] for name, place in self._places.items()}
 
 
-def groupings(tasks: np.ndarray, rows: np.ndarray, k: int) -> list[Grouping]:
-    """The parts of a minibatch, of equal size within one row.
+Computation = Callable[[PartMemory], tuple[GroupedRows, Activations]]
+"""Computes, in memory that is given, what losses read of a part of a minibatch, and the activations of the nets."""
 
-    :param tasks: of each row, from 0 to k - 1, (B,)
+
+def parts_of_minibatch(
+    table: RolloutTable,
+    weights: ReadyWeights,
+    task_ids: np.ndarray,
+    tasks: np.ndarray,
+    rows: np.ndarray,
+    normalize_advantage: bool,
+) -> list[Computation]:
+    """A minibatch in parts, of equal size within one row.
+
+    :param task_ids: of the k tasks, (k,)
+    :param tasks: of each row of the minibatch, from 0 to k - 1, (B,)
     :param rows: where each row stands in the rollout, (B,)
     """
-    n_parts = -(-len(rows) // CHUNK)
-    bounds = [len(rows) * i // n_parts for i in range(n_parts + 1)]
-    return [Grouping.of(tasks[a:b], k, rows[a:b]) for a, b in pairwise(bounds)]
+    n_rows, shift, scale = len(rows), 0.0, 1.0
+    if normalize_advantage and n_rows > 1:  # a single row has no spread, as in SB3's PPO
+        advantages = table.advantages(rows)
+        shift, scale = advantages.mean(), advantages.std(ddof=1) + 1e-8
 
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a minibatch, or all of it.
-
-    :param rows: what losses read
-    :param forward: computes the activations of the nets
-    :param by_row: turns what heads have, (k, m, dim), into what trunks have, (n_rows, dim)
-    """
-
-    rows: GroupedRows
-    forward: Callable[[], Activations]
-    by_row: Callable[[np.ndarray], np.ndarray]
-
-
-class Forward:
-    """The policy's nets on rows that are grouped by task, in memory that is used again."""
-
-    def __init__(self) -> None:
-        self._memory: dict[int, list[_Memory]] = {}
-
-    def minibatch(
-        self,
-        weights: ReadyWeights,
-        observations: np.ndarray,
-        columns: Mapping[str, np.ndarray],
-        task_ids: np.ndarray,
-        tasks: np.ndarray,
-        rows: np.ndarray,
-        normalize_advantage: bool,
-    ) -> list[Part]:
-        """A minibatch in parts.
-
-        :param observations: of all rows of the rollout, (n_rows, obs_dim)
-        :param columns: what losses read of them, (n_rows, dim)
-        :param task_ids: of the k tasks, (k,)
-        :param tasks: of each row of the minibatch, from 0 to k - 1, (B,)
-        :param rows: where each row stands in the rollout, (B,)
-        """
-        shift, scale = 0.0, 1.0
-        if normalize_advantage and len(rows) > 1:  # a single row has no spread, as in SB3's PPO
-            advantages = columns["advantages"][rows]
-            shift, scale = advantages.mean(), advantages.std(ddof=1) + 1e-8
-        parts, taken = [], dict.fromkeys(self._memory, 0)
-        for grouping in groupings(tasks, rows, len(task_ids)):
-            values: dict[str, Any] = {name: column[grouping.rows] for name, column in columns.items()}
+    def part(tasks: np.ndarray, rows: np.ndarray) -> Computation:
+        def compute(memory: PartMemory) -> tuple[GroupedRows, Activations]:
+            grouping = Grouping.of(tasks, len(task_ids), rows)
+            x, columns = table.take(grouping.rows, memory.rows)
             if normalize_advantage:
-                values["advantages"] = (values["advantages"] - shift) / scale
-            grouped = GroupedRows(task_ids, **values, kept=grouping.taken, n_rows=len(rows))
-            size = len(grouping.order)
-            memory = self._memory_of(weights, size, observations.shape[1], taken.get(size, 0))
-            taken[size] = taken.get(size, 0) + 1
-            parts.append(Part(grouped, partial(_forward, weights, observations, grouping, memory), grouping.by_row))
-        return parts
+                columns["advantages"] -= shift
+                columns["advantages"] /= scale
+            grouped = GroupedRows(task_ids, **columns, kept=grouping.taken, n_rows=n_rows)
+            return grouped, forward(weights, x, memory)
 
-    def _memory_of(self, weights: ReadyWeights, n_rows: int, obs_dim: int, number: int) -> _Memory:
-        """Memory for a part; parts of one minibatch, which are computed at once, have each their own."""
-        of_size = self._memory.setdefault(n_rows, [])
-        if number == len(of_size):
-            x = aligned_zeros((n_rows, obs_dim), weights.std.dtype)
-            of_size.append(_Memory(x, _hidden(weights.trunk_pi, x), _hidden(weights.trunk_vf, x)))
-        return of_size[number]
+        return compute
+
+    return [part(tasks[place], rows[place]) for place in _parts(n_rows)]
 
 
-class _Memory(NamedTuple):
-    """Of a part's observations and of the activations of the two trunks."""
-
-    x: np.ndarray
-    hidden_pi: list[np.ndarray]
-    hidden_vf: list[np.ndarray]
+def _parts(n_rows: int) -> Iterator[slice]:
+    n_parts = -(-n_rows // CHUNK)
+    return (slice(a, b) for a, b in pairwise(n_rows * i // n_parts for i in range(n_parts + 1)))
 
 
-def _forward(weights: ReadyWeights, observations: np.ndarray, grouping: Grouping, memory: _Memory) -> Activations:
-    x, hidden_pi, hidden_vf = memory
-    np.take(observations, grouping.order, axis=0, out=x)
-    latent_pi = trunk_forward(weights.trunk_pi, x, hidden_pi)
-    latent_vf = trunk_forward(weights.trunk_vf, x, hidden_vf)
+def forward(weights: ReadyWeights, x: np.ndarray, memory: PartMemory) -> Activations:
+    """Activations of the nets for observations that are grouped by task, (k * m, obs_dim)."""
+    trunk_pi = _trunk(weights.trunk_pi, x, memory.trunk_pi)
+    trunk_vf = _trunk(weights.trunk_vf, x, memory.trunk_vf)
+    latent_pi, latent_vf = (trunk[-1].reshape(weights.k, -1, trunk[-1].shape[1]) for trunk in (trunk_pi, trunk_vf))
     return Activations(
-        trunk_pi=[x, *hidden_pi],
-        heads_pi=heads_forward(weights.head_pi, latent_pi[grouping.slots]),
-        trunk_vf=[x, *hidden_vf],
-        heads_vf=heads_forward(weights.head_vf, latent_vf[grouping.slots]),
+        trunk_pi=trunk_pi,
+        heads_pi=heads_forward(weights.head_pi, latent_pi, memory.head_pi),
+        trunk_vf=trunk_vf,
+        heads_vf=heads_forward(weights.head_vf, latent_vf, memory.head_vf),
     )
 
 
-def _hidden(trunk: list[Layer], x: np.ndarray) -> list[np.ndarray]:
-    """Memory for a trunk's activations of the rows of ``x``."""
-    return [aligned_zeros((len(x), len(bias)), x.dtype) for _, bias in trunk]
+def _trunk(layers: list[Layer], x: np.ndarray, scratch: Scratch) -> list[np.ndarray]:
+    """``[x, ..., output]``, each (n_rows, dim)."""
+    hidden = [scratch.array(("h", i), (len(x), len(bias))) for i, (_, bias) in enumerate(layers)]
+    trunk_forward(layers, x, hidden)
+    return [x, *hidden]

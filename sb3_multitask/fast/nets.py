@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sb3_multitask.fast.parameters import Layer
-from sb3_multitask.process.arrays import aligned_zeros
+from sb3_multitask.process.arrays import Scratch, aligned_zeros
 
 Tasks: TypeAlias = slice | np.ndarray
 
@@ -50,21 +50,27 @@ def trunk_forward(layers: list[Layer], x: np.ndarray, hidden: Sequence[np.ndarra
     return x
 
 
-def trunk_backward(layers: list[Layer], gradients: list[Layer], activations: list[np.ndarray], d_h: np.ndarray) -> None:
+def trunk_backward(
+    layers: list[Layer], gradients: list[Layer], activations: list[np.ndarray], d_h: np.ndarray, scratch: Scratch
+) -> None:
     """Write the gradient of every layer, given that of the last activation, (n_rows, dim).
 
     ``d_h`` is overwritten.
     """
     for i in reversed(range(len(layers))):
-        h = activations[i + 1]
-        slope = h * h
-        np.subtract(1, slope, out=slope)
-        d_z = d_h
-        d_z *= slope
+        d_z = _through_tanh(d_h, activations[i + 1], scratch)
         np.matmul(d_z.T, activations[i], out=gradients[i][0])
-        np.add.reduce(d_z, axis=0, out=gradients[i][1])
+        np.matmul(scratch.ones(len(d_z)), d_z, out=gradients[i][1])
         if i:
-            d_h = d_z @ layers[i][0]
+            d_h = np.matmul(d_z, layers[i][0], out=scratch.array(("d_h", i), activations[i].shape))
+
+
+def _through_tanh(d_h: np.ndarray, h: np.ndarray, scratch: Scratch) -> np.ndarray:
+    """Turn the gradient at ``h = tanh(z)`` into that at ``z``, in place."""
+    slope = np.multiply(h, h, out=scratch.array("slope", h.shape))
+    np.subtract(1, slope, out=slope)
+    d_h *= slope
+    return d_h
 
 
 def of_tasks(layers: list[Layer], tasks: Tasks, memory: list[np.ndarray] | None = None) -> list[Layer]:
@@ -82,40 +88,43 @@ def of_tasks(layers: list[Layer], tasks: Tasks, memory: list[np.ndarray] | None 
     ]
 
 
-def heads_forward(layers: list[Layer], x: np.ndarray) -> list[np.ndarray]:
+def heads_forward(layers: list[Layer], x: np.ndarray, scratch: Scratch | None = None) -> list[np.ndarray]:
     """Activations of the heads: ``[x, ..., output]``, each (k, m, dim); the output is linear.
 
     :param layers: from :func:`of_tasks`
     :param x: (k, m, dim)
+    :param scratch: holds the activations; ``None``: new memory
     """
     activations = [x]
-    for weight, bias in layers[:-1]:
-        z = np.matmul(activations[-1], weight)
+    for i, (weight, bias) in enumerate(layers):
+        out = None if scratch is None else scratch.array(("h", i), (*x.shape[:2], weight.shape[2]))
+        z = np.matmul(activations[-1], weight, out=out)
         z += bias
-        activations.append(np.tanh(z, out=z))
-    weight, bias = layers[-1]
-    output = np.matmul(activations[-1], weight)
-    output += bias
-    activations.append(output)
+        activations.append(z if i == len(layers) - 1 else np.tanh(z, out=z))
     return activations
 
 
 def heads_backward(
-    layers: list[Layer], gradients: list[Layer], activations: list[np.ndarray], d_out: np.ndarray, tasks: Tasks
+    layers: list[Layer],
+    gradients: list[Layer],
+    activations: list[np.ndarray],
+    d_out: np.ndarray,
+    tasks: Tasks,
+    scratch: Scratch,
 ) -> np.ndarray:
     """Write the gradient of the heads of ``tasks``, given that of their output; return that of their input."""
-    d_z = d_out
+    d_z, ones = d_out, scratch.ones(d_out.shape[1])
     for i in reversed(range(len(layers))):
         weight, _ = layers[i]
+        h, (d_weight, d_bias) = activations[i], gradients[i]
         if isinstance(tasks, slice):
-            np.matmul(activations[i].transpose(0, 2, 1), d_z, out=gradients[i][0])
-            np.add.reduce(d_z, axis=1, out=gradients[i][1])
+            np.matmul(h.transpose(0, 2, 1), d_z, out=d_weight)
+            np.matmul(ones, d_z, out=d_bias)
         else:
-            gradients[i][0][tasks] = np.matmul(activations[i].transpose(0, 2, 1), d_z)
-            gradients[i][1][tasks] = np.add.reduce(d_z, axis=1)
-        d_z = np.matmul(d_z, np.ascontiguousarray(weight[tasks].transpose(0, 2, 1)))
-        if i:
-            slope = activations[i] * activations[i]
-            np.subtract(1, slope, out=slope)
-            d_z *= slope
+            d_weight[tasks] = np.matmul(h.transpose(0, 2, 1), d_z)
+            d_bias[tasks] = np.matmul(ones, d_z)
+        is_one = d_z.shape[2] == 1  # a product of a column and a row, for which BLAS is slow
+        product = np.multiply if is_one else np.matmul
+        d_h = product(d_z, weight[tasks].transpose(0, 2, 1), out=scratch.array(("d_h", i), h.shape))
+        d_z = _through_tanh(d_h, h, scratch) if i else d_h
     return d_z

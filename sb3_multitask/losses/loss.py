@@ -133,21 +133,42 @@ def terms_of_samples(loss: Loss, rows: Any, terms: Any, task: th.Tensor, n_tasks
     )
 
 
-def evaluation_of_groups(objective: Sequence[Loss], parts: Sequence[GroupedOutputs]) -> Evaluation:
-    """What numpy computed of an objective.
+class SumsOfTerms(NamedTuple):
+    """What a part of a minibatch adds to the terms of an objective.
 
-    :param parts: the outputs for the parts of a minibatch, which have the same tasks
+    :param tasks: ids of the tasks, (k,)
+    :param rows_per_task: how many rows of each are learned from
+    :param n_rows: how many rows of the whole minibatch are
+    :param of_losses: of each loss, the names of its terms and their sums over rows, (k, number of terms)
     """
-    rows = parts[0].rows
-    n_rows = np.add.reduce([part.rows.rows_per_task for part in parts])
+
+    tasks: np.ndarray
+    rows_per_task: Sequence[int]
+    n_rows: int
+    of_losses: Sequence[tuple[Sequence[str], np.ndarray]]
+
+
+def sums_of_terms(objective: Sequence[Loss], outputs: GroupedOutputs) -> SumsOfTerms:
+    """The sums of an objective's terms over the rows of a part."""
+    rows = outputs.rows
+    terms = [loss.rows(rows, outputs) for loss in objective]
+    of_losses = [(of_rows._fields, rows.sums_per_task(of_rows)) for of_rows in terms]
+    return SumsOfTerms(rows.tasks, rows.rows_per_task, rows.n_rows, of_losses)
+
+
+def evaluation_of_sums(objective: Sequence[Loss], parts: Sequence[SumsOfTerms]) -> Evaluation:
+    """What an objective was for a minibatch.
+
+    :param parts: of the minibatch, which have the same tasks
+    """
+    n_rows = np.add.reduce([part.rows_per_task for part in parts])
     here = slice(None) if n_rows.all() else n_rows.nonzero()[0]
-    n_rows_here = n_rows[here, None].astype(rows.advantages.dtype)
     losses = []
-    for loss in objective:
-        terms = [loss.rows(part.rows, part) for part in parts]
-        of_parts = [part.rows.sums_per_task(of_rows) for part, of_rows in zip(parts, terms, strict=True)]
-        sums = (of_parts[0] if len(parts) == 1 else np.add.reduce(of_parts))[here]
-        pooled, of_tasks = (np.add.reduce(sums) / rows.n_rows).tolist(), (sums / n_rows_here).T.tolist()
-        names = terms[0]._fields
+    for i, loss in enumerate(objective):
+        names, sums = parts[0].of_losses[i]
+        for part in parts[1:]:
+            sums = sums + part.of_losses[i][1]
+        n_rows_here = n_rows[here, None].astype(sums.dtype)
+        pooled, of_tasks = (np.add.reduce(sums) / parts[0].n_rows).tolist(), (sums[here] / n_rows_here).T.tolist()
         losses.append(LossTerms(loss, dict(zip(names, pooled, strict=True)), dict(zip(names, of_tasks, strict=True))))
-    return Evaluation(rows.tasks[here].tolist(), losses)
+    return Evaluation(parts[0].tasks[here].tolist(), losses)

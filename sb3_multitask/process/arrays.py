@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable
+
 import numpy as np
 import torch as th
 
@@ -13,3 +16,30 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """
     array: np.ndarray = th.zeros(shape, dtype=th.from_numpy(np.empty(0, dtype=dtype)).dtype).numpy()
     return array
+
+
+class Scratch:
+    """Arrays in memory that is used again.
+
+    The system clears the pages of new memory of their size, which takes longer than what is computed in them.
+    """
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self._dtype = dtype
+        self._memory: dict[Hashable, np.ndarray] = {}
+        self._ones = np.ones(0, dtype)
+
+    def array(self, name: Hashable, shape: tuple[int, ...]) -> np.ndarray:
+        """The array of a name, with what was left in it; it lives until its name is asked for again."""
+        size = math.prod(shape)
+        memory = self._memory.get(name)
+        if memory is None or memory.size < size:
+            memory = self._memory[name] = aligned_zeros((size,), self._dtype)
+        return memory[:size].reshape(shape)
+
+    def ones(self, n: int) -> np.ndarray:
+        """Ones, (n,): products with them are faster sums over rows than those of ``np.add.reduce``."""
+        if len(self._ones) < n:
+            self._ones = aligned_zeros((n,), self._dtype)
+            self._ones.fill(1)
+        return self._ones[:n]

@@ -25,6 +25,7 @@ def make_multitask_vec_env(
     n_threads: int | None = None,
     on_fault: OnFault = "stop",
     override_existing: bool = True,
+    torch_threads: int | None = 1,
 ) -> MultiTaskVecEnv | MultiTaskVecNormalize:
     """Make a multi-task VecEnv.
 
@@ -42,6 +43,7 @@ def make_multitask_vec_env(
     :param on_fault: reaction to a NaN, infinite or huge observation, reward or action, or a failed simulation:
         ``"stop"`` raises an error that names task, sub-environment and step; ``"quarantine"`` resets that
         sub-environment and keeps the step out of statistics and updates, see ``MultiTaskVecEnv``
+    :param torch_threads: torch's number of threads from the first step until ``close``; ``None`` leaves it alone
     :return: the VecEnv; see ``MultiTaskVecEnv`` for what it raises
     """
     if not isinstance(normalize, bool | Mapping):
@@ -57,6 +59,7 @@ def make_multitask_vec_env(
         render_mode=render_mode,
         n_threads=n_threads,
         on_fault=on_fault,
+        torch_threads=torch_threads,
     )
     if normalize is False:
         return venv

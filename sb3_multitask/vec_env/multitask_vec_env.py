@@ -10,6 +10,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from sb3_multitask.envs.number_checks import is_integer
+from sb3_multitask.process.threads import TorchThreads
 from sb3_multitask.tasks import TasksLike, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName, DummyBackend
 from sb3_multitask.vec_env.faults import OnFault
@@ -46,6 +47,8 @@ class MultiTaskVecEnv(SubEnvsView):
         the sub-environment and counts the fault in ``fault_counts``. The step's ``info["fault"]`` describes the fault,
         its reward is 0 and ``done`` is true; ``MultiTaskVecNormalize`` and ``A2CMultiTask`` leave it out. Other
         algorithms see an episode that ended.
+    :param torch_threads: torch's number of threads from the first step until :meth:`close`, unless this env is for
+        evaluation, so that threads that wait do not spin on the cores that the physics needs; ``None`` leaves it alone
     :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None`` is SB3's choice
     :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
     :raises ValueError: tasks whose observation shapes or actions differ, vectorised environments, rewards that are
@@ -72,6 +75,7 @@ class MultiTaskVecEnv(SubEnvsView):
         render_mode: str | None = None,
         n_threads: int | None = None,
         on_fault: OnFault = "stop",
+        torch_threads: int | None = 1,
         start_method: str | None = None,
         worker_timeout: float = 60.0,
     ) -> None:
@@ -92,6 +96,7 @@ class MultiTaskVecEnv(SubEnvsView):
             partial(SubprocBackend, start_method=start_method, timeout=worker_timeout),
             monitor_dir,
             override_existing,
+            TorchThreads(torch_threads if training else None),
         )
         super().__init__(sub_envs, slice(0, len(sub_envs.task_ids)))
         self.tasks = sub_envs.tasks
@@ -144,7 +149,7 @@ class MultiTaskVecEnv(SubEnvsView):
         self.sub_envs.set_state(state)
 
     def close(self) -> None:
-        self.sub_envs.backend.close()
+        self.sub_envs.close()
 
 
 def _checked_count(n_envs_per_task: int) -> int:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from sb3_multitask.envs.number_checks import is_integer
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, task_observation_space
 from sb3_multitask.process.seeding import env_seeds
+from sb3_multitask.process.threads import TorchThreads
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import BackendName, Transitions
 from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS, Fault, OnFault, TaskFault, bad_rows
@@ -40,6 +41,7 @@ class SubEnvs:
         workers: Workers,
         monitor_dir: str | Path | None,
         override_existing: bool,
+        torch_threads: TorchThreads,
     ) -> None:
         self.tasks, self.n_envs_per_task = tuple(tasks), n_envs_per_task
         self.task_names = tuple(task.name for task in tasks)
@@ -55,7 +57,7 @@ class SubEnvs:
         self.observation_space: spaces.Dict = task_observation_space(running.observation_space, self.n_tasks)
         self.action_space = running.action_space
         self._obs_dtype = running.observation_space.dtype
-        self._was_reset = False
+        self._was_reset, self._torch_threads = False, torch_threads
         self.monitor = EpisodeMonitor(
             [task.name for task in tasks for _ in range(n_envs_per_task)],
             [str(task.env_id) for task in tasks for _ in range(n_envs_per_task)],
@@ -123,6 +125,7 @@ class SubEnvs:
         expected = (len(range(len(self.task_ids))[rows]), *self.action_space.shape)
         if actions.shape != expected:
             raise ValueError(f"`actions` must be {expected} (n_envs, action_dim) (got {actions.shape})")
+        self._torch_threads.begin()
         self._bad_actions = bad_rows("action", actions)
         if self._bad_actions:
             if self.on_fault == "stop":
@@ -199,6 +202,11 @@ class SubEnvs:
 
     def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
         return {"obs": obs.astype(self._obs_dtype, copy=False), "task": self.task_ids[rows].copy()}
+
+    def close(self) -> None:
+        """Close the backend."""
+        self.backend.close()
+        self._torch_threads.end()
 
     def why_inexact(self) -> str | None:
         """Return why :meth:`get_state` is incomplete; None if it is complete."""
