@@ -17,6 +17,7 @@ from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
 from sb3_multitask.evaluation.evaluate import evaluate_tasks
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.evaluation.tensorboard import MultiTaskTensorBoardCallback
+from sb3_multitask.experiments.schedules import PiecewiseConstant
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
 from sb3_multitask.tasks import TASK_SETS, Task
 from sb3_multitask.vec_env import (
@@ -44,6 +45,7 @@ __all__ = [
     "MultiTaskVecEnv",
     "MultiTaskVecNormalize",
     "PPOMultiTask",
+    "PiecewiseConstant",
     "ResumableCheckpointCallback",
     "SharedMlpExtractor",
     "TRPOMultiTask",

@@ -19,6 +19,7 @@ from sb3_multitask.distillation.teachers import TeacherLike
 from sb3_multitask.losses import A2CLoss, A2CTerms, DistillLoss
 from sb3_multitask.policies.arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
 from sb3_multitask.policies.devices import device_of
+from sb3_multitask.policies.task_steps import actor_held
 from sb3_multitask.tasks import TasksLike
 from sb3_multitask.vec_env.layers import TaskSchedule
 
@@ -32,7 +33,8 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
 
     With ``teachers`` the loss is ``rl_coef * (policy loss + ent_coef * entropy loss) + critic_coef * vf_coef * value
     loss + distill_coef * distillation loss``; by default the last term alone, on the student's own rollouts, which is
-    the paper's distillation (section 4.3.2). Coefficients may be schedules: distil first, fade into RL.
+    the paper's distillation (section 4.3.2). Coefficients may be schedules: distil first, fade into RL. While the first
+    and the last are 0, the actor stays as it is, to the bit, whatever the optimizer remembers: a critic warm-up.
 
     ``predict`` takes what the model's VecEnv gives, as in SB3: *normalised* observations if it normalises.
 
@@ -133,10 +135,11 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         self._update_learning_rate(self.policy.optimizer)
         coef = self.coefficients()  # 1, 1 and 0 without teachers
         objective = self.with_teachers(A2CLoss(coef.rl, self.ent_coef, coef.critic * self.vf_coef), coef.distill)
-        for batch in self.numerics.batches(self.rollout_buffer, None, self.normalize_advantage):  # one: all rows
-            evaluation = self.numerics.evaluate(objective, batch)
-            if not self.numerics.step(self.max_grad_norm):
-                self.refuse_update(evaluation)
-            self._n_updates += 1
-            self.log_update(evaluation)
+        with actor_held(self.policy, when=not coef.moves_actor):
+            for batch in self.numerics.batches(self.rollout_buffer, None, self.normalize_advantage):  # one: all rows
+                evaluation = self.numerics.evaluate(objective, batch)
+                if not self.numerics.step(self.max_grad_norm):
+                    self.refuse_update(evaluation)
+                self._n_updates += 1
+                self.log_update(evaluation)
         self.next_task()

@@ -42,8 +42,9 @@ def settings_of(model: Any) -> dict[str, Any]:
 
 
 def number_or_schedule(value: Any) -> Any:
-    """A number as it is, and "a schedule" for a function, which cannot be compared."""
-    return "a schedule" if callable(value) else value
+    """A number as it is, and "a schedule" for a function, which cannot be compared unless it has ``as_setting``."""
+    schedule = getattr(value, "value_schedule", value)  # SB3 wraps clip ranges
+    return getattr(schedule, "as_setting", "a schedule") if callable(value) else value
 
 
 def _describe(task: Task) -> str:

@@ -22,6 +22,7 @@ from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.teachers import TeacherLike
 from sb3_multitask.losses import DistillLoss, PPOLoss, PPOTerms
 from sb3_multitask.policies.devices import device_of
+from sb3_multitask.policies.task_steps import actor_held
 from sb3_multitask.tasks import TasksLike
 from sb3_multitask.vec_env.layers import TaskSchedule
 
@@ -156,20 +157,25 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
             coef.critic * self.vf_coef,
         )
         objective, log = self.with_teachers(loss, coef.distill), UpdateLog()
+        with actor_held(self.policy, when=not coef.moves_actor):
+            self._train_epochs(objective, log, self.desired_kl if coef.moves_actor else None)
+        self._log_epochs(log, loss)
+        self.next_task()
+
+    def _train_epochs(self, objective: Any, log: UpdateLog, desired_kl: float | None) -> None:
         for epoch in range(self.n_epochs):
             log.begin_epoch()
-            is_close = self._train_epoch(objective, log)
+            is_close = self._train_epoch(objective, log, desired_kl)
             self._n_updates += 1
             if not is_close:
                 if self.verbose >= 1:
                     print(f"Early stopping at step {epoch} due to reaching max kl: {log.last_kl:.2f}")  # noqa: T201
                 break
-        self._log_epochs(log, loss)
-        self.next_task()
 
-    def _train_epoch(self, objective: Any, log: UpdateLog) -> bool:
+    def _train_epoch(self, objective: Any, log: UpdateLog, desired_kl: float | None) -> bool:
         """One pass over the rollout.
 
+        :param desired_kl: what the learning rate follows; ``None`` if nothing, as while the actor is held
         :return: whether the policy is still within ``target_kl`` of the one that collected it
         """
         for batch in self.numerics.batches(self.rollout_buffer, self.batch_size, self.normalize_advantage):
@@ -177,8 +183,8 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
             log.add(evaluation)
             if self.target_kl is not None and np.float32(log.last_kl) > 1.5 * self.target_kl:
                 return False
-            if self.desired_kl is not None:
-                self._follow_kl(log.last_kl, self.desired_kl)
+            if desired_kl is not None:
+                self._follow_kl(log.last_kl, desired_kl)
             if not self.numerics.step(self.max_grad_norm):
                 self.refuse_update(evaluation)
         return True

@@ -82,4 +82,4 @@ def _metavar(field: FieldInfo) -> str | None:
         return "|".join(kinds)
     if _type_of(field) is not None:
         return None
-    return "NUMBER|lin_NUMBER" if float in kinds else "YAML"
+    return "NUMBER|lin_NUMBER|YAML" if float in kinds else "YAML"

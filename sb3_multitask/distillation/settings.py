@@ -26,6 +26,11 @@ class Coefficients(NamedTuple):
     critic: float = 1.0
     distill: float = 0.0
 
+    @property
+    def moves_actor(self) -> bool:
+        """Whether a term of the loss is about the actor."""
+        return self.rl > 0 or self.distill > 0
+
 
 @dataclass(frozen=True)
 class DistillationSettings:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms import ALGORITHMS, arguments_of, has_ability
@@ -26,9 +26,10 @@ from sb3_multitask.experiments.algorithm_settings import (
 )
 from sb3_multitask.experiments.config_files import Config, dump_config, load_config, make_config
 from sb3_multitask.experiments.schedules import (
+    COEFFICIENTS,
     Schedulable,
-    check_schedule,
-    check_schedules,
+    checked_schedule,
+    checked_schedules,
     is_constant,
     with_schedules,
 )
@@ -82,7 +83,9 @@ class TrainConfig(Config):
     )
     policy: str = Field("MultiTaskMlpPolicy", description="Policy alias")
     policy_kwargs: dict[str, Any] = Field({}, description="net_arch, head_arch, log_std_mode, ...")
-    learning_rate: Schedulable = Field(7e-4, description="RMSprop's learning rate; `lin_7e-4` falls to 0")
+    learning_rate: Schedulable = Field(
+        7e-4, description="The learning rate; `lin_7e-4` falls to 0, `{0: 7e-4, 0.5: 1e-4}` steps down halfway"
+    )
     n_steps: int = Field(5, ge=1, description="Steps per rollout and env (t_max)")
     gamma: float = Field(0.99, ge=0, le=1, description="Discount factor")
     gae_lambda: float = Field(1.0, ge=0, le=1, description="Bias against variance of the advantages")
@@ -141,17 +144,15 @@ class TrainConfig(Config):
             _check_arguments(normalize, MultiTaskVecNormalize)
         return normalize
 
-    @field_validator("learning_rate", "distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
+    @field_validator("learning_rate", *COEFFICIENTS, mode="before")
     @classmethod
-    def _number_or_schedule(cls, value: float | str | None) -> float | str | None:
-        check_schedule(value)
-        return value
+    def _number_or_schedule(cls, value: Any, info: ValidationInfo) -> Any:
+        return checked_schedule(value, info.field_name or "")
 
     @field_validator("algo_kwargs")
     @classmethod
     def _schedules_of_algorithm(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        check_schedules(kwargs)
-        return kwargs
+        return checked_schedules(kwargs)
 
     @model_validator(mode="after")
     def _algorithm_has_it(self) -> Self:

@@ -1,4 +1,4 @@
-"""An optimizer's step that changes neither the heads of absent tasks nor their optimizer state.
+"""An optimizer's step that changes neither what does not learn, such as heads of absent tasks, nor its optimizer state.
 
 A gradient of 0 is not enough: momentum, Adam's averages and weight decay move a parameter without a gradient. The heads
 of all tasks are one parameter with the task axis first, so torch cannot leave some of them out. Here the optimizer gets
@@ -79,6 +79,27 @@ def absent_heads_kept(policy: MultiTaskActorCriticPolicy, present: Sequence[bool
     yield
     for parameter, name, tensor in rows():  # an average that there was not before begins at 0
         tensor[absent] = before.get((parameter, name), th.zeros(()))
+
+
+@contextmanager
+def actor_held(policy: MultiTaskActorCriticPolicy, when: bool) -> Iterator[None]:
+    """Let updates change the critic alone, also where the optimizer remembers gradients of the actor.
+
+    :param when: whether they may not change the actor; else nothing happens
+    """
+    if not when:
+        yield
+        return
+    critic = ("mlp_extractor.value_net.", "value_net.")
+    held = [p for name, p in policy.named_parameters() if p.requires_grad and not name.startswith(critic)]
+    for parameter in held:
+        parameter.requires_grad = False
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad = True
 
 
 def forget_counts(state: dict[str, Any]) -> None:
