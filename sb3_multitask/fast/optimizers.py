@@ -66,16 +66,16 @@ class Adam:
 
     def step(self, present: Sequence[bool] | None) -> None:
         parameters, settings = self.parameters, self._settings
-        steps = parameters.steps[parameters.is_trained]
-        if present is not None or parameters.counts_by_task() or (steps != steps[0]).any():
+        steps = parameters.steps_of_runs()
+        if present is not None or steps is None or parameters.counts_by_task():
             parameters.give_gradients()
             n_tasks = parameters.policy.n_tasks
             step_of_tasks(parameters.policy, [True] * n_tasks if present is None else present)
             return
         parameters.count_step()
-        step, (beta1, beta2) = float(steps[0]) + 1, settings["betas"]
-        size, correction = settings["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
-        for weights, gradient, average, square, scratch in parameters.trainable:
+        beta1, beta2 = settings["betas"]
+        for step, (weights, gradient, average, square, scratch) in zip(steps, parameters.trainable, strict=True):
+            size, correction = settings["lr"] / (1 - beta1 ** (step + 1)), (1 - beta2 ** (step + 1)) ** 0.5
             average.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             th.sqrt(square, out=scratch).div_(correction).add_(settings["eps"])

@@ -101,14 +101,15 @@ class FlatParameters:
                 self._adopt_state(parameter, {name: a[place].view_as(parameter) for name, a in averages.items()}, step)
         self.weights, self.gradient, self._gradient = weights.numpy(), gradient.numpy(), gradient
         self.is_trained = np.array([parameter.requires_grad for parameter in self._parameters])
+        self.steps = steps.numpy()
         tensors = (weights, gradient, *averages.values(), th.empty_like(weights))
-        self._trained_runs = self._runs(frozen=False)
+        self._trained_runs, self._first_of_run = self._runs(frozen=False)
+        self._first_of_runs = np.unique(self._first_of_run)
         self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._trained_runs]
         self._decays: dict[tuple[float, tuple[bool, ...]], list[th.Tensor]] = {}
-        self.frozen_gradients = [self.gradient[place] for place in self._runs(frozen=True)]
+        self.frozen_gradients = [self.gradient[place] for place in self._runs(frozen=True)[0]]
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
-        self.steps = steps.numpy()
         states, stacked = policy.optimizer.state, stacked_parameters(policy).values()
         self._stacked_states = [states[parameter] for parameter in stacked if parameter.requires_grad]
         self._pointers = self._identity()
@@ -160,6 +161,13 @@ class FlatParameters:
             self._decays[key] = [decay[place] for place in self._trained_runs]
         return self._decays[key]
 
+    def steps_of_runs(self) -> list[float] | None:
+        """How many steps the parameters of each of the ``trainable`` runs have made; None if those of a run differ."""
+        if (self.steps[self.is_trained] != self.steps[self._first_of_run]).any():
+            return None
+        steps: list[float] = self.steps[self._first_of_runs].tolist()
+        return steps
+
     def count_step(self) -> None:
         """Count a step of every parameter, as torch does."""
         self.steps[self.is_trained] += 1
@@ -183,17 +191,25 @@ class FlatParameters:
         """Where the parameters live, and which of them are trained."""
         return [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]
 
-    def _runs(self, frozen: bool) -> list[slice]:
-        """The places of the parameters that are frozen, or are not; neighbours as one."""
+    def _runs(self, frozen: bool) -> tuple[list[slice], np.ndarray]:
+        """The places of the parameters that are frozen, or are not; neighbours with as many steps as one.
+
+        :return: the places, and for each of the parameters the first of its run
+        """
         runs: list[slice] = []
-        for parameter in self._parameters:
+        first: list[int] = []
+        for i, parameter in enumerate(self._parameters):
             place = self.offsets[parameter]
             if parameter.requires_grad == frozen:
                 continue
-            if runs and _whole_lines(runs[-1].stop, parameter.dtype) == place.start:  # the gap is nobody's
+            is_neighbour = runs and _whole_lines(runs[-1].stop, parameter.dtype) == place.start  # the gap is nobody's
+            if is_neighbour and self.steps[i] == self.steps[first[-1]]:
                 place = slice(runs.pop().start, place.stop)
+                first.append(first[-1])
+            else:
+                first.append(i)
             runs.append(place)
-        return runs
+        return runs, np.array(first, dtype=np.int64)
 
     def _nets(self, flat: np.ndarray) -> Nets:
         policy = self.policy
