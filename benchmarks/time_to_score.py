@@ -32,7 +32,6 @@ from benchmarks.contenders.progress import n_cpus  # noqa: E402
 from benchmarks.contenders.results import append_run, is_finished, read_runs, report  # noqa: E402
 from sb3_multitask.experiments.config import TrainConfig, load_config  # noqa: E402
 
-WINDOW = 20
 CAPS = {SIX: 600.0, SINGLE: 300.0}
 
 
@@ -40,7 +39,7 @@ def settings_of(contender: Contender, args: argparse.Namespace) -> dict[str, Any
     """Return all that must be the same for runs of a contender to be comparable."""
     settings: dict[str, Any] = {
         "scores": sorted(args.scores),
-        "window": WINDOW,
+        "window": args.window,
         "cap": args.cap or CAPS[contender.task],
         "arguments": list(contender.arguments),
     }

@@ -220,11 +220,29 @@ def test_a_contender_that_fails_is_reported_with_its_output():
         process.run(Contender("it", SINGLE, "progress", ()), sys.executable, config, 0, SETTINGS)
 
 
-def test_a_contender_that_hangs_is_killed(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ([], {"start_up": 2.0, "passed": [], "n_steps": 0, "mean_return": None}),
+        (
+            [
+                {"kind": "first step", "seconds": 0.2},
+                {"kind": "passed", "score": 1000.0, "seconds": 0.3, "n_steps": 5},
+                {"kind": "return", "seconds": 0.4, "n_steps": 6, "mean_return": 1500.0},
+            ],
+            {"start_up": 0.2, "passed": [[1000.0, 0.3, 5]], "n_steps": 6, "mean_return": 1500.0},
+        ),
+    ],
+)
+def test_a_contender_that_hangs_is_killed_and_what_it_printed_counts(monkeypatch, tmp_path, printed, expected):
     monkeypatch.setattr(process, "SECONDS_TO_STOP", 0.5)
     monkeypatch.setattr(process, "ROOT", tmp_path)
     folder = tmp_path / "benchmarks" / "contenders"
     folder.mkdir(parents=True)
-    (folder / "hangs.py").write_text("import time\ntime.sleep(600)\n")
-    with pytest.raises(RuntimeError, match="exit code -9"):
-        process.run(Contender("it", SINGLE, "hangs", ()), sys.executable, tmp_path, 0, {**SETTINGS, "cap": 0.5})
+    program = [f"print({PREFIX + json.dumps(line)!r}, flush=True)" for line in printed]
+    (folder / "hangs.py").write_text("\n".join(["import time", *program, "time.sleep(600)"]))
+    contender = Contender("it", SINGLE, "hangs", ())
+    run = process.run(contender, sys.executable, tmp_path, 0, {**SETTINGS, "cap": 1.5})
+    assert (run["end"]["reason"], run["end"]["seconds"]) == ("killed", 2.0)
+    assert {**run, **run["end"]}.items() >= expected.items()
+    assert results.report([{**make_run("it", 0, []), **run}])  # also without a step

@@ -23,7 +23,7 @@ from benchmarks.contenders.progress import PREFIX
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "peers.txt"
 SECONDS_TO_STOP = 60.0
-"""A contender that has not stopped by itself so long after its cap is killed."""
+"""A contender that is still compiling or updating so long after its cap is killed."""
 
 
 def make_peers_venv(folder: Path) -> Path:
@@ -52,13 +52,17 @@ def run(contender: Contender, python: str, config: Path, seed: int, settings: di
     lines: list[dict[str, Any]] = []
     output: deque[str] = deque(maxlen=30)
     busy, own = _busy_seconds(), _seconds_of_children()
+    start = time.monotonic()
     with _started(command, settings["cap"] + SECONDS_TO_STOP) as process:
         for line in process.stdout or ():
             if line.startswith(PREFIX):
                 lines.append(json.loads(line.removeprefix(PREFIX)))
             else:
                 output.append(line)
-    if process.returncode:
+    limit = settings["cap"] + SECONDS_TO_STOP
+    if process.returncode == -signal.SIGKILL and time.monotonic() - start >= limit:  # it never looked at its cap
+        lines += _end_of_killed(lines, limit)
+    elif process.returncode:
         raise RuntimeError(f"{contender.name} ended with exit code {process.returncode}:\n{''.join(output)}")
     cpu = _seconds_of_children() - own
     others = None if busy is None else round(max(0.0, (_busy_seconds() or 0.0) - busy - cpu), 1)
@@ -84,6 +88,15 @@ def summary_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "end": by_kind["end"][0],
         "curve": [[line["seconds"], line["n_steps"], round(line["mean_return"])] for line in by_kind["return"]],
     }
+
+
+def _end_of_killed(lines: Sequence[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+    """Return the lines that a contender would have printed that was killed after some seconds."""
+    returns = [line for line in lines if line["kind"] == "return"]
+    n_steps, mean_return = (returns[-1]["n_steps"], returns[-1]["mean_return"]) if returns else (0, None)
+    end = {"kind": "end", "reason": "killed", "seconds": seconds, "n_steps": n_steps, "mean_return": mean_return}
+    has_stepped = any(line["kind"] == "first step" for line in lines)
+    return [*([] if has_stepped else [{"kind": "first step", "seconds": seconds}]), end]
 
 
 @contextmanager

@@ -69,6 +69,12 @@ def ratio(ours: Run, other: Run, score: float) -> tuple[float, bool]:
     return time_to(ours, score) / (other["end"]["seconds"] if is_bound else theirs), is_bound
 
 
+def _steps_per_second(run: Run) -> float:
+    """Return the environment steps per second since the first step; 0 for a run that was killed before it."""
+    seconds = run["end"]["seconds"] - run["start_up"]
+    return float(run["end"]["n_steps"] / seconds) if seconds else 0.0
+
+
 def report(runs: Sequence[Run]) -> str:
     """Return all tables as Markdown."""
     by_task: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
@@ -111,7 +117,7 @@ def _rates(by_name: dict[str, list[Run]]) -> list[str]:
         columns: list[tuple[list[float | None], str]] = [
             ([run["start_up"] for run in runs], ".1f"),
             ([run["compiling"] for run in runs], ".1f"),
-            ([run["end"]["n_steps"] / (run["end"]["seconds"] - run["start_up"]) for run in runs], ",.0f"),
+            ([_steps_per_second(run) for run in runs], ",.0f"),
             ([end["mean_return"] for end in ends], ".0f"),
             ([run["cpu_seconds_of_others"] for run in runs], ".0f"),
         ]
