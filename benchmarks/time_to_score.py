@@ -20,6 +20,7 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def config_of(contender: Contender, args: argparse.Namespace) -> Path:
     return path
 
 
-def main() -> None:
-    args = _arguments()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _arguments(argv)
     if args.table:
         print(report(read_runs(args.output)))
         return
@@ -89,7 +90,7 @@ def main() -> None:
     raise SystemExit(f"{failures} of {len(remaining)} runs failed" if failures else 0)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="print what there is")
     parser.add_argument("--task", choices=CAPS, help="only this task")
@@ -99,11 +100,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cap", type=float, help="seconds that a run takes at most; default: 600 for six bodies, else 300"
     )
+    parser.add_argument("--window", type=int, default=20, help="episodes of each task in the mean training return")
     parser.add_argument("--six-config", type=Path, default=ROOT / "zoo_configs" / "quickstart.yml")
     parser.add_argument("--single-config", type=Path, default=ROOT / "benchmarks" / "halfcheetah_ppo.yml")
     parser.add_argument("--peers-venv", type=Path, default=ROOT / ".venv-peers", help="made if it is missing")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "time_to_score" / "runs.jsonl")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

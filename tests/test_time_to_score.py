@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from benchmarks import time_to_score
 from benchmarks.contenders import process, results, zoo_settings
 from benchmarks.contenders.entries import CONTENDERS, ONE_THREAD, OURS, SINGLE, SIX, Contender
 from benchmarks.contenders.multitask_vec_env import ppo_config, sb3_arguments
@@ -196,6 +197,33 @@ def test_sb3_gets_all_settings_that_it_has_and_the_others_are_refused():
     assert "task_schedule" not in arguments
     with pytest.raises(ValueError, match="desired_kl"):  # of PPOMultiTask alone
         sb3_arguments(make_config(TrainConfig, {"algo": "ppo", "algo_kwargs": {"desired_kl": 0.01}}))
+
+
+def test_a_command_runs_what_is_missing_seed_by_seed_and_goes_on_after_a_failure(monkeypatch, tmp_path, capsys):
+    calls, broken = [], {"SB3 PPO, same VecEnv and settings"}
+
+    def run(contender, python, config, seed, settings):
+        calls.append((seed, contender.name))
+        assert (settings["window"], settings["cap"], config.name) == (20, 600.0, "quickstart.yml")
+        if contender.name in broken:
+            raise RuntimeError("out of memory")
+        return {name: fact for name, fact in make_run("", 0, []).items() if name in ("start_up", "passed", "end")}
+
+    monkeypatch.setattr(time_to_score, "run", run)
+    path = tmp_path / "runs.jsonl"
+    command = ["--task", SIX, "--seeds", "4", "5", "--output", str(path)]
+    names = [contender.name for contender in CONTENDERS if contender.task == SIX]
+    with pytest.raises(SystemExit, match="2 of 6 runs failed"):
+        time_to_score.main(command)
+    assert calls == [(seed, name) for seed in (4, 5) for name in names]
+    assert "out of memory" in capsys.readouterr().out
+    broken.clear()
+    calls.clear()
+    with pytest.raises(SystemExit, match="^0$"):
+        time_to_score.main(command)
+    assert calls == [(seed, "SB3 PPO, same VecEnv and settings") for seed in (4, 5)]
+    with pytest.raises(ValueError, match="window"):
+        time_to_score.main([*command, "--window", "7"])
 
 
 @pytest.mark.slow
