@@ -71,4 +71,4 @@ docs: setup  ## This documentation as a site in docs/_build/html; warnings are e
 	$(BIN)/sphinx-build -b html -W --keep-going -n -d .cache/doctrees docs docs/_build/html
 
 clean:  ## Remove the virtual environment, caches, runs and the site
-	rm -rf $(VENV) $(LOWEST) .cache runs docs/_build
+	rm -rf $(VENV) $(LOWEST) .venv-peers .cache runs docs/_build
