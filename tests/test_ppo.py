@@ -1,13 +1,11 @@
 """PPO on several tasks: SB3's bits on torch, the same within rounding on the fast engine, and all powers of A2C."""
 
-import contextlib
 import inspect
 
 import numpy as np
 import pytest
 import torch as th
 from helpers.drift import drift_tasks, recorded_tasks
-from helpers.killed_runs import KillAt, Killed
 from helpers.models import weights_equal
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
@@ -238,27 +236,6 @@ def test_both_engines_leave_the_same_rows_out(schedule):
     for model in (torch, fast):
         assert model.get_env().unwrapped.fault_counts["A"] > 0
     assert largest_difference(torch, fast) < 1e-4
-
-
-@pytest.mark.native
-@pytest.mark.parametrize("engine", ["fast", "torch"])
-@pytest.mark.parametrize("schedule", ["joint", "cycle"])
-def test_a_resume_makes_the_same_bits(tmp_path, engine, schedule):
-    def train(folder, kill_at):
-        tasks = [mt.Task(name, f"HalfCheetah{name}-v0") for name in ("SmallFoot", "BigFoot")]
-        env = mt.make_multitask_vec_env(tasks, 2, seed=1)
-        model = mt.PPOMultiTask("MultiTaskMlpPolicy", env, n_steps=20, batch_size=16, n_epochs=2, seed=0, engine=engine,
-                                task_schedule=schedule, desired_kl=0.01)  # fmt: skip
-        with contextlib.suppress(Killed):
-            model.learn(800, [mt.ResumableCheckpointCallback(folder, every=100, verbose=0), KillAt(kill_at)])
-        return model
-
-    uninterrupted = train(tmp_path / "a", 10**9)
-    for kill_at in (130, 333, 610):
-        train(tmp_path / "b", kill_at)
-    resumed = train(tmp_path / "b", 10**9)
-    assert weights_equal(uninterrupted, resumed)
-    assert resumed.policy.optimizer.param_groups[0]["lr"] == uninterrupted.policy.optimizer.param_groups[0]["lr"]
 
 
 @pytest.mark.filterwarnings("ignore:A run that resumes")

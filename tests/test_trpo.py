@@ -1,12 +1,9 @@
 """TRPO on several tasks: sb3-contrib's bits, with tasks, statistics and exact resume."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch as th
 from helpers.drift import drift_tasks, recorded_tasks
-from helpers.killed_runs import KillAt, Killed
 from helpers.models import is_finite, weights_equal
 from sb3_contrib import TRPO
 
@@ -60,22 +57,6 @@ def test_quarantined_steps_are_left_out():
     assert model.get_env().unwrapped.fault_counts["A"] > 10
     assert is_finite(model)
     assert any(not th.equal(p[0], b) for p, b in zip(stacked_parameters(model.policy).values(), before, strict=True))
-
-
-@pytest.mark.native
-def test_a_resume_makes_the_same_bits(tmp_path):
-    def train(folder, kill_at):
-        tasks = [mt.Task(name, f"HalfCheetah{name}-v0") for name in ("SmallFoot", "BigFoot")]
-        env = mt.make_multitask_vec_env(tasks, 2, seed=1)
-        model = mt.TRPOMultiTask("MultiTaskMlpPolicy", env, **GIVEN)
-        with contextlib.suppress(Killed):
-            model.learn(800, [mt.ResumableCheckpointCallback(folder, every=100, verbose=0), KillAt(kill_at)])
-        return model
-
-    uninterrupted = train(tmp_path / "a", 10**9)
-    for kill_at in (130, 610):
-        train(tmp_path / "b", kill_at)
-    assert weights_equal(uninterrupted, train(tmp_path / "b", 10**9))
 
 
 def test_it_is_saved_loaded_and_an_agent(tmp_path):

@@ -569,7 +569,7 @@ def test_the_best_model_of_a_trial_has_its_statistics(tmp_path):
 @pytest.mark.slow
 def test_a_search_prunes_what_breaks_down_and_ends_on_a_mistake(tmp_path):
     search = ["--env", SET, "--optimize", "--n-trials", 2, "-n", 120, "--n-evaluations", 1, "--eval-episodes", 1]
-    diverges = "vf_coef:.nan"  # which the zoo's spaces leave as it is
+    diverges = "vf_coef:.nan"  # which the space leaves as it is
     done = zoo_process("train", "--algo", "ppo_mt", *search, "-params", diverges, cwd=tmp_path)
     assert "not finite" in done.stdout
     assert ["Trial 0 pruned" in done.stderr, "Trial 1 pruned" in done.stderr] == [True, True]

@@ -23,10 +23,11 @@ class TrainingInterrupted(KeyboardInterrupt):
 class ResumableCheckpointCallback(BaseCallback):
     """Write checkpoints from which the same script, started again, resumes to the same bits.
 
-    Pass it to ``learn`` of an ``A2CMultiTask`` and, after a kill or a crash, run the same script again. Training
-    resumes from the newest valid checkpoint in ``save_path``, and ends with the weights, statistics, monitor rows and
-    evaluations of a run that was never interrupted. Checkpoints are taken at the start of a rollout; they hold model,
-    optimizer, normaliser, environments, counters, callbacks and all random number generators.
+    Pass it to ``learn`` of an ``A2CMultiTask``, ``PPOMultiTask`` or ``TRPOMultiTask`` and, after a kill or a crash, run
+    the same script again. Training resumes from the newest valid checkpoint in ``save_path``, and ends with the
+    weights, statistics, monitor rows and evaluations of a run that was never interrupted. Checkpoints are taken at the
+    start of a rollout; they hold model, optimizer, normaliser, environments, counters, callbacks and all random number
+    generators.
 
     These cannot be stored completely, and a warning says so at the start: environments that are neither MuJoCo's nor
     have ``get_state()`` and ``set_state(state)``, and callbacks with attributes other than numbers that lack these

@@ -65,8 +65,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Resume an interrupted run from its newest checkpoint, to the same bits. Runs of tasks in turn "
-            "have none: they need --set-aside or --overwrite.",
+            help="Resume an interrupted run from its newest checkpoint, to the same bits. Runs without checkpoints "
+            "need --set-aside or --overwrite.",
         ),
     ] = None,
     set_aside: Annotated[
@@ -87,7 +87,7 @@ def train(
     """Train one agent on several tasks; everything about the run goes into its folder."""
     from sb3_multitask.experiments.run_folder import RunFolder
     from sb3_multitask.experiments.shipped import find_config
-    from sb3_multitask.experiments.train import train_run
+    from sb3_multitask.experiments.train import can_resume, train_run
 
     tasks = {"tasks": split_tasks(given["tasks"])} if "tasks" in given else {}
     overrides = {**given, **tasks, **parse_settings(settings or [], "--set")}
@@ -98,7 +98,7 @@ def train(
         folder = RunFolder.existing(resume)
         run_config = load_config(TrainConfig, folder.config)
         is_finished = folder.read_status().get("status") == "finished"
-        if overwrite and (set_aside or run_config.is_resumable or is_finished):
+        if overwrite and (set_aside or can_resume(run_config, folder) or is_finished):
             raise ValueError(
                 "--overwrite replaces what an interrupted run left that cannot be resumed, and goes without "
                 f"--set-aside; train anew with --config {folder.config} --run-dir FOLDER"
@@ -134,8 +134,10 @@ def train(
 
 def _how_to_go_on(config: TrainConfig, folder: RunFolder, modules: Sequence[str]) -> str:
     """What to do with an interrupted run; the command loses nothing."""
+    from sb3_multitask.experiments.train import can_resume
+
     command = shlex.join(["sb3-multitask", "train", "--resume", str(folder.path), *flags_of(modules)])
-    if config.is_resumable:
+    if can_resume(config, folder):
         return f"Go on with: {command}"
     return (
         f"It cannot be resumed; what it left stays in {folder.path}. Start it over, with that moved aside: "

@@ -55,7 +55,7 @@ else:
 
 _NOT_SEQUENTIAL = (
     *("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at", "tensorboard"),
-    *("eval_freq", "score", "checkpoint_freq", "keep_checkpoints"),
+    *("eval_freq", "score"),
 )
 
 
@@ -210,7 +210,7 @@ class TrainConfig(Config):
     @property
     def is_resumable(self) -> bool:
         """Whether an interrupted run resumes from a checkpoint, to the same bits; others are started over."""
-        return has_ability(self._algorithm, "resumable") and not self.sequential
+        return has_ability(self._algorithm, "resumable")
 
     def resolved_tasks(self) -> tuple[Task, ...]:
         """The tasks, in order, with the arguments of their environments."""

@@ -4,7 +4,8 @@
 ``config.yml``         the validated config
 ``run.json``           status, time taken, command, versions, machine, threads, code revision
 ``log.txt``            the output of a run of a grid
-``checkpoints/``       from which ``--resume`` resumes (:mod:`sb3_multitask.checkpoint`)
+``checkpoints/``       from which ``--resume`` resumes (:mod:`sb3_multitask.checkpoint`); of tasks in turn one
+                       folder for each, ``task_<number>``
 ``monitor/``           SB3's monitor files, one per sub-environment
 ``progress.csv``       SB3's log
 ``evaluations.npz``    evaluations during training: SB3's arrays and per-task ones
@@ -42,6 +43,7 @@ import torch as th
 from filelock import FileLock, Timeout
 
 from sb3_multitask.agents.trained_files import run_of
+from sb3_multitask.checkpoint.format import list_checkpoints, read_latest
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.storage.files import remove_leftovers, write_json
 
@@ -156,6 +158,28 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+    @property
+    def lacks_checkpoints(self) -> bool:
+        """Whether a run has trained here without checkpoints, such as one of an earlier version."""
+        return self.monitor.exists() and not self.checkpoints.exists()
+
+    def checkpoints_of_turn(self, turn: int) -> Path:
+        """Return the folder of the checkpoints of a task that is learned in turn, the first one's for 0."""
+        return self.checkpoints / f"task_{turn + 1}"
+
+    def newest_checkpoint_in_turn(self) -> tuple[int, int] | None:
+        """Return turn and environment steps of the newest valid checkpoint of tasks in turn; None without one."""
+        turns = [int(number) for path in self.checkpoints.glob("task_*") if (number := path.name[5:]).isdecimal()]
+        for turn in sorted(turns, reverse=True):
+            if (newest := read_latest(self.checkpoints_of_turn(turn - 1))) is not None:
+                return turn - 1, int(newest[0].name)
+        return None
+
+    def steps_of_checkpoints(self) -> list[int]:
+        """Return the environment steps of all checkpoints, valid or not."""
+        folders = [self.checkpoints, *self.checkpoints.glob("task_*")]
+        return [int(checkpoint.name) for path in folders for checkpoint in list_checkpoints(path)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -18,7 +18,6 @@ from typing import Protocol, TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sb3_multitask.checkpoint.format import list_checkpoints
 from sb3_multitask.experiments.grid import GridRun, prepare
 from sb3_multitask.experiments.progress import read_progress, steps_of
 from sb3_multitask.experiments.run_folder import FolderInUseError, RunFolder
@@ -201,7 +200,7 @@ class _Display:
 def steps_so_far(path: Path) -> int:
     """Return the environment steps of a run so far, by its log and checkpoints if they can be read."""
     folder = RunFolder(path)
-    steps = [int(checkpoint.name) for checkpoint in list_checkpoints(folder.checkpoints)[:1]]
+    steps = folder.steps_of_checkpoints()
     with suppress(OSError, ValueError):
         header, rows = read_progress(folder.progress)
         steps += [n for row in rows[-1:] if (n := steps_of(header, row)) is not None]

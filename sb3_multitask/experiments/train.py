@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -51,7 +52,7 @@ def train_run(
 
     A run that was interrupted in the folder, however hard, is resumed from its newest checkpoint, to the same bits;
     SIGTERM and Ctrl-C leave a checkpoint and the status "interrupted". One that cannot be resumed
-    (``config.is_resumable``) is started over.
+    (:func:`can_resume`) is started over.
 
     :param progress_bar: show SB3's progress bar
     :param verbose: 1 prints SB3's log tables and each evaluation
@@ -70,13 +71,16 @@ def train_run(
             dump_config(config, folder.config)
         elif load_config(TrainConfig, folder.config) != config:
             raise ConfigError(f"{folder.config} is the config of another run; choose another folder")
-        if not config.is_resumable:
+        resumes = can_resume(config, folder)
+        if not resumes:
             _start_over(config, folder, earlier, announce)
-        clock = _Clock(folder.read_status() if config.is_resumable else {})
+        clock = _Clock(folder.read_status() if resumes else {})
         folder.write_status("running", seed=config.seed, **clock.read())
         try:
+            if config.is_resumable:
+                folder.checkpoints.mkdir(exist_ok=True)  # before anything else: see `lacks_checkpoints`
             if config.sequential:
-                facts = train_in_turn(config, folder, progress_bar, verbose, announce)
+                facts = train_in_turn(config, folder, stop, progress_bar, verbose, announce)
             else:
                 facts = _train(config, folder, stop, progress_bar, verbose, announce)
                 training = read_training_returns(folder.monitor)
@@ -100,12 +104,17 @@ def train_run(
         return folder.read_results()
 
 
+def can_resume(config: TrainConfig, folder: RunFolder) -> bool:
+    """Return whether an interrupted run resumes to the same bits; an earlier version may have left no checkpoints."""
+    return config.is_resumable and not folder.lacks_checkpoints
+
+
 def _start_over(config: TrainConfig, folder: RunFolder, earlier: Earlier, announce: Callable[[str], None]) -> None:
     """Make room in a folder for a run that cannot be resumed."""
     if earlier == "refuse" and (outputs := folder.outputs()):
-        what = "of tasks in turn" if config.sequential else f"with algo {config.algo!r}"
+        why = "it has" if config.is_resumable else f"a run with algo {config.algo!r} has"
         raise FileExistsError(
-            f"{folder.path} was interrupted and cannot be resumed (a run {what} has no checkpoints). What it left is "
+            f"{folder.path} was interrupted and cannot be resumed ({why} no checkpoints). What it left is "
             f"kept: {', '.join(path.name for path in outputs)}. Start it over with --set-aside, which moves this into "
             "earlier_<number>, or with --overwrite, which deletes it"
         )
@@ -179,6 +188,8 @@ def _train(
         others = config.other_tasks()
         eval_envs += [other_env(model, other, config.eval_episodes, config.seed) for other in others.values()]
         newest = read_latest(folder.checkpoints)
+        if newest is None:  # rows of an attempt that was killed before its first checkpoint
+            shutil.rmtree(folder.monitor, ignore_errors=True)
         formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
         model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         results = folder.read_results()

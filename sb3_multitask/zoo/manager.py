@@ -271,7 +271,9 @@ class MultiTaskExperimentManager(ExperimentManager):
     def _sample(self, trial: optuna.Trial) -> Values:
         """A trial's hyper-parameters; what they leave open of ``policy_kwargs`` stays as in the config."""
         trial.set_user_attr("score", self.score)
-        sampled = SPACES[self.algo].sample(trial, self.n_actions, self.n_envs, {})
+        n_tasks = self._n_rows // self.n_envs  # in a rollout
+        facts = {"n_tasks": n_tasks, "desired_kl": self._hyperparams.get("desired_kl")}
+        sampled = SPACES[self.algo].sample(trial, self.n_actions, self.n_envs, facts)
         self._gamma = sampled.get("gamma", self._gamma)
         return merged({"policy_kwargs": self._hyperparams.get("policy_kwargs")}, sampled)
 
