@@ -35,12 +35,13 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from matplotlib.figure import Figure
-from stable_baselines3 import A2C
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_multitask as mt
 from sb3_multitask.envs.half_cheetah import HalfCheetahBodyEnv
+from sb3_multitask.experiments.config import TrainConfig, load_config
 
 RESULTS = Path(__file__).parents[1] / "results" / "throughput"
 N_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -105,6 +106,20 @@ def sb3(n_envs: int) -> Run:
     return run
 
 
+def ppo(n_envs_per_task: int, algorithm: type[PPO], **kwargs: Any) -> Run:
+    """PPO of ``zoo_configs/ppo.yml`` on six bodies: this package's or SB3's, on the same policy and VecEnv."""
+    config = load_config(TrainConfig, "zoo_configs/ppo.yml")
+    names = ("n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "policy_kwargs")
+    settings = {**{name: getattr(config, name) for name in names}, **config.algo_kwargs, **kwargs}
+    env = mt.make_multitask_vec_env(bodies(6), n_envs_per_task, seed=0, torch_threads=None)
+    model = algorithm(mt.MultiTaskActorCriticPolicy, env, learning_rate=3e-4, seed=0, device="cpu", **settings)
+
+    def run(n_steps: int) -> int:
+        return model.learn(n_steps).num_timesteps
+
+    return run
+
+
 def gymnasium_vector(n_envs: int) -> Run:
     """Gymnasium's own SyncVectorEnv: stepping only."""
     env = gym.make_vec("HalfCheetahSmallFoot-v0", n_envs, vectorization_mode="sync")
@@ -137,12 +152,17 @@ def envpool(n_envs: int) -> Run:
 
 
 def one_thread(make: Callable[[], Run]) -> Run:
-    """Run the contender with one thread, which is fastest for a single SB3 process."""
+    """Run the contender with one thread, which is fastest for SB3's A2C in a single process."""
+    return with_threads(1, make)
+
+
+def with_threads(number: int, make: Callable[[], Run]) -> Run:
+    """Run the contender with a number of torch's threads."""
     inner = make()
 
     def run(n_steps: int) -> int:
         n_threads = th.get_num_threads()
-        th.set_num_threads(1)
+        th.set_num_threads(number)
         try:
             return inner(n_steps)
         finally:
@@ -207,6 +227,12 @@ CONTENDERS = [
     Contender("SB3 A2C 24 envs, one per core", partial(side_by_side, partial(sb3, 24)), 20_000),
     Contender("Gymnasium SyncVectorEnv 24 envs", partial(gymnasium_vector, 24), 12_000),
     *(Contender(f"EnvPool {n} envs", partial(envpool, n), 40_000) for n in (24, 96) if ENVPOOL_IS_INSTALLED),
+    *(Contender(f"PPO fast 6x{e}", partial(ppo, e, mt.PPOMultiTask, engine="fast"), 2 * e * 3072) for e in (4, 16)),
+    *(
+        Contender(f"SB3 PPO 6x{e}, {n} torch thread(s)", partial(with_threads, n, partial(ppo, e, PPO)), e * 3072)
+        for e in (4, 16)
+        for n in sorted({1, N_CORES})
+    ),
     *(Contender(f"joint fast {t}x4", partial(multitask, t, 4), 40_000) for t in (1, 12, 24, 48)),
     *(Contender(f"physics {t}x4", partial(physics, t, 4), 60_000) for t in (1, 12, 24, 48)),
 ]
@@ -219,6 +245,10 @@ BUDGETS = [  # (what, numerator, denominator, budget)
     ("joint 6x16 over SB3 with 96 envs", "joint fast 6x16", "SB3 A2C 96 envs", 4.0),
     ("joint 6x4 over SB3 with 24 envs", "joint fast 6x4", "SB3 A2C 24 envs", 3.5),
     ("cycle 6x4 over SB3 with 4 envs", "cycle fast 6x4", "SB3 A2C 4 envs", 3.0),
+    ("PPO 6x4 over SB3's PPO on the same VecEnv, one torch thread", "PPO fast 6x4", "SB3 PPO 6x4, 1 torch thread(s)",
+     2.5),
+    ("PPO 6x4 over SB3's PPO on the same VecEnv, a torch thread per core", "PPO fast 6x4",
+     f"SB3 PPO 6x4, {N_CORES} torch thread(s)", 2.5),
     ("joint 48x4 over joint 6x4", "joint fast 48x4", "joint fast 6x4", 1 / 1.3),
 ]  # fmt: skip
 
