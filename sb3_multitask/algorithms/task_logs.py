@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Never
 
 import numpy as np
@@ -17,6 +19,7 @@ from sb3_multitask.losses import Evaluation
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.storage.csv_log import quote_keys
 
+_NOWHERE = ("",)  # SB3's way to say that a value is excluded from no output
 _LONGEST_PREFIX_AND_KEY = len("rollout//explained_variance")
 
 
@@ -39,12 +42,28 @@ def log_evaluation(logger: Logger, names: Sequence[str], evaluation: Evaluation)
 
     :param names: of all tasks
     """
+    values: dict[str, float] = {}
     for loss, pooled, of_tasks in evaluation.losses:
-        for term, key in loss.pooled_keys.items():
-            logger.record(key, pooled[term])
-        for term, means in of_tasks.items():
-            for task, mean in zip(evaluation.tasks, means, strict=True):
-                logger.record(loss.task_key.format(task=names[task], term=term), mean)
+        values.update((key, pooled[term]) for term, key in loss.pooled_keys.items())
+        keys = _task_keys(loss.task_key, tuple(names), tuple(evaluation.tasks), tuple(of_tasks))
+        values.update(zip(keys, chain.from_iterable(of_tasks.values()), strict=True))
+    _record(logger, values)
+
+
+@lru_cache
+def _task_keys(key: str, names: tuple[str, ...], tasks: tuple[int, ...], terms: tuple[str, ...]) -> list[str]:
+    """The key of each term of each task, task by task within a term."""
+    return [key.format(task=names[task], term=term) for term in terms for task in tasks]
+
+
+def _record(logger: Logger, values: Mapping[str, float]) -> None:
+    """Record several values in one go, since this runs at every update."""
+    if type(logger).record is not Logger.record:
+        for key, value in values.items():
+            logger.record(key, value)
+        return
+    logger.name_to_value.update(values)
+    logger.name_to_excluded.update(dict.fromkeys(values, _NOWHERE))
 
 
 class UpdateLog:
@@ -111,10 +130,11 @@ def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPo
         return
     log_std = policy.log_std.numpy(force=True)
     means = (np.add.reduce(np.exp(log_std), axis=-1) / log_std.shape[-1]).reshape(-1).tolist()
-    logger.record("train/std", sum(means) / len(means))
+    values = {"train/std": sum(means) / len(means)}
     if policy.log_std_mode == "per_task":
-        for name, mean in zip(names, means, strict=True):
-            logger.record(f"train/{name}/std", mean)
+        keys = _task_keys("train/{task}/{term}", tuple(names), tuple(range(len(means))), ("std",))
+        values.update(zip(keys, means, strict=True))
+    _record(logger, values)
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
