@@ -93,8 +93,10 @@ PPO_CANDIDATES: list[dict[str, Any]] = [
     {"n_epochs": 5, "linear": True, "learning_rate": 2e-3, "batch_size": 512},
     {"n_epochs": 5, "linear": True, "learning_rate": 1e-3, "batch_size": 512, "n_steps": 256},
     {"n_epochs": 5, "linear": True, "learning_rate": 1e-3, "batch_size": 256},
-    {"n_epochs": 5, "linear": True, "learning_rate": 1e-3, "batch_size": 512, "log_std_init": -2.0},
-    {"n_epochs": 5, "linear": True, "learning_rate": 1e-3, "batch_size": 512, "gamma": 0.99, "gae_lambda": 0.95},
+    {"n_epochs": 5, "linear": True, "learning_rate": 1e-3, "batch_size": 128},
+    {"n_epochs": 5, "linear": True, "learning_rate": 6e-4, "batch_size": 256},
+    {"n_epochs": 5, "linear": True, "learning_rate": 1e-3, "batch_size": 256, "gae_lambda": 0.95},
+    {"n_epochs": 5, "linear": True, "learning_rate": 1e-3, "batch_size": 256, "log_std_init": -2.0},
     {"linear": True, "learning_rate": 6e-4, "batch_size": 512, "n_steps": 256},
 ]
 SEEDS = (100, 101, 102)
