@@ -11,6 +11,10 @@ import torch as th
 
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.policies.task_steps import step_of_tasks
+from sb3_multitask.process.kernels import load_kernels
+
+KERNELS = "sb3_multitask.fast.kernels"
+_NONE = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
 
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
@@ -35,7 +39,7 @@ class Optimizer(Protocol):
 
 
 class RMSprop:
-    """torch's RMSprop, by its own operations on the flat tensors."""
+    """torch's RMSprop on the flat tensors: compiled, or by torch's operations."""
 
     def __init__(self, parameters: FlatParameters) -> None:
         self.parameters = parameters
@@ -44,17 +48,28 @@ class RMSprop:
     def step(self, present: Sequence[bool] | None) -> None:
         parameters, settings = self.parameters, self._settings
         lr, alpha, eps = settings["lr"], settings["alpha"], settings["eps"]
-        decays: Iterable[th.Tensor | float] = repeat(alpha) if present is None else parameters.decays(alpha, present)
-        for (weights, gradient, average, scratch), decay in zip(parameters.trainable, decays, strict=False):
-            average.mul_(decay).addcmul_(gradient, gradient, value=1 - alpha)
-            weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
+        decays: Iterable[Any] = repeat(alpha) if present is None else parameters.decays(alpha, present)
+        kernels = load_kernels(KERNELS)
+        if kernels is not None:
+            for (weights, gradient, average, _), decay in zip(parameters.trainable_arrays, decays, strict=False):
+                of_each = _NONE[weights.dtype] if present is None else decay.numpy()
+                kernels.rmsprop_step(weights, gradient, average, of_each, lr, alpha, eps)
+        else:
+            self._step_of_tensors(decays)
         parameters.count_step()
         if parameters.counts_by_task():  # which torch does in an update of its own; RMSprop makes nothing of it
             parameters.forget_counts_by_task()
 
+    def _step_of_tensors(self, decays: Iterable[Any]) -> None:
+        parameters, settings = self.parameters, self._settings
+        lr, alpha, eps = settings["lr"], settings["alpha"], settings["eps"]
+        for (weights, gradient, average, scratch), decay in zip(parameters.trainable, decays, strict=False):
+            average.mul_(decay).addcmul_(gradient, gradient, value=1 - alpha)
+            weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
+
 
 class Adam:
-    """torch's Adam (Kingma & Ba 2015), by its own operations on the flat tensors.
+    """torch's Adam (Kingma & Ba 2015) on the flat tensors: compiled, or by torch's operations.
 
     Its averages are corrected by the count of steps. Where tasks have counts of their own, torch's optimizer makes the
     step: it is slower, and right.
@@ -73,12 +88,17 @@ class Adam:
             step_of_tasks(parameters.policy, [True] * n_tasks if present is None else present)
             return
         parameters.count_step()
-        beta1, beta2 = settings["betas"]
-        for step, (weights, gradient, average, square, scratch) in zip(steps, parameters.trainable, strict=True):
+        (beta1, beta2), eps, kernels = settings["betas"], settings["eps"], load_kernels(KERNELS)
+        for i, step in enumerate(steps):
             size, correction = settings["lr"] / (1 - beta1 ** (step + 1)), (1 - beta2 ** (step + 1)) ** 0.5
+            if kernels is not None:
+                arrays = parameters.trainable_arrays[i][:-1]
+                kernels.adam_step(*arrays, size, beta1, beta2, correction, eps)
+                continue
+            weights, gradient, average, square, scratch = parameters.trainable[i]
             average.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            th.sqrt(square, out=scratch).div_(correction).add_(settings["eps"])
+            th.sqrt(square, out=scratch).div_(correction).add_(eps)
             weights.addcdiv_(average, scratch, value=-size)
 
 

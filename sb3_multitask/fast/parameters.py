@@ -106,6 +106,7 @@ class FlatParameters:
         self._trained_runs, self._first_of_run = self._runs(frozen=False)
         self._first_of_runs = np.unique(self._first_of_run)
         self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._trained_runs]
+        self.trainable_arrays = [tuple(tensor.numpy() for tensor in run) for run in self.trainable]
         self._decays: dict[tuple[float, tuple[bool, ...]], list[th.Tensor]] = {}
         self.frozen_gradients = [self.gradient[place] for place in self._runs(frozen=True)[0]]
         self.weight_nets = self._nets(self.weights)

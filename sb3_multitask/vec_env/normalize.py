@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_multitask.envs.observations import task_ids
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, box_of
+from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
@@ -137,20 +138,49 @@ class MultiTaskVecNormalize(SharedStatistics):
     def step_wait(self) -> StepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
         self.old_obs, self.old_reward = obs, rewards
-        tasks, ended = self._present(), ended_rows(dones, infos)
-        reward_rows = self._by_task(rewards)
-        if self.training:
-            self._update(tasks, self._by_task(obs["obs"]), reward_rows, [i for i in ended if is_fault(infos[i])])
-        mean, std = self._mean_and_std()
+        ended = ended_rows(dones, infos)
+        faulty = [i for i in ended if is_fault(infos[i])]
+        kernels = None if faulty else load_kernels("sb3_multitask.vec_env.kernels")
+        step = self._step_of_arrays(obs, rewards, faulty) if kernels is None else self._step(kernels, obs, rewards)
+        if ended:
+            returns, (mean, std) = self._returns[self._present()], self._mean_and_std()
         for i in ended:
             task, copy = divmod(i, self._returns.shape[1])  # the task counted among those present
-            self._returns[tasks][task, copy] = 0.0
+            returns[task, copy] = 0.0
             last = infos[i]["terminal_observation"]
             infos[i]["terminal_observation"] = self._normalize_rows(last, mean[task, None], std[task, None])
-        obs = self._normalize_rows(obs, mean, std)
+        return *step, dones, infos
+
+    def _step(self, kernels: Any, obs: TaskObs, rewards: np.ndarray) -> tuple[TaskObs, np.ndarray]:
+        """Add a step to the statistics and normalise it."""
+        tasks, moments, rows = self._present(), self._moments, obs["obs"]
+        new_obs, new_rewards = kernels.normalize_step(
+            self._by_task(rows),
+            self._by_task(rewards),
+            self._returns[tasks],
+            moments.mean[tasks],
+            moments.var[tasks],
+            moments.count[tasks],
+            self.gamma,
+            self.epsilon,
+            self.clip_obs,
+            self.clip_reward,
+            self.training,
+            self.norm_obs,
+            self.norm_reward,
+        )
+        obs = {**obs, "obs": new_obs.reshape(rows.shape)} if self.norm_obs else dict(obs)
+        return obs, new_rewards.reshape(-1) if self.norm_reward else rewards
+
+    def _step_of_arrays(self, obs: TaskObs, rewards: np.ndarray, faulty: list[int]) -> tuple[TaskObs, np.ndarray]:
+        """Do the same with array operations, and leave faulty rows out of the statistics."""
+        reward_rows = self._by_task(rewards)
+        if self.training:
+            self._update(self._present(), self._by_task(obs["obs"]), reward_rows, faulty)
+        mean, std = self._mean_and_std()
         if self.norm_reward:
             rewards = _clipped(reward_rows / std[:, -1:], self.clip_reward).reshape(-1)
-        return obs, rewards, dones, infos
+        return self._normalize_rows(obs, mean, std), rewards
 
     def _update(self, tasks: slice, obs_rows: np.ndarray, reward_rows: np.ndarray, faulty: list[int]) -> None:
         """Add a step to the statistics: observations and discounted returns, as in SB3, but no faulty rows."""

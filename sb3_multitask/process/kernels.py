@@ -1,0 +1,53 @@
+"""Loads modules of compiled loops: numba's, where it is installed.
+
+At the sizes of a step, array operations cost their calls, not their arithmetic, so a phase of a step is one compiled
+function. Every module of kernels belongs to one that does the same with arrays, within rounding, where numba is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+_LOGGER = logging.getLogger("sb3_multitask")
+SWITCH = "SB3_MULTITASK_KERNELS"
+"""Environment variable: 0 leaves numba out."""
+
+
+@cache
+def load_kernels(name: str) -> ModuleType | None:
+    """Import a module of kernels; None without numba.
+
+    numba compiles a function at its first call, and keeps the result in its cache: ``__pycache__`` beside the module,
+    or where that is read-only the user's cache folder (``NUMBA_CACHE_DIR``).
+
+    :param name: of the module, which imports numba
+    """
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        module = importlib.import_module(name)
+    except ImportError as e:
+        _say_once(f"Small array operations are not compiled, which is slower: {e}")
+        return None
+    if not _is_compiled(module):
+        _LOGGER.info("Compiling kernels of %s, once", name)
+    return module
+
+
+@cache
+def _say_once(message: str) -> None:
+    _LOGGER.info(message)
+
+
+def _is_compiled(module: ModuleType) -> bool:
+    """Whether numba's cache has something of a module."""
+    kernels = [value for value in vars(module).values() if hasattr(value, "stats") and hasattr(value, "py_func")]
+    return any(
+        any(Path(kernel.stats.cache_path).glob(f"{module.__name__.rpartition('.')[2]}.{kernel.py_func.__name__}*.nbi"))
+        for kernel in kernels
+    )
