@@ -22,8 +22,8 @@ CASES = {
     "cycle": {"task_schedule": "cycle"},
     "target_kl": {"target_kl": 0.002, "learning_rate": 1e-3},
     "schedules": {"clip_range": falls(0.3), "clip_range_vf": falls(0.5), "learning_rate": falls(1e-3)},
-    "desired_kl": {"desired_kl": 0.02},
-    "desired_kl in cycle": {"desired_kl": 0.02, "task_schedule": "cycle"},
+    "desired_kl": {"desired_kl": 5e-4, "learning_rate": 1e-3},
+    "desired_kl in cycle": {"desired_kl": 5e-4, "learning_rate": 1e-3, "task_schedule": "cycle"},
     "teachers": {"student_rollout_prob": 0.5, "rl_coef": 0.5, "distill_coef": falls(1.0)},
     "teachers in cycle": {"student_rollout_prob": falls(0.9), "rl_coef": 0.5, "task_schedule": "cycle"},
 }
@@ -45,7 +45,7 @@ def is_what_it_says(name, model):
     if "target_kl" in name:
         return n_rollouts < model._n_updates < n_rollouts * model.n_epochs
     if "desired_kl" in name:
-        return model.policy.optimizer.param_groups[0]["lr"] != model.learning_rate
+        return model.policy.optimizer.param_groups[0]["lr"] < model.learning_rate / 1.4  # it may return to its start
     return model._n_updates == n_rollouts * model.n_epochs
 
 
