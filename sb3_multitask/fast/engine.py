@@ -12,12 +12,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.fast.acting import Acting
 from sb3_multitask.fast.minibatches import Computation, PartMemory, RolloutTable, parts_of_minibatch
-from sb3_multitask.fast.nets import heads_backward, trunk_backward
+from sb3_multitask.fast.nets import KERNELS, heads_backward, trunk_backward
 from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.workers import Workers
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss
 from sb3_multitask.losses.loss import SumsOfTerms, evaluation_of_sums, sums_of_terms
+from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.task_major import by_task
@@ -40,6 +41,7 @@ class FastEngine:
         self.model = model
         self._take_parameters()
         self._workers = Workers()
+        load_kernels(KERNELS)  # before the threads of matrix products are limited
         self._acting: Acting | None = None
         self._version = self.parameters.version()  # of the weights that act
         self._is_touched = False  # a callback has put in weights since the rollout began

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from sb3_multitask.fast.acting import Activations
-from sb3_multitask.fast.nets import heads_forward, trunk_forward
-from sb3_multitask.fast.parameters import Gradient, Layer
+from sb3_multitask.fast.nets import forward
+from sb3_multitask.fast.parameters import Gradient
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.losses import GroupedRows
 from sb3_multitask.process.arrays import Scratch
@@ -119,7 +119,7 @@ def parts_of_minibatch(
                 columns["advantages"] -= shift
                 columns["advantages"] /= scale
             grouped = GroupedRows(task_ids, **columns, kept=grouping.taken, n_rows=n_rows)
-            return grouped, forward(weights, x, memory)
+            return grouped, activations_of(weights, x, memory)
 
         return compute
 
@@ -131,21 +131,8 @@ def _parts(n_rows: int) -> Iterator[slice]:
     return (slice(a, b) for a, b in pairwise(n_rows * i // n_parts for i in range(n_parts + 1)))
 
 
-def forward(weights: ReadyWeights, x: np.ndarray, memory: PartMemory) -> Activations:
+def activations_of(weights: ReadyWeights, x: np.ndarray, memory: PartMemory) -> Activations:
     """Activations of the nets for observations that are grouped by task, (k * m, obs_dim)."""
-    trunk_pi = _trunk(weights.trunk_pi, x, memory.trunk_pi)
-    trunk_vf = _trunk(weights.trunk_vf, x, memory.trunk_vf)
-    latent_pi, latent_vf = (trunk[-1].reshape(weights.k, -1, trunk[-1].shape[1]) for trunk in (trunk_pi, trunk_vf))
-    return Activations(
-        trunk_pi=trunk_pi,
-        heads_pi=heads_forward(weights.head_pi, latent_pi, memory.head_pi),
-        trunk_vf=trunk_vf,
-        heads_vf=heads_forward(weights.head_vf, latent_vf, memory.head_vf),
-    )
-
-
-def _trunk(layers: list[Layer], x: np.ndarray, scratch: Scratch) -> list[np.ndarray]:
-    """``[x, ..., output]``, each (n_rows, dim)."""
-    hidden = [scratch.array(("h", i), (len(x), len(bias))) for i, (_, bias) in enumerate(layers)]
-    trunk_forward(layers, x, hidden)
-    return [x, *hidden]
+    trunk_pi, heads_pi = forward(weights.trunk_pi, weights.head_pi, x, memory.trunk_pi, memory.head_pi)
+    trunk_vf, heads_vf = forward(weights.trunk_vf, weights.head_vf, x, memory.trunk_vf, memory.head_vf)
+    return Activations(trunk_pi, heads_pi, trunk_vf, heads_vf)

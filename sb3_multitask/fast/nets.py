@@ -8,14 +8,51 @@ all of them, or (k,) ids.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from sb3_multitask.fast.parameters import Layer
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
+from sb3_multitask.process.kernels import load_kernels
 
 Tasks: TypeAlias = slice | np.ndarray
+KERNELS = "sb3_multitask.fast.kernels"
+
+
+def kernels_for(array: np.ndarray) -> Any:
+    """The compiled passes for arrays of this type; None without."""
+    return load_kernels(KERNELS) if array.dtype == np.float32 else None
+
+
+def _first(layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
+    return tuple(weight for weight, _ in layers)
+
+
+def _second(layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
+    return tuple(bias for _, bias in layers)
+
+
+def forward(
+    trunk: list[Layer], heads: list[Layer], x: np.ndarray, trunk_scratch: Scratch, heads_scratch: Scratch
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Activations of a trunk and its heads, ``[input, ..., output]`` each, for rows that come task by task.
+
+    :param trunk: :func:`transposed` layers
+    :param heads: from :func:`of_tasks`
+    :param x: (k * m, obs_dim)
+    """
+    k, n_rows = len(heads[0][0]), len(x)
+    hidden = [trunk_scratch.array(("h", i), (n_rows, len(bias))) for i, (_, bias) in enumerate(trunk)]
+    latent = ([x, *hidden])[-1].reshape(k, n_rows // k, -1)
+    kernels = kernels_for(x)
+    if kernels is None:
+        trunk_forward(trunk, x, hidden)
+        return [x, *hidden], heads_forward(heads, latent, heads_scratch)
+    outputs = [heads_scratch.array(("h", i), (*latent.shape[:2], w.shape[2])) for i, (w, _) in enumerate(heads)]
+    nets = (_first(trunk), _second(trunk)), tuple(hidden), (_first(heads), _second(heads)), tuple(outputs)
+    kernels.forward(x, *nets)
+    return [x, *hidden], [latent, *outputs]
 
 
 def transposed(layers: list[Layer], memory: list[np.ndarray]) -> list[Layer]:
@@ -57,6 +94,13 @@ def trunk_backward(
 
     ``d_h`` is overwritten.
     """
+    kernels = kernels_for(d_h)
+    if kernels is not None:
+        memory = [scratch.array(("d_h", i), x.shape) for i, x in enumerate(activations[:-1])]
+        kernels.trunk_backward(
+            _first(layers), tuple(activations), d_h, _first(gradients), _second(gradients), tuple(memory)
+        )
+        return
     for i in reversed(range(len(layers))):
         d_z = _through_tanh(d_h, activations[i + 1], scratch)
         np.matmul(d_z.T, activations[i], out=gradients[i][0])
@@ -113,6 +157,13 @@ def heads_backward(
     scratch: Scratch,
 ) -> np.ndarray:
     """Write the gradient of the heads of ``tasks``, given that of their output; return that of their input."""
+    kernels = kernels_for(d_out)
+    if kernels is not None:
+        memory = [scratch.array(("d_h", i), x.shape) for i, x in enumerate(activations[:-1])]
+        ids = np.arange(len(d_out)) if isinstance(tasks, slice) else tasks
+        gradients_, inputs = (_first(gradients), _second(gradients)), tuple(map(np.ascontiguousarray, activations))
+        kernels.heads_backward(_first(layers), inputs, np.ascontiguousarray(d_out), ids, *gradients_, tuple(memory))
+        return memory[0]
     d_z, ones = d_out, scratch.ones(d_out.shape[1])
     for i in reversed(range(len(layers))):
         weight, _ = layers[i]

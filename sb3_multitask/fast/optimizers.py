@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 
+from sb3_multitask.fast.nets import KERNELS
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.policies.task_steps import step_of_tasks
 from sb3_multitask.process.kernels import load_kernels
 
-KERNELS = "sb3_multitask.fast.kernels"
 _NONE = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
 

@@ -30,6 +30,8 @@ def load_kernels(name: str) -> ModuleType | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
+        # numba's matrix products are scipy's, whose threads can be limited once the library is there
+        importlib.import_module("scipy.linalg")
         module = importlib.import_module(name)
     except ImportError as e:
         _say_once(f"Small array operations are not compiled, which is slower: {e}")

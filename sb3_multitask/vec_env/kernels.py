@@ -7,7 +7,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def normalize_step(  # type: ignore[no-untyped-def]  # noqa: ANN201, PLR0913
+def normalize_step(  # type: ignore[no-untyped-def]
     obs, rewards, returns, mean, var, count, gamma, epsilon, clip_obs, clip_reward, training, norm_obs, norm_reward
 ):
     """Add a step to the moments of k tasks and normalise it, as ``MultiTaskVecNormalize.step_wait``.
