@@ -17,7 +17,7 @@ from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.workers import Workers
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss
-from sb3_multitask.losses.loss import SumsOfTerms, evaluation_of_sums, sums_of_terms
+from sb3_multitask.losses.loss import SumsOfTerms, evaluate_groups, evaluation_of_sums
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
@@ -245,9 +245,7 @@ class FastEngine:
         assert self._acting is not None
         (rows, activations), tasks = part(memory), self._acting.tasks
         outputs = GroupedOutputs(rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1])
-        at_outputs, *others = (loss.output_gradient(rows, outputs) for loss in objective)
-        for other in others:
-            at_outputs += other
+        at_outputs, sums = evaluate_groups(objective, outputs)
         weights, gradient = self.parameters.weight_nets, memory.gradient
         if not isinstance(tasks, slice):
             memory.flat_gradient.fill(0.0)
@@ -267,7 +265,7 @@ class FastEngine:
             (weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, d_latent_vf, memory.trunk_vf),
         ):
             trunk_backward(trunk, of_trunk, hidden, activations.in_trunk(d_latent), scratch)
-        return sums_of_terms(objective, outputs)
+        return sums
 
     def step(self, max_grad_norm: float) -> bool:
         """One step of the optimizer along the gradient of the last :meth:`evaluate`, clipped.

@@ -9,7 +9,8 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
-from sb3_multitask.losses.loss import Loss, Outputs, Samples
+from sb3_multitask.losses.loss import KERNELS, Loss, Outputs, Samples
+from sb3_multitask.process.kernels import load_kernels
 
 
 class A2CTerms(NamedTuple):
@@ -76,6 +77,16 @@ class A2CLoss(Loss):
         actor = self.rl_coef * (terms.policy_loss + self.ent_coef * terms.entropy_loss)
         weighted: th.Tensor = actor + self.vf_coef * terms.value_loss
         return weighted
+
+    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, A2CTerms]:
+        kernels = load_kernels(KERNELS)
+        if kernels is None:
+            return super().evaluate_groups(rows, outputs)
+        of_rows = rows.actions, rows.advantages, rows.returns, rows.kept_or_none
+        *gradient, sums = kernels.a2c(
+            *of_rows, outputs.mean, outputs.log_std, outputs.values, self.rl_coef, self.ent_coef, self.vf_coef, rows.n_rows
+        )
+        return OutputGradient(*gradient), A2CTerms(*sums.T)
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         scaled = rows.only_kept(rows.advantages) * (-self.rl_coef / rows.n_rows)

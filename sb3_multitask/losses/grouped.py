@@ -47,6 +47,7 @@ class GroupedRows:
         per_task = [m] * k if self.kept is None else np.count_nonzero(self.kept, axis=(1, 2)).tolist()
         self.rows_per_task: list[int] = per_task
         """How many rows of each task are learned from."""
+        self.kept_or_none: np.ndarray = np.empty((0, 0, 0), np.float32) if self.kept is None else self.kept
         self.n_rows = self.n_rows or sum(per_task)
 
     def only_kept(self, rows: np.ndarray) -> np.ndarray:
@@ -86,11 +87,20 @@ class GroupedOutputs:
     log_std: np.ndarray
     values: np.ndarray
 
-    def __post_init__(self) -> None:
-        self.std: np.ndarray = np.exp(self.log_std)
-        self.z: np.ndarray = (self.rows.actions - self.mean) / self.std
+    @cached_property
+    def std(self) -> np.ndarray:
+        """Standard deviations, (k, 1, action_dim)."""
+        return np.asarray(np.exp(self.log_std))
+
+    @cached_property
+    def z(self) -> np.ndarray:
         """The actions taken in standard deviations from the mean, (k, m, action_dim)."""
-        self.z_squared = self.z * self.z
+        return np.asarray((self.rows.actions - self.mean) / self.std)
+
+    @cached_property
+    def z_squared(self) -> np.ndarray:
+        """Their squares."""
+        return self.z * self.z
 
     @cached_property
     def log_prob(self) -> np.ndarray:

@@ -13,6 +13,8 @@ import torch as th
 
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
 
+KERNELS = "sb3_multitask.losses.kernels"
+
 
 class Samples(Protocol):
     """What a loss reads of a rollout buffer's samples; ``TaskRolloutBufferSamples`` has the shapes."""
@@ -77,6 +79,11 @@ class Loss(ABC):
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         """The derivative of ``weighted(terms)`` with respect to what the network puts out."""
 
+    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, Any]:
+        """:meth:`output_gradient`, and the terms as sums over the rows of each task, (k,) each."""
+        terms = self.rows(rows, outputs)
+        return self.output_gradient(rows, outputs), type(terms)(*rows.sums_per_task(terms).T)
+
 
 class LossTerms(NamedTuple):
     """The terms of one loss in an update: means over all rows, and over the rows of each task that took part."""
@@ -139,21 +146,23 @@ class SumsOfTerms(NamedTuple):
     :param tasks: ids of the tasks, (k,)
     :param rows_per_task: how many rows of each are learned from
     :param n_rows: how many rows of the whole minibatch are
-    :param of_losses: of each loss, the names of its terms and their sums over rows, (k, number of terms)
+    :param of_losses: of each loss its terms, summed over the rows of each task, (k,) each
     """
 
     tasks: np.ndarray
     rows_per_task: Sequence[int]
     n_rows: int
-    of_losses: Sequence[tuple[Sequence[str], np.ndarray]]
+    of_losses: Sequence[Any]
 
 
-def sums_of_terms(objective: Sequence[Loss], outputs: GroupedOutputs) -> SumsOfTerms:
-    """The sums of an objective's terms over the rows of a part."""
+def evaluate_groups(objective: Sequence[Loss], outputs: GroupedOutputs) -> tuple[OutputGradient, SumsOfTerms]:
+    """The derivative of an objective for a part, and its terms."""
     rows = outputs.rows
-    terms = [loss.rows(rows, outputs) for loss in objective]
-    of_losses = [(of_rows._fields, rows.sums_per_task(of_rows)) for of_rows in terms]
-    return SumsOfTerms(rows.tasks, rows.rows_per_task, rows.n_rows, of_losses)
+    (gradient, terms), *others = (loss.evaluate_groups(rows, outputs) for loss in objective)
+    for other, _ in others:
+        gradient += other
+    of_losses = [terms, *(of_loss for _, of_loss in others)]
+    return gradient, SumsOfTerms(rows.tasks, rows.rows_per_task, rows.n_rows, of_losses)
 
 
 def evaluation_of_sums(objective: Sequence[Loss], parts: Sequence[SumsOfTerms]) -> Evaluation:
@@ -165,9 +174,8 @@ def evaluation_of_sums(objective: Sequence[Loss], parts: Sequence[SumsOfTerms]) 
     here = slice(None) if n_rows.all() else n_rows.nonzero()[0]
     losses = []
     for i, loss in enumerate(objective):
-        names, sums = parts[0].of_losses[i]
-        for part in parts[1:]:
-            sums = sums + part.of_losses[i][1]
+        names = parts[0].of_losses[i]._fields
+        sums = np.add.reduce([np.stack(part.of_losses[i], axis=1) for part in parts])
         n_rows_here = n_rows[here, None].astype(sums.dtype)
         pooled, of_tasks = (np.add.reduce(sums) / parts[0].n_rows).tolist(), (sums[here] / n_rows_here).T.tolist()
         losses.append(LossTerms(loss, dict(zip(names, pooled, strict=True)), dict(zip(names, of_tasks, strict=True))))

@@ -10,7 +10,8 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
-from sb3_multitask.losses.loss import Loss, Outputs, Samples
+from sb3_multitask.losses.loss import KERNELS, Loss, Outputs, Samples
+from sb3_multitask.process.kernels import load_kernels
 
 
 class PPOTerms(NamedTuple):
@@ -95,6 +96,17 @@ class PPOLoss(Loss):
         if self.clip_range_vf is None:
             return outputs.values
         return batch.old_values + (outputs.values - batch.old_values).clip(-self.clip_range_vf, self.clip_range_vf)
+
+    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, PPOTerms]:
+        kernels = load_kernels(KERNELS)
+        if kernels is None:
+            return super().evaluate_groups(rows, outputs)
+        of_rows = rows.actions, rows.advantages, rows.returns, rows.old_values, rows.old_log_prob, rows.kept_or_none
+        clip = self.clip_range, np.inf if self.clip_range_vf is None else self.clip_range_vf
+        coefs = float(self.rl_coef), float(self.ent_coef), float(self.vf_coef)
+        of_policy = outputs.mean, outputs.log_std, outputs.values
+        *gradient, sums = kernels.ppo(*of_rows, *of_policy, clip, coefs, rows.n_rows)
+        return OutputGradient(*gradient), PPOTerms(*sums.T)
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         ratio = np.exp(outputs.log_prob - rows.old_log_prob)
