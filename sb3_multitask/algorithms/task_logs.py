@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain
 from typing import Any, Never
 
 import numpy as np
@@ -15,7 +14,7 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
-from sb3_multitask.losses import Evaluation
+from sb3_multitask.losses import Evaluation, Loss
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.storage.csv_log import quote_keys
 
@@ -44,10 +43,18 @@ def log_evaluation(logger: Logger, names: Sequence[str], evaluation: Evaluation)
     """
     values: dict[str, float] = {}
     for loss, pooled, of_tasks in evaluation.losses:
-        values.update((key, pooled[term]) for term, key in loss.pooled_keys.items())
-        keys = _task_keys(loss.task_key, tuple(names), tuple(evaluation.tasks), tuple(of_tasks))
-        values.update(zip(keys, chain.from_iterable(of_tasks.values()), strict=True))
+        values.update(_keyed(loss, pooled, of_tasks, names, evaluation.tasks))
     _record(logger, values)
+
+
+def _keyed(
+    loss: Loss, pooled: Any, of_tasks: np.ndarray, names: Sequence[str], tasks: Sequence[int]
+) -> dict[str, float]:
+    """The terms of a loss by their keys in the log."""
+    values = {key: getattr(pooled, term) for term, key in loss.pooled_keys.items()}
+    keys = _task_keys(loss.task_key, tuple(names), tuple(tasks), pooled._fields)
+    values.update(zip(keys, of_tasks.T.ravel().tolist(), strict=True))
+    return values
 
 
 @lru_cache
@@ -84,7 +91,7 @@ class UpdateLog:
     def add(self, evaluation: Evaluation) -> None:
         """Take in a minibatch."""
         self._evaluations.append(evaluation)
-        self.last_kl = evaluation.losses[0].pooled["approx_kl"]
+        self.last_kl = evaluation.losses[0].pooled.approx_kl
 
     def record(self, logger: Logger, names: Sequence[str]) -> None:
         """Record the means, and the objective of the last minibatch.
@@ -93,22 +100,30 @@ class UpdateLog:
         """
         if not self._evaluations:
             return
-        values: dict[tuple[int, str, int | None], list[float]] = {}  # of each loss, term and task; None: of all rows
-        for i, evaluation in enumerate(self._evaluations):
-            for j, terms in enumerate(evaluation.losses):
-                for term, mean in terms.pooled.items():
-                    if i < self._epoch_start and term == "approx_kl":
-                        continue
-                    values.setdefault((j, term, None), []).append(mean)
-                    for task, of_task in zip(evaluation.tasks, terms.of_tasks[term], strict=True):
-                        values.setdefault((j, term, task), []).append(of_task)
+        values: dict[str, float] = {}
         last = self._evaluations[-1].losses
-        for (j, term, of), means in values.items():
-            loss = last[j].loss
-            key = loss.pooled_keys.get(term) if of is None else loss.task_key.format(task=names[of], term=term)
-            if key is not None:
-                logger.record(key, sum(means) / len(means))
+        for i in range(len(last)):
+            everything, latest = (
+                _means(part, i, names) for part in (self._evaluations, self._evaluations[self._epoch_start :])
+            )
+            values.update((key, mean) for key, mean in everything.items() if not key.endswith("approx_kl"))
+            values.update((key, mean) for key, mean in latest.items() if key.endswith("approx_kl"))
+        _record(logger, values)
         logger.record("train/loss", sum(terms.weighted() for terms in last))
+
+
+def _means(evaluations: Sequence[Evaluation], i: int, names: Sequence[str]) -> dict[str, float]:
+    """The means over evaluations of the terms of their loss number ``i``, by the keys of the log."""
+    if not evaluations:
+        return {}
+    loss, pooled, _ = evaluations[-1].losses[i]
+    sums, counts = np.zeros((len(names), len(pooled))), np.zeros((len(names), 1))
+    for evaluation in evaluations:
+        sums[evaluation.tasks] += evaluation.losses[i].of_tasks
+        counts[evaluation.tasks] += 1
+    tasks = counts[:, 0].nonzero()[0]
+    means = type(pooled)(*np.mean([evaluation.losses[i].pooled for evaluation in evaluations], axis=0).tolist())
+    return _keyed(loss, means, sums[tasks] / counts[tasks], names, tasks.tolist())
 
 
 def log_explained_variance(logger: Logger, names: Sequence[str], buffer: RolloutBuffer) -> None:

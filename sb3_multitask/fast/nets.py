@@ -46,7 +46,7 @@ def forward(
     hidden = [trunk_scratch.array(("h", i), (n_rows, len(bias))) for i, (_, bias) in enumerate(trunk)]
     latent = ([x, *hidden])[-1].reshape(k, n_rows // k, -1)
     kernels = kernels_for(x)
-    if kernels is None:
+    if kernels is None or not trunk:
         trunk_forward(trunk, x, hidden)
         return [x, *hidden], heads_forward(heads, latent, heads_scratch)
     outputs = [heads_scratch.array(("h", i), (*latent.shape[:2], w.shape[2])) for i, (w, _) in enumerate(heads)]
@@ -95,7 +95,7 @@ def trunk_backward(
     ``d_h`` is overwritten.
     """
     kernels = kernels_for(d_h)
-    if kernels is not None:
+    if kernels is not None and layers:
         memory = [scratch.array(("d_h", i), x.shape) for i, x in enumerate(activations[:-1])]
         kernels.trunk_backward(
             _first(layers), tuple(activations), d_h, _first(gradients), _second(gradients), tuple(memory)

@@ -84,7 +84,14 @@ class A2CLoss(Loss):
             return super().evaluate_groups(rows, outputs)
         of_rows = rows.actions, rows.advantages, rows.returns, rows.kept_or_none
         *gradient, sums = kernels.a2c(
-            *of_rows, outputs.mean, outputs.log_std, outputs.values, self.rl_coef, self.ent_coef, self.vf_coef, rows.n_rows
+            *of_rows,
+            outputs.mean,
+            outputs.log_std,
+            outputs.values,
+            self.rl_coef,
+            self.ent_coef,
+            self.vf_coef,
+            rows.n_rows,
         )
         return OutputGradient(*gradient), A2CTerms(*sums.T)
 

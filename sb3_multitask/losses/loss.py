@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -86,15 +85,19 @@ class Loss(ABC):
 
 
 class LossTerms(NamedTuple):
-    """The terms of one loss in an update: means over all rows, and over the rows of each task that took part."""
+    """The terms of one loss in an update.
+
+    :param pooled: their means over all rows, with the terms' names
+    :param of_tasks: their means over the rows of each task that took part, (n_tasks, n_terms)
+    """
 
     loss: Loss
-    pooled: dict[str, float]
-    of_tasks: dict[str, list[float]]
+    pooled: Any
+    of_tasks: np.ndarray
 
     def weighted(self) -> float:
         """What the loss was in the objective."""
-        return float(self.loss.weighted(SimpleNamespace(**self.pooled)))
+        return float(self.loss.weighted(self.pooled))
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,14 @@ class Evaluation:
     @property
     def means(self) -> dict[str, float]:
         """The terms of all losses as means over all rows."""
-        return {name: mean for terms in self.losses for name, mean in terms.pooled.items()}
+        return {name: mean for terms in self.losses for name, mean in terms.pooled._asdict().items()}
 
     def not_finite(self) -> list[int]:
         """The tasks with a term that is NaN or infinite."""
         return [
             task
             for i, task in enumerate(self.tasks)
-            if not all(np.isfinite(means[i]) for terms in self.losses for means in terms.of_tasks.values())
+            if not all(np.isfinite(terms.of_tasks[i]).all() for terms in self.losses)
         ]
 
 
@@ -132,12 +135,8 @@ def terms_of_samples(loss: Loss, rows: Any, terms: Any, task: th.Tensor, n_tasks
     n_rows = th.bincount(task, minlength=n_tasks)
     sums = th.stack(tuple(rows), dim=1).new_zeros(n_tasks, len(rows)).index_add_(0, task, th.stack(tuple(rows), dim=1))
     here = n_rows > 0
-    means = (sums[here] / n_rows[here].unsqueeze(1)).unbind(1)
-    return LossTerms(
-        loss,
-        {name: term.item() for name, term in terms._asdict().items()},
-        {name: mean.tolist() for name, mean in zip(rows._fields, means, strict=True)},
-    )
+    means = sums[here] / n_rows[here].unsqueeze(1)
+    return LossTerms(loss, type(terms)(*(term.item() for term in terms)), means.numpy(force=True))
 
 
 class SumsOfTerms(NamedTuple):
@@ -174,9 +173,8 @@ def evaluation_of_sums(objective: Sequence[Loss], parts: Sequence[SumsOfTerms]) 
     here = slice(None) if n_rows.all() else n_rows.nonzero()[0]
     losses = []
     for i, loss in enumerate(objective):
-        names = parts[0].of_losses[i]._fields
         sums = np.add.reduce([np.stack(part.of_losses[i], axis=1) for part in parts])
         n_rows_here = n_rows[here, None].astype(sums.dtype)
-        pooled, of_tasks = (np.add.reduce(sums) / parts[0].n_rows).tolist(), (sums[here] / n_rows_here).T.tolist()
-        losses.append(LossTerms(loss, dict(zip(names, pooled, strict=True)), dict(zip(names, of_tasks, strict=True))))
+        pooled = type(parts[0].of_losses[i])(*(np.add.reduce(sums) / parts[0].n_rows).tolist())
+        losses.append(LossTerms(loss, pooled, sums[here] / n_rows_here))
     return Evaluation(parts[0].tasks[here].tolist(), losses)
