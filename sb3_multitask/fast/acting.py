@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_multitask.fast.nets import Tasks, heads_forward, of_tasks, trunk_forward
+from sb3_multitask.fast.nets import Tasks, heads_forward, kernels_for, of_tasks, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.process.arrays import aligned_zeros
@@ -51,7 +51,9 @@ class Acting:
         # drawn as torch.distributions.Normal draws it: one tensor (n_envs, action_dim) a step
         self._noise = [th.empty(n_envs, nets.log_std.shape[-1], dtype=policy.log_std.dtype) for _ in range(n_steps)]
         self._noise_arrays = [noise.numpy() for noise in self._noise]
-        self._hidden_pi_of_step = [[h[step] for h in self._hidden_pi] for step in range(n_steps)]
+        self._hidden_pi_of_step = [tuple(h[step] for h in self._hidden_pi) for step in range(n_steps)]
+        sizes = [bias.shape[-1] for _, bias in nets.head_pi]
+        self._outputs_pi = [[aligned_zeros((n_envs, size), dtype) for size in sizes] for _ in range(n_steps)]
 
     def start(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Begin a rollout with ``k`` tasks and the weights as they are now."""
@@ -79,16 +81,23 @@ class Acting:
         :param observations: (n_envs, obs_dim)
         :param actions: receives them, (n_envs, action_dim)
         """
-        weights = self.weights
-        latent = trunk_forward(weights.trunk_pi, observations, self._hidden_pi_of_step[step])
-        heads = heads_forward(weights.head_pi, latent.reshape(weights.k, -1, latent.shape[1]))
-        self._heads.append(heads)
+        weights, hidden, k = self.weights, self._hidden_pi_of_step[step], self.k
         self._log_stds.append(weights.log_std)
-        mean = heads[-1]
         self._noise[step].normal_()
-        grouped = actions.reshape(mean.shape)
-        np.multiply(self._noise_arrays[step].reshape(mean.shape), weights.std, out=grouped)
-        grouped += mean
+        grouped = actions.reshape(k, -1, actions.shape[1])
+        noise = self._noise_arrays[step].reshape(grouped.shape)
+        latent = (hidden[-1] if hidden else observations).reshape(k, grouped.shape[1], -1)
+        kernels = kernels_for(observations) if hidden else None
+        if kernels is not None:
+            outputs = [output.reshape(k, grouped.shape[1], -1) for output in self._outputs_pi[step]]
+            trunk, heads = weights.pi
+            kernels.act(observations, trunk, hidden, heads, tuple(outputs), noise, weights.std, grouped)
+            self._heads.append([latent, *outputs])
+            return
+        trunk_forward(weights.trunk_pi, observations, hidden)
+        self._heads.append(heads_forward(weights.head_pi, latent))
+        np.multiply(noise, weights.std, out=grouped)
+        grouped += self._heads[-1][-1]
 
     def values(self, observations: np.ndarray) -> np.ndarray:
         """Values of all observations of a rollout and of those after it.

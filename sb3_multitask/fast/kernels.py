@@ -91,6 +91,22 @@ def forward(x, trunk, hidden, head, grouped):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def act(x, trunk, hidden, head, grouped, noise, std, actions):  # type: ignore[no-untyped-def]
+    """:func:`forward`, and sample actions from the Gaussians whose means it computes.
+
+    :param noise: standard normal, (k, m, action_dim)
+    :param std: (k, 1, action_dim)
+    :param actions: receives them, (k, m, action_dim)
+    """
+    forward(x, trunk, hidden, head, grouped)
+    mean = grouped[len(grouped) - 1]
+    for task in range(mean.shape[0]):
+        for i in range(mean.shape[1]):
+            for a in range(mean.shape[2]):
+                actions[task, i, a] = mean[task, i, a] + noise[task, i, a] * std[task, 0, a]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _through_tanh(d_h, h):  # type: ignore[no-untyped-def]
     for i in range(d_h.shape[0]):
         for j in range(d_h.shape[1]):

@@ -33,6 +33,11 @@ def _second(layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
     return tuple(bias for _, bias in layers)
 
 
+def in_columns(*nets: list[Layer]) -> tuple[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], ...]:
+    """Nets as a tuple of weights and one of biases each."""
+    return tuple((_first(layers), _second(layers)) for layers in nets)
+
+
 def forward(
     trunk: list[Layer], heads: list[Layer], x: np.ndarray, trunk_scratch: Scratch, heads_scratch: Scratch
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -50,8 +55,8 @@ def forward(
         trunk_forward(trunk, x, hidden)
         return [x, *hidden], heads_forward(heads, latent, heads_scratch)
     outputs = [heads_scratch.array(("h", i), (*latent.shape[:2], w.shape[2])) for i, (w, _) in enumerate(heads)]
-    nets = (_first(trunk), _second(trunk)), tuple(hidden), (_first(heads), _second(heads)), tuple(outputs)
-    kernels.forward(x, *nets)
+    trunk_columns, heads_columns = in_columns(trunk, heads)
+    kernels.forward(x, trunk_columns, tuple(hidden), heads_columns, tuple(outputs))
     return [x, *hidden], [latent, *outputs]
 
 

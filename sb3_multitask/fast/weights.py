@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sb3_multitask.fast.nets import Tasks, memory_of_copies, of_tasks, transposed
+from sb3_multitask.fast.nets import Tasks, in_columns, memory_of_copies, of_tasks, transposed
 from sb3_multitask.fast.parameters import FlatParameters, log_std_of
 
 
@@ -12,7 +12,7 @@ class ReadyWeights:
     """Copies of the weights for some tasks, in memory of their own; to be made again after every update.
 
     ``trunk_pi``, ``trunk_vf``, ``head_pi`` and ``head_vf`` are layers for the functions of ``fast.nets``; ``log_std``
-    and ``std`` are (k, 1, action_dim).
+    and ``std`` are (k, 1, action_dim). ``pi`` and ``vf`` are trunk and heads as compiled functions take them.
     """
 
     def __init__(self, parameters: FlatParameters) -> None:
@@ -34,5 +34,6 @@ class ReadyWeights:
         head_pi, head_vf = (self._head_pi, self._head_vf) if k == 1 else (None, None)
         self.head_pi = of_tasks(self.nets.head_pi, tasks, head_pi)
         self.head_vf = of_tasks(self.nets.head_vf, tasks, head_vf)
+        self.pi, self.vf = in_columns(self.trunk_pi, self.head_pi), in_columns(self.trunk_vf, self.head_vf)
         self.log_std = log_std_of(self.nets, tasks, k).copy()
         self.std: np.ndarray = np.exp(self.log_std)
