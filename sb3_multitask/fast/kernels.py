@@ -41,7 +41,10 @@ def _tanh(x):  # type: ignore[no-untyped-def]
     """Tanh of float32 with an error below 3e-7: Eigen's rational function of degrees 13 and 6, which has no branches."""
     number = np.float32
     limit = number(7.90531110763549805)
-    x = min(max(x, -limit), limit)
+    if x > limit:  # NaN, with which every comparison is false, stays NaN
+        x = limit
+    elif x < -limit:
+        x = -limit
     square = x * x
     p = number(-2.76076847742355e-16)
     p = square * p + number(2.00018790482477e-13)

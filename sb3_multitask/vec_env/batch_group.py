@@ -113,9 +113,9 @@ class SimulationGroup:
         self._keep_fields(own)
         if self._forces is not None:
             self._forces.compute(ids, self._fields[_CONTACT_FORCES])
-        after = self._state(own)
-        obs = self._observe(ids, after)
-        outcome = self.adapter.outcome(own, before, after, actions)
+        obs, outcome = self.adapter.after_step(own, before, self._now(own), actions)
+        if self.readings is not None:
+            obs = self.readings.append(ids, obs)
         elapsed = self.elapsed[own]  # a view
         elapsed += 1
         truncated = elapsed >= self.max_episode_steps[own]

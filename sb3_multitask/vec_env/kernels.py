@@ -7,6 +7,14 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _clipped(value, limit):  # type: ignore[no-untyped-def]
+    """A number within a limit; NaN, with which every comparison is false, stays NaN."""
+    if value > limit:
+        return limit
+    return -limit if value < -limit else value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def normalize_step(  # type: ignore[no-untyped-def]
     obs, rewards, returns, mean, var, count, gamma, epsilon, clip_obs, clip_reward, training, norm_obs, norm_reward
 ):
@@ -43,12 +51,65 @@ def normalize_step(  # type: ignore[no-untyped-def]
             if norm_obs:
                 center, std = mean[task, column], np.sqrt(var[task, column] + epsilon)
                 for i in range(m):
-                    value = (obs[task, i, column] - center) / std
-                    new_obs[task, i, column] = min(max(value, -clip_obs), clip_obs)
+                    new_obs[task, i, column] = _clipped((obs[task, i, column] - center) / std, clip_obs)
         std = np.sqrt(var[task, obs_dim] + epsilon)
         for i in range(m):
             if norm_reward:
-                new_rewards[task, i] = min(max(rewards[task, i] / std, -clip_reward), clip_reward)
+                new_rewards[task, i] = _clipped(rewards[task, i] / std, clip_reward)
             else:
                 new_rewards[task, i] = rewards[task, i]
     return new_obs, new_rewards
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def runner_step(  # type: ignore[no-untyped-def]
+    qpos, qvel, before, actions, dt, forward_weight, ctrl_weight, healthy_weight, ranges, first_qpos, largest_qvel
+):
+    """Observe robots after a step, and compute their rewards, as Gymnasium's planar runners in the same order.
+
+    :param qpos: (n, nq) float64
+    :param before: positions before the step, of which the first is x, (n, at least 1)
+    :param actions: (n, nu) float32
+    :param dt: seconds, (n,), as the weights
+    :param ranges: within which a robot is healthy: its height, its angle, and every other number of its state, (n, 3, 2)
+    :param first_qpos: of the observation
+    :return: observations, the first three of ``qpos``, velocities along x, their rewards, costs of control, rewards of
+        health, all rewards, and whether the robots are healthy
+    """
+    n, nq, nv = len(qpos), qpos.shape[1], qvel.shape[1]
+    obs, positions = np.empty((n, nq - first_qpos + nv)), np.empty((n, min(nq, 3)))
+    x_velocity, forward, healthy, rewards = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    ctrl_cost, is_healthy = np.empty(n, np.float32), np.empty(n, np.bool_)
+    for i in range(n):
+        positions[i] = qpos[i, : positions.shape[1]]
+        obs[i, : nq - first_qpos] = qpos[i, first_qpos:]
+        for j in range(nv):
+            obs[i, nq - first_qpos + j] = min(max(qvel[i, j], -largest_qvel), largest_qvel)
+        cost = np.float32(0)
+        for j in range(actions.shape[1]):
+            cost += actions[i, j] * actions[i, j]
+        ctrl_cost[i] = ctrl_weight[i] * cost
+        x_velocity[i] = (qpos[i, 0] - before[i, 0]) / dt[i]
+        forward[i] = forward_weight[i] * x_velocity[i]
+        is_healthy[i] = _is_within(ranges[i, 0], qpos[i, 1:2]) and _is_within(ranges[i, 1], qpos[i, 2:3])
+        is_healthy[i] = is_healthy[i] and _is_within(ranges[i, 2], qpos[i, 2:]) and _is_within(ranges[i, 2], qvel[i])
+        healthy[i] = healthy_weight[i] if is_healthy[i] else 0.0
+        rewards[i] = forward[i] + healthy[i] - ctrl_cost[i]
+    return obs, positions, x_velocity, forward, ctrl_cost, healthy, rewards, is_healthy
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_within(limits, numbers):  # type: ignore[no-untyped-def]
+    for number in numbers:
+        if not limits[0] < number < limits[1]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def are_in_range(values, limit):  # type: ignore[no-untyped-def]
+    """Whether all numbers are finite and within a limit."""
+    for value in values.flat:
+        if not abs(value) < limit:
+            return False
+    return True

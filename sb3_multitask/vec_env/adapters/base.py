@@ -88,6 +88,15 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def after_step(self, rows: slice, before: Any, live: State, actions: np.ndarray) -> tuple[np.ndarray, Outcome]:
+        """Observations and :meth:`outcome` of a step.
+
+        :param live: views of the simulations, which the next step changes
+        """
+        fields = {name: array.copy() for name, array in live.fields.items()}
+        after = State(live.qpos.copy(), live.qvel.copy(), fields)
+        return self.observe(after), self.outcome(rows, before, after, actions)
+
     def draw_reset(self, row: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw ``qpos`` and ``qvel`` of a new episode as the environment does."""
         raise NotImplementedError

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.adapters.base import Adapter, Outcome, State
 from sb3_multitask.vec_env.infos import Columns
+
+KERNELS = "sb3_multitask.vec_env.kernels"
+
+
+class _Terms(NamedTuple):
+    """What a step gave: positions (n, up to 3), the others (n,), velocities in m/s."""
+
+    positions: np.ndarray
+    x_velocity: np.ndarray
+    forward: np.ndarray
+    ctrl_cost: np.ndarray
+    healthy: np.ndarray
+    rewards: np.ndarray
+    is_healthy: np.ndarray
 
 
 class _Runner(Adapter):
     """Robots that are rewarded for their velocity along x, minus the cost of control."""
 
     n_skipped_qpos = 1  # where the body is, hidden from the observation, since no task depends on it
+    largest_qvel = np.inf  # of the observation
 
     def __init__(self, prototypes: Sequence[Any]) -> None:
         super().__init__(prototypes)
+        n = len(prototypes)
         self.dt = self.per_row("dt")
         self.forward_weight = self.per_row("_forward_reward_weight")
         self.ctrl_weight = self.per_row("_ctrl_cost_weight", np.float32)  # Gymnasium multiplies float32 actions
         self.noise = [env._reset_noise_scale for env in prototypes]
-        self.never = np.zeros(len(prototypes), dtype=bool)
         self.hide_position = self.only("_exclude_current_positions_from_observation")
+        self.healthy_reward, self.terminates = np.zeros(n), np.zeros(n, dtype=bool)
+        self.ranges = np.tile([-np.inf, np.inf], (n, 3, 1))
+        """Within which a robot is healthy: its height, its angle, and each other number of its state, (n_rows, 3, 2)."""
 
     def observe(self, state: State) -> np.ndarray:
         position = state.qpos[:, self.n_skipped_qpos :] if self.hide_position else state.qpos
@@ -32,22 +51,47 @@ class _Runner(Adapter):
     def position(self, rows: slice, state: State) -> np.ndarray:  # noqa: ARG002
         return state.qpos[:, : self.n_skipped_qpos].copy()
 
-    def forward_and_ctrl(
-        self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the velocity along x (m/s), its reward, and the cost of control (float32)."""
-        x_velocity = (after.qpos[:, 0] - before[:, 0]) / self.dt[rows]
-        ctrl_cost = self.ctrl_weight[rows] * np.add.reduce(np.square(actions), axis=1)
-        return x_velocity, self.forward_weight[rows] * x_velocity, ctrl_cost
+    def is_healthy(self, rows: slice, state: State) -> np.ndarray:  # noqa: ARG002
+        """Whether robots are within their ranges, (n_rows,)."""
+        return np.ones(len(state.qpos), dtype=bool)
+
+    def after_step(self, rows: slice, before: Any, live: State, actions: np.ndarray) -> tuple[np.ndarray, Outcome]:
+        kernels = load_kernels(KERNELS)
+        if kernels is None:
+            return super().after_step(rows, before, live, actions)
+        weights = self.dt[rows], self.forward_weight[rows], self.ctrl_weight[rows], self.healthy_reward[rows]
+        first = self.n_skipped_qpos if self.hide_position else 0
+        obs, *terms = kernels.runner_step(
+            live.qpos, live.qvel, before, actions, *weights, self.ranges[rows], first, self.largest_qvel
+        )
+        return obs, self._outcome_of(rows, before, _Terms(*terms))
 
     def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
-        x_velocity, forward, ctrl_cost = self.forward_and_ctrl(rows, before, after, actions)
+        x_velocity = (after.qpos[:, 0] - before[:, 0]) / self.dt[rows]
+        forward = self.forward_weight[rows] * x_velocity
+        ctrl_cost = self.ctrl_weight[rows] * np.add.reduce(np.square(actions), axis=1)
+        is_healthy = self.is_healthy(rows, after)
+        healthy = is_healthy * self.healthy_reward[rows]
+        rewards = forward + healthy - ctrl_cost
+        terms = _Terms(after.qpos[:, :3], x_velocity, forward, ctrl_cost, healthy, rewards, is_healthy)
+        return self._outcome_of(rows, before, terms)
 
+    def _outcome_of(self, rows: slice, before: np.ndarray, terms: _Terms) -> Outcome:
         def columns() -> Columns:
-            terms = {"reward_forward": forward, "reward_ctrl": -ctrl_cost}
-            return {**self.reset_columns(rows, after), "x_velocity": x_velocity, **terms}
+            of_position = self.reset_columns(rows, State(terms.positions, np.empty(0)))
+            of_reward = {"reward_forward": terms.forward, "reward_ctrl": -terms.ctrl_cost}
+            return {
+                **of_position,
+                "x_velocity": terms.x_velocity,
+                **of_reward,
+                **self.more_columns(rows, before, terms),
+            }
 
-        return Outcome(forward - ctrl_cost, self.never[rows], columns)
+        return Outcome(terms.rewards, ~terms.is_healthy & self.terminates[rows], columns)
+
+    def more_columns(self, rows: slice, before: np.ndarray, terms: _Terms) -> Columns:  # noqa: ARG002
+        """Further arrays behind the infos of a step."""
+        return {}
 
     def draw_reset(self, row: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         noise = self.noise[row]
@@ -74,14 +118,8 @@ class SwimmerAdapter(_Runner):
 
     n_skipped_qpos = 2
 
-    def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
-        outcome = super().outcome(rows, before, after, actions)
-
-        def columns() -> Columns:
-            y_velocity = (after.qpos[:, 1] - before[:, 1]) / self.dt[rows]
-            return {**outcome.columns(), "y_velocity": y_velocity}
-
-        return Outcome(outcome.rewards, outcome.terminated, columns)
+    def more_columns(self, rows: slice, before: np.ndarray, terms: _Terms) -> Columns:
+        return {"y_velocity": (terms.positions[:, 1] - before[:, 1]) / self.dt[rows]}
 
     def reset_columns(self, rows: slice, state: State) -> Columns:  # noqa: ARG002
         xy = state.qpos[:, :2]
@@ -92,32 +130,26 @@ class SwimmerAdapter(_Runner):
 class _Walker(_Runner):
     """Robots that must stay healthy: upright, and (Hopper) with a bounded state."""
 
+    largest_qvel = 10.0
+
     def __init__(self, prototypes: Sequence[Any]) -> None:
         super().__init__(prototypes)
         self.healthy_reward = self.per_row("_healthy_reward")
         self.terminates = self.per_row("_terminate_when_unhealthy", bool)
-        self.z_range = self.per_row("_healthy_z_range")
-        self.angle_range = self.per_row("_healthy_angle_range")
+        self.ranges[:, 0] = self.per_row("_healthy_z_range")
+        self.ranges[:, 1] = self.per_row("_healthy_angle_range")
 
     def observe(self, state: State) -> np.ndarray:
-        return super().observe(State(state.qpos, np.clip(state.qvel, -10, 10)))
+        return super().observe(State(state.qpos, np.clip(state.qvel, -self.largest_qvel, self.largest_qvel)))
 
     def is_healthy(self, rows: slice, state: State) -> np.ndarray:
-        z, angle = state.qpos[:, 1], state.qpos[:, 2]
-        (min_z, max_z), (min_angle, max_angle) = self.z_range[rows].T, self.angle_range[rows].T
-        healthy: np.ndarray = (min_z < z) & (z < max_z) & (min_angle < angle) & (angle < max_angle)
+        low, high = self.ranges[rows, :2, 0], self.ranges[rows, :2, 1]
+        height_and_angle = state.qpos[:, 1:3]
+        healthy: np.ndarray = ((low < height_and_angle) & (height_and_angle < high)).all(axis=1)
         return healthy
 
-    def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
-        x_velocity, forward, ctrl_cost = self.forward_and_ctrl(rows, before, after, actions)
-        is_healthy = self.is_healthy(rows, after)
-        healthy = is_healthy * self.healthy_reward[rows]
-
-        def columns() -> Columns:
-            terms = {"reward_forward": forward, "reward_ctrl": -ctrl_cost, "reward_survive": healthy}
-            return {**self.reset_columns(rows, after), "x_velocity": x_velocity, **terms}
-
-        return Outcome(forward + healthy - ctrl_cost, ~is_healthy & self.terminates[rows], columns)
+    def more_columns(self, rows: slice, before: np.ndarray, terms: _Terms) -> Columns:  # noqa: ARG002
+        return {"reward_survive": terms.healthy}
 
     def reset_columns(self, rows: slice, state: State) -> Columns:
         height = state.qpos[:, 1] - self.init_qpos[rows, 1]
@@ -133,9 +165,9 @@ class HopperAdapter(_Walker):
 
     def __init__(self, prototypes: Sequence[Any]) -> None:
         super().__init__(prototypes)
-        self.state_range = self.per_row("_healthy_state_range")
+        self.ranges[:, 2] = self.per_row("_healthy_state_range")
 
     def is_healthy(self, rows: slice, state: State) -> np.ndarray:
-        low, high = self.state_range[rows, :1], self.state_range[rows, 1:]
+        low, high = self.ranges[rows, 2, :1], self.ranges[rows, 2, 1:]
         numbers = np.concatenate((state.qpos[:, 2:], state.qvel), axis=1)
         return super().is_healthy(rows, state) & ((low < numbers) & (numbers < high)).all(axis=1)
