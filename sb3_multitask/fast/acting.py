@@ -90,8 +90,9 @@ class Acting:
         kernels = kernels_for(observations) if hidden else None
         if kernels is not None:
             outputs = [output.reshape(k, grouped.shape[1], -1) for output in self._outputs_pi[step]]
-            trunk, heads = weights.pi
-            kernels.act(observations, trunk, hidden, heads, tuple(outputs), noise, weights.std, grouped)
+            trunk, heads = weights.trunk_pi, weights.head_pi
+            nets = (trunk.weights, trunk.biases), (heads.weights, heads.biases)
+            kernels.act(observations, nets[0], hidden, nets[1], tuple(outputs), noise, weights.std, grouped)
             self._heads.append([latent, *outputs])
             return
         trunk_forward(weights.trunk_pi, observations, hidden)

@@ -117,7 +117,8 @@ class FastEngine:
         if self._acting is None or (self._acting.n_steps, self._acting.n_envs) != (n_steps, env.num_envs):
             self._acting = Acting(n_steps, env.num_envs, self.parameters)
         present: np.ndarray = env.task_ids[:: env.n_envs_per_task]  # type: ignore[attr-defined]
-        tasks = slice(None) if len(present) == self.model.policy.n_tasks else present
+        is_all, first = len(present) == self.model.policy.n_tasks, int(present[0])
+        tasks = slice(None) if is_all else slice(first, first + 1) if len(present) == 1 else present
         self._acting.start(self.parameters, tasks, len(present))
         self._version, self._is_touched = self.parameters.version(), False
         return self._acting
@@ -247,7 +248,7 @@ class FastEngine:
         outputs = GroupedOutputs(rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1])
         at_outputs, sums = evaluate_groups(objective, outputs)
         weights, gradient = self.parameters.weight_nets, memory.gradient
-        if not isinstance(tasks, slice):
+        if not (isinstance(tasks, slice) and tasks == slice(None)):
             memory.flat_gradient.fill(0.0)
         if weights.log_std.ndim == 2:
             gradient.log_std[tasks] = at_outputs.log_std

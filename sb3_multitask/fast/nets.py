@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sb3_multitask.fast.parameters import Layer
+from sb3_multitask.fast.parameters import Layers
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
 from sb3_multitask.process.kernels import load_kernels
 
@@ -25,25 +25,12 @@ def kernels_for(array: np.ndarray) -> Any:
     return load_kernels(KERNELS) if array.dtype == np.float32 else None
 
 
-def _first(layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
-    return tuple(weight for weight, _ in layers)
-
-
-def _second(layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
-    return tuple(bias for _, bias in layers)
-
-
-def in_columns(*nets: list[Layer]) -> tuple[tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], ...]:
-    """Nets as a tuple of weights and one of biases each."""
-    return tuple((_first(layers), _second(layers)) for layers in nets)
-
-
 def forward(
-    trunk: list[Layer], heads: list[Layer], x: np.ndarray, trunk_scratch: Scratch, heads_scratch: Scratch
+    trunk: Layers, heads: Layers, x: np.ndarray, trunk_scratch: Scratch, heads_scratch: Scratch
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Activations of a trunk and its heads, ``[input, ..., output]`` each, for rows that come task by task.
 
-    :param trunk: :func:`transposed` layers
+    :param trunk: :class:`~sb3_multitask.fast.weights.ReadyWeights`' layers
     :param heads: from :func:`of_tasks`
     :param x: (k * m, obs_dim)
     """
@@ -55,17 +42,9 @@ def forward(
         trunk_forward(trunk, x, hidden)
         return [x, *hidden], heads_forward(heads, latent, heads_scratch)
     outputs = [heads_scratch.array(("h", i), (*latent.shape[:2], w.shape[2])) for i, (w, _) in enumerate(heads)]
-    trunk_columns, heads_columns = in_columns(trunk, heads)
-    kernels.forward(x, trunk_columns, tuple(hidden), heads_columns, tuple(outputs))
+    nets = (trunk.weights, trunk.biases), (heads.weights, heads.biases)
+    kernels.forward(x, nets[0], tuple(hidden), nets[1], tuple(outputs))
     return [x, *hidden], [latent, *outputs]
-
-
-def transposed(layers: list[Layer], memory: list[np.ndarray]) -> list[Layer]:
-    """Layers with their weights copied to (in, out): products with these are twice as fast as with ``weight.T``.
-
-    :param memory: for the copies, of :func:`memory_of_copies`
-    """
-    return [(_copied(weight.T, copy), bias) for (weight, bias), copy in zip(layers, memory, strict=True)]
 
 
 def memory_of_copies(shapes: Iterable[tuple[int, ...]], dtype: np.dtype) -> list[np.ndarray]:
@@ -73,15 +52,10 @@ def memory_of_copies(shapes: Iterable[tuple[int, ...]], dtype: np.dtype) -> list
     return [aligned_zeros(shape, dtype) for shape in shapes]
 
 
-def _copied(array: np.ndarray, copy: np.ndarray) -> np.ndarray:
-    copy[...] = array
-    return copy
-
-
-def trunk_forward(layers: list[Layer], x: np.ndarray, hidden: Sequence[np.ndarray]) -> np.ndarray:
+def trunk_forward(layers: Layers, x: np.ndarray, hidden: Sequence[np.ndarray]) -> np.ndarray:
     """The trunk's output, (n_rows, dim).
 
-    :param layers: :func:`transposed` layers
+    :param layers: :class:`~sb3_multitask.fast.weights.ReadyWeights`' layers
     :param x: (n_rows, obs_dim)
     :param hidden: receives the activations of every layer, each (n_rows, dim)
     """
@@ -93,7 +67,7 @@ def trunk_forward(layers: list[Layer], x: np.ndarray, hidden: Sequence[np.ndarra
 
 
 def trunk_backward(
-    layers: list[Layer], gradients: list[Layer], activations: list[np.ndarray], d_h: np.ndarray, scratch: Scratch
+    layers: Layers, gradients: Layers, activations: list[np.ndarray], d_h: np.ndarray, scratch: Scratch
 ) -> None:
     """Write the gradient of every layer, given that of the last activation, (n_rows, dim).
 
@@ -101,10 +75,8 @@ def trunk_backward(
     """
     kernels = kernels_for(d_h)
     if kernels is not None and layers:
-        memory = [scratch.array(("d_h", i), x.shape) for i, x in enumerate(activations[:-1])]
-        kernels.trunk_backward(
-            _first(layers), tuple(activations), d_h, _first(gradients), _second(gradients), tuple(memory)
-        )
+        memory = scratch.like("d_h", activations[:-1])
+        kernels.trunk_backward(layers.weights, tuple(activations), d_h, gradients.weights, gradients.biases, memory)
         return
     for i in reversed(range(len(layers))):
         d_z = _through_tanh(d_h, activations[i + 1], scratch)
@@ -122,22 +94,20 @@ def _through_tanh(d_h: np.ndarray, h: np.ndarray, scratch: Scratch) -> np.ndarra
     return d_h
 
 
-def of_tasks(layers: list[Layer], tasks: Tasks, memory: list[np.ndarray] | None = None) -> list[Layer]:
+def of_tasks(layers: Layers, tasks: Tasks) -> Layers:
     """The heads of some tasks, ready for :func:`heads_forward`: weights (k, in, out), biases (k, 1, out).
 
-    :param memory: for the copies of weights if they are not a slice's, of :func:`memory_of_copies`; ``None``: new
+    A slice selects views.
     """
     if isinstance(tasks, slice):
-        return [(weight[tasks], bias[tasks][:, None]) for weight, bias in layers]
-    if memory is None:
-        memory = memory_of_copies(((len(tasks), *weight.shape[1:]) for weight, _ in layers), layers[0][0].dtype)
-    return [
-        (_copied(weight[tasks], copy), bias[tasks][:, None])
-        for (weight, bias), copy in zip(layers, memory, strict=True)
-    ]
+        return Layers((weight[tasks], bias[tasks][:, None]) for weight, bias in layers)
+    copies = memory_of_copies(((len(tasks), *weight.shape[1:]) for weight in layers.weights), layers.weights[0].dtype)
+    for copy, weight in zip(copies, layers.weights, strict=True):
+        copy[...] = weight[tasks]
+    return Layers((copy, bias[tasks][:, None]) for copy, bias in zip(copies, layers.biases, strict=True))
 
 
-def heads_forward(layers: list[Layer], x: np.ndarray, scratch: Scratch | None = None) -> list[np.ndarray]:
+def heads_forward(layers: Layers, x: np.ndarray, scratch: Scratch | None = None) -> list[np.ndarray]:
     """Activations of the heads: ``[x, ..., output]``, each (k, m, dim); the output is linear.
 
     :param layers: from :func:`of_tasks`
@@ -154,8 +124,8 @@ def heads_forward(layers: list[Layer], x: np.ndarray, scratch: Scratch | None = 
 
 
 def heads_backward(
-    layers: list[Layer],
-    gradients: list[Layer],
+    layers: Layers,
+    gradients: Layers,
     activations: list[np.ndarray],
     d_out: np.ndarray,
     tasks: Tasks,
@@ -164,18 +134,18 @@ def heads_backward(
     """Write the gradient of the heads of ``tasks``, given that of their output; return that of their input."""
     kernels = kernels_for(d_out)
     if kernels is not None:
-        memory = [scratch.array(("d_h", i), x.shape) for i, x in enumerate(activations[:-1])]
-        ids = np.arange(len(d_out)) if isinstance(tasks, slice) else tasks
-        gradients_, inputs = (_first(gradients), _second(gradients)), tuple(map(np.ascontiguousarray, activations))
-        kernels.heads_backward(_first(layers), inputs, np.ascontiguousarray(d_out), ids, *gradients_, tuple(memory))
+        memory = scratch.like("d_h", activations[:-1])
+        ids = np.arange(len(gradients.weights[0]))[tasks]
+        inputs, d_out = tuple(map(np.ascontiguousarray, activations)), np.ascontiguousarray(d_out)
+        kernels.heads_backward(layers.weights, inputs, d_out, ids, gradients.weights, gradients.biases, memory)
         return memory[0]
     d_z, ones = d_out, scratch.ones(d_out.shape[1])
     for i in reversed(range(len(layers))):
         weight, _ = layers[i]
         h, (d_weight, d_bias) = activations[i], gradients[i]
         if isinstance(tasks, slice):
-            np.matmul(h.transpose(0, 2, 1), d_z, out=d_weight)
-            np.matmul(ones, d_z, out=d_bias)
+            np.matmul(h.transpose(0, 2, 1), d_z, out=d_weight[tasks])
+            np.matmul(ones, d_z, out=d_bias[tasks])
         else:
             d_weight[tasks] = np.matmul(h.transpose(0, 2, 1), d_z)
             d_bias[tasks] = np.matmul(ones, d_z)

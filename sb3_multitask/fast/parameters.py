@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch as th
@@ -16,7 +16,21 @@ from sb3_multitask.policies.heads import TaskHeads
 from sb3_multitask.policies.task_steps import forget_counts, stacked_parameters
 from sb3_multitask.process.arrays import aligned_zeros
 
-Layer = tuple[np.ndarray, np.ndarray]
+Layer: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+
+class Layers(tuple[Layer, ...]):
+    """The layers of a net, (weight, bias) each; ``weights`` and ``biases`` are what compiled functions take."""
+
+    weights: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+
+    def __new__(cls, layers: Iterable[Layer]) -> Self:
+        made = super().__new__(cls, layers)
+        made.weights, made.biases = tuple(weight for weight, _ in made), tuple(bias for _, bias in made)
+        return made
+
+
 AVERAGES: dict[type[th.optim.Optimizer], tuple[str, ...]] = {
     th.optim.RMSprop: ("square_avg",),
     th.optim.Adam: ("exp_avg", "exp_avg_sq"),
@@ -52,10 +66,10 @@ class Nets:
     (weight (n_tasks, in, out), bias (n_tasks, out)); ``log_std`` (n_tasks, action_dim), or (action_dim,) if shared.
     """
 
-    trunk_pi: list[Layer]
-    trunk_vf: list[Layer]
-    head_pi: list[Layer]
-    head_vf: list[Layer]
+    trunk_pi: Layers
+    trunk_vf: Layers
+    head_pi: Layers
+    head_vf: Layers
     log_std: np.ndarray
 
 
@@ -218,12 +232,12 @@ class FlatParameters:
         def view(parameter: Any) -> np.ndarray:
             return flat[self.offsets[parameter]].reshape(parameter.shape)
 
-        def trunk(net: nn.Module) -> list[Layer]:
-            return [(view(m.weight), view(m.bias)) for m in net.modules() if isinstance(m, nn.Linear)]
+        def trunk(net: nn.Module) -> Layers:
+            return Layers((view(m.weight), view(m.bias)) for m in net.modules() if isinstance(m, nn.Linear))
 
-        def heads(net: nn.Module) -> list[Layer]:
+        def heads(net: nn.Module) -> Layers:
             assert isinstance(net, TaskHeads)
-            return [(view(layer.weight), view(layer.bias)) for layer in net.layers]
+            return Layers((view(layer.weight), view(layer.bias)) for layer in net.layers)
 
         extractor = policy.mlp_extractor
         return Nets(

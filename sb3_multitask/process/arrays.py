@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch as th
@@ -27,6 +27,7 @@ class Scratch:
     def __init__(self, dtype: np.dtype) -> None:
         self._dtype = dtype
         self._memory: dict[Hashable, np.ndarray] = {}
+        self._groups: dict[Hashable, tuple[np.ndarray, ...]] = {}
         self._ones = np.ones(0, dtype)
 
     def array(self, name: Hashable, shape: tuple[int, ...]) -> np.ndarray:
@@ -35,7 +36,15 @@ class Scratch:
         memory = self._memory.get(name)
         if memory is None or memory.size < size:
             memory = self._memory[name] = aligned_zeros((size,), self._dtype)
+            self._groups.clear()  # which may be views of smaller memory
         return memory[:size].reshape(shape)
+
+    def like(self, name: Hashable, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """An array in the shape of each of some arrays."""
+        key = name, *(array.shape for array in arrays)
+        if key not in self._groups:
+            self._groups[key] = tuple(self.array((name, i), array.shape) for i, array in enumerate(arrays))
+        return self._groups[key]
 
     def ones(self, n: int) -> np.ndarray:
         """Ones, (n,): products with them are faster sums over rows than those of ``np.add.reduce``."""
