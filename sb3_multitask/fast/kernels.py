@@ -7,7 +7,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def rmsprop_step(weights, gradient, average, decay, lr, alpha, eps):  # type: ignore[no-untyped-def]
+def rmsprop_step(weights, gradient, average, decay, lr, alpha, eps):
     """Make a step of torch's RMSprop on flat float arrays.
 
     :param decay: of the averages of each parameter; empty: ``alpha`` for all
@@ -21,7 +21,7 @@ def rmsprop_step(weights, gradient, average, decay, lr, alpha, eps):  # type: ig
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def adam_step(weights, gradient, average, square, size, beta1, beta2, correction, eps):  # type: ignore[no-untyped-def]
+def adam_step(weights, gradient, average, square, size, beta1, beta2, correction, eps):
     """Make a step of torch's Adam on flat float arrays.
 
     :param size: the learning rate over the correction of the first average
@@ -37,8 +37,8 @@ def adam_step(weights, gradient, average, square, size, beta1, beta2, correction
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _tanh(x):  # type: ignore[no-untyped-def]
-    """Tanh of float32 with an error below 3e-7: Eigen's rational function of degrees 13 and 6, which has no branches."""
+def _tanh(x):
+    """Tanh of float32 with an error below 3e-7: Eigen's rational function of degrees 13 and 6."""
     number = np.float32
     limit = number(7.90531110763549805)
     if x > limit:  # NaN, with which every comparison is false, stays NaN
@@ -61,7 +61,7 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _add_bias(z, bias, is_tanh):  # type: ignore[no-untyped-def]
+def _add_bias(z, bias, is_tanh):
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             value = z[i, j] + bias[j]
@@ -69,7 +69,7 @@ def _add_bias(z, bias, is_tanh):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def forward(x, trunk, hidden, head, grouped):  # type: ignore[no-untyped-def]
+def forward(x, trunk, hidden, head, grouped):
     """Compute the activations of a trunk and its heads; rows come task by task.
 
     :param x: (k * m, obs_dim)
@@ -81,7 +81,7 @@ def forward(x, trunk, hidden, head, grouped):  # type: ignore[no-untyped-def]
     weights, biases = trunk
     for i in range(len(weights)):
         np.dot(x, weights[i], hidden[i])
-        _add_bias(hidden[i], biases[i], True)
+        _add_bias(hidden[i], biases[i], is_tanh=True)
         x = hidden[i]
     weights, biases = head
     k, m = grouped[0].shape[:2]
@@ -90,11 +90,11 @@ def forward(x, trunk, hidden, head, grouped):  # type: ignore[no-untyped-def]
         for i in range(len(weights)):
             np.dot(rows, weights[i][task], grouped[i][task])
             rows = grouped[i][task]
-            _add_bias(rows, biases[i][task, 0], i < len(weights) - 1)
+            _add_bias(rows, biases[i][task, 0], is_tanh=i < len(weights) - 1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def act(x, trunk, hidden, head, grouped, noise, std, actions):  # type: ignore[no-untyped-def]
+def act(x, trunk, hidden, head, grouped, noise, std, actions):
     """:func:`forward`, and sample actions from the Gaussians whose means it computes.
 
     :param noise: standard normal, (k, m, action_dim)
@@ -110,14 +110,14 @@ def act(x, trunk, hidden, head, grouped, noise, std, actions):  # type: ignore[n
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _through_tanh(d_h, h):  # type: ignore[no-untyped-def]
+def _through_tanh(d_h, h):
     for i in range(d_h.shape[0]):
         for j in range(d_h.shape[1]):
             d_h[i, j] *= 1 - h[i, j] * h[i, j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sum_rows(d_z, total):  # type: ignore[no-untyped-def]
+def _sum_rows(d_z, total):
     total[:] = 0
     for i in range(d_z.shape[0]):
         for j in range(d_z.shape[1]):
@@ -125,7 +125,7 @@ def _sum_rows(d_z, total):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def trunk_backward(weights, activations, d_h, gradients, biases, scratch):  # type: ignore[no-untyped-def]
+def trunk_backward(weights, activations, d_h, gradients, biases, scratch):
     """Write the gradient of every layer of a trunk, given that of its output, (n_rows, dim), which is overwritten.
 
     :param weights: (out, in) of each layer
@@ -144,7 +144,7 @@ def trunk_backward(weights, activations, d_h, gradients, biases, scratch):  # ty
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def heads_backward(weights, activations, d_out, tasks, gradients, biases, scratch):  # type: ignore[no-untyped-def]
+def heads_backward(weights, activations, d_out, tasks, gradients, biases, scratch):
     """Write the gradient of the heads of ``tasks``, given that of their output; the last scratch receives the input's.
 
     :param weights: (n_tasks, in, out) of each layer

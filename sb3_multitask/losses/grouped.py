@@ -100,7 +100,7 @@ class GroupedOutputs:
     @cached_property
     def z_squared(self) -> np.ndarray:
         """Their squares."""
-        return self.z * self.z
+        return np.asarray(self.z * self.z)
 
     @cached_property
     def log_prob(self) -> np.ndarray:

@@ -15,7 +15,7 @@ _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _standardize(actions, mean, per_std, z):  # type: ignore[no-untyped-def]
+def _standardize(actions, mean, per_std, z):
     """Write the standardised actions of a row, and return the sum of their squares."""
     squares = 0.0
     for a in range(len(z)):
@@ -25,7 +25,7 @@ def _standardize(actions, mean, per_std, z):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _pull(weight, z, per_std, d_mean, d_log_std):  # type: ignore[no-untyped-def]
+def _pull(weight, z, per_std, d_mean, d_log_std):
     """Add ``weight`` times the derivative of a row's log-probability."""
     for a in range(len(z)):
         d_mean[a] = weight * z[a] * per_std[a]
@@ -33,7 +33,7 @@ def _pull(weight, z, per_std, d_mean, d_log_std):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _of_task(log_std, per_std):  # type: ignore[no-untyped-def]
+def _of_task(log_std, per_std):
     """Write 1 / std, and return what is subtracted from log-probabilities, and the entropy."""
     constant = 0.0
     for a in range(len(log_std)):
@@ -43,7 +43,7 @@ def _of_task(log_std, per_std):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def a2c(actions, advantages, returns, kept, mean, log_std, values, rl_coef, ent_coef, vf_coef, n_rows):  # type: ignore[no-untyped-def]
+def a2c(actions, advantages, returns, kept, mean, log_std, values, rl_coef, ent_coef, vf_coef, n_rows):
     """``A2CLoss`` for rows (k, m, dim).
 
     :param kept: (k, m, 1), or empty if all rows are
@@ -71,9 +71,7 @@ def a2c(actions, advantages, returns, kept, mean, log_std, values, rl_coef, ent_
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def ppo(  # type: ignore[no-untyped-def]
-    actions, advantages, returns, old_values, old_log_prob, kept, mean, log_std, values, clip, coefs, n_rows
-):
+def ppo(actions, advantages, returns, old_values, old_log_prob, kept, mean, log_std, values, clip, coefs, n_rows):
     """``PPOLoss`` for rows (k, m, dim).
 
     :param kept: (k, m, 1), or empty if all rows are
@@ -104,14 +102,13 @@ def ppo(  # type: ignore[no-untyped-def]
             if not is_clipped:
                 _pull(-rl_coef / n_rows * surrogate, z, per_std, d_mean[task, i], d_log_std[task])
             value, old = values[task, i, 0], old_values[task, i, 0]
-            predicted, moves = value, True
+            predicted, moves = value, 1.0
             if value - old < -clip_range_vf:
-                predicted, moves = old - clip_range_vf, False
+                predicted, moves = old - clip_range_vf, 0.0
             elif value - old > clip_range_vf:
-                predicted, moves = old + clip_range_vf, False
+                predicted, moves = old + clip_range_vf, 0.0
             error = predicted - returns[task, i, 0]
-            if moves:
-                d_values[task, i, 0] = 2 * vf_coef / n_rows * error
+            d_values[task, i, 0] = 2 * vf_coef / n_rows * error * moves
             sums[task, 0] -= advantage * clipped if is_clipped else surrogate
             sums[task, 1] += error * error
             sums[task, 3] += (ratio - 1) - log_ratio

@@ -1,7 +1,8 @@
 """Loads modules of compiled loops: numba's, where it is installed.
 
 At the sizes of a step, array operations cost their calls, not their arithmetic, so a phase of a step is one compiled
-function. Every module of kernels belongs to one that does the same with arrays, within rounding, where numba is missing.
+function. Every module of kernels belongs to one that does the same with arrays, within rounding, where numba is missing
+or cannot keep what it compiles.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ def load_kernels(name: str) -> ModuleType | None:
     """Import a module of kernels; None without numba.
 
     numba compiles a function at its first call, and keeps the result in its cache: ``__pycache__`` beside the module,
-    or where that is read-only the user's cache folder (``NUMBA_CACHE_DIR``).
+    or where that is read-only the user's cache folder, or ``NUMBA_CACHE_DIR``.
 
     :param name: of the module, which imports numba
     """
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        # numba's matrix products are scipy's, whose threads can be limited once the library is there
+        # numba's matrix products are scipy's, whose threads can be limited only once the library is there
         importlib.import_module("scipy.linalg")
         module = importlib.import_module(name)
-    except ImportError as e:
+    except (ImportError, RuntimeError) as e:  # RuntimeError: numba finds no place for its cache
         _say_once(f"Small array operations are not compiled, which is slower: {e}")
         return None
     if not _is_compiled(module):
@@ -48,8 +49,6 @@ def _say_once(message: str) -> None:
 
 def _is_compiled(module: ModuleType) -> bool:
     """Whether numba's cache has something of a module."""
-    kernels = [value for value in vars(module).values() if hasattr(value, "stats") and hasattr(value, "py_func")]
-    return any(
-        any(Path(kernel.stats.cache_path).glob(f"{module.__name__.rpartition('.')[2]}.{kernel.py_func.__name__}*.nbi"))
-        for kernel in kernels
-    )
+    kernels = [value for value in vars(module).values() if hasattr(value, "py_func")]
+    name = module.__name__.rpartition(".")[2]
+    return any(any(Path(k.stats.cache_path).glob(f"{name}.{k.py_func.__name__}*.nbi")) for k in kernels)

@@ -7,7 +7,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _clipped(value, limit):  # type: ignore[no-untyped-def]
+def _clipped(value, limit):
     """A number within a limit; NaN, with which every comparison is false, stays NaN."""
     if value > limit:
         return limit
@@ -15,7 +15,7 @@ def _clipped(value, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def normalize_step(  # type: ignore[no-untyped-def]
+def normalize_step(
     obs, rewards, returns, mean, var, count, gamma, epsilon, clip_obs, clip_reward, training, norm_obs, norm_reward
 ):
     """Add a step to the moments of k tasks and normalise it, as ``MultiTaskVecNormalize.step_wait``.
@@ -28,41 +28,41 @@ def normalize_step(  # type: ignore[no-untyped-def]
     """
     k, m, obs_dim = obs.shape
     new_obs, new_rewards = np.empty(obs.shape, np.float32), np.empty(rewards.shape, np.float32)
-    first = 0 if norm_obs else obs_dim
     for task in range(k):
         if training:
             for i in range(m):
                 returns[task, i] = returns[task, i] * gamma + rewards[task, i]
-            for column in range(first, obs_dim + 1):
-                total = 0.0
-                for i in range(m):
-                    total += returns[task, i] if column == obs_dim else obs[task, i, column]
-                batch_mean, squares = total / m, 0.0
-                for i in range(m):
-                    value = returns[task, i] if column == obs_dim else obs[task, i, column]
-                    squares += (value - batch_mean) ** 2
-                count[task, column] += m
-                weight = m / count[task, column]
-                delta = batch_mean - mean[task, column]
-                mean[task, column] += delta * weight
-                spread = var[task, column] + delta * delta * weight
-                var[task, column] = spread - spread * weight + squares / m * weight
-        for column in range(obs_dim):
-            if norm_obs:
-                center, std = mean[task, column], np.sqrt(var[task, column] + epsilon)
-                for i in range(m):
-                    new_obs[task, i, column] = _clipped((obs[task, i, column] - center) / std, clip_obs)
+            for column in range(obs_dim if norm_obs else 0):
+                _add_to_moments(obs[task, :, column], mean[task], var[task], count[task], column)
+            _add_to_moments(returns[task], mean[task], var[task], count[task], obs_dim)
+        for column in range(obs_dim if norm_obs else 0):
+            center, std = mean[task, column], np.sqrt(var[task, column] + epsilon)
+            for i in range(m):
+                new_obs[task, i, column] = _clipped((obs[task, i, column] - center) / std, clip_obs)
         std = np.sqrt(var[task, obs_dim] + epsilon)
         for i in range(m):
-            if norm_reward:
-                new_rewards[task, i] = _clipped(rewards[task, i] / std, clip_reward)
-            else:
-                new_rewards[task, i] = rewards[task, i]
+            new_rewards[task, i] = _clipped(rewards[task, i] / std, clip_reward) if norm_reward else rewards[task, i]
     return new_obs, new_rewards
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def runner_step(  # type: ignore[no-untyped-def]
+def _add_to_moments(values, mean, var, count, column):
+    """Add new samples, (m,), to the moments of a column, by the formula of ``TaskMoments.update``."""
+    m, total, squares = len(values), 0.0, 0.0
+    for value in values:
+        total += value
+    batch_mean = total / m
+    for value in values:
+        squares += (value - batch_mean) ** 2
+    count[column] += m
+    weight, delta = m / count[column], batch_mean - mean[column]
+    mean[column] += delta * weight
+    spread = var[column] + delta * delta * weight
+    var[column] = spread - spread * weight + squares / m * weight
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def runner_step(
     qpos, qvel, before, actions, dt, forward_weight, ctrl_weight, healthy_weight, ranges, first_qpos, largest_qvel
 ):
     """Observe robots after a step, and compute their rewards, as Gymnasium's planar runners in the same order.
@@ -71,7 +71,7 @@ def runner_step(  # type: ignore[no-untyped-def]
     :param before: positions before the step, of which the first is x, (n, at least 1)
     :param actions: (n, nu) float32
     :param dt: seconds, (n,), as the weights
-    :param ranges: within which a robot is healthy: its height, its angle, and every other number of its state, (n, 3, 2)
+    :param ranges: within which robots are healthy: height, angle, and every other number of the state, (n, 3, 2)
     :param first_qpos: of the observation
     :return: observations, the first three of ``qpos``, velocities along x, their rewards, costs of control, rewards of
         health, all rewards, and whether the robots are healthy
@@ -99,7 +99,7 @@ def runner_step(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _is_within(limits, numbers):  # type: ignore[no-untyped-def]
+def _is_within(limits, numbers):
     for number in numbers:
         if not limits[0] < number < limits[1]:
             return False
@@ -107,7 +107,7 @@ def _is_within(limits, numbers):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def are_in_range(values, limit):  # type: ignore[no-untyped-def]
+def are_in_range(values, limit):
     """Whether all numbers are finite and within a limit."""
     for value in values.flat:
         if not abs(value) < limit:

@@ -42,7 +42,7 @@ class _Runner(Adapter):
         self.hide_position = self.only("_exclude_current_positions_from_observation")
         self.healthy_reward, self.terminates = np.zeros(n), np.zeros(n, dtype=bool)
         self.ranges = np.tile([-np.inf, np.inf], (n, 3, 1))
-        """Within which a robot is healthy: its height, its angle, and each other number of its state, (n_rows, 3, 2)."""
+        """Within which robots are healthy: height, angle, and every other number of the state, (n_rows, 3, 2)."""
 
     def observe(self, state: State) -> np.ndarray:
         position = state.qpos[:, self.n_skipped_qpos :] if self.hide_position else state.qpos
@@ -145,8 +145,7 @@ class _Walker(_Runner):
     def is_healthy(self, rows: slice, state: State) -> np.ndarray:
         low, high = self.ranges[rows, :2, 0], self.ranges[rows, :2, 1]
         height_and_angle = state.qpos[:, 1:3]
-        healthy: np.ndarray = ((low < height_and_angle) & (height_and_angle < high)).all(axis=1)
-        return healthy
+        return np.asarray(((low < height_and_angle) & (height_and_angle < high)).all(axis=1))
 
     def more_columns(self, rows: slice, before: np.ndarray, terms: _Terms) -> Columns:  # noqa: ARG002
         return {"reward_survive": terms.healthy}
