@@ -26,7 +26,9 @@ from sb3_multitask.vec_env import (
     TaskCyclingVecEnv,
     TaskFault,
     WorkerError,
+    check_adapter,
     make_multitask_vec_env,
+    register_adapter,
 )
 
 __version__ = "0.1.0"
@@ -57,6 +59,7 @@ __all__ = [
     "TaskResult",
     "TaskSetEnv",
     "WorkerError",
+    "check_adapter",
     "evaluate_tasks",
     "export_onnx",
     "export_torch",
@@ -64,6 +67,7 @@ __all__ = [
     "load_agent",
     "load_pretrained",
     "make_multitask_vec_env",
+    "register_adapter",
     "sample_bodies",
     "save_agent",
     "transfer",

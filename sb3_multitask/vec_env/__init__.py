@@ -1,5 +1,7 @@
 """Vectorised environments over several tasks."""
 
+from sb3_multitask.vec_env.adapters import register_adapter
+from sb3_multitask.vec_env.check_adapter import check_adapter
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import TaskFault, WorkerError
 from sb3_multitask.vec_env.make import make_multitask_vec_env
@@ -14,5 +16,7 @@ __all__ = [
     "TaskFault",
     "TaskView",
     "WorkerError",
+    "check_adapter",
     "make_multitask_vec_env",
+    "register_adapter",
 ]

@@ -31,8 +31,8 @@ def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> 
         return f"it has no environments to render (render_mode={render_mode!r})"
     for task, env in ((task, env) for task, envs in prototypes for env in envs):
         if type(env.unwrapped) not in ADAPTERS:
-            known = ", ".join(cls.__name__ for cls in ADAPTERS)
-            return f"it has no adapter for task {task.name!r} ({type(env.unwrapped).__name__}; it has: {known})"
+            name = type(env.unwrapped).__name__
+            return f"it has no adapter for task {task.name!r} ({name}); sb3_multitask.register_adapter takes one"
         unknown = [type(wrapper).__name__ for wrapper in wrappers_of(env) if kind_of(wrapper) not in _KNOWN_WRAPPERS]
         if unknown:
             return f"task {task.name!r} is wrapped with {', '.join(unknown)}, which it would leave out"

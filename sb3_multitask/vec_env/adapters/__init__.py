@@ -38,6 +38,7 @@ from sb3_multitask.vec_env.adapters.bodies import (
     HumanoidStandupAndRunAdapter,
 )
 from sb3_multitask.vec_env.adapters.readings import Readings, readings_of
+from sb3_multitask.vec_env.adapters.registry import ADAPTERS, register_adapter
 from sb3_multitask.vec_env.adapters.runners import HalfCheetahAdapter, HopperAdapter, SwimmerAdapter, Walker2dAdapter
 
 _CLASSES: dict[type[Adapter], tuple[type, ...]] = {
@@ -72,7 +73,8 @@ _CLASSES: dict[type[Adapter], tuple[type, ...]] = {
     PusherAdapter: (PusherEnv, PusherMovingGoalEnv, PusherLeftSideEnv, PusherFullRangeEnv),
     StrikerAdapter: (StrikerEnv, StrikerMovingStartEnv),
 }
-ADAPTERS: dict[type, type[Adapter]] = {cls: adapter for adapter, classes in _CLASSES.items() for cls in classes}
-"""Exact class of the unwrapped environment -> its adapter. Subclasses are not accepted: they may change anything."""
+for _adapter, _classes in _CLASSES.items():
+    for _class in _classes:
+        register_adapter(_class, _adapter)
 
-__all__ = ["ADAPTERS", "Adapter", "Outcome", "Readings", "State", "readings_of"]
+__all__ = ["ADAPTERS", "Adapter", "Outcome", "Readings", "State", "readings_of", "register_adapter"]
