@@ -44,7 +44,7 @@ def test_it_trains_alike_on_both_engines_and_unlike_a2c(page, schedule):
     a2c = mt.A2CMultiTask(
         "MultiTaskMlpPolicy", mt.make_multitask_vec_env(recorded_tasks(), 2, seed=0), seed=0, task_schedule=schedule
     )
-    np.testing.assert_array_equal(plain, a2c.learn(600).policy.parameters_to_vector())
+    np.testing.assert_allclose(plain, a2c.learn(600).policy.parameters_to_vector(), atol=1e-5)  # A2CLoss is compiled
     assert np.abs(fast - plain).max() > 1e-3
 
 

@@ -355,6 +355,15 @@ class TwoRewards(DriftEnv):
     reward_space = spaces.Box(-np.inf, np.inf, (2,))
 
 
+class Replaced(gym.wrappers.TimeLimit):
+    """As rl_zoo3's, which replaces Gymnasium's when it is imported."""
+
+    __module__ = "rl_zoo3.gym_patches"
+
+    def step(self, action):
+        return super().step(action)
+
+
 @pytest.mark.parametrize("backend", ["auto", "dummy", "subproc"])
 @pytest.mark.parametrize(
     ("make", "error", "message"),
@@ -363,6 +372,7 @@ class TwoRewards(DriftEnv):
         (vectorised, RuntimeError, "'odd'.*SyncVectorEnv.*num_envs=2.*`n_envs_per_task`"),
         (TwoRewards, ValueError, r"'odd'.*reward.*\(2,\)"),
         (lambda: gym.wrappers.TimeLimit(TwoRewards(), 5), ValueError, r"'odd'.*reward.*\(2,\)"),
+        (lambda: Replaced(TwoRewards(), 5), ValueError, r"'odd'.*reward.*\(2,\)"),
     ],
 )
 def test_what_is_no_single_task_is_refused_at_construction(make, error, message, backend):

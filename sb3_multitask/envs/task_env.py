@@ -66,7 +66,7 @@ def _may_combine_rewards(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> bool:
     if isinstance(wrapper, gym.RewardWrapper):
         return not kind.__module__.startswith("mo_gymnasium.")  # mo_gymnasium's other wrappers keep the vector
     own_step = next(base for base in kind.__mro__ if "step" in vars(base))
-    library = own_step.__module__.startswith(("gymnasium.", "stable_baselines3."))
+    library = own_step.__module__.startswith(("gymnasium.", "stable_baselines3.", "rl_zoo3."))
     return not library and not (own_step.__module__.startswith("mo_gymnasium.") and own_step.__name__.startswith("MO"))
 
 

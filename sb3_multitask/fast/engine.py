@@ -21,6 +21,7 @@ from sb3_multitask.losses.loss import SumsOfTerms, evaluate_groups, evaluation_o
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
+from sb3_multitask.vec_env.layers import layer_with_tasks
 from sb3_multitask.vec_env.task_major import by_task
 
 
@@ -41,6 +42,7 @@ class FastEngine:
         self.model = model
         self._take_parameters()
         self._workers = Workers()
+        self._layer: tuple[VecEnv, Any] | None = None  # the env, and what of it knows the tasks
         load_kernels(KERNELS)  # before the threads of matrix products are limited
         self._acting: Acting | None = None
         self._version = self.parameters.version()  # of the weights that act
@@ -65,7 +67,7 @@ class FastEngine:
         callback.on_rollout_start()  # may put another state into model and env
         acting = self._start_acting(env, n_rollout_steps)
         observations, episode_starts = rollout_buffer.observation_rows["obs"], rollout_buffer.episode_start_rows
-        rollout_buffer.observations["task"][...] = env.task_ids[:, None]  # type: ignore[attr-defined]
+        rollout_buffer.observations["task"][...] = self._tasks_of(env).task_ids[:, None]
         observations[0] = model._last_obs["obs"]
         episode_starts[0] = model._last_episode_starts
         low, high = model.action_space.low, model.action_space.high
@@ -116,12 +118,19 @@ class FastEngine:
             self._take_parameters()
         if self._acting is None or (self._acting.n_steps, self._acting.n_envs) != (n_steps, env.num_envs):
             self._acting = Acting(n_steps, env.num_envs, self.parameters)
-        present: np.ndarray = env.task_ids[:: env.n_envs_per_task]  # type: ignore[attr-defined]
+        layer = self._tasks_of(env)
+        present: np.ndarray = layer.task_ids[:: layer.n_envs_per_task]
         is_all, first = len(present) == self.model.policy.n_tasks, int(present[0])
         tasks = slice(None) if is_all else slice(first, first + 1) if len(present) == 1 else present
         self._acting.start(self.parameters, tasks, len(present))
         self._version, self._is_touched = self.parameters.version(), False
         return self._acting
+
+    def _tasks_of(self, env: VecEnv) -> Any:
+        """The layer of an env that knows its tasks."""
+        if self._layer is None or self._layer[0] is not env:
+            self._layer = env, layer_with_tasks(env)
+        return self._layer[1]
 
     def _act_with_new_weights(self, acting: Acting) -> Acting:
         """Continue in the middle of a rollout with weights that a callback has put in."""

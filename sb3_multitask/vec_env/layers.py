@@ -24,6 +24,11 @@ def layers_of(env: VecEnv) -> Iterator[Any]:
         layer = vars(layer).get("venv")
 
 
+def layer_with_tasks(env: VecEnv) -> Any:
+    """Return the outermost layer that has tasks itself: reading its attributes takes no search through all layers."""
+    return next(layer for layer in layers_of(env) if hasattr(type(layer), "task_ids") or "task_ids" in vars(layer))
+
+
 def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
     """Return an env's normaliser with statistics per task, under any wrappers.
 

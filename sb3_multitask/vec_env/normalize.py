@@ -71,19 +71,6 @@ class MultiTaskVecNormalize(SharedStatistics):
         )
         self._set_observation_space(venv)
 
-    # Read at every rollout: VecEnvWrapper searches all layers for what it forwards.
-
-    @property
-    def task_ids(self) -> np.ndarray:
-        """Task of every row, (num_envs,)."""
-        ids: np.ndarray = self.venv.task_ids
-        return ids
-
-    @property
-    def n_envs_per_task(self) -> int:
-        """Copies of each task."""
-        return int(self.venv.n_envs_per_task)
-
     def _set_observation_space(self, venv: Any) -> None:
         """Set the space of normalised observations, which are float32 for every VecEnv."""
         space = venv.observation_space
