@@ -52,7 +52,7 @@ def train_run(
 
     A run that was interrupted in the folder, however hard, is resumed from its newest checkpoint, to the same bits;
     SIGTERM and Ctrl-C leave a checkpoint and the status "interrupted". One that cannot be resumed
-    (:func:`can_resume`) is started over.
+    (``can_resume``) is started over.
 
     :param progress_bar: show SB3's progress bar
     :param verbose: 1 prints SB3's log tables and each evaluation

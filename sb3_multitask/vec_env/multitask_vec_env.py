@@ -47,7 +47,7 @@ class MultiTaskVecEnv(SubEnvsView):
         the sub-environment and counts the fault in ``fault_counts``. The step's ``info["fault"]`` describes the fault,
         its reward is 0 and ``done`` is true; ``MultiTaskVecNormalize`` and ``A2CMultiTask`` leave it out. Other
         algorithms see an episode that ended.
-    :param torch_threads: torch's number of threads from the first step until :meth:`close`, unless this env is for
+    :param torch_threads: torch's number of threads from the first step until ``close()``, unless this env is for
         evaluation, so that threads that wait do not spin on the cores that the physics needs; ``None`` leaves it alone
     :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None`` is SB3's choice
     :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
