@@ -101,7 +101,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--cap", type=float, help="seconds that a run takes at most; default: 600 for six bodies, else 300"
     )
     parser.add_argument("--window", type=int, default=20, help="episodes of each task in the mean training return")
-    parser.add_argument("--six-config", type=Path, default=ROOT / "zoo_configs" / "quickstart.yml")
+    parser.add_argument("--six-config", type=Path, default=ROOT / "benchmarks" / "six_bodies_ppo.yml")
     parser.add_argument("--single-config", type=Path, default=ROOT / "benchmarks" / "halfcheetah_ppo.yml")
     parser.add_argument("--peers-venv", type=Path, default=ROOT / ".venv-peers", help="made if it is missing")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "time_to_score" / "runs.jsonl")

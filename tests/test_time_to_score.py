@@ -190,9 +190,9 @@ def test_a_config_of_another_algorithm_is_refused(tmp_path):
 
 
 def test_sb3_gets_all_settings_that_it_has_and_the_others_are_refused():
-    config = load_config(TrainConfig, process.ROOT / "zoo_configs" / "quickstart.yml")
+    config = load_config(TrainConfig, process.ROOT / "benchmarks" / "six_bodies_ppo.yml")
     arguments = sb3_arguments(config)
-    assert (arguments["batch_size"], arguments["n_steps"], arguments["gae_lambda"]) == (1024, 256, 0.92)
+    assert (arguments["batch_size"], arguments["n_steps"], arguments["gae_lambda"]) == (256, 512, 0.92)
     assert arguments["learning_rate"](0.5) == 5e-4
     assert "task_schedule" not in arguments
     with pytest.raises(ValueError, match="desired_kl"):  # of PPOMultiTask alone
@@ -204,7 +204,7 @@ def test_a_command_runs_what_is_missing_seed_by_seed_and_goes_on_after_a_failure
 
     def run(contender, python, config, seed, settings):
         calls.append((seed, contender.name))
-        assert (settings["window"], settings["cap"], config.name) == (20, 600.0, "quickstart.yml")
+        assert (settings["window"], settings["cap"], config.name) == (20, 600.0, "six_bodies_ppo.yml")
         if contender.name in broken:
             raise RuntimeError("out of memory")
         return {name: fact for name, fact in make_run("", 0, []).items() if name in ("start_up", "passed", "end")}
