@@ -122,10 +122,9 @@ def test_sb3_reads_the_files_before_the_first_episode_has_ended(tmp_path):
 def test_a_second_run_replaces_the_first_and_says_so(tmp_path):
     play(monitored(tmp_path), 30)
     assert len(load_results(str(tmp_path))) > 0
-    env = monitored(tmp_path)
-    assert len(load_results(str(tmp_path))) == 0  # no row of the first run is taken for the second's
     with pytest.warns(UserWarning, match="`override_existing=False`"):
-        play(env, 3)
+        play(monitored(tmp_path), 3)
+    assert len(load_results(str(tmp_path))) == 0  # no row of the first run is taken for the second's
     assert {path.name for path in tmp_path.iterdir()} == {f"{row}.monitor.csv" for row in range(4)}
 
 
@@ -165,7 +164,15 @@ def test_rows_of_earlier_runs_are_kept_even_after_a_kill_at_the_start_of_another
     monitored(tmp_path)  # killed between its reset and its first step
     play(monitored(tmp_path, override_existing=False), 3)
     assert len(load_results(str(tmp_path))) == n_rows
-    assert not list(tmp_path.glob("*.earlier"))
+
+
+def test_a_run_that_never_steps_leaves_the_rows_of_a_run_in_progress(tmp_path):
+    """For instance one that is refused a folder of checkpoints which is in use."""
+    first = monitored(tmp_path)
+    play(first, 30)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    monitored(tmp_path).close()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_a_second_run_with_fewer_environments_replaces_all_of_the_first(tmp_path):

@@ -44,7 +44,7 @@ class EpisodeMonitor:
         self._monitored = frozenset(monitored)
 
     def begin(self, rows: slice) -> None:
-        """Start the episodes of a reset; the first reset starts the files."""
+        """Start the episodes of a reset; the first reset begins the files."""
         self.reset(rows)
         if self._files is not None:
             self._files.begin(range(len(self.tasks))[rows], self.t_start)
@@ -62,7 +62,7 @@ class EpisodeMonitor:
         returns += rewards
         lengths += 1
         if self._files is not None:
-            self._files.discard_earlier()
+            self._files.start(self.t_start)
         for i in ended:
             row = i + rows.start
             if not is_fault(infos[i]):  # a quarantined row is not an episode

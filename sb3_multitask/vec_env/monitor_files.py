@@ -17,15 +17,14 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_multitask.storage.files import SaveError
 
 _COLUMNS = ("r", "l", "t", "task")
-_ASIDE = ".earlier"
-"""Ending of a file of an earlier run, until the first step shows that the run is not resumed."""
 
 
 class MonitorFiles:
     """``<row>.monitor.csv`` for every row, as SB3's ``load_results`` reads them.
 
-    The first reset writes a file's header. It sets aside the files of an earlier run, also of surplus sub-environments.
-    A resumed run restores them; another run removes them at its first step, with a warning.
+    The first reset writes the header of a file that does not exist yet. Files of an earlier run, also of surplus
+    sub-environments, stay as they are until the first step, which replaces them, with a warning: a run that is refused
+    before it, or resumes the earlier one, has not touched them.
 
     :param folder: folder of the files
     :param env_ids: id of the environment of every row, for the headers
@@ -37,13 +36,11 @@ class MonitorFiles:
         self.override_existing = override_existing
         self._env_ids = env_ids
         self._begun: set[int] = set()
-        self._aside: set[int] = set()
+        self._earlier: set[int] = set()
+        """Rows with a file of an earlier run, until the first step."""
 
     def path(self, row: int) -> Path:
         return self.folder / f"{row}.{Monitor.EXT}"
-
-    def _path_aside(self, row: int) -> Path:
-        return self.path(row).with_name(self.path(row).name + _ASIDE)
 
     def begin(self, rows: Iterable[int], t_start: float) -> None:
         """Write the headers of rows that have no file yet.
@@ -52,29 +49,51 @@ class MonitorFiles:
         :raises SaveError: if a file cannot be written, or rows cannot be appended to it
         """
         if self.override_existing and not self._begun:
-            for row in self._surplus():
-                self._writing(row, lambda row=row: self._set_aside(row))
+            self._earlier.update(self._surplus())
         for row in rows:
             if row not in self._begun:
                 self._writing(row, lambda row=row: self._begin(row, t_start))
-                self._begun.add(row)
 
     def _begin(self, row: int, t_start: float) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path, aside = self.path(row), self._path_aside(row)
-        if aside.exists() and not _has_rows(path):  # left by a run that was killed before its first step
-            aside.replace(path)
-        if self.override_existing:
-            self._set_aside(row)
-        elif _can_be_appended_to(path):
-            return
-        header = {"t_start": t_start, "env_id": self._env_ids[row]}
-        path.write_text(f"#{json.dumps(header)}\n{_line(_COLUMNS)}", encoding="utf-8", newline="\n")
-
-    def _set_aside(self, row: int) -> None:
         if self.path(row).exists():
-            self.path(row).replace(self._path_aside(row))
-            self._aside.add(row)
+            if not self.override_existing:
+                _check_columns(self.path(row))
+            self._earlier.add(row)
+        else:
+            self._write_header(row, t_start)
+
+    def _write_header(self, row: int, t_start: float) -> None:
+        header = {"t_start": t_start, "env_id": self._env_ids[row]}
+        text = f"#{json.dumps(header)}\n{_line(_COLUMNS)}"
+        self.path(row).write_text(text, encoding="utf-8", newline="\n")
+        self._begun.add(row)
+
+    def start(self, t_start: float) -> None:
+        """Replace the files of an earlier run at the first step, or make them ready for rows to be appended.
+
+        :param t_start: seconds since the epoch
+        :raises SaveError: if a file cannot be written
+        """
+        if not self._earlier:
+            return
+        rows, self._earlier = sorted(self._earlier), set()
+        if self.override_existing and any(_has_rows(self.path(row)) for row in rows):
+            warnings.warn(
+                f"The monitor files of an earlier run in {self.folder} are replaced. To keep their rows, pass "
+                "`override_existing=False` or another `monitor_dir`.",
+                stacklevel=6,
+            )
+        for row in rows:
+            self._writing(row, lambda row=row: self._start(row, t_start))
+
+    def _start(self, row: int, t_start: float) -> None:
+        if row >= len(self._env_ids):
+            self.path(row).unlink(missing_ok=True)
+        elif not self.override_existing and _remove_truncated_row(self.path(row)):
+            self._begun.add(row)
+        else:
+            self._write_header(row, t_start)
 
     def _surplus(self) -> list[int]:
         """Return rows beyond ours that have a file of an earlier run: ``load_results`` would read it with ours."""
@@ -82,26 +101,13 @@ class MonitorFiles:
         rows = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
         return [row for row in sorted(rows) if row >= len(self._env_ids) and _is_ours(self.path(row))]
 
-    def discard_earlier(self) -> None:
-        """Remove the files that were set aside, since this run does not resume the earlier one."""
-        if not self._aside:
-            return
-        aside, self._aside = {self._path_aside(row) for row in self._aside}, set()
-        if any(map(_has_rows, aside)):
-            warnings.warn(
-                f"The monitor files of an earlier run in {self.folder} are replaced. To keep their rows, pass "
-                "`override_existing=False` or another `monitor_dir`.",
-                stacklevel=6,
-            )
-        for path in aside:
-            path.unlink(missing_ok=True)
-
     def write(self, row: int, episode: Mapping[str, Any], t_start: float) -> None:
         """Append an episode.
 
         :raises SaveError: if it cannot be written; earlier rows remain
         """
         self.begin([row], t_start)
+        self.start(t_start)
         line = _line(episode[column] for column in _COLUMNS)
         self._writing(row, lambda: self._append(row, line))
 
@@ -129,9 +135,7 @@ class MonitorFiles:
 
     def set_state(self, n_bytes: Mapping[str, int]) -> None:
         """Restore the files of the resumed run, truncated to their length in the state."""
-        for row in self._aside:
-            self._path_aside(row).replace(self.path(row))
-        self._aside.clear()
+        self._earlier.clear()
         self._begun.clear()
         for key, n in n_bytes.items():
             path = self.path(int(key))
@@ -164,23 +168,29 @@ def _is_ours(path: Path) -> bool:
     return _first_lines(path, 2)[1:] == [_line(_COLUMNS).encode()]
 
 
-def _can_be_appended_to(path: Path) -> bool:
-    """Return whether a file of an earlier run has its header; a truncated row at its end, from a kill, is removed.
-
-    :raises OSError: if its columns differ from those of the rows to append
-    """
+def _check_columns(path: Path) -> None:
+    """:raises OSError: if a file's columns differ from those of the rows to append"""
     header = _first_lines(path, 2)
-    if len(header) < 2 or not header[1].endswith(b"\n"):
-        return False
-    if header[1].split() != _line(_COLUMNS).encode().split():
+    if _is_header(header) and header[1].split() != _line(_COLUMNS).encode().split():
         raise OSError(
             f"its columns are {header[1].decode(errors='replace').strip()}, and rows of {', '.join(_COLUMNS)} would be "
             "appended; pass another `monitor_dir`, or `override_existing=True`"
         )
+
+
+def _remove_truncated_row(path: Path) -> bool:
+    """Remove what a kill left of a file's last row; return whether the file has its whole header."""
+    if not _is_header(_first_lines(path, 2)):
+        return False
     content = path.read_bytes()
     if not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)
     return True
+
+
+def _is_header(lines: Sequence[bytes]) -> bool:
+    """Return whether a file's first lines are the two of a header, both whole."""
+    return len(lines) == 2 and lines[1].endswith(b"\n")
 
 
 def _first_lines(path: Path, n: int) -> list[bytes]:

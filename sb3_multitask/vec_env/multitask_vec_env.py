@@ -39,7 +39,7 @@ class MultiTaskVecEnv(SubEnvsView):
     :param training: ``False`` for an evaluation: the same ``seed`` then gives other episodes than in training
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
     :param override_existing: whether rows of earlier runs in ``monitor_dir`` are replaced, with a warning, at the first
-        reset; ``False`` appends to them
+        step; ``False`` appends to them
     :param render_mode: as in ``gymnasium.make``; rendering needs "dummy" or "subproc"
     :param n_threads: physics threads of ``"batch"``; ``None`` takes torch's number. Results do not depend on it.
     :param on_fault: reaction to a NaN, infinite or huge (beyond 1e15) observation, reward or action, or to a failed
