@@ -26,7 +26,7 @@ from sb3_multitask.policies.task_steps import actor_held
 from sb3_multitask.tasks import TasksLike
 from sb3_multitask.vec_env.layers import TaskSchedule
 
-_LEAST_AND_MOST_RATE = (1e-5, 1e-2)  # rsl_rl's
+_LEAST_AND_MOST_RATE = (1e-5, 1e-2)  # rsl_rl's bounds of the learning rate
 
 
 class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
@@ -163,6 +163,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         self.next_task()
 
     def _train_epochs(self, objective: Any, log: UpdateLog, desired_kl: float | None) -> None:
+        """Pass ``n_epochs`` times over the rollout, or until the policy is farther than ``target_kl`` from its own."""
         for epoch in range(self.n_epochs):
             log.begin_epoch()
             is_close = self._train_epoch(objective, log, desired_kl)
@@ -181,6 +182,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         for batch in self.numerics.batches(self.rollout_buffer, self.batch_size, self.normalize_advantage):
             evaluation = self.numerics.evaluate(objective, batch)
             log.add(evaluation)
+            # SB3 compares in float32, whose rounding decides at the boundary.
             if self.target_kl is not None and np.float32(log.last_kl) > 1.5 * self.target_kl:
                 return False
             if desired_kl is not None:

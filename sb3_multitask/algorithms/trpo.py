@@ -25,8 +25,8 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
     """Trust region policy optimisation on several tasks at once.
 
     All arguments of sb3-contrib's TRPO, with its defaults, and ``task_schedule``; see :class:`A2CMultiTask` for it, and
-    for ``policy``, ``env`` and ``device``. The update is sb3-contrib's, by torch. In "cycle" heads of waiting tasks,
-    and what the optimizer knows of them, stay as they are. There are no teachers.
+    for ``policy``, ``env`` and ``device``. The update is sb3-contrib's, by torch. In "cycle" heads of waiting tasks
+    and their optimizer state stay as they are. There are no teachers.
 
     :raises ValueError: as :class:`A2CMultiTask`; on a ``sub_sampling_factor`` other than 1, with which sb3-contrib's
         update fails on observations that are dicts
@@ -124,7 +124,7 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
         buffer, names = self.rollout_buffer, self.task_names or ()
         keep = buffer.keep if isinstance(buffer, TaskRolloutBuffer) else None
         present = present_tasks(buffer, keep, self.policy.n_tasks)  # type: ignore[arg-type]  # observations are dicts
-        if any(present):
+        if any(present):  # not if every row was quarantined: there is nothing to learn from
             with absent_heads_kept(self.policy, present):
                 super().train()
             log_explained_variance(self.logger, names, buffer)

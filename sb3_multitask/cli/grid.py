@@ -53,7 +53,7 @@ def grid(
     gym_packages: GymPackagesOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their status; start nothing.")] = False,
 ) -> None:
-    """Run a grid of experiments; started again after a kill, it goes on with what is missing."""
+    """Run a grid of experiments; started again after a kill, it runs what is missing."""
     from sb3_multitask.experiments.grid import load_grid, select, statuses
     from sb3_multitask.experiments.scheduler import run_grid
     from sb3_multitask.experiments.shipped import find_config

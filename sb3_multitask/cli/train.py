@@ -94,7 +94,7 @@ def train(
     modules = import_packages([*(gym_packages or []), *modules_of(overrides)])
     if resume is not None:
         if overrides or config or run_dir:
-            raise ValueError("--resume goes on with the run's own config: leave out the other settings")
+            raise ValueError("--resume takes the run's own config: leave out the other settings")
         folder = RunFolder.existing(resume)
         run_config = load_config(TrainConfig, folder.config)
         is_finished = folder.read_status().get("status") == "finished"

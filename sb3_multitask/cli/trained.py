@@ -10,7 +10,7 @@ import typer
 ModelArgument: TypeAlias = Annotated[
     str | None,
     typer.Argument(
-        help="A run's folder (rl_zoo3's too), a zip or an agent in it, a zip of A2CMultiTask, or an agent's file."
+        help="A run's folder (rl_zoo3's too), a zip or an agent in it, a zip of a multi-task model, or an agent's file."
     ),
 ]
 PretrainedOption: TypeAlias = Annotated[

@@ -34,7 +34,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """How a student learns from teachers; the arguments of ``A2CMultiTask`` of the same names, checked.
+    """How a student learns from teachers; the arguments of the same names of a multi-task model, checked.
 
     :raises ValueError: on an unknown loss, a coefficient that is negative, a probability outside [0, 1], or RL on
         rollouts that are never the student's
@@ -90,7 +90,7 @@ class DistillationSettings:
         """The coefficients of an update.
 
         :param progress_remaining: 1 at the start of training, 0 at the end
-        :param has_teachers: without teachers the loss is A2C's own
+        :param has_teachers: without teachers the loss is the algorithm's own
         :param by_teacher: the rollout's actions came from the teacher, so it says nothing of the student's returns
         """
         if not has_teachers:

@@ -76,7 +76,7 @@ def _resolve(task: str, teacher: TeacherLike) -> Agent:
     except ValueError as e:
         raise ValueError(f"The teacher of task {task!r} cannot be read: {e}") from e
     raise TypeError(
-        f"The teacher of task {task!r} must be an agent, an A2CMultiTask, or the path of one (got {teacher!r}). For "
+        f"The teacher of task {task!r} must be an agent, a multi-task model, or the path of one (got {teacher!r}). For "
         "SB3's own models: load_agent(zip, normalizer=...)."
     )
 

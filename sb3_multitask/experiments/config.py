@@ -59,6 +59,9 @@ _NOT_SEQUENTIAL = (
 )
 
 
+_ALGO = "A2CMultiTask, PPOMultiTask or TRPOMultiTask; defaults below are of a2c_mt, ppo and trpo keep their own"
+
+
 class TrainConfig(Config):
     """One training run. Names are rl-zoo's and SB3's where they have one; unset values keep the algorithm's default."""
 
@@ -72,7 +75,7 @@ class TrainConfig(Config):
     n_envs_per_task: int = Field(4, ge=1, description="Copies of each task")
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
     task_schedule: TaskSchedule = Field("joint", description="All tasks in one update, or one after the other")
-    algo: AlgorithmName = Field("a2c_mt", description="A2CMultiTask, PPOMultiTask or TRPOMultiTask")
+    algo: AlgorithmName = Field("a2c_mt", description=_ALGO)
     algo_kwargs: dict[str, Any] = Field({}, description="Further arguments of the algorithm, such as batch_size")
     sequential: bool = Field(default=False, description="One head learns the tasks in turn, n_timesteps over all")
     engine: EngineName = Field("auto", description="What computes actions and updates")

@@ -50,9 +50,9 @@ class Grouping:
         :param rows: where each row stands in the rollout, (B,)
         """
         n = np.bincount(tasks, minlength=k)
-        order = np.argsort(tasks.astype(np.int16), kind="stable")  # which sorts 16 bits by their digits
+        order = np.argsort(tasks.astype(np.int16), kind="stable")  # of 16 bits numpy makes a radix sort
         within = np.arange(n.max())
-        # A task's last row is repeated: what another task's row gives, its head could overflow.
+        # Places too many repeat the task's own last row: on a row of another task its head could overflow.
         places = np.minimum(within, np.maximum(n - 1, 0)[:, None])
         places += np.minimum(np.cumsum(n) - n, len(rows) - 1)[:, None]
         is_taken = within < n[:, None]

@@ -217,7 +217,9 @@ class FlatParameters:
             place = self.offsets[parameter]
             if parameter.requires_grad == frozen:
                 continue
-            is_neighbour = runs and _whole_lines(runs[-1].stop, parameter.dtype) == place.start  # the gap is nobody's
+            is_neighbour = (
+                runs and _whole_lines(runs[-1].stop, parameter.dtype) == place.start
+            )  # the gap between them holds no parameter
             if is_neighbour and self.steps[i] == self.steps[first[-1]]:
                 place = slice(runs.pop().start, place.stop)
                 first.append(first[-1])

@@ -35,10 +35,11 @@ class PPOLoss(Loss):
     With ``r`` the ratio of the new to the old probability of an action (Schulman et al. 2017, eq. 7), ``z = (a - mu) /
     sigma`` and N rows, its derivatives at the network's outputs are
 
-        d/d log prob  = -advantage * r / N where the clipped objective is not the smaller one, else 0
+        d/d log prob  = rl_coef * -advantage * r / N where the clipped objective is not the smaller one, else 0
         d/d value     = vf_coef * 2 / N * (value - return) where the value is within ``clip_range_vf`` of the old one
 
-    and those of the log-probability at mu and log sigma are z / sigma and z^2 - 1.
+    The derivatives of the log-probability at mu and log sigma are z / sigma and z^2 - 1, and that of the entropy at log
+    sigma is 1.
 
     :param clip_range_vf: ``None``: values are not clipped
     """
@@ -111,10 +112,10 @@ class PPOLoss(Loss):
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         ratio = np.exp(outputs.log_prob - rows.old_log_prob)
         clipped = ratio.clip(1 - self.clip_range, 1 + self.clip_range)
-        objective = rows.only_kept(rows.advantages) * ratio
-        objective *= rows.advantages * ratio <= rows.advantages * clipped
-        objective *= -self.rl_coef / rows.n_rows
-        mean, log_std = outputs.log_prob_gradient(objective)
+        at_log_prob = rows.only_kept(rows.advantages) * ratio  # d ratio / d log prob = ratio
+        at_log_prob *= rows.advantages * ratio <= rows.advantages * clipped  # else the minimum is the constant one
+        at_log_prob *= -self.rl_coef / rows.n_rows
+        mean, log_std = outputs.log_prob_gradient(at_log_prob)
         if self.ent_coef:
             for i, n in enumerate(rows.rows_per_task):
                 log_std[i] -= self.rl_coef * self.ent_coef * n / rows.n_rows

@@ -17,6 +17,6 @@ def advise_cpu(device: object) -> None:
     if isinstance(device, str | th.device) and (kind := th.device(device).type) in ("cuda", "mps", "xpu"):
         warnings.warn(
             f"The policy goes to the device {str(device)!r}: nets of this size train faster on the CPU, where "
-            f'A2CMultiTask also has its fast engine. Take device="cpu"; SB3\'s "auto" is {kind} where there is one.',
+            f'A2C and PPO also have a fast engine. Take device="cpu"; SB3\'s "auto" is {kind} where there is one.',
             stacklevel=3,
         )

@@ -17,8 +17,8 @@ class TaskCyclingVecEnv(VecEnv):
     """Show one task of a multi-task VecEnv at a time; ``num_envs = n_envs_per_task`` (section 4.3.1).
 
     ``next_task()`` goes from E1 to E2, ... En and back to E1. Waiting tasks keep their state: their episodes continue
-    where they stopped. ``A2CMultiTask(task_schedule="cycle")`` puts this under the model's normaliser. Without
-    ``A2CMultiTask``, a stock algorithm would bootstrap from the next task's observation.
+    where they stopped. A multi-task model with ``task_schedule="cycle"`` puts this under its normaliser. On this
+    VecEnv, an algorithm of SB3's own would bootstrap from the next task's observation.
 
     It is not a ``VecEnvWrapper``, so that ``sync_envs_normalization`` takes it for the innermost VecEnv, which it
     represents.

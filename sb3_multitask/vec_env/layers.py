@@ -109,9 +109,9 @@ def check_task_observations(env: Any) -> None:
     space = getattr(env, "observation_space", None)
     if not isinstance(space, spaces.Dict) or set(space.spaces) != {"obs", "task"}:
         raise ValueError(
-            f"A2CMultiTask needs an env whose observations carry their task, Dict(obs, task), not {space}. "
-            "Make it with make_multitask_vec_env(tasks), or pass the tasks themselves: "
-            'A2CMultiTask("MultiTaskMlpPolicy", ["Hopper-v5", ...]).'
+            f"A multi-task model needs an env whose observations carry their task, Dict(obs, task), not {space}. "
+            "Make it with make_multitask_vec_env(tasks), or pass the tasks themselves, "
+            'such as PPOMultiTask("MultiTaskMlpPolicy", ["Hopper-v5", ...]).'
         )
 
 
