@@ -44,6 +44,18 @@ def test_in_cycle_heads_of_waiting_tasks_stay_as_they_are():
             assert not th.equal(a[0], b[0])
 
 
+@pytest.mark.parametrize("what", ["trunk", "all_but_last"])
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+def test_what_is_frozen_does_not_change_and_the_rest_learns(schedule, what):
+    model = make(task_schedule=schedule, learning_rate=1e-2)
+    mt.freeze(model, what)
+    before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
+    model.learn(5 * 120)
+    changed = {name for name, parameter in model.policy.named_parameters() if not th.equal(parameter, before[name])}
+    assert changed == set(before) - set(model.frozen)
+    assert model.frozen
+
+
 def test_quarantined_steps_are_left_out():
     class Flawed(type(recorded_tasks()[0].make())):
         def step(self, action):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch as th
@@ -10,6 +11,7 @@ from sb3_contrib import TRPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from torch import nn
 
 from sb3_multitask.algorithms.env_checks import check_batches, check_sub_sampling
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
@@ -119,6 +121,25 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
         )
         return {**super().settings(), **{name: getattr(self, name) for name in names}}
 
+    def _compute_actor_grad(
+        self, kl_div: th.Tensor, policy_objective: th.Tensor
+    ) -> tuple[list[nn.Parameter], th.Tensor, th.Tensor, list[tuple[int, ...]]]:
+        """sb3-contrib's, but that it leaves out parameters that are frozen, on which that one fails."""
+        actor: list[nn.Parameter] = []
+        of_kl: list[th.Tensor] = []
+        of_objective: list[th.Tensor] = []
+        for name, parameter in self.policy.named_parameters():
+            if "value" in name or not parameter.requires_grad:
+                continue
+            (gradient,) = th.autograd.grad(kl_div, parameter, create_graph=True, allow_unused=True)
+            if gradient is None:  # it has no part in the actions
+                continue
+            actor.append(parameter)
+            of_kl.append(gradient)
+            of_objective += th.autograd.grad(policy_objective, parameter, retain_graph=True)
+        shapes: list[tuple[int, ...]] = [gradient.shape for gradient in of_kl]
+        return actor, _flat(of_objective), _flat(of_kl), shapes
+
     def train(self) -> None:
         """sb3-contrib's step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
         buffer, names = self.rollout_buffer, self.task_names or ()
@@ -130,3 +151,7 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
             log_explained_variance(self.logger, names, buffer)
             log_std(self.logger, names, self.policy)
         self.next_task()
+
+
+def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:
+    return th.cat([tensor.reshape(-1) for tensor in tensors])
