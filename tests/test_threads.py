@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from threadpoolctl import threadpool_info
 
 import sb3_multitask as mt
-from sb3_multitask.process.threads import n_cpus, physics_threads, threads_for_arrays
+from sb3_multitask.process.threads import TorchThreads, n_cpus, physics_threads, threads_for_arrays
 
 
 def blas_threads():
@@ -108,8 +108,38 @@ def test_a_number_of_torch_threads_that_the_user_sets_later_stays():
     env.close()
     env.close()
     assert th.get_num_threads() == 3
-    with pytest.raises(ValueError, match=r"`torch_threads` must be at least 1, or None \(got 0\)"):
+    with pytest.raises(ValueError, match=r"`torch_threads` must be a whole number of at least 1, or None \(got 0\)"):
         mt.make_multitask_vec_env(drift_tasks(2), 1, torch_threads=0)
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+@pytest.mark.parametrize("closed_first", [0, 1])
+def test_vec_envs_that_hold_torch_at_different_numbers_give_the_users_back(closed_first):
+    holders = [TorchThreads(1), TorchThreads(3)]
+    for holder in holders:
+        holder.begin()
+    assert (th.get_num_threads(), TorchThreads.users_number()) == (3, 2)
+    holders.pop(closed_first).end()
+    assert (th.get_num_threads(), TorchThreads.users_number()) == (holders[0].n_threads, 2)
+    holders[0].end()
+    assert th.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_a_vec_env_that_is_closed_while_a_model_learns_gives_the_users_number_back():
+    holder = TorchThreads(1)
+    holder.begin()
+    with threads_for_arrays():
+        holder.end()
+        assert th.get_num_threads() == 1
+    assert th.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("number", [0, True, 1.5, "2"])
+def test_a_number_of_threads_that_is_none_is_refused_by_name(number):
+    for refuse in (lambda: TorchThreads(number), lambda: threads_for_arrays(number).__enter__()):
+        with pytest.raises(ValueError, match=r"`torch_threads` must be a whole number of at least 1.*\(got "):
+            refuse()
 
 
 @pytest.mark.usefixtures("two_torch_threads")

@@ -58,7 +58,7 @@ class PPOLoss(Loss):
 
     def rows(self, batch: Any, outputs: Any) -> PPOTerms:
         xp: Any = np if isinstance(outputs, GroupedOutputs) else th
-        log_ratio = outputs.log_prob - batch.old_log_prob
+        log_ratio = self._log_ratio(batch, outputs)
         ratio = xp.exp(log_ratio)
         clipped = ratio.clip(1 - self.clip_range, 1 + self.clip_range)
         error = batch.returns - self._predicted(batch, outputs)
@@ -92,6 +92,12 @@ class PPOLoss(Loss):
         weighted: th.Tensor = actor + self.vf_coef * terms.value_loss
         return weighted
 
+    def _log_ratio(self, batch: Any, outputs: Any) -> Any:
+        """The logarithm of the ratio of probabilities; 0 for rows that are not learned from."""
+        log_ratio = outputs.log_prob - batch.old_log_prob
+        # Such a row may be another task's, whose action this head may hold for so likely that the ratio overflows.
+        return batch.only_kept(log_ratio) if isinstance(batch, GroupedRows) else log_ratio
+
     def _predicted(self, batch: Any, outputs: Any) -> Any:
         """The values, at most ``clip_range_vf`` from the old ones."""
         if self.clip_range_vf is None:
@@ -110,7 +116,7 @@ class PPOLoss(Loss):
         return OutputGradient(*gradient), PPOTerms(*sums.T)
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
-        ratio = np.exp(outputs.log_prob - rows.old_log_prob)
+        ratio = np.exp(self._log_ratio(rows, outputs))
         clipped = ratio.clip(1 - self.clip_range, 1 + self.clip_range)
         at_log_prob = rows.only_kept(rows.advantages) * ratio  # d ratio / d log prob = ratio
         at_log_prob *= rows.advantages * ratio <= rows.advantages * clipped  # else the minimum is the constant one

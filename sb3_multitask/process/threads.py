@@ -55,44 +55,64 @@ class TorchThreads:
     """
 
     _holding: ClassVar[list[TorchThreads]] = []
+    _held_at: ClassVar[int] = 0  # torch's number as it was set here last
+    _users: ClassVar[int] = 1  # and as it was before
 
     def __init__(self, n_threads: int | None) -> None:
-        if n_threads is not None and n_threads < 1:
-            raise ValueError(f"`torch_threads` must be at least 1, or None (got {n_threads})")
+        if n_threads is not None:
+            _check_number(n_threads, ", or None")
         self.n_threads = n_threads
         self._was_asked = n_threads is None
-        self._number_before = 1
+
+    @classmethod
+    def is_held(cls) -> bool:
+        """Whether torch has the number that was set here: nobody has set another since."""
+        return bool(cls._holding) and th.get_num_threads() == cls._held_at
 
     @classmethod
     def users_number(cls) -> int:
         """Torch's number as the user has set it, last or before it was held."""
-        number = th.get_num_threads()
-        return cls._holding[0]._number_before if cls._holding and number == cls._holding[0].n_threads else number
+        return cls._users if cls.is_held() else th.get_num_threads()
 
     def begin(self) -> None:
         """Hold torch, once; a model that holds it itself is left alone."""
         if self._was_asked or _requested.get():
             return
         assert self.n_threads is not None
-        self._was_asked, self._number_before = True, self.users_number()
-        if self._number_before == self.n_threads:
-            return
+        cls = type(self)
+        self._was_asked, cls._users = True, self.users_number()
         self._holding.append(self)
-        th.set_num_threads(self.n_threads)
-        _LOGGER.info(
-            "torch has %d thread(s) instead of %d while this VecEnv is open (torch_threads=None leaves it alone)",
-            self.n_threads,
-            self._number_before,
-        )
+        self.set_again()
+        if self._users != self.n_threads:
+            _LOGGER.info(
+                "torch has %d thread(s) instead of %d while this VecEnv is open (torch_threads=None leaves it alone)",
+                self.n_threads,
+                self._users,
+            )
+
+    @classmethod
+    def set_again(cls) -> None:
+        """Set the number of the VecEnv that began last among those that are open; without one, the user's."""
+        cls._held_at = number = cls._holding[-1].n_threads or 1 if cls._holding else cls._users
+        th.set_num_threads(number)
 
     def end(self) -> None:
-        """Give the user's number back, unless another VecEnv holds torch, or the user has set a number since."""
+        """Give the user's number back, unless another VecEnv holds torch, or the user has set a number since.
+
+        While a model holds torch itself, nothing is set: it gives back what is right when it ends.
+        """
         if self not in self._holding:
             return
-        users_number = self.users_number()
+        is_held = self.is_held()
         self._holding.remove(self)
-        if not self._holding:
-            th.set_num_threads(users_number)
+        if is_held and not _requested.get():
+            self.set_again()
+
+
+def _check_number(n_threads: object, or_what: str = "") -> None:
+    """Raise ValueError unless ``torch_threads`` is a whole number of threads."""
+    if not isinstance(n_threads, int) or isinstance(n_threads, bool) or n_threads < 1:
+        raise ValueError(f"`torch_threads` must be a whole number of at least 1{or_what} (got {n_threads!r})")
 
 
 def n_cpus() -> int:
@@ -106,15 +126,20 @@ def threads_for_arrays(n_threads: int = 1) -> Iterator[None]:
 
     At this size more threads are not faster, and threads that wait for work spin on the cores that the physics needs:
     without this limit, the same training takes half as long again.
+
+    :raises ValueError: if ``n_threads``, a model's ``torch_threads``, is not a whole number of at least 1
     """
-    n_torch = th.get_num_threads()
-    token = _requested.set(
-        _requested.get() or TorchThreads.users_number()
-    )  # the outermost block sees the user's number
-    with threadpool_limits(limits=n_threads, user_api="blas"):
-        th.set_num_threads(n_threads)
-        try:
+    _check_number(n_threads)
+    n_torch, is_held = th.get_num_threads(), TorchThreads.is_held() and not _requested.get()
+    requested = _requested.get() or TorchThreads.users_number()  # the outermost block sees the user's number
+    token = _requested.set(requested)
+    try:
+        with threadpool_limits(limits=n_threads, user_api="blas"):
+            th.set_num_threads(n_threads)
             yield
-        finally:
+    finally:
+        _requested.reset(token)
+        if is_held:  # perhaps by a VecEnv that has been closed since
+            TorchThreads.set_again()
+        else:
             th.set_num_threads(n_torch)
-            _requested.reset(token)
