@@ -1,6 +1,7 @@
 """Learning from teachers: both engines, every loss, and what is refused."""
 
 import contextlib
+import re
 
 import numpy as np
 import pytest
@@ -209,6 +210,13 @@ def test_settings_that_make_no_sense_are_refused(teacher, settings, message):
         recorded_model("auto", teachers=teachers(teacher), **settings)
 
 
+@pytest.mark.parametrize("name", ["distill_coef", "rl_coef", "critic_coef", "student_rollout_prob"])
+@pytest.mark.parametrize("value", ["lin_1.0", {0: 0.0, 0.5: 1.0}, True, [1.0]])
+def test_a_coefficient_of_another_type_is_refused_by_name(teacher, name, value):
+    with pytest.raises(TypeError, match=rf"`{name}` must be .* a schedule: .*\(got {re.escape(repr(value))}\)"):
+        recorded_model("auto", teachers=teachers(teacher), **{name: value})
+
+
 def test_teachers_must_fit_the_tasks(teacher):
     with pytest.raises(ValueError, match=r"one teacher for every task.*\n  tasks:    A, B, C\n  teachers: A, B"):
         recorded_model("auto", teachers={"A": teacher, "B": teacher})
@@ -305,11 +313,17 @@ def test_coefficients_never_see_progress_out_of_range(teacher):
     assert max(asked) <= 1.0
 
 
-def test_a_schedule_that_leaves_its_range_is_refused_by_name(teacher):
-    student = recorded_model("auto", teachers=teachers(teacher), distill_coef=lambda p: p - 0.5)
-    with pytest.raises(
-        ValueError, match=r"`distill_coef` is a schedule that gives -0\.\d+ at the remaining progress 0"
-    ):
+@pytest.mark.parametrize(
+    ("name", "schedule", "gives"),
+    [
+        ("distill_coef", lambda p: p - 0.5, r"-0\.\d+ at the remaining progress 0"),
+        ("rl_coef", lambda _: None, "None at"),
+        ("student_rollout_prob", lambda p: 2 - p, r"1\.\d+ at .* at most 1"),
+    ],
+)
+def test_a_schedule_that_leaves_its_range_is_refused_by_name(teacher, name, schedule, gives):
+    student = recorded_model("auto", teachers=teachers(teacher), **{name: schedule})
+    with pytest.raises(ValueError, match=rf"`{name}` is a schedule that gives {gives}"):
         student.learn(100)
 
 

@@ -1,6 +1,7 @@
 """PPO on several tasks: SB3's bits on torch, the same within rounding on the fast engine, and all powers of A2C."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -156,7 +157,10 @@ def test_the_rate_follows_the_measured_divergence():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"desired_kl": 0}, "`desired_kl` must be positive"),
+        ({"desired_kl": 0}, "`desired_kl` must be a positive, finite number"),
+        ({"target_kl": -0.01}, r"`target_kl` must be a positive, finite number \(got -0.01"),
+        ({"clip_range": -0.1}, r"`clip_range` must be at least 0 .*\(got -0.1"),
+        ({"clip_range_vf": 0}, r"`clip_range_vf` must be positive .*\(got 0"),
         ({"desired_kl": 0.01, "target_kl": 0.02}, "`desired_kl`=0.01 .* `target_kl`=0.02"),
         ({"desired_kl": 0.01, "learning_rate": lambda _: 1e-3}, "`learning_rate` is a number"),
         ({"batch_size": 1}, "`batch_size` must be at least 2"),
@@ -170,6 +174,29 @@ def test_the_rate_follows_the_measured_divergence():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("clip_range", v) for v in ("lin_0.2", {0: 0.2, 0.5: 0.1}, None)),
+        *(("clip_range_vf", "0.2"), ("learning_rate", "3e-4"), ("rl_coef", "lin_1.0"), ("critic_coef", {0: 1.0})),
+        *(("desired_kl", "0.01"), ("desired_kl", True), ("target_kl", "0.1")),
+        *(("batch_size", 100.0), ("n_epochs", 1.5), ("n_steps", "8")),
+    ],
+)
+def test_what_has_another_type_is_refused_by_name(name, value):
+    with pytest.raises(TypeError, match=rf"`{name}` must be .*\(got {re.escape(repr(value))}\)"):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"desired_kl": -1}, {"batch_size": 1}, {"n_epochs": 0}, {"n_steps": 0}, {"clip_range_vf": 0}]
+)
+def test_what_is_given_to_load_is_checked_too(tmp_path, settings):
+    make().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=rf"`{next(iter(settings))}` must be .*\(got "):
+        mt.PPOMultiTask.load(tmp_path / "model", **settings)
 
 
 # Teachers

@@ -93,3 +93,13 @@ def test_it_is_saved_loaded_and_an_agent(tmp_path):
 def test_settings_that_fail_later_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"target_kl": 0}, {"target_kl": -0.01}, {"n_critic_updates": 0}])
+def test_settings_with_which_nothing_is_learned_are_refused(tmp_path, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        make(**settings)
+    make().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        mt.TRPOMultiTask.load(tmp_path / "model", **settings)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral
 from typing import Any, get_args
 
 import numpy as np
 from gymnasium import spaces
+
+from sb3_multitask.losses.schedules import as_number
 
 
 def check_bounded_actions(action_space: spaces.Space[Any]) -> None:
@@ -34,14 +37,37 @@ def check_choices(**arguments: tuple[object, Any]) -> None:
             raise ValueError(f"`{name}` must be one of {', '.join(get_args(literal))} (got {value!r})")
 
 
-def check_batches(batch_size: int, n_epochs: int, normalize_advantage: bool) -> None:
-    """Raise ValueError on PPO's minibatches that cannot be, before SB3 asserts it."""
-    least = 2 if normalize_advantage else 1
-    if batch_size < least:
-        why = ", of which the advantages are normalised" if normalize_advantage else ""
-        raise ValueError(f"`batch_size` must be at least {least}{why} (got {batch_size})")
-    if n_epochs < 1:
-        raise ValueError(f"`n_epochs` must be at least 1 (got {n_epochs})")
+def check_counts(**arguments: object) -> None:
+    """Raise unless each argument is a whole number of at least 1.
+
+    :raises TypeError: if one is no whole number, as 100.0 and ``1e2`` are not
+    :raises ValueError: if one is below 1
+    """
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"`{name}` must be a whole number of at least 1 (got {value!r:.100})")
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1 (got {value})")
+
+
+def check_batch_size(batch_size: int, normalize_advantage: bool) -> None:
+    """Raise on minibatches that cannot be, before SB3 asserts it."""
+    check_counts(batch_size=batch_size)
+    if batch_size < 2 and normalize_advantage:
+        raise ValueError(f"`batch_size` must be at least 2, of which the advantages are normalised (got {batch_size})")
+
+
+def check_positive(**arguments: object) -> None:
+    """Raise unless each argument is a positive and finite number.
+
+    :raises TypeError: if one is no number
+    :raises ValueError: if one is out of range
+    """
+    for name, value in arguments.items():
+        number = as_number(value)
+        if number is None or not 0 < number < float("inf"):
+            error = TypeError if number is None else ValueError
+            raise error(f"`{name}` must be a positive, finite number (got {value!r:.100})")
 
 
 def check_sub_sampling(factor: object) -> None:
@@ -54,11 +80,10 @@ def check_sub_sampling(factor: object) -> None:
 
 
 def check_desired_kl(desired_kl: float | None, target_kl: float | None, learning_rate: object) -> None:
-    """Raise ValueError if a learning rate cannot follow the measured divergence."""
+    """Raise if a learning rate cannot follow the measured divergence."""
     if desired_kl is None:
         return
-    if not 0 < desired_kl < float("inf"):
-        raise ValueError(f"`desired_kl` must be positive and finite, or None (got {desired_kl!r})")
+    check_positive(desired_kl=desired_kl)
     if target_kl is not None:
         raise ValueError(
             f"`desired_kl`={desired_kl} adapts the learning rate, and `target_kl`={target_kl} ends the update: give one"

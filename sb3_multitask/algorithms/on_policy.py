@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
 from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, check_learns_from_teachers, why_torch
-from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices
+from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices, check_counts
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
@@ -24,7 +24,7 @@ from sb3_multitask.distillation.teacher_vec_env import TeachersInEnv
 from sb3_multitask.distillation.teachers import TeacherLike, Teachers
 from sb3_multitask.fast import FastEngine
 from sb3_multitask.losses import DistillationLoss, DistillLoss, Evaluation, Loss
-from sb3_multitask.losses.schedules import in_range
+from sb3_multitask.losses.schedules import check_number_or_schedule, in_range
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.arguments import check_names
 from sb3_multitask.process.threads import threads_for_arrays
@@ -53,11 +53,11 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     def begin(self, task_schedule: TaskSchedule, engine: EngineName, n_steps: int) -> None:
         """Set what a model has beside SB3's attributes; before SB3's constructor.
 
+        :raises TypeError: if ``n_steps`` is no whole number
         :raises ValueError: on another schedule or engine, or rollouts without a step
         """
         check_choices(task_schedule=(task_schedule, TaskSchedule), engine=(engine, EngineName))
-        if n_steps < 1:
-            raise ValueError(f"`n_steps` must be at least 1 (got {n_steps})")
+        check_counts(n_steps=n_steps)
         self._begin_with_tasks()
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: EngineName = engine
@@ -90,6 +90,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_choices(task_schedule=(self.task_schedule, TaskSchedule), engine=(self.engine, EngineName))
+        check_counts(n_steps=self.n_steps)
+        check_number_or_schedule("learning_rate", self.learning_rate)
         _ = self.distillation  # checked
         if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
             self.rollout_buffer_class = self.default_buffer_class

@@ -14,13 +14,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_multitask.algorithms.engine import EngineName
-from sb3_multitask.algorithms.env_checks import check_batches, check_desired_kl
+from sb3_multitask.algorithms.env_checks import check_batch_size, check_counts, check_desired_kl, check_positive
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.task_logs import UpdateLog, log_explained_variance, log_std
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.teachers import TeacherLike
 from sb3_multitask.losses import DistillLoss, PPOLoss, PPOTerms
+from sb3_multitask.losses.schedules import check_number_or_schedule
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.policies.task_steps import actor_held
 from sb3_multitask.tasks import TasksLike
@@ -91,8 +92,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         student_rollout_prob: Coefficient = 1.0,
         _init_setup_model: bool = True,
     ) -> None:
-        check_batches(batch_size, n_epochs, normalize_advantage)
-        check_desired_kl(desired_kl, target_kl, learning_rate)
+        check_batch_size(batch_size, normalize_advantage)  # which SB3 asserts before `_setup_model`
         self.desired_kl = desired_kl
         self.begin(task_schedule, engine, n_steps)
         self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
@@ -124,6 +124,18 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
             device=device_of(device),
             _init_setup_model=_init_setup_model,
         )
+
+    def _setup_model(self) -> None:
+        """Check the arguments, also those that ``load`` was given, before SB3 asserts some of them."""
+        check_counts(n_epochs=self.n_epochs)
+        check_batch_size(self.batch_size, self.normalize_advantage)
+        check_number_or_schedule("clip_range", self.clip_range)
+        if self.clip_range_vf is not None:
+            check_number_or_schedule("clip_range_vf", self.clip_range_vf, positive=True)
+        if self.target_kl is not None:
+            check_positive(target_kl=self.target_kl)
+        check_desired_kl(self.desired_kl, self.target_kl, self.learning_rate)
+        super()._setup_model()
 
     def learn(
         self,

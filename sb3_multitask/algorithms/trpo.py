@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch import nn
 
-from sb3_multitask.algorithms.env_checks import check_batches, check_sub_sampling
+from sb3_multitask.algorithms.env_checks import check_batch_size, check_counts, check_positive, check_sub_sampling
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import KeptRowsRolloutBuffer, TaskRolloutBuffer, present_tasks
 from sb3_multitask.algorithms.task_logs import log_explained_variance, log_std
@@ -69,7 +69,7 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
         task_schedule: TaskSchedule = "joint",
         _init_setup_model: bool = True,
     ) -> None:
-        check_batches(batch_size, 1, normalize_advantage)
+        check_batch_size(batch_size, normalize_advantage)  # which sb3-contrib asserts before `_setup_model`
         check_sub_sampling(sub_sampling_factor)
         self.begin(task_schedule, "torch", n_steps)
         self.learn_from()
@@ -101,6 +101,14 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
             device=device_of(device),
             _init_setup_model=_init_setup_model,
         )
+
+    def _setup_model(self) -> None:
+        """Check the arguments, also those that ``load`` was given."""
+        check_counts(n_critic_updates=self.n_critic_updates)
+        check_batch_size(self.batch_size, self.normalize_advantage)
+        check_positive(target_kl=self.target_kl)
+        check_sub_sampling(self.sub_sampling_factor)
+        super()._setup_model()
 
     def learn(
         self,

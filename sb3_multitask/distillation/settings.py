@@ -10,10 +10,12 @@ import numpy as np
 import torch as th
 
 from sb3_multitask.losses import DistillLoss
-from sb3_multitask.losses.schedules import in_range
+from sb3_multitask.losses.schedules import as_number, check_number_or_schedule, in_range
 
 Coefficient: TypeAlias = float | Callable[[float], float]
 """A number, or a function of the remaining progress (1 at the start, 0 at the end), as SB3's schedules."""
+
+_ROUNDING = 1e-6  # by which a probability that a schedule computes may lie above 1
 
 
 class Coefficients(NamedTuple):
@@ -36,6 +38,7 @@ class Coefficients(NamedTuple):
 class DistillationSettings:
     """How a student learns from teachers; the arguments of ``A2CMultiTask`` of the same names, checked.
 
+    :raises TypeError: on a coefficient that is neither a number nor a function
     :raises ValueError: on an unknown loss, a coefficient that is negative, a probability outside [0, 1], or RL on
         rollouts that are never the student's
     """
@@ -53,8 +56,8 @@ class DistillationSettings:
             )
         for name in ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob"):
             value = getattr(self, name)
-            if value is not None and not callable(value) and not 0 <= value < np.inf:
-                raise ValueError(f"`{name}` must be at least 0 and finite, or a schedule (got {value!r})")
+            if value is not None or name not in ("rl_coef", "critic_coef"):
+                check_number_or_schedule(name, value)
         prob = self.student_rollout_prob
         if not callable(prob) and prob > 1:
             raise ValueError(f"`student_rollout_prob` must lie between 0 and 1 (got {prob!r})")
@@ -120,10 +123,12 @@ def _value(name: str, coefficient: Coefficient, progress_remaining: float) -> fl
     """A coefficient in an update; what a schedule gives is held to what a number must be."""
     if not callable(coefficient):
         return float(coefficient)
-    value = float(coefficient(in_range(progress_remaining)))
-    if not 0 <= value < np.inf:
+    given = coefficient(in_range(progress_remaining))
+    value, most = as_number(given), 1 + _ROUNDING if name == "student_rollout_prob" else np.inf
+    if value is None or not 0 <= value <= most or value == np.inf:
+        what = "finite" if most == np.inf else "at most 1"
         raise ValueError(
-            f"`{name}` is a schedule that gives {value} at the remaining progress {progress_remaining:.4g}: it must "
-            "give numbers that are at least 0 and finite, from 1 (the start) to 0 (the end)"
+            f"`{name}` is a schedule that gives {given!r:.100} at the remaining progress {progress_remaining:.4g}: it "
+            f"must give numbers that are at least 0 and {what}, from 1 (the start) to 0 (the end)"
         )
     return value
