@@ -81,6 +81,8 @@ class TorchThreads:
         assert self.n_threads is not None
         cls = type(self)
         self._was_asked, cls._users = True, self.users_number()
+        if not self._holding and self._users == self.n_threads:
+            return  # there is nothing to give back
         self._holding.append(self)
         self.set_again()
         if self._users != self.n_threads:
