@@ -126,6 +126,19 @@ def test_vec_envs_that_hold_torch_at_different_numbers_give_the_users_back(close
 
 
 @pytest.mark.usefixtures("two_torch_threads")
+def test_a_vec_env_that_was_left_open_has_no_say_once_the_user_has_set_a_number():
+    left_open, later = TorchThreads(1), TorchThreads(1)
+    left_open.begin()
+    th.set_num_threads(2)
+    later.begin()
+    assert th.get_num_threads() == 1
+    later.end()
+    assert th.get_num_threads() == 2
+    left_open.end()
+    assert th.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_torch_threads")
 def test_a_vec_env_that_is_closed_while_a_model_learns_gives_the_users_number_back():
     holder = TorchThreads(1)
     holder.begin()

@@ -80,6 +80,8 @@ class TorchThreads:
             return
         assert self.n_threads is not None
         cls = type(self)
+        if not self.is_held():  # the user has set a number since those that are open began
+            self._holding.clear()
         self._was_asked, cls._users = True, self.users_number()
         if not self._holding and self._users == self.n_threads:
             return  # there is nothing to give back
