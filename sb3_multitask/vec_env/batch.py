@@ -61,6 +61,7 @@ class BatchBackend:
         self.n_sims = len(prototypes) * n_envs_per_task
         self.n_threads = physics_threads(n_threads, self.n_sims)
         self.groups = self._make_groups()
+        self._places: dict[tuple[int, int], list[tuple[SimulationGroup, slice, slice]]] = {}
         self._actions: np.ndarray | None = None
 
     def _make_groups(self) -> list[SimulationGroup]:
@@ -83,8 +84,14 @@ class BatchBackend:
         task, index = divmod(row, self.n_envs_per_task)
         return self.prototypes[task][index % len(self.prototypes[task])]
 
-    def _parts(self, rows: slice) -> Iterator[tuple[SimulationGroup, slice, slice]]:
-        """Yield the groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
+    def _parts(self, rows: slice) -> list[tuple[SimulationGroup, slice, slice]]:
+        """Return the groups that ``rows`` touches: (group, its own rows, their place within ``rows``)."""
+        key = rows.start, rows.stop
+        if key not in self._places:
+            self._places[key] = list(self._find_parts(rows))
+        return self._places[key]
+
+    def _find_parts(self, rows: slice) -> Iterator[tuple[SimulationGroup, slice, slice]]:
         start, stop, _ = rows.indices(self.n_sims)
         for group in self.groups:
             first, last = max(start, group.start), min(stop, group.stop)
@@ -119,12 +126,13 @@ class BatchBackend:
 
     def receive(self, rows: slice) -> Transitions:
         assert self._actions is not None
-        parts = list(self._parts(rows))
+        parts = self._parts(rows)
         if not parts:
             raise RuntimeError("The VecEnv is closed; make another")
+        if len(parts) == 1:
+            group, own, _ = parts[0]
+            return group.step(own, self._actions)
         steps = [group.step(own, self._actions[place]) for group, own, place in parts]
-        if len(steps) == 1:
-            return steps[0]
         return Transitions(
             np.concatenate([step.obs for step in steps]),
             np.concatenate([step.rewards for step in steps]),
@@ -167,4 +175,4 @@ class BatchBackend:
         for envs in self.prototypes:
             for env in envs:
                 env.close()
-        self.groups = []
+        self.groups, self._places = [], {}

@@ -78,6 +78,7 @@ class SimulationGroup:
         self._forces = _ContactForces(self.batch, unwrapped) if with_forces else None
         if self._forces is not None:
             self._fields[_CONTACT_FORCES] = self._forces.make()
+        self._views: dict[tuple[int, int], State] = {}
 
     def reset(self, ids: np.ndarray, seeds: Sequence[int | None]) -> tuple[np.ndarray, list[Info]]:
         """Start new episodes in the simulations ``ids``; return observations and reset infos."""
@@ -106,14 +107,15 @@ class SimulationGroup:
     def step(self, own: slice, actions: np.ndarray) -> Transitions:
         """Advance the simulations of ``own`` by one environment step; start new episodes where one ended."""
         ids = self._ids[own]
-        before = self.adapter.position(own, self._now(own))
+        live = self._live(own)
+        before = self.adapter.position(own, live)
         self.ctrl[own] = actions
         self._advance(own)
         faults = self._failed(own)
         self._keep_fields(own)
         if self._forces is not None:
             self._forces.compute(ids, self._fields[_CONTACT_FORCES])
-        obs, outcome = self.adapter.after_step(own, before, self._now(own), actions)
+        obs, outcome = self.adapter.after_step(own, before, live, actions)
         if self.readings is not None:
             obs = self.readings.append(ids, obs)
         elapsed = self.elapsed[own]  # a view
@@ -130,6 +132,13 @@ class SimulationGroup:
             self._start_episodes(ids, [None] * len(ids))
             obs[ended] = self._observe(ids, self._now(ids))
         return Transitions(obs, outcome.rewards, dones, infos, faults)
+
+    def _live(self, own: slice) -> State:
+        """Return views of the state of simulations, which their next step changes."""
+        key = own.start, own.stop
+        if key not in self._views:
+            self._views[key] = self._now(own)
+        return self._views[key]
 
     def _now(self, rows: slice | np.ndarray) -> State:
         """Return the state of simulations for use before their next step, since a slice selects views."""

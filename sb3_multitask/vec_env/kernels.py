@@ -16,86 +16,107 @@ def _clipped(value, limit):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def normalize_step(
-    obs, rewards, returns, mean, var, count, gamma, epsilon, clip_obs, clip_reward, training, norm_obs, norm_reward
+    obs, rewards, returns, mean, var, count, start, gamma, epsilon, clip_obs, clip_reward, training, norm_obs, norm_reward
 ):
-    """Add a step to the moments of k tasks and normalise it, as ``MultiTaskVecNormalize.step_wait``.
+    """Add a step of consecutive tasks to their moments and normalise it, as ``MultiTaskVecNormalize.step_wait``.
 
-    :param obs: (k, m, obs_dim)
-    :param rewards: (k, m)
-    :param returns: discounted, (k, m) float64; updated
-    :param mean: (k, obs_dim + 1), like ``var`` and ``count``, with the return's in the last column; updated
+    :param obs: task by task, (k * m, obs_dim)
+    :param rewards: (k * m,)
+    :param returns: discounted, of all tasks, (n_tasks, m) float64; updated
+    :param mean: (n_tasks, obs_dim + 1), like ``var`` and ``count``, with the return's in the last column; updated
+    :param start: the first task
     :return: observations and rewards, as float32
     """
-    k, m, obs_dim = obs.shape
-    new_obs, new_rewards = np.empty(obs.shape, np.float32), np.empty(rewards.shape, np.float32)
-    for task in range(k):
+    n_rows, obs_dim = obs.shape
+    m, first = returns.shape[1], 0 if norm_obs else obs_dim
+    new_obs, new_rewards = np.empty(obs.shape, np.float32), np.empty(n_rows, np.float32)
+    batch_mean, batch_var, std = np.empty(obs_dim + 1), np.empty(obs_dim + 1), np.empty(obs_dim + 1)
+    for place in range(n_rows // m):
+        task, rows, of_rows = start + place, obs[place * m : (place + 1) * m], rewards[place * m : (place + 1) * m]
         if training:
             for i in range(m):
-                returns[task, i] = returns[task, i] * gamma + rewards[task, i]
-            for column in range(obs_dim if norm_obs else 0):
-                _add_to_moments(obs[task, :, column], mean[task], var[task], count[task], column)
-            _add_to_moments(returns[task], mean[task], var[task], count[task], obs_dim)
-        for column in range(obs_dim if norm_obs else 0):
-            center, std = mean[task, column], np.sqrt(var[task, column] + epsilon)
-            for i in range(m):
-                new_obs[task, i, column] = _clipped((obs[task, i, column] - center) / std, clip_obs)
-        std = np.sqrt(var[task, obs_dim] + epsilon)
+                returns[task, i] = returns[task, i] * gamma + of_rows[i]
+            _moments(rows, returns[task], batch_mean, batch_var)
+            _add_moments(batch_mean, batch_var, m, mean[task], var[task], count[task], first)
+        for column in range(obs_dim + 1):
+            std[column] = np.sqrt(var[task, column] + epsilon)
         for i in range(m):
-            new_rewards[task, i] = _clipped(rewards[task, i] / std, clip_reward) if norm_reward else rewards[task, i]
+            if norm_obs:
+                for column in range(obs_dim):
+                    value = (rows[i, column] - mean[task, column]) / std[column]
+                    new_obs[place * m + i, column] = _clipped(value, clip_obs)
+            reward = of_rows[i]
+            new_rewards[place * m + i] = _clipped(reward / std[obs_dim], clip_reward) if norm_reward else reward
     return new_obs, new_rewards
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_to_moments(values, mean, var, count, column):
-    """Add new samples, (m,), to the moments of a column, by the formula of ``TaskMoments.update``."""
-    m, total, squares = len(values), 0.0, 0.0
-    for value in values:
-        total += value
-    batch_mean = total / m
-    for value in values:
-        squares += (value - batch_mean) ** 2
-    count[column] += m
-    weight, delta = m / count[column], batch_mean - mean[column]
-    mean[column] += delta * weight
-    spread = var[column] + delta * delta * weight
-    var[column] = spread - spread * weight + squares / m * weight
+def _moments(rows, returns, mean, var):
+    """Write the moments of the columns of some rows, (m, dim), and those of their returns, (m,), after them."""
+    (m, dim), total = rows.shape, 0.0
+    mean[:], var[:] = 0, 0
+    for i in range(m):
+        for column in range(dim):
+            mean[column] += rows[i, column]
+        mean[dim] += returns[i]
+    for column in range(dim + 1):
+        mean[column] /= m
+    for i in range(m):
+        for column in range(dim):
+            var[column] += (rows[i, column] - mean[column]) ** 2
+        total += (returns[i] - mean[dim]) ** 2
+    var[dim] = total
+    for column in range(dim + 1):
+        var[column] /= m
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def runner_step(
-    qpos, qvel, before, actions, dt, forward_weight, ctrl_weight, healthy_weight, ranges, first_qpos, largest_qvel
-):
+def _add_moments(batch_mean, batch_var, m, mean, var, count, first):
+    """Add the moments of m new samples to those of a task from a column on, as ``TaskMoments.update``."""
+    for column in range(first, len(mean)):
+        count[column] += m
+        weight, delta = m / count[column], batch_mean[column] - mean[column]
+        mean[column] += delta * weight
+        spread = var[column] + delta * delta * weight
+        var[column] = spread - spread * weight + batch_var[column] * weight
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def runner_step(qpos, qvel, before, actions, weights, ranges, terminates, first_qpos, largest_qvel):
     """Observe robots after a step, and compute their rewards, as Gymnasium's planar runners in the same order.
 
     :param qpos: (n, nq) float64
     :param before: positions before the step, of which the first is x, (n, at least 1)
     :param actions: (n, nu) float32
-    :param dt: seconds, (n,), as the weights
+    :param weights: seconds of a step, and the weights of velocity, control (a float32's) and health, (n, 4)
     :param ranges: within which robots are healthy: height, angle, and every other number of the state, (n, 3, 2)
+    :param terminates: whether the episode of a robot ends if it is not, (n,)
     :param first_qpos: of the observation
-    :return: observations, the first three of ``qpos``, velocities along x, their rewards, costs of control, rewards of
-        health, all rewards, and whether the robots are healthy
+    :return: observations; the rewards, and of what they consist: velocities along x, their rewards, costs of control and
+        rewards of health, and the first three of ``qpos``, (8, n); whether the episodes end
     """
-    n, nq, nv = len(qpos), qpos.shape[1], qvel.shape[1]
-    obs, positions = np.empty((n, nq - first_qpos + nv)), np.empty((n, min(nq, 3)))
-    x_velocity, forward, healthy, rewards = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    ctrl_cost, is_healthy = np.empty(n, np.float32), np.empty(n, np.bool_)
+    (n, nq), nv = qpos.shape, qvel.shape[1]
+    obs, terms, terminated = np.empty((n, nq - first_qpos + nv)), np.empty((8, n)), np.empty(n, np.bool_)
     for i in range(n):
-        positions[i] = qpos[i, : positions.shape[1]]
-        obs[i, : nq - first_qpos] = qpos[i, first_qpos:]
+        dt, forward_weight, ctrl_weight, healthy_weight = weights[i]
+        for j in range(first_qpos, nq):
+            obs[i, j - first_qpos] = qpos[i, j]
         for j in range(nv):
             obs[i, nq - first_qpos + j] = min(max(qvel[i, j], -largest_qvel), largest_qvel)
         cost = np.float32(0)
         for j in range(actions.shape[1]):
             cost += actions[i, j] * actions[i, j]
-        ctrl_cost[i] = ctrl_weight[i] * cost
-        x_velocity[i] = (qpos[i, 0] - before[i, 0]) / dt[i]
-        forward[i] = forward_weight[i] * x_velocity[i]
-        is_healthy[i] = _is_within(ranges[i, 0], qpos[i, 1:2]) and _is_within(ranges[i, 1], qpos[i, 2:3])
-        is_healthy[i] = is_healthy[i] and _is_within(ranges[i, 2], qpos[i, 2:]) and _is_within(ranges[i, 2], qvel[i])
-        healthy[i] = healthy_weight[i] if is_healthy[i] else 0.0
-        rewards[i] = forward[i] + healthy[i] - ctrl_cost[i]
-    return obs, positions, x_velocity, forward, ctrl_cost, healthy, rewards, is_healthy
+        x_velocity, ctrl_cost = (qpos[i, 0] - before[i, 0]) / dt, np.float32(ctrl_weight) * cost
+        forward = forward_weight * x_velocity
+        is_healthy = _is_within(ranges[i, 0], qpos[i, 1:2]) and _is_within(ranges[i, 1], qpos[i, 2:3])
+        is_healthy = is_healthy and _is_within(ranges[i, 2], qpos[i, 2:]) and _is_within(ranges[i, 2], qvel[i])
+        healthy = healthy_weight if is_healthy else 0.0
+        terms[0, i] = forward + healthy - ctrl_cost
+        terms[1, i], terms[2, i], terms[3, i], terms[4, i] = x_velocity, forward, ctrl_cost, healthy
+        for j in range(3):
+            terms[5 + j, i] = qpos[i, j] if j < nq else 0.0
+        terminated[i] = terminates[i] and not is_healthy
+    return obs, terms, terminated
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -153,14 +153,15 @@ class MultiTaskVecNormalize(SharedStatistics):
 
     def _step(self, kernels: Any, obs: TaskObs, rewards: np.ndarray) -> tuple[TaskObs, np.ndarray]:
         """Add a step to the statistics and normalise it."""
-        tasks, moments, rows = self._present(), self._moments, obs["obs"]
+        moments, start = self._moments, self._present().start or 0
         new_obs, new_rewards = kernels.normalize_step(
-            self._by_task(rows),
-            self._by_task(rewards),
-            self._returns[tasks],
-            moments.mean[tasks],
-            moments.var[tasks],
-            moments.count[tasks],
+            obs["obs"],
+            rewards,
+            self._returns,
+            moments.mean,
+            moments.var,
+            moments.count,
+            start,
             self.gamma,
             self.epsilon,
             self.clip_obs,
@@ -169,8 +170,8 @@ class MultiTaskVecNormalize(SharedStatistics):
             self.norm_obs,
             self.norm_reward,
         )
-        obs = {**obs, "obs": new_obs.reshape(rows.shape)} if self.norm_obs else dict(obs)
-        return obs, new_rewards.reshape(-1) if self.norm_reward else rewards
+        obs = {**obs, "obs": new_obs} if self.norm_obs else dict(obs)
+        return obs, new_rewards if self.norm_reward else rewards
 
     def _step_of_arrays(self, obs: TaskObs, rewards: np.ndarray, faulty: list[int]) -> tuple[TaskObs, np.ndarray]:
         """Do the same with array operations, and leave faulty rows out of the statistics."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +18,12 @@ KERNELS = "sb3_multitask.vec_env.kernels"
 class _Terms(NamedTuple):
     """What a step gave: positions (n, up to 3), the others (n,), velocities in m/s."""
 
-    positions: np.ndarray
+    rewards: np.ndarray
     x_velocity: np.ndarray
     forward: np.ndarray
     ctrl_cost: np.ndarray
     healthy: np.ndarray
-    rewards: np.ndarray
-    is_healthy: np.ndarray
+    positions: np.ndarray
 
 
 class _Runner(Adapter):
@@ -43,6 +43,7 @@ class _Runner(Adapter):
         self.healthy_reward, self.terminates = np.zeros(n), np.zeros(n, dtype=bool)
         self.ranges = np.tile([-np.inf, np.inf], (n, 3, 1))
         """Within which robots are healthy: height, angle, and every other number of the state, (n_rows, 3, 2)."""
+        self._of_rows: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
 
     def observe(self, state: State) -> np.ndarray:
         position = state.qpos[:, self.n_skipped_qpos :] if self.hide_position else state.qpos
@@ -56,15 +57,22 @@ class _Runner(Adapter):
         return np.ones(len(state.qpos), dtype=bool)
 
     def after_step(self, rows: slice, before: Any, live: State, actions: np.ndarray) -> tuple[np.ndarray, Outcome]:
-        kernels = load_kernels(KERNELS)
+        kernels = load_kernels(KERNELS) if type(self).__module__ == __name__ else None  # others may compute other things
         if kernels is None:
             return super().after_step(rows, before, live, actions)
-        weights = self.dt[rows], self.forward_weight[rows], self.ctrl_weight[rows], self.healthy_reward[rows]
         first = self.n_skipped_qpos if self.hide_position else 0
-        obs, *terms = kernels.runner_step(
-            live.qpos, live.qvel, before, actions, *weights, self.ranges[rows], first, self.largest_qvel
+        parameters = self._of_rows.get((rows.start, rows.stop)) or self._parameters(rows)
+        obs, terms, terminated = kernels.runner_step(
+            live.qpos, live.qvel, before, actions, *parameters, first, self.largest_qvel
         )
-        return obs, self._outcome_of(rows, before, _Terms(*terms))
+        return obs, Outcome(terms[0], terminated, partial(self._columns_of_kernel, rows, before, terms))
+
+    def _parameters(self, rows: slice) -> tuple[np.ndarray, ...]:
+        """What the kernel reads of some rows."""
+        weights = self.dt, self.forward_weight, self.ctrl_weight, self.healthy_reward
+        block = np.stack(weights, axis=1, dtype=np.float64)[rows]
+        self._of_rows[rows.start, rows.stop] = made = block, self.ranges[rows], self.terminates[rows]
+        return made
 
     def outcome(self, rows: slice, before: np.ndarray, after: State, actions: np.ndarray) -> Outcome:
         x_velocity = (after.qpos[:, 0] - before[:, 0]) / self.dt[rows]
@@ -73,21 +81,19 @@ class _Runner(Adapter):
         is_healthy = self.is_healthy(rows, after)
         healthy = is_healthy * self.healthy_reward[rows]
         rewards = forward + healthy - ctrl_cost
-        terms = _Terms(after.qpos[:, :3], x_velocity, forward, ctrl_cost, healthy, rewards, is_healthy)
-        return self._outcome_of(rows, before, terms)
+        terms = _Terms(rewards, x_velocity, forward, ctrl_cost, healthy, after.qpos[:, :3])
+        return Outcome(rewards, ~is_healthy & self.terminates[rows], partial(self._columns, rows, before, terms))
 
-    def _outcome_of(self, rows: slice, before: np.ndarray, terms: _Terms) -> Outcome:
-        def columns() -> Columns:
-            of_position = self.reset_columns(rows, State(terms.positions, np.empty(0)))
-            of_reward = {"reward_forward": terms.forward, "reward_ctrl": -terms.ctrl_cost}
-            return {
-                **of_position,
-                "x_velocity": terms.x_velocity,
-                **of_reward,
-                **self.more_columns(rows, before, terms),
-            }
+    def _columns_of_kernel(self, rows: slice, before: np.ndarray, terms: np.ndarray) -> Columns:
+        rewards, x_velocity, forward, ctrl_cost, healthy, *positions = terms
+        cost, xyz = ctrl_cost.astype(np.float32), np.stack(positions[: self.init_qpos.shape[1]], axis=1)
+        return self._columns(rows, before, _Terms(rewards, x_velocity, forward, cost, healthy, xyz))
 
-        return Outcome(terms.rewards, ~terms.is_healthy & self.terminates[rows], columns)
+    def _columns(self, rows: slice, before: np.ndarray, terms: _Terms) -> Columns:
+        of_position = self.reset_columns(rows, State(terms.positions, np.empty(0)))
+        of_reward = {"reward_forward": terms.forward, "reward_ctrl": -terms.ctrl_cost}
+        more = self.more_columns(rows, before, terms)
+        return {**of_position, "x_velocity": terms.x_velocity, **of_reward, **more}
 
     def more_columns(self, rows: slice, before: np.ndarray, terms: _Terms) -> Columns:  # noqa: ARG002
         """Further arrays behind the infos of a step."""
