@@ -266,8 +266,8 @@ def test_kl_of_arrays_is_torchs_and_keeps_its_digits_near_zero():
 def test_rows_that_are_not_learned_from_may_have_any_ratio():
     """They hold places in groups of equal size, and an action of another task is very likely for no head."""
     rows, outputs = random_rows(kept=True)
-    expected = [PPOLoss().output_gradient(rows, outputs).mean, *PPOLoss().evaluate_groups(rows, outputs)[1]]
+    expected = [PPOLoss().output_gradient(rows, outputs).mean, PPOLoss().evaluate_groups(rows, outputs)[1].of_tasks]
     rows.old_log_prob = np.where(rows.kept > 0, rows.old_log_prob, -2000.0)
-    found = [PPOLoss().output_gradient(rows, outputs).mean, *PPOLoss().evaluate_groups(rows, outputs)[1]]
+    found = [PPOLoss().output_gradient(rows, outputs).mean, PPOLoss().evaluate_groups(rows, outputs)[1].of_tasks]
     for before, after in zip(expected, found, strict=True):
         np.testing.assert_array_equal(after, before)

@@ -12,12 +12,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.fast.acting import Acting
 from sb3_multitask.fast.minibatches import Computation, PartMemory, RolloutTable, parts_of_minibatch
-from sb3_multitask.fast.nets import KERNELS, heads_backward, trunk_backward
+from sb3_multitask.fast.nets import KERNELS, backward, regroup
 from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.workers import Workers
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss
 from sb3_multitask.losses.loss import SumsOfTerms, evaluate_groups, evaluation_of_sums
+from sb3_multitask.process.arrays import Scratch
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
@@ -52,6 +53,7 @@ class FastEngine:
     def _take_parameters(self) -> None:
         self.parameters = FlatParameters(self.model.policy)
         self._optimizer = optimizer_of(self.parameters)
+        self._rows = Scratch(self.parameters.weights.dtype)
         self._memory = [PartMemory((self.parameters.gradient, self.parameters.gradient_nets))]
 
     def collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
@@ -70,14 +72,12 @@ class FastEngine:
         rollout_buffer.observations["task"][...] = self._tasks_of(env).task_ids[:, None]
         observations[0] = model._last_obs["obs"]
         episode_starts[0] = model._last_episode_starts
-        low, high = model.action_space.low, model.action_space.high
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
         n_steps = 0
 
         while n_steps < n_rollout_steps:
+            clipped_actions = acting.act(n_steps, observations, rollout_buffer.actions)
             actions = rollout_buffer.actions[n_steps]
-            acting.act(n_steps, observations[n_steps], actions)
-            clipped_actions = np.minimum(np.maximum(actions, low), high)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             model.num_timesteps += env.num_envs
@@ -180,10 +180,11 @@ class FastEngine:
         if self._is_touched or not are_collected:
             activations = acting.recompute_activations(observations)
         else:
-            activations = acting.activations(collected)
-        columns: dict[str, Any] = {
-            name: by_task(column, acting.k) for name, column in self._columns(rollout_buffer).items()
-        }
+            activations = acting.activations()
+        named = self._columns(rollout_buffer)
+        columns: dict[str, Any] = dict(
+            zip(named, regroup(tuple(named.values()), acting.k, self._rows, "columns"), strict=True)
+        )
         if keep is not None:
             columns["kept"] = by_task(keep[:, :, None].astype(acting.dtype), acting.k)
         rows = GroupedRows(self._shown_tasks(acting), **columns)
@@ -264,17 +265,11 @@ class FastEngine:
         else:
             np.sum(at_outputs.log_std, axis=0, out=gradient.log_std)
         d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
-        d_latent_pi = heads_backward(
-            weights.head_pi, gradient.head_pi, activations.heads_pi, at_outputs.mean, tasks, memory.head_pi
-        )
-        d_latent_vf = heads_backward(
-            weights.head_vf, gradient.head_vf, activations.heads_vf, d_values, tasks, memory.head_vf
-        )
-        for trunk, of_trunk, hidden, d_latent, scratch in (
-            (weights.trunk_pi, gradient.trunk_pi, activations.trunk_pi, d_latent_pi, memory.trunk_pi),
-            (weights.trunk_vf, gradient.trunk_vf, activations.trunk_vf, d_latent_vf, memory.trunk_vf),
-        ):
-            trunk_backward(trunk, of_trunk, hidden, activations.in_trunk(d_latent), scratch)
+        of_actions = (weights.trunk_pi, weights.head_pi), (gradient.trunk_pi, gradient.head_pi)
+        of_values = (weights.trunk_vf, weights.head_vf), (gradient.trunk_vf, gradient.head_vf)
+        pi, vf = (activations.trunk_pi, activations.heads_pi), (activations.trunk_vf, activations.heads_vf)
+        backward(*of_actions, pi, at_outputs.mean, rows.tasks, (memory.trunk_pi, memory.head_pi))
+        backward(*of_values, vf, d_values, rows.tasks, (memory.trunk_vf, memory.head_vf))
         return sums
 
     def step(self, max_grad_norm: float) -> bool:

@@ -94,19 +94,91 @@ def forward(x, trunk, hidden, head, grouped):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def act(x, trunk, hidden, head, grouped, noise, std, actions):
-    """:func:`forward`, and sample actions from the Gaussians whose means it computes.
+def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, actions):
+    """Sample the actions of a step from the Gaussians whose means the nets compute.
 
-    :param noise: standard normal, (k, m, action_dim)
+    :param observations: of the steps, (at least ``step + 1``, n, obs_dim)
+    :param trunk: as for :func:`forward`, like ``head``
+    :param hidden: for the trunk's activations, (n_steps, n, out) of each layer
+    :param outputs: for the heads', (n_steps, n, out)
+    :param noise: standard normal, (n_steps, n, action_dim)
     :param std: (k, 1, action_dim)
-    :param actions: receives them, (k, m, action_dim)
+    :param bounds: low and high, (2, action_dim)
+    :param actions: receives them, (n_steps, n, action_dim)
+    :return: the actions within the bounds, (n, action_dim)
     """
-    forward(x, trunk, hidden, head, grouped)
-    mean = grouped[len(grouped) - 1]
-    for task in range(mean.shape[0]):
-        for i in range(mean.shape[1]):
-            for a in range(mean.shape[2]):
-                actions[task, i, a] = mean[task, i, a] + noise[task, i, a] * std[task, 0, a]
+    x, (weights, biases) = observations[step], trunk
+    for i in range(len(weights)):
+        h = hidden[i][step]
+        np.dot(x, weights[i], h)
+        _add_bias(h, biases[i], is_tanh=True)
+        x = h
+    k, (weights, biases) = len(std), head
+    m = len(x) // k
+    for task in range(k):
+        rows = x[task * m : (task + 1) * m]
+        for i in range(len(weights)):
+            z = outputs[i][step, task * m : (task + 1) * m]
+            np.dot(rows, weights[i][task], z)
+            _add_bias(z, biases[i][task, 0], is_tanh=i < len(weights) - 1)
+            rows = z
+    mean, sampled, clipped = outputs[len(outputs) - 1][step], actions[step], np.empty_like(actions[step])
+    for i in range(len(sampled)):
+        for a in range(sampled.shape[1]):
+            action = mean[i, a] + noise[step, i, a] * std[i // m, 0, a]
+            sampled[i, a] = action
+            if action < bounds[0, a]:  # NaN, with which every comparison is false, stays NaN
+                action = bounds[0, a]
+            elif action > bounds[1, a]:
+                action = bounds[1, a]
+            clipped[i, a] = action
+    return clipped
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def regroup(arrays, grouped):
+    """Copy what comes step by step, (n_steps, k * m, dim) each, task by task: (k, n_steps * m, dim)."""
+    for number in range(len(arrays)):
+        rows, memory = arrays[number], grouped[number]
+        n_steps, (k, n, dim) = len(rows), memory.shape
+        m = n // n_steps
+        for task in range(k):
+            for step in range(n_steps):
+                for i in range(m):
+                    for j in range(dim):
+                        memory[task, step * m + i, j] = rows[step, task * m + i, j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def advantages(rewards, values, episode_starts, gamma, gae_lambda, advantages, returns):
+    """Write generalised advantages and returns, as ``generalized_advantages``.
+
+    :param rewards: (n_steps, n_envs)
+    :param values: (n_steps + 1, n_envs), like ``episode_starts``
+    :param advantages: receives them, (n_steps, n_envs), like ``returns``
+    """
+    number = rewards.dtype.type
+    gamma, decay = number(gamma), number(gamma * gae_lambda)
+    n_steps, n_envs = rewards.shape
+    for step in range(n_steps - 1, -1, -1):
+        for env in range(n_envs):
+            alive = number(1) - episode_starts[step + 1, env]
+            advantage = rewards[step, env] + gamma * values[step + 1, env] * alive - values[step, env]
+            if step < n_steps - 1:
+                advantage += alive * decay * advantages[step + 1, env]
+            advantages[step, env] = advantage
+            returns[step, env] = advantage + values[step, env]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def clip(gradient, max_norm):
+    """Scale a flat gradient to at most ``max_norm``, as ``clip_gradient``; return its norm before."""
+    norm = np.sqrt(np.dot(gradient, gradient))
+    scale = max_norm / (norm + 1e-6)
+    if scale < 1:
+        for i in range(len(gradient)):
+            gradient[i] *= gradient.dtype.type(scale)
+    return norm
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -168,3 +240,20 @@ def heads_backward(weights, activations, d_out, tasks, gradients, biases, scratc
             if i:
                 _through_tanh(d_h, h)
             d_z = d_h
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def backward(trunk, head, rows, grouped, d_out, tasks, of_trunk, of_heads, trunk_scratch, head_scratch):
+    """Write the gradient of a net of which :func:`forward` computed the activations.
+
+    :param trunk: weights (out, in) of each layer
+    :param head: weights (n_tasks, in, out)
+    :param rows: activations of the trunk, ``(x, ..., output)``, (k * m, dim) each
+    :param grouped: those of the heads, (k, m, dim), of which the first are the trunk's last
+    :param d_out: gradient of the last, (k, m, dim)
+    :param of_trunk: receive those of weights and of biases, like ``of_heads``
+    """
+    heads_backward(head, grouped, d_out, tasks, of_heads[0], of_heads[1], head_scratch)
+    d_latent = head_scratch[0]
+    k, m, dim = d_latent.shape
+    trunk_backward(trunk, rows, d_latent.reshape(k * m, dim), of_trunk[0], of_trunk[1], trunk_scratch)

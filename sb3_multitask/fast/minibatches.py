@@ -133,6 +133,5 @@ def _parts(n_rows: int) -> Iterator[slice]:
 
 def activations_of(weights: ReadyWeights, x: np.ndarray, memory: PartMemory) -> Activations:
     """Activations of the nets for observations that are grouped by task, (k * m, obs_dim)."""
-    trunk_pi, heads_pi = forward(weights.trunk_pi, weights.head_pi, x, memory.trunk_pi, memory.head_pi)
-    trunk_vf, heads_vf = forward(weights.trunk_vf, weights.head_vf, x, memory.trunk_vf, memory.head_vf)
-    return Activations(trunk_pi, heads_pi, trunk_vf, heads_vf)
+    of_actions = forward(weights.trunk_pi, weights.head_pi, x, memory.trunk_pi, memory.head_pi)
+    return Activations(*of_actions, *forward(weights.trunk_vf, weights.head_vf, x, memory.trunk_vf, memory.head_vf))

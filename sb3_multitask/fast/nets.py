@@ -8,7 +8,7 @@ all of them, or (k,) ids.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,31 +20,75 @@ Tasks: TypeAlias = slice | np.ndarray
 KERNELS = "sb3_multitask.fast.kernels"
 
 
-def kernels_for(array: np.ndarray) -> Any:
-    """The compiled passes for arrays of this type; None without."""
-    return load_kernels(KERNELS) if array.dtype == np.float32 else None
+Forward: TypeAlias = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
+"""Activations of a trunk, ``(x, ..., output)``, (k * m, dim) each, and of its heads, (k, m, dim) each."""
 
 
-def forward(
-    trunk: Layers, heads: Layers, x: np.ndarray, trunk_scratch: Scratch, heads_scratch: Scratch
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Activations of a trunk and its heads, ``[input, ..., output]`` each, for rows that come task by task.
+def forward(trunk: Layers, heads: Layers, x: np.ndarray, trunk_scratch: Scratch, heads_scratch: Scratch) -> Forward:
+    """Activations of a trunk and its heads for rows that come task by task.
 
     :param trunk: :class:`~sb3_multitask.fast.weights.ReadyWeights`' layers
     :param heads: from :func:`of_tasks`
     :param x: (k * m, obs_dim)
     """
-    k, n_rows = len(heads[0][0]), len(x)
-    hidden = [trunk_scratch.array(("h", i), (n_rows, len(bias))) for i, (_, bias) in enumerate(trunk)]
-    latent = ([x, *hidden])[-1].reshape(k, n_rows // k, -1)
-    kernels = kernels_for(x)
-    if kernels is None or not trunk:
+    k, n_rows = len(heads.weights[0]), len(x)
+    hidden = tuple(trunk_scratch.array(("h", i), (n_rows, len(bias))) for i, bias in enumerate(trunk.biases))
+    latent = (hidden[-1] if hidden else x).reshape(k, n_rows // k, -1)
+    kernels = load_kernels(KERNELS) if hidden else None
+    if kernels is None:
         trunk_forward(trunk, x, hidden)
-        return [x, *hidden], heads_forward(heads, latent, heads_scratch)
-    outputs = [heads_scratch.array(("h", i), (*latent.shape[:2], w.shape[2])) for i, (w, _) in enumerate(heads)]
-    nets = (trunk.weights, trunk.biases), (heads.weights, heads.biases)
-    kernels.forward(x, nets[0], tuple(hidden), nets[1], tuple(outputs))
-    return [x, *hidden], [latent, *outputs]
+        return (x, *hidden), tuple(heads_forward(heads, latent, heads_scratch))
+    outputs = tuple(
+        heads_scratch.array(("h", i), (k, n_rows // k, weight.shape[2])) for i, weight in enumerate(heads.weights)
+    )
+    kernels.forward(x, trunk.arrays, hidden, heads.arrays, outputs)
+    return (x, *hidden), (latent, *outputs)
+
+
+def backward(
+    nets: tuple[Layers, Layers],
+    gradients: tuple[Layers, Layers],
+    activations: Forward,
+    d_out: np.ndarray,
+    tasks: np.ndarray,
+    scratch: tuple[Scratch, Scratch],
+) -> None:
+    """Write the gradient of a trunk and of its heads of some tasks, given that of the heads' output.
+
+    :param nets: the trunk, with weights (out, in), and the heads of all tasks
+    :param d_out: (k, m, dim)
+    :param tasks: ids of the k tasks
+    """
+    kernels, (rows, grouped) = load_kernels(KERNELS) if nets[0] else None, activations
+    if kernels is None:
+        d_latent = heads_backward(nets[1], gradients[1], grouped, d_out, tasks, scratch[1])
+        trunk_backward(nets[0], gradients[0], rows, d_latent.reshape(len(rows[0]), -1), scratch[0])
+        return
+    memory = scratch[0].like("d_h", rows[:-1]), scratch[1].like("d_h", grouped[:-1])
+    weights = nets[0].weights, nets[1].weights
+    of_trunk, of_heads = gradients[0].arrays, gradients[1].arrays
+    kernels.backward(*weights, rows, grouped, np.ascontiguousarray(d_out), tasks, of_trunk, of_heads, *memory)
+
+
+def regroup(arrays: Sequence[np.ndarray], k: int, scratch: Scratch, name: str) -> tuple[np.ndarray, ...]:
+    """What comes step by step, (n_steps, k * m, dim) each, task by task: (k, n_steps * m, dim), in other memory."""
+    n_steps, n_rows, _ = arrays[0].shape
+    grouped = tuple(
+        scratch.array((name, i), (k, n_steps * (n_rows // k), array.shape[2])) for i, array in enumerate(arrays)
+    )
+    kernels = load_kernels(KERNELS)
+    if kernels is not None:
+        kernels.regroup(tuple(map(_contiguous, arrays)), grouped)
+        return grouped
+    for array, memory in zip(arrays, grouped, strict=True):
+        by_task_of_steps = memory.reshape(k, n_steps, n_rows // k, -1)
+        by_task_of_steps[...] = array.reshape(n_steps, k, n_rows // k, -1).swapaxes(0, 1)
+    return grouped
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    """An array as compiled functions take it; the same if it is so already."""
+    return np.ascontiguousarray(array, np.float32)
 
 
 def memory_of_copies(shapes: Iterable[tuple[int, ...]], dtype: np.dtype) -> list[np.ndarray]:
@@ -67,17 +111,9 @@ def trunk_forward(layers: Layers, x: np.ndarray, hidden: Sequence[np.ndarray]) -
 
 
 def trunk_backward(
-    layers: Layers, gradients: Layers, activations: list[np.ndarray], d_h: np.ndarray, scratch: Scratch
+    layers: Layers, gradients: Layers, activations: Sequence[np.ndarray], d_h: np.ndarray, scratch: Scratch
 ) -> None:
-    """Write the gradient of every layer, given that of the last activation, (n_rows, dim).
-
-    ``d_h`` is overwritten.
-    """
-    kernels = kernels_for(d_h)
-    if kernels is not None and layers:
-        memory = scratch.like("d_h", activations[:-1])
-        kernels.trunk_backward(layers.weights, tuple(activations), d_h, gradients.weights, gradients.biases, memory)
-        return
+    """Write the gradient of every layer, given that of the last activation, (n_rows, dim), which is overwritten."""
     for i in reversed(range(len(layers))):
         d_z = _through_tanh(d_h, activations[i + 1], scratch)
         np.matmul(d_z.T, activations[i], out=gradients[i][0])
@@ -126,29 +162,18 @@ def heads_forward(layers: Layers, x: np.ndarray, scratch: Scratch | None = None)
 def heads_backward(
     layers: Layers,
     gradients: Layers,
-    activations: list[np.ndarray],
+    activations: Sequence[np.ndarray],
     d_out: np.ndarray,
-    tasks: Tasks,
+    tasks: np.ndarray,
     scratch: Scratch,
 ) -> np.ndarray:
     """Write the gradient of the heads of ``tasks``, given that of their output; return that of their input."""
-    kernels = kernels_for(d_out)
-    if kernels is not None:
-        memory = scratch.like("d_h", activations[:-1])
-        ids = np.arange(len(gradients.weights[0]))[tasks]
-        inputs, d_out = tuple(map(np.ascontiguousarray, activations)), np.ascontiguousarray(d_out)
-        kernels.heads_backward(layers.weights, inputs, d_out, ids, gradients.weights, gradients.biases, memory)
-        return memory[0]
     d_z, ones = d_out, scratch.ones(d_out.shape[1])
     for i in reversed(range(len(layers))):
         weight, _ = layers[i]
         h, (d_weight, d_bias) = activations[i], gradients[i]
-        if isinstance(tasks, slice):
-            np.matmul(h.transpose(0, 2, 1), d_z, out=d_weight[tasks])
-            np.matmul(ones, d_z, out=d_bias[tasks])
-        else:
-            d_weight[tasks] = np.matmul(h.transpose(0, 2, 1), d_z)
-            d_bias[tasks] = np.matmul(ones, d_z)
+        d_weight[tasks] = np.matmul(h.transpose(0, 2, 1), d_z)
+        d_bias[tasks] = np.matmul(ones, d_z)
         is_one = d_z.shape[2] == 1  # a product of a column and a row, for which BLAS is slow
         product = np.multiply if is_one else np.matmul
         d_h = product(d_z, weight[tasks].transpose(0, 2, 1), out=scratch.array(("d_h", i), h.shape))

@@ -19,6 +19,9 @@ _NONE = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
     """Scale the gradient to at most ``max_norm``, as torch's ``clip_grad_norm_``; return its norm before."""
+    kernels = load_kernels(KERNELS)
+    if kernels is not None:
+        return float(kernels.clip(gradient, max_norm))
     with np.errstate(over="ignore"):  # an infinite norm is the caller's to refuse
         norm = float(np.sqrt(np.dot(gradient, gradient)))
     scale = max_norm / (norm + 1e-6)

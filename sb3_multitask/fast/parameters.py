@@ -20,14 +20,16 @@ Layer: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 class Layers(tuple[Layer, ...]):
-    """The layers of a net, (weight, bias) each; ``weights`` and ``biases`` are what compiled functions take."""
+    """The layers of a net, (weight, bias) each; ``arrays``, the weights and the biases, is what compiled functions take."""
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
+    arrays: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
 
     def __new__(cls, layers: Iterable[Layer]) -> Self:
         made = super().__new__(cls, layers)
         made.weights, made.biases = tuple(weight for weight, _ in made), tuple(bias for _, bias in made)
+        made.arrays = made.weights, made.biases
         return made
 
 

@@ -9,7 +9,7 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
-from sb3_multitask.losses.loss import KERNELS, Loss, Outputs, Samples
+from sb3_multitask.losses.loss import KERNELS, Loss, Outputs, Samples, TermSums
 from sb3_multitask.process.kernels import load_kernels
 
 
@@ -78,7 +78,7 @@ class A2CLoss(Loss):
         weighted: th.Tensor = actor + self.vf_coef * terms.value_loss
         return weighted
 
-    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, A2CTerms]:
+    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, TermSums]:
         kernels = load_kernels(KERNELS)
         if kernels is None or type(self) is not A2CLoss:  # a subclass may compute something else
             return super().evaluate_groups(rows, outputs)
@@ -93,7 +93,7 @@ class A2CLoss(Loss):
             self.vf_coef,
             rows.n_rows,
         )
-        return OutputGradient(*gradient), A2CTerms(*sums.T)
+        return OutputGradient(*gradient), TermSums(A2CTerms, sums)
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         scaled = rows.only_kept(rows.advantages) * (-self.rl_coef / rows.n_rows)

@@ -78,10 +78,21 @@ class Loss(ABC):
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         """The derivative of ``weighted(terms)`` with respect to what the network puts out."""
 
-    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, Any]:
-        """:meth:`output_gradient`, and the terms as sums over the rows of each task, (k,) each."""
+    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, TermSums]:
+        """:meth:`output_gradient`, and the terms as sums over the rows of each task."""
         terms = self.rows(rows, outputs)
-        return self.output_gradient(rows, outputs), type(terms)(*rows.sums_per_task(terms).T)
+        return self.output_gradient(rows, outputs), TermSums(type(terms), rows.sums_per_task(terms))
+
+
+class TermSums(NamedTuple):
+    """The terms of a loss, summed over the rows of each task.
+
+    :param kind: the NamedTuple of the terms
+    :param of_tasks: (k, n_terms)
+    """
+
+    kind: Any
+    of_tasks: np.ndarray
 
 
 class LossTerms(NamedTuple):
@@ -145,13 +156,13 @@ class SumsOfTerms(NamedTuple):
     :param tasks: ids of the tasks, (k,)
     :param rows_per_task: how many rows of each are learned from
     :param n_rows: how many rows of the whole minibatch are
-    :param of_losses: of each loss its terms, summed over the rows of each task, (k,) each
+    :param of_losses: the terms of each loss
     """
 
     tasks: np.ndarray
     rows_per_task: Sequence[int]
     n_rows: int
-    of_losses: Sequence[Any]
+    of_losses: Sequence[TermSums]
 
 
 def evaluate_groups(objective: Sequence[Loss], outputs: GroupedOutputs) -> tuple[OutputGradient, SumsOfTerms]:
@@ -169,12 +180,15 @@ def evaluation_of_sums(objective: Sequence[Loss], parts: Sequence[SumsOfTerms]) 
 
     :param parts: of the minibatch, which have the same tasks
     """
-    n_rows = np.add.reduce([part.rows_per_task for part in parts])
-    here = slice(None) if n_rows.all() else n_rows.nonzero()[0]
+    first, *others = parts
+    n_rows = [sum(of_task) for of_task in zip(*(part.rows_per_task for part in parts), strict=True)]
+    divisors = np.array(n_rows, dtype=np.float64)[:, None]
+    here = slice(None) if all(n_rows) else divisors[:, 0].nonzero()[0]
     losses = []
     for i, loss in enumerate(objective):
-        sums = np.add.reduce([np.stack(part.of_losses[i], axis=1) for part in parts])
-        n_rows_here = n_rows[here, None].astype(sums.dtype)
-        pooled = type(parts[0].of_losses[i])(*(np.add.reduce(sums) / parts[0].n_rows).tolist())
-        losses.append(LossTerms(loss, pooled, sums[here] / n_rows_here))
-    return Evaluation(parts[0].tasks[here].tolist(), losses)
+        kind, sums = first.of_losses[i]
+        for part in others:
+            sums = sums + part.of_losses[i].of_tasks
+        pooled = kind(*(np.add.reduce(sums) / first.n_rows).tolist())
+        losses.append(LossTerms(loss, pooled, sums[here] / divisors[here]))
+    return Evaluation(first.tasks[here].tolist(), losses)

@@ -10,7 +10,7 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
-from sb3_multitask.losses.loss import KERNELS, Loss, Outputs, Samples
+from sb3_multitask.losses.loss import KERNELS, Loss, Outputs, Samples, TermSums
 from sb3_multitask.process.kernels import load_kernels
 
 
@@ -104,7 +104,7 @@ class PPOLoss(Loss):
             return outputs.values
         return batch.old_values + (outputs.values - batch.old_values).clip(-self.clip_range_vf, self.clip_range_vf)
 
-    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, PPOTerms]:
+    def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, TermSums]:
         kernels = load_kernels(KERNELS)
         if kernels is None or type(self) is not PPOLoss:  # a subclass may compute something else
             return super().evaluate_groups(rows, outputs)
@@ -113,7 +113,7 @@ class PPOLoss(Loss):
         coefs = float(self.rl_coef), float(self.ent_coef), float(self.vf_coef)
         of_policy = outputs.mean, outputs.log_std, outputs.values
         *gradient, sums = kernels.ppo(*of_rows, *of_policy, clip, coefs, rows.n_rows)
-        return OutputGradient(*gradient), PPOTerms(*sums.T)
+        return OutputGradient(*gradient), TermSums(PPOTerms, sums)
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
         ratio = np.exp(self._log_ratio(rows, outputs))
