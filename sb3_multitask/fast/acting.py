@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch as th
 
 from sb3_multitask.fast.nets import KERNELS, Tasks, forward, heads_forward, of_tasks, regroup, trunk_forward
-from sb3_multitask.fast.parameters import FlatParameters
+from sb3_multitask.fast.parameters import FlatParameters, Layers
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
 from sb3_multitask.process.kernels import load_kernels
-from sb3_multitask.vec_env.task_major import by_step
+from sb3_multitask.vec_env.task_major import by_step, by_task
 
 _HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
 
@@ -30,6 +31,35 @@ class Activations:
     heads_vf: tuple[np.ndarray, ...]
 
 
+class _Memory:
+    """Memory for what is computed of a rollout: rows come task by task, (k, n_steps * m, dim), for trunks as one.
+
+    :param k: number of tasks
+    :param parameters: of the policy, for the sizes
+    """
+
+    def __init__(self, n_steps: int, n_envs: int, k: int, parameters: FlatParameters) -> None:
+        nets, dtype, n_rows = parameters.weight_nets, parameters.weights.dtype, n_steps * n_envs
+
+        def of_rows(n: int, layers: Layers) -> tuple[np.ndarray, ...]:
+            return tuple(aligned_zeros((n, bias.shape[-1]), dtype) for bias in layers.biases)
+
+        def of_tasks(rows: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+            return tuple(array.reshape(k, len(array) // k, -1) for array in rows)
+
+        self.x = aligned_zeros((n_rows, parameters.policy.obs_dim), dtype)
+        trunk_pi, head_pi, trunk_vf, head_vf = (
+            of_rows(n_rows, layers) for layers in (nets.trunk_pi, nets.head_pi, nets.trunk_vf, nets.head_vf)
+        )
+        (latent_pi,), (latent_vf,) = of_tasks((self.x, *trunk_pi)[-1:]), of_tasks((self.x, *trunk_vf)[-1:])
+        self.trunk_vf, self.head_vf = trunk_vf, of_tasks(head_vf)
+        self.of_actions = *of_tasks(trunk_pi), *of_tasks(head_pi)
+        self.after = of_rows(n_envs, nets.trunk_vf), of_tasks(of_rows(n_envs, nets.head_vf))
+        self.activations = Activations(
+            (self.x, *trunk_pi), (latent_pi, *of_tasks(head_pi)), (self.x, *trunk_vf), (latent_vf, *self.head_vf)
+        )
+
+
 class Acting:
     """Samples actions step by step and keeps the activations of a rollout, in memory that the next one uses again.
 
@@ -44,21 +74,22 @@ class Acting:
         self.weights = ReadyWeights(parameters)
         self.bounds: np.ndarray = np.stack((policy.action_space.low, policy.action_space.high))  # type: ignore[attr-defined]
         # step by step, as rows come from the VecEnv: (n_steps, n_envs, dim)
-        sizes = ([bias.shape[-1] for bias in layers.biases] for layers in (nets.trunk_pi, nets.head_pi))
         self._hidden, self._outputs = (
-            tuple(aligned_zeros((n_steps, n_envs, size), dtype) for size in of_layers) for of_layers in sizes
+            tuple(aligned_zeros((n_steps, n_envs, bias.shape[-1]), dtype) for bias in layers.biases)
+            for layers in (nets.trunk_pi, nets.head_pi)
         )
         # drawn as torch.distributions.Normal draws it: one tensor (n_envs, action_dim) a step
         self._noise = th.empty(n_steps, n_envs, nets.log_std.shape[-1], dtype=policy.log_std.dtype)
         self._noise_array, self._noise_of_step = self._noise.numpy(), list(self._noise)
-        self._rows, self._of_pi, self._head_pi, self._of_vf, self._head_vf, self._after, self._head_after = (
-            Scratch(dtype) for _ in range(7)
-        )
+        self._columns = Scratch(dtype)
+        self._memory: dict[int, _Memory] = {}  # for each number of tasks
 
     def start(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Begin a rollout with ``k`` tasks and the weights as they are now."""
         self._log_stds: list[np.ndarray] = []
         self.weights.take(parameters, tasks, k)
+        if k not in self._memory:
+            self._memory[k] = _Memory(self.n_steps, self.n_envs, k, parameters)
 
     def take_weights(self, parameters: FlatParameters) -> None:
         """Act with the weights as they are now."""
@@ -90,10 +121,8 @@ class Acting:
             nets = weights.trunk_pi.arrays, weights.head_pi.arrays
             clipped: np.ndarray = kernels.act(step, observations, *nets, *memory, weights.std, self.bounds, actions)
             return clipped
-        latent = trunk_forward(weights.trunk_pi, observations[step], [h[step] for h in self._hidden])
-        _, *outputs = heads_forward(weights.head_pi, latent.reshape(self.k, self.n_envs // self.k, -1))
-        for memory_of_layer, output in zip(self._outputs, outputs, strict=True):
-            memory_of_layer[step] = output.reshape(self.n_envs, -1)
+        outputs = [output[step].reshape(self.k, self.n_envs // self.k, -1) for output in self._outputs]  # views
+        forward(weights.trunk_pi, weights.head_pi, observations[step], [h[step] for h in self._hidden], outputs)
         noise = self._noise_array[step].reshape(outputs[-1].shape) * weights.std
         actions[step] = (noise + outputs[-1]).reshape(self.n_envs, -1)
         return np.minimum(np.maximum(actions[step], self.bounds[0]), self.bounds[1])
@@ -104,22 +133,27 @@ class Acting:
         :param observations: (n_steps + 1, n_envs, obs_dim)
         :return: (n_steps + 1, n_envs)
         """
-        (x,) = regroup([observations[:-1]], self.k, self._rows, "x")
-        self._x = x.reshape(-1, x.shape[2])
-        nets = self.weights.trunk_vf, self.weights.head_vf
-        self._of_values = forward(*nets, self._x, self._of_vf, self._head_vf)
-        _, (*_, after) = forward(*nets, observations[-1], self._after, self._head_after)
+        memory, nets = self._memory[self.k], (self.weights.trunk_vf, self.weights.head_vf)
         values = np.empty((self.n_steps + 1, self.n_envs), self.dtype)
-        values[:-1] = by_step(self._of_values[1][-1], self.n_steps)[:, :, 0]
-        values[-1] = after.reshape(-1)
+        kernels = load_kernels(KERNELS) if memory.trunk_vf else None
+        if kernels is not None:
+            arrays = nets[0].arrays, nets[1].arrays
+            kernels.values(observations, *arrays, memory.x, memory.trunk_vf, memory.head_vf, *memory.after, values)
+            return values
+        memory.x[...] = by_task(observations[:-1], self.k).reshape(memory.x.shape)
+        forward(*nets, memory.x, memory.trunk_vf, memory.head_vf)
+        forward(*nets, observations[-1], *memory.after)
+        values[:-1] = by_step(memory.head_vf[-1], self.n_steps)[:, :, 0]
+        values[-1] = memory.after[1][-1].reshape(-1)
         return values
 
     def values_of(self, task: int, observations: np.ndarray) -> np.ndarray:
         """Values (n_rows,) of observations (n_rows, obs_dim) of one task."""
-        weights = self.weights
-        hidden = [np.empty((len(observations), len(bias)), self.dtype) for bias in weights.trunk_vf.biases]
-        latent = trunk_forward(weights.trunk_vf, observations, hidden)
-        return heads_forward(of_tasks(weights.nets.head_vf, np.array([task])), latent[None])[-1].ravel()
+        trunk, heads, n_rows = self.weights.trunk_vf, self.weights.nets.head_vf, len(observations)
+        hidden = [np.empty((n_rows, len(bias)), self.dtype) for bias in trunk.biases]
+        outputs = [np.empty((1, n_rows, bias.shape[1]), self.dtype) for bias in heads.biases]
+        latent = trunk_forward(trunk, observations, hidden)
+        return heads_forward(of_tasks(heads, np.array([task])), latent[None], outputs).ravel()
 
     def log_probs(self) -> np.ndarray:
         """Log-probabilities of the actions that were sampled, (n_steps, n_envs)."""
@@ -127,17 +161,30 @@ class Acting:
         constants = (np.stack(self._log_stds)[:, :, 0] + _HALF_LOG_2_PI).sum(axis=2)
         return np.asarray(-0.5 * (noise * noise).sum(axis=2) - np.repeat(constants, n_per_task, axis=1))
 
-    def activations(self) -> Activations:
-        """What the nets have computed for the rollout; after :meth:`values`."""
-        grouped = regroup((*self._hidden, *self._outputs), self.k, self._of_pi, "h")
-        hidden, outputs, x = grouped[: len(self._hidden)], grouped[len(self._hidden) :], self._x
-        latent = hidden[-1] if hidden else x.reshape(self.k, -1, x.shape[1])
-        rows = (x, *(h.reshape(len(x), -1) for h in hidden))
-        return Activations(rows, (latent, *outputs), *self._of_values)
+    def grouped(self, columns: Sequence[np.ndarray]) -> tuple[Activations, Sequence[np.ndarray]]:
+        """What the nets have computed for the rollout, after :meth:`values`, and some of its columns task by task.
 
-    def recompute_activations(self, observations: np.ndarray) -> Activations:
-        """:meth:`activations` for observations, or of weights, with which the rollout was not collected."""
+        :param columns: (n_steps, n_envs, dim) each
+        """
+        memory, of_columns = self._memory[self.k], self._memory_of(columns)
+        regroup((*self._hidden, *self._outputs, *columns), (*memory.of_actions, *of_columns))
+        return memory.activations, of_columns
+
+    def recomputed(
+        self, observations: np.ndarray, columns: Sequence[np.ndarray]
+    ) -> tuple[Activations, Sequence[np.ndarray]]:
+        """:meth:`grouped` for observations, or of weights, with which the rollout was not collected."""
+        memory, of_columns = self._memory[self.k], self._memory_of(columns)
         x = np.ascontiguousarray(observations, dtype=self.dtype)
         self.values(np.concatenate((x, x[-1:])))
-        of_actions = forward(self.weights.trunk_pi, self.weights.head_pi, self._x, self._of_pi, self._head_pi)
-        return Activations(*of_actions, *self._of_values)
+        activations = memory.activations
+        forward(
+            self.weights.trunk_pi, self.weights.head_pi, memory.x, activations.trunk_pi[1:], activations.heads_pi[1:]
+        )
+        regroup(columns, of_columns)
+        return activations, of_columns
+
+    def _memory_of(self, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Memory for columns task by task."""
+        n = self.n_steps * self.n_envs // self.k
+        return tuple(self._columns.array(i, (self.k, n, column.shape[2])) for i, column in enumerate(columns))

@@ -12,13 +12,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.fast.acting import Acting
 from sb3_multitask.fast.minibatches import Computation, PartMemory, RolloutTable, parts_of_minibatch
-from sb3_multitask.fast.nets import KERNELS, backward, regroup
+from sb3_multitask.fast.nets import KERNELS, backward
 from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.workers import Workers
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss
 from sb3_multitask.losses.loss import SumsOfTerms, evaluate_groups, evaluation_of_sums
-from sb3_multitask.process.arrays import Scratch
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
@@ -53,7 +52,6 @@ class FastEngine:
     def _take_parameters(self) -> None:
         self.parameters = FlatParameters(self.model.policy)
         self._optimizer = optimizer_of(self.parameters)
-        self._rows = Scratch(self.parameters.weights.dtype)
         self._memory = [PartMemory((self.parameters.gradient, self.parameters.gradient_nets))]
 
     def collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
@@ -177,14 +175,12 @@ class FastEngine:
         """All rows, with the activations from acting unless a callback has changed what they are of."""
         observations, collected = rollout_buffer.by_step("obs"), rollout_buffer.observation_rows["obs"][:-1]
         are_collected = np.may_share_memory(observations, collected) or np.array_equal(observations, collected)
-        if self._is_touched or not are_collected:
-            activations = acting.recompute_activations(observations)
-        else:
-            activations = acting.activations()
         named = self._columns(rollout_buffer)
-        columns: dict[str, Any] = dict(
-            zip(named, regroup(tuple(named.values()), acting.k, self._rows, "columns"), strict=True)
-        )
+        if self._is_touched or not are_collected:
+            activations, grouped = acting.recomputed(observations, list(named.values()))
+        else:
+            activations, grouped = acting.grouped(list(named.values()))
+        columns: dict[str, Any] = dict(zip(named, grouped, strict=True))
         if keep is not None:
             columns["kept"] = by_task(keep[:, :, None].astype(acting.dtype), acting.k)
         rows = GroupedRows(self._shown_tasks(acting), **columns)

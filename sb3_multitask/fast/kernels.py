@@ -136,6 +136,34 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, ac
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def values(observations, trunk, head, x, hidden, grouped, hidden_after, grouped_after, values):
+    """Compute the values of a rollout and of what comes after it.
+
+    :param observations: (n_steps + 1, k * m, obs_dim)
+    :param trunk: as for :func:`forward`, like ``head``
+    :param x: receives the observations of the rollout task by task, (k * n_steps * m, obs_dim)
+    :param hidden: for its activations, as for :func:`forward`, like ``grouped``
+    :param hidden_after: for those of the last observations, like ``grouped_after``
+    :param values: receives the values, (n_steps + 1, k * m)
+    """
+    (n_steps, n_envs), k = (len(observations) - 1, observations.shape[1]), len(grouped[0])
+    m = n_envs // k
+    for task in range(k):
+        for step in range(n_steps):
+            for i in range(m):
+                for j in range(x.shape[1]):
+                    x[(task * n_steps + step) * m + i, j] = observations[step, task * m + i, j]
+    forward(x, trunk, hidden, head, grouped)
+    forward(observations[n_steps], trunk, hidden_after, head, grouped_after)
+    of_rollout, after = grouped[len(grouped) - 1], grouped_after[len(grouped_after) - 1]
+    for task in range(k):
+        for i in range(m):
+            for step in range(n_steps):
+                values[step, task * m + i] = of_rollout[task, step * m + i, 0]
+            values[n_steps, task * m + i] = after[task, i, 0]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def regroup(arrays, grouped):
     """Copy what comes step by step, (n_steps, k * m, dim) each, task by task: (k, n_steps * m, dim)."""
     for number in range(len(arrays)):

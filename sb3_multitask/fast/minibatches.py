@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_multitask.fast.acting import Activations
 from sb3_multitask.fast.nets import forward
-from sb3_multitask.fast.parameters import Gradient
+from sb3_multitask.fast.parameters import Gradient, Layers
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.losses import GroupedRows
 from sb3_multitask.process.arrays import Scratch
@@ -133,5 +133,17 @@ def _parts(n_rows: int) -> Iterator[slice]:
 
 def activations_of(weights: ReadyWeights, x: np.ndarray, memory: PartMemory) -> Activations:
     """Activations of the nets for observations that are grouped by task, (k * m, obs_dim)."""
-    of_actions = forward(weights.trunk_pi, weights.head_pi, x, memory.trunk_pi, memory.head_pi)
-    return Activations(*of_actions, *forward(weights.trunk_vf, weights.head_vf, x, memory.trunk_vf, memory.head_vf))
+    of_actions = _of_net(weights.trunk_pi, weights.head_pi, x, memory.trunk_pi, memory.head_pi)
+    of_values = _of_net(weights.trunk_vf, weights.head_vf, x, memory.trunk_vf, memory.head_vf)
+    return Activations(*of_actions, *of_values)
+
+
+def _of_net(
+    trunk: Layers, heads: Layers, x: np.ndarray, of_trunk: Scratch, of_heads: Scratch
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    k, n_rows = len(heads.weights[0]), len(x)
+    hidden = tuple(of_trunk.array(("h", i), (n_rows, len(bias))) for i, bias in enumerate(trunk.biases))
+    sizes = (weight.shape[2] for weight in heads.weights)
+    outputs = tuple(of_heads.array(("h", i), (k, n_rows // k, size)) for i, size in enumerate(sizes))
+    forward(trunk, heads, x, hidden, outputs)
+    return (x, *hidden), ((hidden[-1] if hidden else x).reshape(k, n_rows // k, -1), *outputs)

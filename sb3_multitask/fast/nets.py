@@ -15,40 +15,35 @@ import numpy as np
 from sb3_multitask.fast.parameters import Layers
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
 from sb3_multitask.process.kernels import load_kernels
+from sb3_multitask.vec_env.task_major import by_task
 
 Tasks: TypeAlias = slice | np.ndarray
 KERNELS = "sb3_multitask.fast.kernels"
 
 
-Forward: TypeAlias = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
-"""Activations of a trunk, ``(x, ..., output)``, (k * m, dim) each, and of its heads, (k, m, dim) each."""
-
-
-def forward(trunk: Layers, heads: Layers, x: np.ndarray, trunk_scratch: Scratch, heads_scratch: Scratch) -> Forward:
-    """Activations of a trunk and its heads for rows that come task by task.
+def forward(
+    trunk: Layers, heads: Layers, x: np.ndarray, hidden: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+) -> None:
+    """Compute the activations of a trunk and its heads for rows that come task by task.
 
     :param trunk: :class:`~sb3_multitask.fast.weights.ReadyWeights`' layers
     :param heads: from :func:`of_tasks`
     :param x: (k * m, obs_dim)
+    :param hidden: receives those of the trunk's layers, (k * m, dim) each
+    :param outputs: receives those of the heads', (k, m, dim) each
     """
-    k, n_rows = len(heads.weights[0]), len(x)
-    hidden = tuple(trunk_scratch.array(("h", i), (n_rows, len(bias))) for i, bias in enumerate(trunk.biases))
-    latent = (hidden[-1] if hidden else x).reshape(k, n_rows // k, -1)
     kernels = load_kernels(KERNELS) if hidden else None
-    if kernels is None:
-        trunk_forward(trunk, x, hidden)
-        return (x, *hidden), tuple(heads_forward(heads, latent, heads_scratch))
-    outputs = tuple(
-        heads_scratch.array(("h", i), (k, n_rows // k, weight.shape[2])) for i, weight in enumerate(heads.weights)
-    )
-    kernels.forward(x, trunk.arrays, hidden, heads.arrays, outputs)
-    return (x, *hidden), (latent, *outputs)
+    if kernels is not None:
+        kernels.forward(x, trunk.arrays, tuple(hidden), heads.arrays, tuple(outputs))
+        return
+    latent = trunk_forward(trunk, x, hidden)
+    heads_forward(heads, latent.reshape(*outputs[0].shape[:2], -1), outputs)
 
 
 def backward(
     nets: tuple[Layers, Layers],
     gradients: tuple[Layers, Layers],
-    activations: Forward,
+    activations: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
     d_out: np.ndarray,
     tasks: np.ndarray,
     scratch: tuple[Scratch, Scratch],
@@ -56,6 +51,7 @@ def backward(
     """Write the gradient of a trunk and of its heads of some tasks, given that of the heads' output.
 
     :param nets: the trunk, with weights (out, in), and the heads of all tasks
+    :param activations: of the trunk, ``(x, ..., output)``, (k * m, dim) each, and of the heads, (k, m, dim) each
     :param d_out: (k, m, dim)
     :param tasks: ids of the k tasks
     """
@@ -70,20 +66,14 @@ def backward(
     kernels.backward(*weights, rows, grouped, np.ascontiguousarray(d_out), tasks, of_trunk, of_heads, *memory)
 
 
-def regroup(arrays: Sequence[np.ndarray], k: int, scratch: Scratch, name: str) -> tuple[np.ndarray, ...]:
-    """What comes step by step, (n_steps, k * m, dim) each, task by task: (k, n_steps * m, dim), in other memory."""
-    n_steps, n_rows, _ = arrays[0].shape
-    grouped = tuple(
-        scratch.array((name, i), (k, n_steps * (n_rows // k), array.shape[2])) for i, array in enumerate(arrays)
-    )
+def regroup(arrays: Sequence[np.ndarray], grouped: Sequence[np.ndarray]) -> None:
+    """Copy what comes step by step, (n_steps, k * m, dim) each, task by task: (k, n_steps * m, dim)."""
     kernels = load_kernels(KERNELS)
     if kernels is not None:
-        kernels.regroup(tuple(map(_contiguous, arrays)), grouped)
-        return grouped
+        kernels.regroup(tuple(map(_contiguous, arrays)), tuple(grouped))
+        return
     for array, memory in zip(arrays, grouped, strict=True):
-        by_task_of_steps = memory.reshape(k, n_steps, n_rows // k, -1)
-        by_task_of_steps[...] = array.reshape(n_steps, k, n_rows // k, -1).swapaxes(0, 1)
-    return grouped
+        memory[...] = by_task(array, len(memory))
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
@@ -143,20 +133,19 @@ def of_tasks(layers: Layers, tasks: Tasks) -> Layers:
     return Layers((copy, bias[tasks][:, None]) for copy, bias in zip(copies, layers.biases, strict=True))
 
 
-def heads_forward(layers: Layers, x: np.ndarray, scratch: Scratch | None = None) -> list[np.ndarray]:
-    """Activations of the heads: ``[x, ..., output]``, each (k, m, dim); the output is linear.
+def heads_forward(layers: Layers, x: np.ndarray, outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The heads' output, (k, m, dim), which is linear.
 
     :param layers: from :func:`of_tasks`
     :param x: (k, m, dim)
-    :param scratch: holds the activations; ``None``: new memory
+    :param outputs: receives the activations of every layer, each (k, m, dim)
     """
-    activations = [x]
-    for i, (weight, bias) in enumerate(layers):
-        out = None if scratch is None else scratch.array(("h", i), (*x.shape[:2], weight.shape[2]))
-        z = np.matmul(activations[-1], weight, out=out)
-        z += bias
-        activations.append(z if i == len(layers) - 1 else np.tanh(z, out=z))
-    return activations
+    for i, ((weight, bias), z) in enumerate(zip(layers, outputs, strict=True)):
+        x = np.matmul(x, weight, out=z)
+        x += bias
+        if i < len(layers) - 1:
+            np.tanh(x, out=x)
+    return x
 
 
 def heads_backward(
