@@ -266,9 +266,9 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         """Record the terms of an update: of all rows, and of each task that took part."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         buffer, names = self.rollout_buffer, self.task_names or ()
-        self.logger.record("train/explained_variance", task_logs.explained_variance(buffer.values, buffer.returns))
-        task_logs.log_evaluation(self.logger, names, evaluation)
-        task_logs.log_std(self.logger, names, self.policy)
+        explained = task_logs.explained_variance(buffer.values, buffer.returns)
+        others = {"train/explained_variance": explained, **task_logs.stds(names, self.policy)}
+        task_logs.log_evaluation(self.logger, names, evaluation, others)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log: SB3's keys, returns and lengths of each task's latest episodes, and how many faults it had.

@@ -13,7 +13,6 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_multitask.fast.nets import KERNELS
 from sb3_multitask.process.arrays import aligned_zeros
 from sb3_multitask.process.kernels import load_kernels
 
@@ -116,7 +115,7 @@ class TaskRolloutBuffer(DictRolloutBuffer):
         """
         self.values[...] = values[:-1]
         self.log_probs[...] = np.nan if log_probs is None else log_probs
-        kernels, of_rewards = load_kernels(KERNELS), (self.rewards, values, self.episode_start_rows)
+        kernels, of_rewards = load_kernels("fast"), (self.rewards, values, self.episode_start_rows)
         if kernels is None:
             self.advantages[...] = generalized_advantages(*of_rewards, self.gamma, self.gae_lambda)
             np.add(self.advantages, self.values, out=self.returns)

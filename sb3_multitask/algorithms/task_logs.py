@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.losses import Evaluation, Loss
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
+from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.storage.csv_log import quote_keys
 
 _NOWHERE = ("",)  # SB3's way to say that a value is excluded from no output
@@ -36,12 +37,15 @@ def make_room_for_tasks(logger: Logger, task_names: Iterable[str], prefix: str =
             output_format.max_length = max(output_format.max_length, needed)
 
 
-def log_evaluation(logger: Logger, names: Sequence[str], evaluation: Evaluation) -> None:
+def log_evaluation(
+    logger: Logger, names: Sequence[str], evaluation: Evaluation, others: Mapping[str, float] | None = None
+) -> None:
     """Record the terms of an objective: of all rows, and of each task that took part, under the keys of their losses.
 
     :param names: of all tasks
+    :param others: what else is recorded of the update, by its keys
     """
-    values: dict[str, float] = {}
+    values = dict(others or {})
     for loss, pooled, of_tasks in evaluation.losses:
         values.update(_keyed(loss, pooled, of_tasks, names, evaluation.tasks))
     _record(logger, values)
@@ -141,15 +145,25 @@ def log_explained_variance(logger: Logger, names: Sequence[str], buffer: Rollout
 
 def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> None:
     """Record the standard deviation of the actions: SB3's key, and each task's if it has its own."""
+    _record(logger, stds(names, policy))
+
+
+def stds(names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> dict[str, float]:
+    """The mean standard deviation of the actions by SB3's key, and of each task if it has its own."""
     if policy.log_std_mode == "state_dependent":
-        return
-    log_std = policy.log_std.numpy(force=True)
-    means = (np.add.reduce(np.exp(log_std), axis=-1) / log_std.shape[-1]).reshape(-1).tolist()
+        return {}
+    std: np.ndarray = np.exp(policy.log_std.numpy(force=True))
+    sums = np.add.reduce(std, axis=-1).reshape(-1).tolist()
+    means = [total / std.shape[-1] for total in sums]
     values = {"train/std": sum(means) / len(means)}
     if policy.log_std_mode == "per_task":
-        keys = _task_keys("train/{task}/{term}", tuple(names), tuple(range(len(means))), ("std",))
-        values.update(zip(keys, means, strict=True))
-    _record(logger, values)
+        values.update(zip(_std_keys(tuple(names)), means, strict=True))
+    return values
+
+
+@lru_cache
+def _std_keys(names: tuple[str, ...]) -> list[str]:
+    return [f"train/{name}/std" for name in names]
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
@@ -158,6 +172,9 @@ def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
     :param values: of any shape
     :param returns: of the same shape
     """
+    kernels = load_kernels("fast")
+    if kernels is not None:
+        return float(kernels.explained_variance(values.ravel(), returns.ravel()))
     spread, error = returns.ravel(), (returns - values).ravel()
     spread, error = spread - np.add.reduce(spread) / spread.size, error - np.add.reduce(error) / error.size
     variance = float(np.dot(spread, spread))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_multitask.fast.nets import KERNELS, Tasks, forward, heads_forward, of_tasks, regroup, trunk_forward
+from sb3_multitask.fast.nets import Tasks, forward, heads_forward, of_tasks, regroup, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters, Layers
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
@@ -115,7 +115,7 @@ class Acting:
         weights = self.weights
         self._log_stds.append(weights.log_std)
         self._noise_of_step[step].normal_()
-        kernels = load_kernels(KERNELS) if self._hidden else None
+        kernels = load_kernels("fast") if self._hidden else None
         if kernels is not None:
             memory = self._hidden, self._outputs, self._noise_array
             nets = weights.trunk_pi.arrays, weights.head_pi.arrays
@@ -135,7 +135,7 @@ class Acting:
         """
         memory, nets = self._memory[self.k], (self.weights.trunk_vf, self.weights.head_vf)
         values = np.empty((self.n_steps + 1, self.n_envs), self.dtype)
-        kernels = load_kernels(KERNELS) if memory.trunk_vf else None
+        kernels = load_kernels("fast") if memory.trunk_vf else None
         if kernels is not None:
             arrays = nets[0].arrays, nets[1].arrays
             kernels.values(observations, *arrays, memory.x, memory.trunk_vf, memory.head_vf, *memory.after, values)
@@ -153,7 +153,8 @@ class Acting:
         hidden = [np.empty((n_rows, len(bias)), self.dtype) for bias in trunk.biases]
         outputs = [np.empty((1, n_rows, bias.shape[1]), self.dtype) for bias in heads.biases]
         latent = trunk_forward(trunk, observations, hidden)
-        return heads_forward(of_tasks(heads, np.array([task])), latent[None], outputs).ravel()
+        values: np.ndarray = heads_forward(of_tasks(heads, np.array([task])), latent[None], outputs)
+        return values.ravel()
 
     def log_probs(self) -> np.ndarray:
         """Log-probabilities of the actions that were sampled, (n_steps, n_envs)."""

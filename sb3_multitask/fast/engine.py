@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.fast.acting import Acting
 from sb3_multitask.fast.minibatches import Computation, PartMemory, RolloutTable, parts_of_minibatch
-from sb3_multitask.fast.nets import KERNELS, backward
+from sb3_multitask.fast.nets import backward
 from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.workers import Workers
@@ -43,7 +43,7 @@ class FastEngine:
         self._take_parameters()
         self._workers = Workers()
         self._layer: tuple[VecEnv, Any] | None = None  # the env, and what of it knows the tasks
-        load_kernels(KERNELS)  # before the threads of matrix products are limited
+        load_kernels("fast")  # before the threads of matrix products are limited
         self._acting: Acting | None = None
         self._version = self.parameters.version()  # of the weights that act
         self._is_touched = False  # a callback has put in weights since the rollout began
@@ -71,6 +71,8 @@ class FastEngine:
         observations[0] = model._last_obs["obs"]
         episode_starts[0] = model._last_episode_starts
         truncations: list[tuple[int, int, Any]] = []  # (step, env, terminal observation)
+        given = {"env": env, "callback": callback, "rollout_buffer": rollout_buffer, "n_rollout_steps": n_rollout_steps}
+        shown: dict[str, Any] = {"self": model, **given}  # SB3's local names
         n_steps = 0
 
         while n_steps < n_rollout_steps:
@@ -80,7 +82,9 @@ class FastEngine:
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             model.num_timesteps += env.num_envs
 
-            callback.update_locals({**locals(), "self": model})
+            shown.update(n_steps=n_steps, actions=actions, clipped_actions=clipped_actions)
+            shown.update(new_obs=new_obs, rewards=rewards, dones=dones, infos=infos)
+            callback.update_locals(shown)
             if not callback.on_step():
                 return False
             if self.parameters.version() != self._version:
@@ -106,7 +110,7 @@ class FastEngine:
 
         self._bootstrap_truncations(truncations, rollout_buffer)
         rollout_buffer.finish(acting.values(observations), acting.log_probs() if model.needs_log_probs else None)
-        callback.update_locals({**locals(), "self": model})
+        callback.update_locals({**shown, "n_steps": n_steps})
         callback.on_rollout_end()
         return True
 

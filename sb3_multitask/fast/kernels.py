@@ -199,6 +199,30 @@ def advantages(rewards, values, episode_starts, gamma, gae_lambda, advantages, r
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def transpose(weights, copies):
+    """Copy weights, (out, in), to (in, out)."""
+    for number in range(len(weights)):
+        weight, copy = weights[number], copies[number]
+        for i in range(weight.shape[0]):
+            for j in range(weight.shape[1]):
+                copy[j, i] = weight[i, j]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def explained_variance(values, returns):
+    """How much of the returns' variance the values explain, of flat arrays."""
+    n, mean, mean_error = len(values), 0.0, 0.0
+    for i in range(n):
+        mean += returns[i]
+        mean_error += returns[i] - values[i]
+    mean, mean_error, variance, error = mean / n, mean_error / n, 0.0, 0.0
+    for i in range(n):
+        variance += (returns[i] - mean) ** 2
+        error += (returns[i] - values[i] - mean_error) ** 2
+    return np.nan if variance == 0 else 1 - error / variance
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def clip(gradient, max_norm):
     """Scale a flat gradient to at most ``max_norm``, as ``clip_gradient``; return its norm before."""
     norm = np.sqrt(np.dot(gradient, gradient))

@@ -18,7 +18,6 @@ from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.task_major import by_task
 
 Tasks: TypeAlias = slice | np.ndarray
-KERNELS = "sb3_multitask.fast.kernels"
 
 
 def forward(
@@ -32,7 +31,7 @@ def forward(
     :param hidden: receives those of the trunk's layers, (k * m, dim) each
     :param outputs: receives those of the heads', (k, m, dim) each
     """
-    kernels = load_kernels(KERNELS) if hidden else None
+    kernels = load_kernels("fast") if hidden else None
     if kernels is not None:
         kernels.forward(x, trunk.arrays, tuple(hidden), heads.arrays, tuple(outputs))
         return
@@ -55,7 +54,7 @@ def backward(
     :param d_out: (k, m, dim)
     :param tasks: ids of the k tasks
     """
-    kernels, (rows, grouped) = load_kernels(KERNELS) if nets[0] else None, activations
+    kernels, (rows, grouped) = load_kernels("fast") if nets[0] else None, activations
     if kernels is None:
         d_latent = heads_backward(nets[1], gradients[1], grouped, d_out, tasks, scratch[1])
         trunk_backward(nets[0], gradients[0], rows, d_latent.reshape(len(rows[0]), -1), scratch[0])
@@ -68,7 +67,7 @@ def backward(
 
 def regroup(arrays: Sequence[np.ndarray], grouped: Sequence[np.ndarray]) -> None:
     """Copy what comes step by step, (n_steps, k * m, dim) each, task by task: (k, n_steps * m, dim)."""
-    kernels = load_kernels(KERNELS)
+    kernels = load_kernels("fast")
     if kernels is not None:
         kernels.regroup(tuple(map(_contiguous, arrays)), tuple(grouped))
         return

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 
-from sb3_multitask.fast.nets import KERNELS
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.policies.task_steps import step_of_tasks
 from sb3_multitask.process.kernels import load_kernels
@@ -19,7 +18,7 @@ _NONE = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
     """Scale the gradient to at most ``max_norm``, as torch's ``clip_grad_norm_``; return its norm before."""
-    kernels = load_kernels(KERNELS)
+    kernels = load_kernels("fast")
     if kernels is not None:
         return float(kernels.clip(gradient, max_norm))
     with np.errstate(over="ignore"):  # an infinite norm is the caller's to refuse
@@ -52,7 +51,7 @@ class RMSprop:
         parameters, settings = self.parameters, self._settings
         lr, alpha, eps = settings["lr"], settings["alpha"], settings["eps"]
         decays: Iterable[Any] = repeat(alpha) if present is None else parameters.decays(alpha, present)
-        kernels = load_kernels(KERNELS)
+        kernels = load_kernels("fast")
         if kernels is not None:
             for (weights, gradient, average, _), decay in zip(parameters.trainable_arrays, decays, strict=False):
                 of_each = _NONE[weights.dtype] if present is None else decay.numpy()
@@ -91,7 +90,7 @@ class Adam:
             step_of_tasks(parameters.policy, [True] * n_tasks if present is None else present)
             return
         parameters.count_step()
-        (beta1, beta2), eps, kernels = settings["betas"], settings["eps"], load_kernels(KERNELS)
+        (beta1, beta2), eps, kernels = settings["betas"], settings["eps"], load_kernels("fast")
         for i, step in enumerate(steps):
             size, correction = settings["lr"] / (1 - beta1 ** (step + 1)), (1 - beta2 ** (step + 1)) ** 0.5
             if kernels is not None:

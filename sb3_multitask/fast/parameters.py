@@ -20,7 +20,7 @@ Layer: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 class Layers(tuple[Layer, ...]):
-    """The layers of a net, (weight, bias) each; ``arrays``, the weights and the biases, is what compiled functions take."""
+    """The layers of a net, (weight, bias) each; compiled functions take ``arrays``: the weights, and the biases."""
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
@@ -117,7 +117,7 @@ class FlatParameters:
                 self._adopt_state(parameter, {name: a[place].view_as(parameter) for name, a in averages.items()}, step)
         self.weights, self.gradient, self._gradient = weights.numpy(), gradient.numpy(), gradient
         self.is_trained = np.array([parameter.requires_grad for parameter in self._parameters])
-        self.steps = steps.numpy()
+        self.steps, self._all_trained = steps.numpy(), bool(self.is_trained.all())
         tensors = (weights, gradient, *averages.values(), th.empty_like(weights))
         self._trained_runs, self._first_of_run = self._runs(frozen=False)
         self._first_of_runs = np.unique(self._first_of_run)
@@ -129,6 +129,7 @@ class FlatParameters:
         self.gradient_nets = self._nets(self.gradient)
         states, stacked = policy.optimizer.state, stacked_parameters(policy).values()
         self._stacked_states = [states[parameter] for parameter in stacked if parameter.requires_grad]
+        self._n_kept = len(averages) + 1  # and the count of steps
         self._pointers = self._identity()
         self._optimizer_state = policy.optimizer.state
 
@@ -187,11 +188,14 @@ class FlatParameters:
 
     def count_step(self) -> None:
         """Count a step of every parameter, as torch does."""
-        self.steps[self.is_trained] += 1
+        if self._all_trained:
+            self.steps += 1
+        else:
+            self.steps[self.is_trained] += 1
 
     def counts_by_task(self) -> bool:
         """Whether torch has made steps in which tasks were absent, and counts those of each task since."""
-        return any(len(state) > len(AVERAGES[type(self.policy.optimizer)]) + 1 for state in self._stacked_states)
+        return any(len(state) > self._n_kept for state in self._stacked_states)
 
     def forget_counts_by_task(self) -> None:
         """Count the steps of all tasks as one again."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from sb3_multitask.fast.nets import Tasks, memory_of_copies, of_tasks
 from sb3_multitask.fast.parameters import FlatParameters, Layers, log_std_of
+from sb3_multitask.process.kernels import load_kernels
 
 
 class ReadyWeights:
@@ -26,14 +27,19 @@ class ReadyWeights:
             Layers(zip(memory_of_copies((w.T.shape for w in layers.weights), dtype), layers.biases, strict=True))
             for layers in (self.nets.trunk_pi, self.nets.trunk_vf)
         )
+        self._originals = *self.nets.trunk_pi.weights, *self.nets.trunk_vf.weights
+        self._copies = *self.trunk_pi.weights, *self.trunk_vf.weights
 
     def take(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Take the weights as they are now, for ``k`` tasks."""
         is_same = self.nets is parameters.weight_nets
         if not is_same:
             self._take_from(parameters)
-        for copies, layers in ((self.trunk_pi, self.nets.trunk_pi), (self.trunk_vf, self.nets.trunk_vf)):
-            for copy, weight in zip(copies.weights, layers.weights, strict=True):
+        kernels = load_kernels("fast") if self._copies else None
+        if kernels is not None:
+            kernels.transpose(self._originals, self._copies)
+        else:
+            for copy, weight in zip(self._copies, self._originals, strict=True):
                 copy[...] = weight.T
         if not (is_same and isinstance(tasks, slice) and tasks == self.tasks):  # a slice selects views
             self.head_pi, self.head_vf = of_tasks(self.nets.head_pi, tasks), of_tasks(self.nets.head_vf, tasks)

@@ -12,8 +12,6 @@ import torch as th
 
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
 
-KERNELS = "sb3_multitask.losses.kernels"
-
 
 class Samples(Protocol):
     """What a loss reads of a rollout buffer's samples; ``TaskRolloutBufferSamples`` has the shapes."""

@@ -10,7 +10,7 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
-from sb3_multitask.losses.loss import KERNELS, Loss, Outputs, Samples, TermSums
+from sb3_multitask.losses.loss import Loss, Outputs, Samples, TermSums
 from sb3_multitask.process.kernels import load_kernels
 
 
@@ -105,7 +105,7 @@ class PPOLoss(Loss):
         return batch.old_values + (outputs.values - batch.old_values).clip(-self.clip_range_vf, self.clip_range_vf)
 
     def evaluate_groups(self, rows: GroupedRows, outputs: GroupedOutputs) -> tuple[OutputGradient, TermSums]:
-        kernels = load_kernels(KERNELS)
+        kernels = load_kernels("losses")
         if kernels is None or type(self) is not PPOLoss:  # a subclass may compute something else
             return super().evaluate_groups(rows, outputs)
         of_rows = rows.actions, rows.advantages, rows.returns, rows.old_values, rows.old_log_prob, rows.kept_or_none

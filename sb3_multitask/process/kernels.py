@@ -20,14 +20,15 @@ SWITCH = "SB3_MULTITASK_KERNELS"
 
 
 @cache
-def load_kernels(name: str) -> ModuleType | None:
-    """Import a module of kernels; None without numba.
+def load_kernels(room: str) -> ModuleType | None:
+    """Import the ``kernels`` of a part of this package; None without numba.
 
     numba compiles a function at its first call, and keeps the result in its cache: ``__pycache__`` beside the module,
     or where that is read-only the user's cache folder, or ``NUMBA_CACHE_DIR``.
 
-    :param name: of the module, which imports numba
+    :param room: such as "fast"; its module ``kernels`` imports numba
     """
+    name = f"sb3_multitask.{room}.kernels"
     if os.environ.get(SWITCH) == "0":
         return None
     try:

@@ -59,7 +59,7 @@ def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:
     :param kind: such as "observation"
     :param values: (n_rows, ...)
     """
-    kernels = load_kernels("sb3_multitask.vec_env.kernels")
+    kernels = load_kernels("vec_env")
     if kernels is not None and values.dtype.char in "fd" and kernels.are_in_range(values, LIMIT):
         return {}
     size = np.abs(values)

@@ -16,7 +16,7 @@ def _clipped(value, limit):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def normalize_step(
-    obs, rewards, returns, mean, var, count, start, gamma, epsilon, clip_obs, clip_reward, training, norm_obs, norm_reward
+    obs, rewards, returns, mean, var, count, start, gamma, epsilon, limits, training, norm_obs, norm_reward
 ):
     """Add a step of consecutive tasks to their moments and normalise it, as ``MultiTaskVecNormalize.step_wait``.
 
@@ -25,6 +25,7 @@ def normalize_step(
     :param returns: discounted, of all tasks, (n_tasks, m) float64; updated
     :param mean: (n_tasks, obs_dim + 1), like ``var`` and ``count``, with the return's in the last column; updated
     :param start: the first task
+    :param limits: of observations and rewards
     :return: observations and rewards, as float32
     """
     n_rows, obs_dim = obs.shape
@@ -44,9 +45,9 @@ def normalize_step(
             if norm_obs:
                 for column in range(obs_dim):
                     value = (rows[i, column] - mean[task, column]) / std[column]
-                    new_obs[place * m + i, column] = _clipped(value, clip_obs)
+                    new_obs[place * m + i, column] = _clipped(value, limits[0])
             reward = of_rows[i]
-            new_rewards[place * m + i] = _clipped(reward / std[obs_dim], clip_reward) if norm_reward else reward
+            new_rewards[place * m + i] = _clipped(reward / std[obs_dim], limits[1]) if norm_reward else reward
     return new_obs, new_rewards
 
 
@@ -92,8 +93,8 @@ def runner_step(qpos, qvel, before, actions, weights, ranges, terminates, first_
     :param ranges: within which robots are healthy: height, angle, and every other number of the state, (n, 3, 2)
     :param terminates: whether the episode of a robot ends if it is not, (n,)
     :param first_qpos: of the observation
-    :return: observations; the rewards, and of what they consist: velocities along x, their rewards, costs of control and
-        rewards of health, and the first three of ``qpos``, (8, n); whether the episodes end
+    :return: observations; the rewards, velocities along x, their rewards, costs of control, rewards of health, and the
+        first three of ``qpos``, (8, n); whether the episodes end
     """
     (n, nq), nv = qpos.shape, qvel.shape[1]
     obs, terms, terminated = np.empty((n, nq - first_qpos + nv)), np.empty((8, n)), np.empty(n, np.bool_)

@@ -121,7 +121,12 @@ class MultiTaskVecNormalize(SharedStatistics):
         """Select the next task of a ``TaskCyclingVecEnv`` and return its last observations, normalised."""
         obs = self.venv.next_task()
         self.old_obs = obs
-        return self._seen(obs) if self.venv.first_visit else self._normalize_rows(obs, *self._mean_and_std())
+        if self.venv.first_visit:
+            return self._seen(obs)
+        kernels = load_kernels("vec_env")
+        if kernels is None:
+            return self._normalize_rows(obs, *self._mean_and_std())
+        return self._step(kernels, obs, np.zeros(self.venv.num_envs, np.float32), training=False)[0]
 
     def reset(self) -> TaskObs:
         obs = cast("TaskObs", self.venv.reset())
@@ -140,8 +145,11 @@ class MultiTaskVecNormalize(SharedStatistics):
         self.old_obs, self.old_reward = obs, rewards
         ended = ended_rows(dones, infos)
         faulty = [i for i in ended if is_fault(infos[i])]
-        kernels = None if faulty else load_kernels("sb3_multitask.vec_env.kernels")
-        step = self._step_of_arrays(obs, rewards, faulty) if kernels is None else self._step(kernels, obs, rewards)
+        kernels = None if faulty else load_kernels("vec_env")
+        if kernels is None:
+            step = self._step_of_arrays(obs, rewards, faulty)
+        else:
+            step = self._step(kernels, obs, rewards, self.training)
         if ended:
             returns, (mean, std) = self._returns[self._present()], self._mean_and_std()
         for i in ended:
@@ -151,8 +159,8 @@ class MultiTaskVecNormalize(SharedStatistics):
             infos[i]["terminal_observation"] = self._normalize_rows(last, mean[task, None], std[task, None])
         return *step, dones, infos
 
-    def _step(self, kernels: Any, obs: TaskObs, rewards: np.ndarray) -> tuple[TaskObs, np.ndarray]:
-        """Add a step to the statistics and normalise it."""
+    def _step(self, kernels: Any, obs: TaskObs, rewards: np.ndarray, training: bool) -> tuple[TaskObs, np.ndarray]:
+        """Add a step to the statistics if ``training``, and normalise it."""
         moments, start = self._moments, self._present().start or 0
         new_obs, new_rewards = kernels.normalize_step(
             obs["obs"],
@@ -164,9 +172,8 @@ class MultiTaskVecNormalize(SharedStatistics):
             start,
             self.gamma,
             self.epsilon,
-            self.clip_obs,
-            self.clip_reward,
-            self.training,
+            (float(self.clip_obs), float(self.clip_reward)),
+            training,
             self.norm_obs,
             self.norm_reward,
         )

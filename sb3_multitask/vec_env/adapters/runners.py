@@ -12,8 +12,6 @@ from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.adapters.base import Adapter, Outcome, State
 from sb3_multitask.vec_env.infos import Columns
 
-KERNELS = "sb3_multitask.vec_env.kernels"
-
 
 class _Terms(NamedTuple):
     """What a step gave: positions (n, up to 3), the others (n,), velocities in m/s."""
@@ -57,7 +55,8 @@ class _Runner(Adapter):
         return np.ones(len(state.qpos), dtype=bool)
 
     def after_step(self, rows: slice, before: Any, live: State, actions: np.ndarray) -> tuple[np.ndarray, Outcome]:
-        kernels = load_kernels(KERNELS) if type(self).__module__ == __name__ else None  # others may compute other things
+        is_own = type(self).__module__ == __name__  # a user's subclass may compute something else
+        kernels = load_kernels("vec_env") if is_own else None
         if kernels is None:
             return super().after_step(rows, before, live, actions)
         first = self.n_skipped_qpos if self.hide_position else 0
