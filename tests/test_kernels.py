@@ -149,7 +149,7 @@ def test_optimizers_are_torchs(optimizer):
             sizes = 1e-3 / (1 - 0.9**step), 0.9, 0.999, (1 - 0.999**step) ** 0.5, 1e-8
             of_nets.adam_step(mine, gradient, *averages, *sizes)
         else:
-            of_nets.rmsprop_step(mine, gradient, averages[0], np.empty(0, np.float32), 1e-3, 0.99, 1e-8)
+            of_nets.rmsprop_step(mine, gradient, averages[0], np.array([[0, 70], [70, 200]]), 1e-3, 0.99, 1e-8)
     np.testing.assert_allclose(mine, weight.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 

@@ -119,13 +119,13 @@ class Acting:
         if kernels is not None:
             memory = self._hidden, self._outputs, self._noise_array
             nets = weights.trunk_pi.arrays, weights.head_pi.arrays
-            clipped: np.ndarray = kernels.act(step, observations, *nets, *memory, weights.std, self.bounds, actions)
-            return clipped
+            within: np.ndarray = kernels.act(step, observations, *nets, *memory, weights.std, self.bounds, actions)
+            return within
         outputs = [output[step].reshape(self.k, self.n_envs // self.k, -1) for output in self._outputs]  # views
         forward(weights.trunk_pi, weights.head_pi, observations[step], [h[step] for h in self._hidden], outputs)
         noise = self._noise_array[step].reshape(outputs[-1].shape) * weights.std
         actions[step] = (noise + outputs[-1]).reshape(self.n_envs, -1)
-        return np.minimum(np.maximum(actions[step], self.bounds[0]), self.bounds[1])
+        return np.asarray(np.minimum(np.maximum(actions[step], self.bounds[0]), self.bounds[1]))
 
     def values(self, observations: np.ndarray) -> np.ndarray:
         """Values of all observations of a rollout and of those after it.

@@ -7,17 +7,17 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def rmsprop_step(weights, gradient, average, decay, lr, alpha, eps):
-    """Make a step of torch's RMSprop on flat float arrays.
+def rmsprop_step(weights, gradient, average, places, lr, alpha, eps):
+    """Make a step of torch's RMSprop on some places of flat arrays.
 
-    :param decay: of the averages of each parameter; empty: ``alpha`` for all
+    :param places: starts and stops, (n, 2)
     """
-    rest = weights.dtype.type(1 - alpha)
-    lr, eps, same = weights.dtype.type(lr), weights.dtype.type(eps), weights.dtype.type(alpha)
-    for i in range(len(weights)):
-        kept = decay[i] if len(decay) else same
-        average[i] = average[i] * kept + rest * gradient[i] * gradient[i]
-        weights[i] -= lr * (gradient[i] / (np.sqrt(average[i]) + eps))
+    number = weights.dtype.type
+    kept, rest, lr, eps = number(alpha), number(1 - alpha), number(lr), number(eps)
+    for place in range(len(places)):
+        for i in range(places[place, 0], places[place, 1]):
+            average[i] = average[i] * kept + rest * gradient[i] * gradient[i]
+            weights[i] -= lr * (gradient[i] / (np.sqrt(average[i]) + eps))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,8 +11,6 @@ import torch as th
 from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.policies.task_steps import step_of_tasks
 from sb3_multitask.process.kernels import load_kernels
-
-_NONE = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
 
 def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
@@ -46,27 +43,24 @@ class RMSprop:
     def __init__(self, parameters: FlatParameters) -> None:
         self.parameters = parameters
         self._settings: dict[str, Any] = parameters.policy.optimizer.param_groups[0]
+        self._arrays = tuple(tensor.numpy() for tensor in parameters.flat[:-1])
 
     def step(self, present: Sequence[bool] | None) -> None:
         parameters, settings = self.parameters, self._settings
         lr, alpha, eps = settings["lr"], settings["alpha"], settings["eps"]
-        decays: Iterable[Any] = repeat(alpha) if present is None else parameters.decays(alpha, present)
-        kernels = load_kernels("fast")
+        kernels, places = load_kernels("fast"), parameters.places(present)
         if kernels is not None:
-            for (weights, gradient, average, _), decay in zip(parameters.trainable_arrays, decays, strict=False):
-                of_each = _NONE[weights.dtype] if present is None else decay.numpy()
-                kernels.rmsprop_step(weights, gradient, average, of_each, lr, alpha, eps)
+            kernels.rmsprop_step(*self._arrays, places, lr, alpha, eps)
         else:
-            self._step_of_tensors(decays)
+            self._step_of_tensors(places, lr, alpha, eps)
         parameters.count_step()
         if parameters.counts_by_task():  # which torch does in an update of its own; RMSprop makes nothing of it
             parameters.forget_counts_by_task()
 
-    def _step_of_tensors(self, decays: Iterable[Any]) -> None:
-        parameters, settings = self.parameters, self._settings
-        lr, alpha, eps = settings["lr"], settings["alpha"], settings["eps"]
-        for (weights, gradient, average, scratch), decay in zip(parameters.trainable, decays, strict=False):
-            average.mul_(decay).addcmul_(gradient, gradient, value=1 - alpha)
+    def _step_of_tensors(self, places: np.ndarray, lr: float, alpha: float, eps: float) -> None:
+        for start, stop in places.tolist():
+            weights, gradient, average, scratch = (tensor[start:stop] for tensor in self.parameters.flat)
+            average.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
             weights.addcdiv_(gradient, th.sqrt(average, out=scratch).add_(eps), value=-lr)
 
 

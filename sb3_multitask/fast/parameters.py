@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Self, TypeAlias
@@ -123,7 +123,8 @@ class FlatParameters:
         self._first_of_runs = np.unique(self._first_of_run)
         self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._trained_runs]
         self.trainable_arrays = [tuple(tensor.numpy() for tensor in run) for run in self.trainable]
-        self._decays: dict[tuple[float, tuple[bool, ...]], list[th.Tensor]] = {}
+        self.flat = tensors
+        self._places: dict[tuple[bool, ...] | None, np.ndarray] = {}
         self.frozen_gradients = [self.gradient[place] for place in self._runs(frozen=True)[0]]
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
@@ -163,21 +164,32 @@ class FlatParameters:
         """
         return sum(map(_VERSION, self._parameters)), self._parameters[0].data_ptr()
 
-    def decays(self, alpha: float, present: Sequence[bool]) -> list[th.Tensor]:
-        """What the averages of the trainable parameters decay by, ``alpha``; those of absent tasks' heads do not.
+    def places(self, present: Sequence[bool] | None) -> np.ndarray:
+        """Where the trained parameters stand, without the heads of absent tasks: starts and stops, (n, 2) int64.
 
-        :param present: whether each task took part, (n_tasks,)
+        :param present: whether each task took part, (n_tasks,); ``None``: all did
         """
-        key = alpha, tuple(present)
-        if key not in self._decays:
-            decay = th.full((len(self.weights),), alpha, dtype=self._parameters[0].dtype)
-            for parameter in stacked_parameters(self.policy).values():
-                absent = ~th.tensor(present)
-                decay[self.offsets[parameter]].view_as(parameter)[absent] = 1.0
-            if len(self._decays) > len(present):  # each task's turn is met again and again; quarantines are rare
-                self._decays.clear()
-            self._decays[key] = [decay[place] for place in self._trained_runs]
-        return self._decays[key]
+        key = None if present is None else tuple(present)
+        if key not in self._places:
+            self._places[key] = np.array(list(self._find_places(present)), dtype=np.int64).reshape(-1, 2)
+        return self._places[key]
+
+    def _find_places(self, present: Sequence[bool] | None) -> Iterator[tuple[int, int]]:
+        if present is None:
+            yield from ((place.start, place.stop) for place in self._trained_runs)
+            return
+        stacked = set(stacked_parameters(self.policy).values())
+        for parameter in self._parameters:
+            start, size = self.offsets[parameter].start, parameter.numel()
+            if not parameter.requires_grad:
+                continue
+            if parameter not in stacked:
+                yield start, start + size
+                continue
+            of_task = size // len(present)
+            yield from (
+                (start + task * of_task, start + (task + 1) * of_task) for task, here in enumerate(present) if here
+            )
 
     def steps_of_runs(self) -> list[float] | None:
         """How many steps the parameters of each of the ``trainable`` runs have made; None if those of a run differ."""

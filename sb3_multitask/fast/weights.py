@@ -28,7 +28,12 @@ class ReadyWeights:
             for layers in (self.nets.trunk_pi, self.nets.trunk_vf)
         )
         self._originals = *self.nets.trunk_pi.weights, *self.nets.trunk_vf.weights
+        self._views: dict[tuple[int | None, int | None], tuple[Layers, Layers]] = {}
         self._copies = *self.trunk_pi.weights, *self.trunk_vf.weights
+
+    def _heads_of(self, tasks: Tasks) -> tuple[Layers, Layers]:
+        """The heads of some tasks; a slice selects views."""
+        return of_tasks(self.nets.head_pi, tasks), of_tasks(self.nets.head_vf, tasks)
 
     def take(self, parameters: FlatParameters, tasks: Tasks, k: int) -> None:
         """Take the weights as they are now, for ``k`` tasks."""
@@ -41,8 +46,13 @@ class ReadyWeights:
         else:
             for copy, weight in zip(self._copies, self._originals, strict=True):
                 copy[...] = weight.T
-        if not (is_same and isinstance(tasks, slice) and tasks == self.tasks):  # a slice selects views
-            self.head_pi, self.head_vf = of_tasks(self.nets.head_pi, tasks), of_tasks(self.nets.head_vf, tasks)
+        if not isinstance(tasks, slice):
+            self.head_pi, self.head_vf = self._heads_of(tasks)
+        elif not (is_same and tasks == self.tasks):
+            key = tasks.start, tasks.stop
+            if key not in self._views:
+                self._views[key] = self._heads_of(tasks)
+            self.head_pi, self.head_vf = self._views[key]
         self.tasks, self.k = tasks, k
         self.log_std = log_std_of(self.nets, tasks, k).copy()
         self.std: np.ndarray = np.exp(self.log_std)

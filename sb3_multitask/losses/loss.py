@@ -179,14 +179,14 @@ def evaluation_of_sums(objective: Sequence[Loss], parts: Sequence[SumsOfTerms]) 
     :param parts: of the minibatch, which have the same tasks
     """
     first, *others = parts
-    n_rows = [sum(of_task) for of_task in zip(*(part.rows_per_task for part in parts), strict=True)]
-    divisors = np.array(n_rows, dtype=np.float64)[:, None]
-    here = slice(None) if all(n_rows) else divisors[:, 0].nonzero()[0]
+    n_rows = np.add.reduce([part.rows_per_task for part in parts]) if others else np.array(first.rows_per_task)
+    here = slice(None) if n_rows.all() else n_rows.nonzero()[0]
+    divisors = n_rows[here, None]
     losses = []
     for i, loss in enumerate(objective):
         kind, sums = first.of_losses[i]
         for part in others:
             sums = sums + part.of_losses[i].of_tasks
         pooled = kind(*(np.add.reduce(sums) / first.n_rows).tolist())
-        losses.append(LossTerms(loss, pooled, sums[here] / divisors[here]))
+        losses.append(LossTerms(loss, pooled, sums[here] / divisors))
     return Evaluation(first.tasks[here].tolist(), losses)
