@@ -128,9 +128,9 @@ def test_nan_and_large_numbers_pass_through_the_nets():
 def test_bad_numbers_are_found(value):
     for dtype in (np.float32, np.float64):
         values = np.zeros((3, 4), dtype)
-        assert of_vec_env.are_in_range(values, LIMIT)
+        assert of_vec_env.are_in_range(values.ravel(), LIMIT)
         values[1, 3] = value
-        assert not of_vec_env.are_in_range(values, LIMIT)
+        assert not of_vec_env.are_in_range(values.ravel(), LIMIT)
         assert list(bad_rows("reward", values)) == [1]
         assert list(bad_rows("reward", values[:, 3])) == [1]
 

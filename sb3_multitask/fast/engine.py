@@ -24,6 +24,9 @@ from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.layers import layer_with_tasks
 from sb3_multitask.vec_env.task_major import by_task
 
+_ROWS_FOR_TWO_THREADS = 256
+"""From how many rows on the actor's gradient and the critic's are computed at once: another thread takes 50 us to wake."""
+
 
 class FastEngine:
     """SB3's rollout and update with numpy on views of the torch parameters.
@@ -241,17 +244,21 @@ class FastEngine:
         while len(self._memory) < len(batch):
             self._memory.append(PartMemory(self.parameters.another_gradient()))
         memory = self._memory[: len(batch)]
-        sums = self._workers.map(partial(self._evaluate_part, objective), batch, memory)
+        sums = self._workers.map(partial(self._evaluate_part, objective, len(batch) == 1), batch, memory)
         for of_part in memory[1:]:  # in order, whoever was first
             self.parameters.gradient += of_part.flat_gradient
         for frozen in self.parameters.frozen_gradients:
             frozen.fill(0.0)
         return evaluation_of_sums(objective, sums)
 
-    def _evaluate_part(self, objective: Sequence[Loss], part: Computation, memory: PartMemory) -> SumsOfTerms:
+    def _evaluate_part(
+        self, objective: Sequence[Loss], is_whole: bool, part: Computation, memory: PartMemory
+    ) -> SumsOfTerms:
         """Write the gradient of the objective for a part of a minibatch; heads of absent tasks get 0.
 
         The chain rule goes from the outputs' gradient to all parameters'.
+
+        :param is_whole: whether it is all of the minibatch, so that the two nets may share the threads
         """
         assert self._acting is not None
         (rows, activations), tasks = part(memory), self._acting.tasks
@@ -265,11 +272,13 @@ class FastEngine:
         else:
             np.sum(at_outputs.log_std, axis=0, out=gradient.log_std)
         d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
-        of_actions = (weights.trunk_pi, weights.head_pi), (gradient.trunk_pi, gradient.head_pi)
-        of_values = (weights.trunk_vf, weights.head_vf), (gradient.trunk_vf, gradient.head_vf)
-        pi, vf = (activations.trunk_pi, activations.heads_pi), (activations.trunk_vf, activations.heads_vf)
-        backward(*of_actions, pi, at_outputs.mean, rows.tasks, (memory.trunk_pi, memory.head_pi))
-        backward(*of_values, vf, d_values, rows.tasks, (memory.trunk_vf, memory.head_vf))
+        nets = (weights.trunk_pi, weights.head_pi), (weights.trunk_vf, weights.head_vf)
+        gradients = (gradient.trunk_pi, gradient.head_pi), (gradient.trunk_vf, gradient.head_vf)
+        of_nets = (activations.trunk_pi, activations.heads_pi), (activations.trunk_vf, activations.heads_vf)
+        scratch = (memory.trunk_pi, memory.head_pi), (memory.trunk_vf, memory.head_vf)
+        in_threads = is_whole and len(activations.trunk_pi[0]) >= _ROWS_FOR_TWO_THREADS
+        apply = self._workers.map if in_threads else map
+        list(apply(backward, nets, gradients, of_nets, (at_outputs.mean, d_values), [rows.tasks] * 2, scratch))
         return sums
 
     def step(self, max_grad_norm: float) -> bool:

@@ -14,10 +14,11 @@ def rmsprop_step(weights, gradient, average, places, lr, alpha, eps):
     """
     number = weights.dtype.type
     kept, rest, lr, eps = number(alpha), number(1 - alpha), number(lr), number(eps)
-    for place in range(len(places)):
-        for i in range(places[place, 0], places[place, 1]):
-            average[i] = average[i] * kept + rest * gradient[i] * gradient[i]
-            weights[i] -= lr * (gradient[i] / (np.sqrt(average[i]) + eps))
+    for start, stop in places:
+        w, g, mean_square = weights[start:stop], gradient[start:stop], average[start:stop]
+        for i in range(len(w)):
+            mean_square[i] = mean_square[i] * kept + rest * g[i] * g[i]
+            w[i] -= lr * (g[i] / (np.sqrt(mean_square[i]) + eps))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

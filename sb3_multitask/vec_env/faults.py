@@ -60,7 +60,7 @@ def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:
     :param values: (n_rows, ...)
     """
     kernels = load_kernels("vec_env")
-    if kernels is not None and values.dtype.char in "fd" and kernels.are_in_range(values, LIMIT):
+    if kernels is not None and values.dtype.char in "fd" and kernels.are_in_range(values.ravel(), LIMIT):
         return {}
     size = np.abs(values)
     if not size.size or size.item(size.argmax()) < LIMIT:  # false for a NaN, at which argmax stops
