@@ -1,7 +1,10 @@
 """How fast is training, compared with the physics alone and with SB3? Everything is timed in one run, interleaved.
 
     make bench                                    # about ten minutes
-    python benchmarks/throughput.py --repeats 3 --only joint
+    python benchmarks/throughput.py --repeats 3 --only joint physics
+    git worktree add ../older 0.1.0; python benchmarks/throughput.py --beside ../older
+
+With ``--beside`` another checkout of this package is timed too, in processes of its own, in the same turns.
 
 Every contender is set up once. Then all of them are timed in turn, several times, so that a slower machine slows all of
 them down. The table has medians over the repeats; ratios are taken within a repeat. Results go to
@@ -200,6 +203,30 @@ def _serve(pipe: Any, make: Callable[[], Run]) -> None:
             pipe.send(run(pipe.recv()))
 
 
+def of_checkout(folder: Path, name: str) -> Run:
+    """A contender of another checkout of this package, in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": str(folder.resolve())}
+    command = [sys.executable, __file__, "--serve", name]
+    process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+    assert process.stdin is not None
+    assert process.stdout is not None
+    write, read = process.stdin, process.stdout
+
+    def run(n_steps: int) -> int:
+        print(n_steps, file=write, flush=True)
+        return int(read.readline())
+
+    return run
+
+
+def serve(name: str) -> None:
+    """Time a contender for another process: read numbers of steps from stdin, and print how many were taken."""
+    (make,) = (contender.make for contender in CONTENDERS if contender.name == name)
+    run = make()
+    for line in sys.stdin:
+        print(run(int(line)), flush=True)
+
+
 @dataclass
 class Contender:
     """Something to time.
@@ -212,6 +239,42 @@ class Contender:
     make: Callable[[], Run]
     n_steps: int
 
+
+SETS = [name for name in mt.TASK_SETS if not name.startswith("HalfCheetahBody6")]
+"""Sets of a family of robots, whose environments the package has beside the paper's bodies."""
+
+
+def physics_of_set(name: str) -> Run:
+    """``mujoco.batch`` alone on four environments of each task of a set: write controls, step."""
+    env = mt.MultiTaskVecEnv(name, 4, backend="batch", seed=0)
+    env.reset()
+    groups, rng = env.sub_envs.backend.groups, np.random.default_rng(0)
+    actions = [rng.uniform(-1, 1, (64, *group.ctrl.shape)) for group in groups]
+
+    def run(n_steps: int) -> int:
+        n = max(1, n_steps // env.num_envs)
+        for i in range(n):
+            for group, of_group in zip(groups, actions, strict=True):
+                group.ctrl[:] = of_group[i % 64]
+                group.batch.step(None, group.frame_skip, 0)
+        return n * env.num_envs
+
+    return run
+
+
+def joint_on_set(name: str) -> Run:
+    """``A2CMultiTask.learn`` on four environments of each task of a set."""
+    env = mt.make_multitask_vec_env(name, 4, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu")
+
+    def run(n_steps: int) -> int:
+        return model.learn(n_steps).num_timesteps
+
+    return run
+
+
+OF_BOTH = ("joint fast 6x16", "joint fast 6x4", "joint fast 6x1", "cycle fast 6x4", "single fast 1x16, one per core")
+"""What is timed of another checkout too."""
 
 CONTENDERS = [
     *(Contender(f"physics {t}x{e}", partial(physics, t, e), 60_000) for t, e in ((6, 16), (6, 4), (6, 1))),
@@ -235,14 +298,19 @@ CONTENDERS = [
     ),
     *(Contender(f"joint fast {t}x4", partial(multitask, t, 4), 40_000) for t in (1, 12, 24, 48)),
     *(Contender(f"physics {t}x4", partial(physics, t, 4), 60_000) for t in (1, 12, 24, 48)),
+    *(Contender(f"joint fast {name}", partial(joint_on_set, name), 5_000) for name in SETS),
+    *(Contender(f"physics {name}", partial(physics_of_set, name), 5_000) for name in SETS),
 ]
 
 BUDGETS = [  # (what, numerator, denominator, budget)
-    ("joint 6x16 over the physics", "joint fast 6x16", "physics 6x16", 0.80),
-    ("joint 6x4 over the physics", "joint fast 6x4", "physics 6x4", 0.65),
+    ("joint 6x16 over the physics", "joint fast 6x16", "physics 6x16", 0.87),
+    ("joint 6x4 over the physics", "joint fast 6x4", "physics 6x4", 0.75),
+    ("joint 6x1 over the physics", "joint fast 6x1", "physics 6x1", 0.55),
+    ("cycle 6x4 over the physics of 1x4", "cycle fast 6x4", "physics 1x4", 0.45),
     ("single 1x16, one per core, over the physics", "single fast 1x16, one per core",
-     "single physics 1x16, one per core", 0.70),
-    ("joint 6x16 over SB3 with 96 envs", "joint fast 6x16", "SB3 A2C 96 envs", 4.0),
+     "single physics 1x16, one per core", 0.80),
+    *((f"{name} x 4 over its physics", f"joint fast {name}", f"physics {name}", 0.75) for name in SETS),
+    ("joint 6x16 over SB3 with 96 envs", "joint fast 6x16", "SB3 A2C 96 envs", 3.9),
     ("joint 6x4 over SB3 with 24 envs", "joint fast 6x4", "SB3 A2C 24 envs", 3.5),
     ("cycle 6x4 over SB3 with 4 envs", "cycle fast 6x4", "SB3 A2C 4 envs", 3.0),
     ("PPO 6x4 over SB3's PPO on the same VecEnv, one torch thread", "PPO fast 6x4", "SB3 PPO 6x4, 1 torch thread(s)",
@@ -360,10 +428,12 @@ def report(
     for name, values in rates.items():
         lines.append(f"| {name} | {np.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |")
     lines += ["", "| ratio of env-steps/s | median | min | max | budget (at least) |", "|---|---|---|---|---|"]
-    for what, top, bottom, budget in BUDGETS:
+    older = [(f"{what}, older", f"older: {top}", bottom, 0.0) for what, top, bottom, _ in BUDGETS if top in OF_BOTH]
+    for what, top, bottom, budget in (*BUDGETS, *older):
         if top in rates and bottom in rates:
             ratios = np.array(rates[top]) / np.array(rates[bottom])
-            cells = f"{np.median(ratios):.2f} | {ratios.min():.2f} | {ratios.max():.2f} | {budget:.2f}"
+            at_least = f"{budget:.2f}" if budget else ""
+            cells = f"{np.median(ratios):.2f} | {ratios.min():.2f} | {ratios.max():.2f} | {at_least}"
             lines.append(f"| {what} | {cells} |")
     if imports:
         extra = np.median(imports["sb3_multitask"]) - np.median(imports["stable_baselines3"])
@@ -415,9 +485,22 @@ def draw_scaling(rates: dict[str, list[float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", help="contenders whose name contains this; writes no results")
+    parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these; writes no results")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="another checkout of this package")
+    parser.add_argument("--serve", metavar="NAME", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    contenders = [c for c in CONTENDERS if args.only is None or args.only in c.name]
+    if args.serve:
+        serve(args.serve)
+        return
+    contenders = list(CONTENDERS)
+    if args.beside is not None:
+        contenders += [
+            Contender(f"older: {c.name}", partial(of_checkout, args.beside, c.name), c.n_steps)
+            for c in CONTENDERS
+            if c.name in OF_BOTH
+        ]
+    if args.only is not None:
+        contenders = [c for c in contenders if any(part in c.name for part in args.only)]
     rates = measure(contenders, args.repeats)
     if args.only is not None:
         print(report(rates, {}, {}, {}))

@@ -25,7 +25,7 @@ from sb3_multitask.vec_env.layers import layer_with_tasks
 from sb3_multitask.vec_env.task_major import by_task
 
 _ROWS_FOR_TWO_THREADS = 256
-"""From how many rows on the actor's gradient and the critic's are computed at once: another thread takes 50 us to wake."""
+"""Of so many rows the gradients of the two nets are computed at once: another thread takes 50 us to wake."""
 
 
 class FastEngine:
@@ -246,15 +246,14 @@ class FastEngine:
         memory = self._memory[: len(batch)]
         sums = self._workers.map(partial(self._evaluate_part, objective, len(batch) == 1), batch, memory)
         for of_part in memory[1:]:  # in order, whoever was first
-            self.parameters.gradient += of_part.flat_gradient
-        for frozen in self.parameters.frozen_gradients:
-            frozen.fill(0.0)
+            for start, stop in self.parameters.places(self._present).tolist():
+                self.parameters.gradient[start:stop] += of_part.flat_gradient[start:stop]
         return evaluation_of_sums(objective, sums)
 
     def _evaluate_part(
         self, objective: Sequence[Loss], is_whole: bool, part: Computation, memory: PartMemory
     ) -> SumsOfTerms:
-        """Write the gradient of the objective for a part of a minibatch; heads of absent tasks get 0.
+        """Write the gradient of the objective for a part of a minibatch; that of absent tasks' heads stays what it was.
 
         The chain rule goes from the outputs' gradient to all parameters'.
 
@@ -265,8 +264,6 @@ class FastEngine:
         outputs = GroupedOutputs(rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1])
         at_outputs, sums = evaluate_groups(objective, outputs)
         weights, gradient = self.parameters.weight_nets, memory.gradient
-        if not (isinstance(tasks, slice) and tasks == slice(None)):
-            memory.flat_gradient.fill(0.0)
         if weights.log_std.ndim == 2:
             gradient.log_std[tasks] = at_outputs.log_std
         else:
@@ -286,7 +283,8 @@ class FastEngine:
 
         :return: whether it was made: not if the gradient is not finite
         """
-        if not np.isfinite(clip_gradient(self.parameters.gradient, max_grad_norm)):
+        places = self.parameters.places(self._present)
+        if not np.isfinite(clip_gradient(self.parameters.gradient, places, max_grad_norm)):
             return False
         self._optimizer.step(self._present)
         self._version = self.parameters.version()  # torch's own optimizer counts as a change of weights

@@ -224,13 +224,18 @@ def explained_variance(values, returns):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def clip(gradient, max_norm):
-    """Scale a flat gradient to at most ``max_norm``, as ``clip_gradient``; return its norm before."""
-    norm = np.sqrt(np.dot(gradient, gradient))
+def clip(gradient, places, max_norm):
+    """Scale some places of a flat gradient to at most ``max_norm``, as ``clip_gradient``; return their norm before."""
+    total = gradient.dtype.type(0)
+    for start, stop in places:
+        total += np.dot(gradient[start:stop], gradient[start:stop])
+    norm = np.sqrt(total)
     scale = max_norm / (norm + 1e-6)
     if scale < 1:
-        for i in range(len(gradient)):
-            gradient[i] *= gradient.dtype.type(scale)
+        for start, stop in places:
+            part = gradient[start:stop]
+            for i in range(len(part)):
+                part[i] *= gradient.dtype.type(scale)
     return norm
 
 

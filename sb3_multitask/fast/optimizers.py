@@ -13,16 +13,21 @@ from sb3_multitask.policies.task_steps import step_of_tasks
 from sb3_multitask.process.kernels import load_kernels
 
 
-def clip_gradient(gradient: np.ndarray, max_norm: float) -> float:
-    """Scale the gradient to at most ``max_norm``, as torch's ``clip_grad_norm_``; return its norm before."""
+def clip_gradient(gradient: np.ndarray, places: np.ndarray, max_norm: float) -> float:
+    """Scale the gradient to at most ``max_norm``, as torch's ``clip_grad_norm_``; return its norm before.
+
+    :param places: where it is of something that is trained, starts and stops, (n, 2)
+    """
     kernels = load_kernels("fast")
     if kernels is not None:
-        return float(kernels.clip(gradient, max_norm))
+        return float(kernels.clip(gradient, places, max_norm))
+    parts = [gradient[start:stop] for start, stop in places]
     with np.errstate(over="ignore"):  # an infinite norm is the caller's to refuse
-        norm = float(np.sqrt(np.dot(gradient, gradient)))
+        norm = float(np.sqrt(sum(np.dot(part, part) for part in parts)))
     scale = max_norm / (norm + 1e-6)
     if scale < 1:
-        gradient *= scale
+        for part in parts:
+            np.multiply(part, scale, out=part)
     return norm
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -38,7 +38,7 @@ AVERAGES: dict[type[th.optim.Optimizer], tuple[str, ...]] = {
     th.optim.Adam: ("exp_avg", "exp_avg_sq"),
 }
 """The optimizers that the fast engine knows, and what they keep of each parameter beside the count of steps."""
-_VERSION = attrgetter("_version")
+_VERSION, _IS_TRAINED, _POINTER = attrgetter("_version"), attrgetter("requires_grad"), methodcaller("data_ptr")
 
 
 _LINE = 64  # bytes, to which torch aligns a tensor's memory
@@ -119,19 +119,19 @@ class FlatParameters:
         self.is_trained = np.array([parameter.requires_grad for parameter in self._parameters])
         self.steps, self._all_trained = steps.numpy(), bool(self.is_trained.all())
         tensors = (weights, gradient, *averages.values(), th.empty_like(weights))
-        self._trained_runs, self._first_of_run = self._runs(frozen=False)
+        self._trained_runs, self._first_of_run = self._runs()
         self._first_of_runs = np.unique(self._first_of_run)
         self.trainable = [tuple(tensor[place] for tensor in tensors) for place in self._trained_runs]
         self.trainable_arrays = [tuple(tensor.numpy() for tensor in run) for run in self.trainable]
         self.flat = tensors
         self._places: dict[tuple[bool, ...] | None, np.ndarray] = {}
-        self.frozen_gradients = [self.gradient[place] for place in self._runs(frozen=True)[0]]
         self.weight_nets = self._nets(self.weights)
         self.gradient_nets = self._nets(self.gradient)
         states, stacked = policy.optimizer.state, stacked_parameters(policy).values()
         self._stacked_states = [states[parameter] for parameter in stacked if parameter.requires_grad]
         self._n_kept = len(averages) + 1  # and the count of steps
-        self._pointers = self._identity()
+        self._pointers = [parameter.data_ptr() for parameter in self._parameters]
+        self._was_trained = [parameter.requires_grad for parameter in self._parameters]
         self._optimizer_state = policy.optimizer.state
 
     def _adopt_state(self, parameter: nn.Parameter, averages: dict[str, th.Tensor], step: th.Tensor) -> None:
@@ -154,7 +154,8 @@ class FlatParameters:
         """Whether the policy and its optimizer still live in the flat arrays."""
         return (
             self.policy.optimizer.state is self._optimizer_state  # load_state_dict makes a new one
-            and self._identity() == self._pointers
+            and list(map(_POINTER, self._parameters)) == self._pointers
+            and list(map(_IS_TRAINED, self._parameters)) == self._was_trained
         )
 
     def version(self) -> tuple[int, int]:
@@ -220,12 +221,8 @@ class FlatParameters:
             if parameter.requires_grad:
                 parameter.grad = self._gradient[self.offsets[parameter]].view_as(parameter)
 
-    def _identity(self) -> list[tuple[int, bool]]:
-        """Where the parameters live, and which of them are trained."""
-        return [(parameter.data_ptr(), parameter.requires_grad) for parameter in self._parameters]
-
-    def _runs(self, frozen: bool) -> tuple[list[slice], np.ndarray]:
-        """The places of the parameters that are frozen, or are not; neighbours with as many steps as one.
+    def _runs(self) -> tuple[list[slice], np.ndarray]:
+        """The places of the parameters that are not frozen; neighbours with as many steps as one.
 
         :return: the places, and for each of the parameters the first of its run
         """
@@ -233,7 +230,7 @@ class FlatParameters:
         first: list[int] = []
         for i, parameter in enumerate(self._parameters):
             place = self.offsets[parameter]
-            if parameter.requires_grad == frozen:
+            if not parameter.requires_grad:
                 continue
             is_neighbour = (
                 runs and _whole_lines(runs[-1].stop, parameter.dtype) == place.start
