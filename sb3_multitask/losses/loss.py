@@ -187,6 +187,6 @@ def evaluation_of_sums(objective: Sequence[Loss], parts: Sequence[SumsOfTerms]) 
         kind, sums = first.of_losses[i]
         for part in others:
             sums = sums + part.of_losses[i].of_tasks
-        pooled = kind(*(np.add.reduce(sums) / first.n_rows).tolist())
+        pooled = kind(*[total / first.n_rows for total in np.add.reduce(sums).tolist()])
         losses.append(LossTerms(loss, pooled, sums[here] / divisors))
     return Evaluation(first.tasks[here].tolist(), losses)

@@ -12,6 +12,7 @@ from gymnasium.utils import seeding
 
 from sb3_multitask.envs.readings import WithReadings
 from sb3_multitask.process.generators import generator_state, make_generator
+from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.process.mujoco_install import Batch
 from sb3_multitask.vec_env.adapters import ADAPTERS, State, readings_of
 from sb3_multitask.vec_env.backends import Info, Transitions
@@ -118,11 +119,7 @@ class SimulationGroup:
         obs, outcome = self.adapter.after_step(own, before, live, actions)
         if self.readings is not None:
             obs = self.readings.append(ids, obs)
-        elapsed = self.elapsed[own]  # a view
-        elapsed += 1
-        truncated = elapsed >= self.max_episode_steps[own]
-        dones = outcome.terminated | truncated
-        ended = dones.nonzero()[0]
+        truncated, dones, ended = self._end_of_step(own, outcome.terminated)
         infos = ColumnInfos(len(obs), outcome.columns, ended.tolist())
         for i in infos.ended:
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not outcome.terminated[i])
@@ -132,6 +129,17 @@ class SimulationGroup:
             self._start_episodes(ids, [None] * len(ids))
             obs[ended] = self._observe(ids, self._now(ids))
         return Transitions(obs, outcome.rewards, dones, infos, faults)
+
+    def _end_of_step(self, own: slice, terminated: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Count a step; return whether episodes reach their time limit, whether they end, and the rows of those."""
+        kernels, elapsed, limits = load_kernels("vec_env"), self.elapsed[own], self.max_episode_steps[own]  # views
+        if kernels is not None:
+            truncated, dones, ended = kernels.end_of_step(elapsed, limits, terminated)
+            return truncated, dones, ended
+        elapsed += 1
+        truncated = elapsed >= limits
+        dones = terminated | truncated
+        return truncated, dones, dones.nonzero()[0]
 
     def _live(self, own: slice) -> State:
         """Return views of the state of simulations, which their next step changes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -43,6 +44,11 @@ def ended_rows(dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> list[int]:
     return rows
 
 
+@cache
+def _nothing(n_rows: int) -> tuple[dict[str, Any], ...]:
+    return ({},) * n_rows
+
+
 class LazyInfos(StepInfos):
     """Infos that are made when they are read: most are never read.
 
@@ -51,8 +57,8 @@ class LazyInfos(StepInfos):
     """
 
     def __init__(self, n_rows: int, ended: list[int]) -> None:
-        super().__init__([{}] * n_rows, ended)
-        self._made = [False] * n_rows
+        super().__init__(_nothing(n_rows), ended)
+        self._made: set[int] = set()
 
     def _make(self, row: int) -> dict[str, Any]:
         raise NotImplementedError
@@ -60,13 +66,15 @@ class LazyInfos(StepInfos):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        if not self._made[index]:
-            self[index] = self._make(range(len(self))[index])
-        return super().__getitem__(index)
+        row = range(len(self))[index]
+        if row not in self._made:
+            self[row] = self._make(row)
+        return super().__getitem__(row)
 
     def __setitem__(self, index: Any, info: Any) -> None:
-        self._made[index] = True
-        super().__setitem__(index, info)
+        row = range(len(self))[index]
+        self._made.add(row)
+        super().__setitem__(row, info)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))

@@ -137,3 +137,12 @@ def are_in_range(values, limit):
     for value in values:  # without an early end, so that several are compared at once
         n_good += abs(value) < limit
     return n_good == len(values)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def end_of_step(elapsed, limits, terminated):
+    """Count a step of episodes, (n,); return whether they are cut by their limits, whether they end, and which do."""
+    elapsed += 1
+    truncated = elapsed >= limits
+    dones = truncated | terminated
+    return truncated, dones, dones.nonzero()[0]
