@@ -50,7 +50,7 @@ def a2c(actions, advantages, returns, kept, mean, log_std, values, rl_coef, ent_
     :param log_std: (k, 1, action_dim)
     """
     k, m, n_actions = mean.shape
-    d_mean, d_values = np.zeros_like(mean), np.zeros_like(values)
+    d_mean, d_values = np.zeros(mean.shape, mean.dtype), np.zeros(values.shape, values.dtype)
     z, per_std = np.empty(n_actions), np.empty(n_actions)
     d_log_std, sums = np.zeros((k, n_actions)), np.zeros((k, 3))
     for task in range(k):
@@ -66,7 +66,8 @@ def a2c(actions, advantages, returns, kept, mean, log_std, values, rl_coef, ent_
             sums[task, 0] -= advantage * log_prob
             sums[task, 1] += error * error
         sums[task, 2] = -entropy * n_kept
-        d_log_std[task] -= rl_coef * ent_coef * n_kept / n_rows
+        for a in range(n_actions):
+            d_log_std[task, a] -= rl_coef * ent_coef * n_kept / n_rows
     return d_mean, d_log_std, d_values, sums
 
 
@@ -81,7 +82,7 @@ def ppo(actions, advantages, returns, old_values, old_log_prob, kept, mean, log_
     """
     k, m, n_actions = mean.shape
     (clip_range, clip_range_vf), (rl_coef, ent_coef, vf_coef) = clip, coefs
-    d_mean, d_values = np.zeros_like(mean), np.zeros_like(values)
+    d_mean, d_values = np.zeros(mean.shape, mean.dtype), np.zeros(values.shape, values.dtype)
     z, per_std = np.empty(n_actions), np.empty(n_actions)
     d_log_std, sums = np.zeros((k, n_actions)), np.zeros((k, 5))
     for task in range(k):
@@ -114,5 +115,6 @@ def ppo(actions, advantages, returns, old_values, old_log_prob, kept, mean, log_
             sums[task, 3] += (ratio - 1) - log_ratio
             sums[task, 4] += abs(ratio - 1) > clip_range
         sums[task, 2] = -entropy * n_kept
-        d_log_std[task] -= rl_coef * ent_coef * n_kept / n_rows
+        for a in range(n_actions):
+            d_log_std[task, a] -= rl_coef * ent_coef * n_kept / n_rows
     return d_mean, d_log_std, d_values, sums
