@@ -143,6 +143,11 @@ def test_students_in_an_ablation_are_compared_seed_by_seed(tmp_path):
     rows = {row[0]: row for row in ablation(read_runs(tmp_path)[0], "ablation", "tuned").rows}
     assert rows["distillation: mse"][5] == "-100 [-100, -100]"
     assert rows["vanilla: alone"][4:6] == ["-", "-"]  # nothing to stand beside
+    for seed in (0, 1000):  # students of the same teachers, which are not the base's
+        write_run(tmp_path, "ablation", "distillation", seed, "HalfCheetahBody6", 1700)
+    rows = {row[0]: row for row in ablation(read_runs(tmp_path)[0], "ablation", "tuned").rows}
+    assert rows["distillation: mse"][5] == "-300 [-300, -300]"
+    assert set(rows) == {"distillation: mse", "vanilla: alone"}
 
 
 def test_a_control_separates_settings_from_sharing(tmp_path, runs, no_paper_figures):

@@ -77,13 +77,16 @@ def control_compared(runs: Sequence[Run], preset: str, base: str) -> Table:
 
 
 def changes(runs: Sequence[Run], preset: str, base: str) -> Iterator[tuple[str, str, list[Run], list[Run]]]:
-    """Every run ``<method>_<change>`` of a preset: method, change, its runs, and the base's of that method, same seeds.
+    """Every run ``<method>_<change>`` of a preset: method, change, its runs, and the unchanged ones of the same seeds.
 
-    All its runs if the base has none.
+    These are the preset's own of that method, such as students of the same teachers, or else the base's. All runs of the
+    change if there are none.
     """
     for name in dict.fromkeys(run.name for run in runs if run.preset == preset):
         method, _, change = name.partition("_")
-        changed, original = select(runs, preset, name), select(runs, base, method)
+        if not change:
+            continue
+        changed, original = select(runs, preset, name), select(runs, preset, method) or select(runs, base, method)
         if original:
             changed, original = of_same_seeds(changed, original)
         yield method, change.replace("_", " "), changed, original
