@@ -212,7 +212,7 @@ def test_infos_are_a_list_in_every_way():
 def test_calls_that_do_not_fit_are_refused():
     env = mt.MultiTaskVecEnv(["HalfCheetahSmallFoot-v0", "HalfCheetahBigFoot-v0"], 1, backend="batch")
     env.reset()
-    for shape in ((1, 6), (2, 1), (4, 6), (12,)):
+    for shape in ((1, 6), (2, 1), (4, 6), (12,), ()):
         with pytest.raises(ValueError, match=r"`actions` must be \(2, 6\)"):
             env.step(np.zeros(shape))
     assert not env.has_attr("data")

@@ -2,12 +2,13 @@
 
 import copy
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 import torch as th
 from helpers.drift import DriftEnv, drift_tasks, recorded_tasks
-from helpers.models import recorded_model
+from helpers.models import make_model, recorded_model
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 import sb3_multitask as mt
 from sb3_multitask.algorithms.engine import TorchEngine, why_torch
 from sb3_multitask.fast.optimizers import clip_gradient
+from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.losses import A2CLoss
 from sb3_multitask.policies.task_steps import stacked_parameters
 
@@ -278,13 +280,31 @@ class PutsBackWeights(EditsAdvantages):
             self.model.set_parameters({"policy": self.first}, exact_match=False)
 
 
+class ChangesObservationsInPlace(EditsAdvantages):
+    def _on_rollout_end(self):
+        self.model.rollout_buffer.observations["obs"] *= 0.5
+
+
+class PutsInWhatIsReadOnly(EditsAdvantages):
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        buffer.advantages = buffer.advantages * np.float32(3)
+        buffer.advantages.setflags(write=False)
+
+
 class ShufflesTheBuffer(EditsAdvantages):
     def _on_rollout_end(self):
         next(self.model.rollout_buffer.get())
 
 
 @pytest.mark.parametrize("teach", [False, True])
-@pytest.mark.parametrize("callback", [EditsAdvantages, AddsReward, HalvesWeights, PutsBackWeights, ShufflesTheBuffer])
+@pytest.mark.parametrize(
+    "callback",
+    [
+        *(EditsAdvantages, AddsReward, ChangesObservationsInPlace, PutsInWhatIsReadOnly),
+        *(HalvesWeights, PutsBackWeights, ShufflesTheBuffer),
+    ],
+)
 def test_what_callbacks_change_is_learned_from_as_with_torch(callback, teach):
     kwargs = {"learning_rate": 7e-3}
     if teach:
@@ -375,6 +395,17 @@ def test_gaps_between_parameters_stay_zero_and_count_for_nothing():
     assert not flat.weights[is_gap].any()
     trained = np.concatenate([flat.gradient[start:stop] for start, stop in flat.places(None)])
     assert np.linalg.norm(trained) == pytest.approx(1e-3, rel=1e-2)  # clipped, so of what is trained alone
+
+
+def test_places_are_not_kept_for_every_set_of_tasks_that_was_ever_present():
+    model = make_model(drift_tasks(5))
+    flat = FlatParameters(model.policy)
+    for present in list(product([False, True], repeat=5)) * 2:
+        places = flat.places(present)
+        heads = flat.offsets[model.policy.value_net.layers[-1].bias]
+        covered = [any(start <= heads.start + task < stop for start, stop in places) for task in range(5)]
+        assert covered == list(present)
+        assert len(flat._places) <= 6
 
 
 @pytest.mark.parametrize("schedule", ["joint", "cycle"])

@@ -1,7 +1,9 @@
 """What the layers above a backend are told of a step: whose episode ended, found once."""
 
 import copy
+import operator
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -82,6 +84,58 @@ def test_a_part_that_nobody_looks_at_is_not_made():
 
     infos = JoinedInfos([ColumnInfos(2, fail, []), ColumnInfos(1, lambda: {"x": np.ones(1)}, [])])
     assert infos[2] == {"x": 1.0, "TimeLimit.truncated": False}
+
+
+def append(infos):
+    infos.append({"x": 9})
+
+
+def replace_two(infos):
+    infos[:2] = [{"x": 9}]
+
+
+def delete_first(infos):
+    del infos[0]
+
+
+def add_in_place(infos):
+    infos += [{"x": 9}]
+
+
+PLAIN = [{"x": i, "TimeLimit.truncated": False} for i in range(3)]
+LIST_OPERATIONS = [
+    *(append, replace_two, delete_first, add_in_place),
+    *(repr, lambda infos: infos == PLAIN, lambda infos: infos != PLAIN, partial(operator.eq, PLAIN)),
+    *(lambda infos: PLAIN[1] in infos, lambda infos: infos.index(PLAIN[1]), lambda infos: infos.count(PLAIN[1])),
+    *(lambda infos: infos.pop(), lambda infos: infos.pop(0), lambda infos: infos.remove(PLAIN[1])),
+    *(lambda infos: infos.insert(1, {"x": 9}), lambda infos: infos.extend([{"x": 9}]), lambda infos: infos.reverse()),
+    *(lambda infos: infos * 2, lambda infos: 2 * infos, lambda infos: infos[1:], lambda infos: infos[-1]),
+    *(lambda infos: infos.sort(key=lambda info: -info["x"]), lambda infos: infos.clear()),
+    lambda infos: infos.__setitem__(-1, {"x": 9}),
+]
+
+
+@pytest.mark.parametrize("operation", LIST_OPERATIONS)
+@pytest.mark.parametrize("read", [(), (1,), (0, 1, 2)])
+def test_infos_that_nobody_has_read_are_those_of_a_list(operation, read):
+    lazy = ColumnInfos(3, lambda: {"x": [0, 1, 2]}, [1])
+    plain = copy.deepcopy(PLAIN)
+    assert [lazy[i] for i in read] == [plain[i] for i in read]
+    assert operation(lazy) == operation(plain)
+    assert list(lazy) == plain
+    assert all(lazy[i] == info for i, info in enumerate(plain))
+
+
+def test_infos_that_nobody_has_read_are_equal_to_others():
+    assert ColumnInfos(2, lambda: {"x": [0, 1]}, []) == ColumnInfos(2, lambda: {"x": [0, 1]}, [])
+    assert ColumnInfos(2, lambda: {"x": [0, 1]}, []) != ColumnInfos(2, lambda: {"x": [0, 2]}, [])
+
+
+def test_what_is_written_into_an_info_is_in_no_other():
+    infos = [ColumnInfos(2, lambda: {"x": [0, 1]}, []) for _ in range(2)]
+    infos[0].pop()["mine"] = infos[0][0]["mine"] = True
+    assert not any("mine" in info for info in infos[1])
+    assert "mine" not in infos[1].pop()
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda infos: pickle.loads(pickle.dumps(infos))])

@@ -4,16 +4,19 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch as th
 from helpers.drift import drift_tasks
+from helpers.models import make_model
 
 import sb3_multitask as mt
 from sb3_multitask.fast import kernels as of_nets
 from sb3_multitask.losses import A2CLoss, GroupedOutputs, GroupedRows, Loss, PPOLoss
+from sb3_multitask.losses import kernels as of_losses
 from sb3_multitask.process import kernels as loading
 from sb3_multitask.vec_env import kernels as of_vec_env
 from sb3_multitask.vec_env.faults import LIMIT, bad_rows
@@ -166,6 +169,35 @@ def test_a_training_is_the_same(without_kernels, algorithm, schedule):
         weights.append(model.policy.parameters_to_vector())
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-4)
     assert (weights[0] != weights[1]).any()  # two ways that round differently
+
+
+class OwnLoss(A2CLoss):
+    """A user's, which computes in float64."""
+
+    def output_gradient(self, rows, outputs):
+        gradient = super().output_gradient(rows, outputs)
+        return replace(gradient, mean=gradient.mean.astype(float), values=gradient.values.astype(float))
+
+
+def test_a_loss_may_compute_in_float64():
+    model = make_model(n_steps=8, engine="fast").learn(48)
+    gradients = []
+    for loss in (A2CLoss(), OwnLoss()):
+        (batch,) = model.numerics.batches(model.rollout_buffer, None, normalize_advantage=False)
+        model.numerics.evaluate([loss], batch)
+        gradients.append(model.numerics.parameters.gradient.copy())
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_whole_numbers_among_the_settings_compile_nothing_anew():
+    def learn(number):
+        one = number(1)
+        given = {"gamma": one, "gae_lambda": one, "max_grad_norm": one, "vf_coef": one, "ent_coef": number(0)}
+        make_model(engine="fast", normalize={"gamma": one, "epsilon": one}, **given).learn(60)
+        kernels = of_nets.clip, of_nets.advantages, of_losses.a2c, of_vec_env.normalize_step
+        return [len(kernel.signatures) for kernel in kernels]
+
+    assert learn(float) == learn(int)
 
 
 PATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -50,9 +52,9 @@ def test_training_keeps_arrays_on_one_thread_and_puts_it_back(engine, expected):
 
 
 @pytest.mark.usefixtures("two_torch_threads")
-@pytest.mark.parametrize("batch_size", [60, 2400])
+@pytest.mark.parametrize("batch_size", [60, 600, 2400])
 def test_training_does_not_depend_on_the_number_of_threads(batch_size):
-    """Neither the initial weights, nor minibatches in one part or in three."""
+    """Neither the initial weights, nor minibatches in one part, with many rows or few, or in three."""
     weights = []
     for n_threads in (1, 2):
         th.set_num_threads(n_threads)
@@ -61,6 +63,14 @@ def test_training_does_not_depend_on_the_number_of_threads(batch_size):
         model = mt.PPOMultiTask("MultiTaskMlpPolicy", env, engine="fast", **given)
         weights += [model.policy.parameters_to_vector(), model.learn(2400).policy.parameters_to_vector()]
     np.testing.assert_array_equal(weights[:2], weights[2:])
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_a_model_that_has_learned_in_threads_can_be_copied():
+    env = mt.make_multitask_vec_env(drift_tasks(2), 2, seed=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, n_steps=100, seed=0, device="cpu").learn(800)
+    copied = copy.deepcopy(model)
+    np.testing.assert_array_equal(copied.policy.parameters_to_vector(), model.policy.parameters_to_vector())
 
 
 @pytest.mark.usefixtures("two_torch_threads")

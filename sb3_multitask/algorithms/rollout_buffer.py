@@ -120,7 +120,8 @@ class TaskRolloutBuffer(DictRolloutBuffer):
             self.advantages[...] = generalized_advantages(*of_rewards, self.gamma, self.gae_lambda)
             np.add(self.advantages, self.values, out=self.returns)
         else:
-            kernels.advantages(*of_rewards, self.gamma, self.gae_lambda, self.advantages, self.returns)
+            decays = float(self.gamma), float(self.gae_lambda)  # for whole numbers it would be compiled again
+            kernels.advantages(*of_rewards, *decays, self.advantages, self.returns)
         self.pos, self.full = self.buffer_size, True
 
     def by_step(self, name: str) -> np.ndarray:

@@ -162,6 +162,11 @@ class Acting:
         constants = (np.stack(self._log_stds)[:, :, 0] + _HALF_LOG_2_PI).sum(axis=2)
         return np.asarray(-0.5 * (noise * noise).sum(axis=2) - np.repeat(constants, n_per_task, axis=1))
 
+    def has_seen(self, observations: np.ndarray) -> bool:
+        """Whether :meth:`values` was computed for these observations, (n_steps, n_envs, obs_dim)."""
+        seen = self._memory[self.k].x.reshape(self.k, self.n_steps, self.n_envs // self.k, -1)
+        return bool((observations.reshape(self.n_steps, self.k, -1, seen.shape[3]).swapaxes(0, 1) == seen).all())
+
     def grouped(self, columns: Sequence[np.ndarray]) -> tuple[Activations, Sequence[np.ndarray]]:
         """What the nets have computed for the rollout, after :meth:`values`, and some of its columns task by task.
 

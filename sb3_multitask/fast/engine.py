@@ -180,10 +180,8 @@ class FastEngine:
         self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, normalize_advantage: bool
     ) -> Computation:
         """All rows, with the activations from acting unless a callback has changed what they are of."""
-        observations, collected = rollout_buffer.by_step("obs"), rollout_buffer.observation_rows["obs"][:-1]
-        are_collected = np.may_share_memory(observations, collected) or np.array_equal(observations, collected)
-        named = self._columns(rollout_buffer)
-        if self._is_touched or not are_collected:
+        observations, named = rollout_buffer.by_step("obs"), self._columns(rollout_buffer)
+        if self._is_touched or not acting.has_seen(observations):
             activations, grouped = acting.recomputed(observations, list(named.values()))
         else:
             activations, grouped = acting.grouped(list(named.values()))

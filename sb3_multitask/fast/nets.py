@@ -62,7 +62,7 @@ def backward(
     memory = scratch[0].like("d_h", rows[:-1]), scratch[1].like("d_h", grouped[:-1])
     weights = nets[0].weights, nets[1].weights
     of_trunk, of_heads = gradients[0].arrays, gradients[1].arrays
-    kernels.backward(*weights, rows, grouped, np.ascontiguousarray(d_out), tasks, of_trunk, of_heads, *memory)
+    kernels.backward(*weights, rows, grouped, _contiguous(d_out), tasks, of_trunk, of_heads, *memory)
 
 
 def regroup(arrays: Sequence[np.ndarray], grouped: Sequence[np.ndarray]) -> None:
@@ -76,8 +76,9 @@ def regroup(arrays: Sequence[np.ndarray], grouped: Sequence[np.ndarray]) -> None
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
-    """An array as compiled functions take it; the same if it is so already."""
-    return np.ascontiguousarray(array, np.float32)
+    """An array as compiled functions take it, all of one type; the same if it is so already."""
+    array = np.ascontiguousarray(array, np.float32)
+    return array if array.flags.writeable else array.copy()  # numba has another type for what is read-only
 
 
 def memory_of_copies(shapes: Iterable[tuple[int, ...]], dtype: np.dtype) -> list[np.ndarray]:

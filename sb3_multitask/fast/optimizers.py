@@ -20,7 +20,7 @@ def clip_gradient(gradient: np.ndarray, places: np.ndarray, max_norm: float) -> 
     """
     kernels = load_kernels("fast")
     if kernels is not None:
-        return float(kernels.clip(gradient, places, max_norm))
+        return float(kernels.clip(gradient, places, float(max_norm)))
     parts = [gradient[start:stop] for start, stop in places]
     with np.errstate(over="ignore"):  # an infinite norm is the caller's to refuse
         norm = float(np.sqrt(sum(np.dot(part, part) for part in parts)))

@@ -172,6 +172,8 @@ class FlatParameters:
         """
         key = None if present is None else tuple(present)
         if key not in self._places:
+            if len(self._places) > self.policy.n_tasks:  # each task's turn is met again and again; quarantines are rare
+                self._places.clear()
             self._places[key] = np.array(list(self._find_places(present)), dtype=np.int64).reshape(-1, 2)
         return self._places[key]
 

@@ -15,11 +15,15 @@ T = TypeVar("T")
 class Workers:
     """As many threads as the physics has; numpy lets go of Python's lock in its long operations.
 
-    Threads without work wait without spinning. Which thread computes a part does not matter to the result.
+    Threads without work wait without spinning. Which thread computes a part does not matter to the result. A copy has
+    threads of its own, which it starts when it needs them.
     """
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
+
+    def __reduce__(self) -> tuple[type[Workers], tuple[()]]:
+        return type(self), ()
 
     def map(self, function: Callable[P, T], *items: Sequence[object]) -> list[T]:
         """``list(map(function, *items))``."""

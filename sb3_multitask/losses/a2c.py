@@ -83,16 +83,8 @@ class A2CLoss(Loss):
         if kernels is None or type(self) is not A2CLoss:  # a subclass may compute something else
             return super().evaluate_groups(rows, outputs)
         of_rows = rows.actions, rows.advantages, rows.returns, rows.kept_or_none
-        *gradient, sums = kernels.a2c(
-            *of_rows,
-            outputs.mean,
-            outputs.log_std,
-            outputs.values,
-            self.rl_coef,
-            self.ent_coef,
-            self.vf_coef,
-            rows.n_rows,
-        )
+        coefs = float(self.rl_coef), float(self.ent_coef), float(self.vf_coef)
+        *gradient, sums = kernels.a2c(*of_rows, outputs.mean, outputs.log_std, outputs.values, *coefs, rows.n_rows)
         return OutputGradient(*gradient), TermSums(A2CTerms, sums)
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, wraps
 from itertools import accumulate
 from typing import Any
 
@@ -52,6 +52,8 @@ def _nothing(n_rows: int) -> tuple[dict[str, Any], ...]:
 class LazyInfos(StepInfos):
     """Infos that are made when they are read: most are never read.
 
+    Whatever else is asked of a list makes all of them first.
+
     :param n_rows: number of infos
     :param ended: rows whose episode ended
     """
@@ -72,6 +74,10 @@ class LazyInfos(StepInfos):
         return super().__getitem__(row)
 
     def __setitem__(self, index: Any, info: Any) -> None:
+        if isinstance(index, slice):
+            self._make_all()
+            self[index] = info
+            return
         row = range(len(self))[index]
         self._made.add(row)
         super().__setitem__(row, info)
@@ -90,6 +96,32 @@ class LazyInfos(StepInfos):
 
     def copy(self) -> list[dict[str, Any]]:
         return list(iter(self))
+
+    def _make_all(self) -> None:
+        made = list(iter(self))
+        self.__class__ = StepInfos  # type: ignore[assignment]  # a list like any other from now on
+        self[:] = made
+
+
+def _of_all_infos(name: str) -> Callable[..., Any]:
+    """A method of lists that reads the list's memory, where infos that nobody has read are empty."""
+    of_list = getattr(list, name)
+
+    @wraps(of_list)
+    def method(infos: LazyInfos, *args: Any, **kwargs: Any) -> Any:
+        for lazy in (infos, *args):
+            if isinstance(lazy, LazyInfos):
+                lazy._make_all()
+        return of_list(infos, *args, **kwargs)
+
+    return method
+
+
+for _name in (
+    *("__contains__", "__delitem__", "__eq__", "__iadd__", "__imul__", "__mul__", "__ne__", "__repr__", "__rmul__"),
+    *("append", "clear", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"),
+):
+    setattr(LazyInfos, _name, _of_all_infos(_name))
 
 
 class ColumnInfos(LazyInfos):

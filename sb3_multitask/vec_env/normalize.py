@@ -170,8 +170,8 @@ class MultiTaskVecNormalize(SharedStatistics):
             moments.var,
             moments.count,
             start,
-            self.gamma,
-            self.epsilon,
+            float(self.gamma),  # for a whole number it would be compiled again
+            float(self.epsilon),
             (float(self.clip_obs), float(self.clip_reward)),
             training,
             self.norm_obs,

@@ -122,8 +122,8 @@ class SubEnvs:
         :raises TaskFault: on actions that are not finite, unless faults are quarantined
         """
         actions = np.asarray(actions, dtype=np.float32)
-        if (len(actions), *actions.shape[1:]) != (rows.stop - rows.start, *self.action_space.shape):
-            expected = rows.stop - rows.start, *self.action_space.shape
+        expected = rows.stop - rows.start, *self.action_space.shape
+        if actions.shape != expected:
             raise ValueError(f"`actions` must be {expected} (n_envs, action_dim) (got {actions.shape})")
         self._torch_threads.begin()
         self._bad_actions = bad_rows("action", actions)
