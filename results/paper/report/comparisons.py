@@ -79,8 +79,8 @@ def control_compared(runs: Sequence[Run], preset: str, base: str) -> Table:
 def changes(runs: Sequence[Run], preset: str, base: str) -> Iterator[tuple[str, str, list[Run], list[Run]]]:
     """Every run ``<method>_<change>`` of a preset: method, change, its runs, and the unchanged ones of the same seeds.
 
-    These are the preset's own of that method, such as students of the same teachers, or else the base's. All runs of the
-    change if there are none.
+    These are the preset's own of that method, such as students of the same teachers, or else the base's. Without any,
+    all runs of the change.
     """
     for name in dict.fromkeys(run.name for run in runs if run.preset == preset):
         method, _, change = name.partition("_")
