@@ -52,7 +52,7 @@ def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
     found = []
     if any(name.startswith("finetune_") for name in names):
         found += [tables.table_1(runs, preset), tables.transfer_matrix(runs, preset)]
-    if names & {"vanilla", "distillation"}:
+    if names & {"vanilla", "distillation"} and not _is_ablation(runs, preset):
         found += [tables.table_2(runs, preset), comparisons.comparisons(runs, preset)]
         found += [comparisons.students(runs, preset), reaching.frames_to_reach(runs, preset)]
     if _is_ablation(runs, preset):
@@ -64,9 +64,10 @@ def paper_tables(runs: Sequence[Run], preset: str) -> list[Table]:
 
 def paper_figures(runs: Sequence[Run], preset: str, output: Path) -> list[Path]:
     """The SVG files of the figures that a preset has runs for, each with a PNG beside it."""
-    drawn = figures.draw_paper_figures(runs, preset, output)
     if _is_ablation(runs, preset):
-        drawn += figures.draw_changes(runs, preset, BASE, output)
+        drawn = figures.draw_changes(runs, preset, BASE, output)
+    else:
+        drawn = figures.draw_paper_figures(runs, preset, output)
     if _is_control(runs, preset):
         drawn += figures.draw_control(runs, preset, BASE, output)
     return drawn
