@@ -231,6 +231,33 @@ def test_without_numba_a_line_says_so_once():
 
 
 @pytest.mark.slow
+def test_a_line_says_that_kernels_are_compiled_and_only_then(tmp_path):
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": PATH}
+    code = """
+        import sb3_multitask as mt
+        from helpers.drift import drift_tasks
+        mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), verbose=1, seed=0, device="cpu").learn(20)
+        mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(2), verbose=1, seed=0, device="cpu").learn(20)
+    """
+    assert python(code, **environment).count(loading.COMPILING) == 1
+    assert loading.COMPILING not in python(code, **environment)
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "another")
+    for folder, n_lines in (("cold", 1), ("warm", 0)):
+        arguments = [
+            "--tasks",
+            "Pendulum-v1",
+            "--n-timesteps",
+            "40",
+            "--no-progress",
+            "--run-dir",
+            str(tmp_path / folder),
+        ]
+        command = [sys.executable, "-m", "sb3_multitask.cli", "train", *arguments]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        assert done.stdout.count(loading.COMPILING) == n_lines
+
+
+@pytest.mark.slow
 def test_two_processes_that_start_together_share_an_empty_cache(tmp_path):
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": PATH}
     command = [sys.executable, "-c", textwrap.dedent(SHORT.format(before=""))]

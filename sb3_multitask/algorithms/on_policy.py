@@ -27,6 +27,7 @@ from sb3_multitask.losses import DistillationLoss, DistillLoss, Evaluation, Loss
 from sb3_multitask.losses.schedules import check_number_or_schedule, in_range
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.arguments import check_names
+from sb3_multitask.process.kernels import COMPILING, compiles_first
 from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
@@ -139,6 +140,12 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         if self.verbose >= 1 and message != self._last_engine_message:
             print(message)  # noqa: T201
         self._last_engine_message = message
+        if self.verbose >= 1 and reason is None and compiles_first():
+            print(COMPILING)  # noqa: T201
+
+    def compiles_first(self) -> bool:
+        """Whether ``learn`` would compile kernels first, which takes about ten seconds, once."""
+        return why_torch(self, self.engine) is None and compiles_first()
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.agents import agent_of
 from sb3_multitask.agents.files import save_agent
 from sb3_multitask.agents.trained_files import model_zip
-from sb3_multitask.algorithms import has_ability
+from sb3_multitask.algorithms import MultiTaskOnPolicyAlgorithm, has_ability
 from sb3_multitask.algorithms.task_logs import log_last_update
 from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
@@ -32,6 +32,7 @@ from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
 from sb3_multitask.experiments.signals import Stop, stopping_on_signals
+from sb3_multitask.process.kernels import COMPILING
 from sb3_multitask.storage.files import SaveError
 from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
@@ -193,6 +194,8 @@ def _train(
         formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
         model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         results = folder.read_results()
+        if isinstance(model, MultiTaskOnPolicyAlgorithm) and model.compiles_first():
+            announce(COMPILING)
         if "before" not in results:
             announce("Evaluating the untrained agent ...")
             results["before"] = evaluate_fully(model, config.n_eval_episodes, others)

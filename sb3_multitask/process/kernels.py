@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 _LOGGER = logging.getLogger("sb3_multitask")
+COMPILING = "Compiling kernels, once (about ten seconds)"
 SWITCH = "SB3_MULTITASK_KERNELS"
 """Environment variable: 0 leaves numba out."""
 
@@ -41,6 +42,12 @@ def load_kernels(room: str) -> ModuleType | None:
     if not _is_compiled(module):
         _LOGGER.info("Compiling kernels of %s, once", name)
     return module
+
+
+def compiles_first() -> bool:
+    """Whether a training would compile kernels first: numba is there, and its cache has none of some part's."""
+    modules = [load_kernels(room) for room in ("vec_env", "fast", "losses")]
+    return any(module is not None and not _is_compiled(module) for module in modules)
 
 
 @cache
