@@ -218,3 +218,14 @@ def test_a_run_that_lost_its_checkpoints_is_not_begun_again_unasked(tmp_path):
     assert folder.results.exists()
     train_run(TrainConfig(**{**GROUP, **KINDS["ppo in turn"]}), folder)
     assert (folder.path / "earlier_1" / "results.json").exists()
+
+
+def test_what_killed_writers_left_is_removed_wherever_a_run_writes(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", "run")
+    for name in ("", "agents", "on_E1"):
+        (folder.path / name).mkdir(exist_ok=True)
+        (folder.path / name / ".6000.99.tmp.json").write_text("{")
+        (folder.path / name / "6000.json").write_text("{}")
+    with folder.locked():
+        assert not list(folder.path.rglob("*.tmp.json"))
+    assert len(list(folder.path.rglob("6000.json"))) == 3

@@ -190,7 +190,8 @@ class RunFolder:
         lock = FileLock(self.path / _LOCK, timeout=0)
         try:
             with lock:
-                remove_leftovers(self.path)
+                for folder in (self.path, *self.path.glob("agents"), *self.path.glob("on_*")):
+                    remove_leftovers(folder)
                 yield
         except PermissionError as e:
             raise PermissionError(f"{self.path} may not be written to; choose another folder") from e

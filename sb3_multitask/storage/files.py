@@ -71,7 +71,7 @@ def file_name(text: str) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed writers have left in ``folder``."""
-    for temporary in folder.iterdir():
+    for temporary in folder.iterdir() if folder.is_dir() else ():
         if _LEFTOVER.fullmatch(temporary.name):
             _remove(temporary)
 
