@@ -62,7 +62,7 @@ def success_in(columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
         return None
     values = next(iter(said.values()))
     if len(said) == 1 and values.ndim == 1 and values.dtype.kind in "biuf":
-        successful = values == SUCCEEDED
+        successful: np.ndarray = values == SUCCEEDED
         if (successful | (values == FAILED)).all():
             return successful.astype(np.int8)
     return np.array([success_of({key: column[i] for key, column in said.items()}) for i in range(len(values))], np.int8)

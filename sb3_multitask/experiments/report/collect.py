@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def write_data(run: Run, folder: Path) -> None:
     content = {
         "settings": run.config.model_dump(mode="json", exclude_unset=True),
         "ran_with": {name: run.status[name] for name in _PROVENANCE if name in run.status},
-        "results": {m: {task: asdict(result) for task, result in tasks.items()} for m, tasks in run.results.items()},
+        "results": {m: {task: result.to_json() for task, result in tasks.items()} for m, tasks in run.results.items()},
         "curves": {task: {"steps": steps.tolist(), "returns": values.tolist()} for task, (steps, values) in curves},
     }
     write_text(folder / run.preset / f"{run.name}_seed_{run.seed}.json", json.dumps(content) + "\n")
