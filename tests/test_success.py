@@ -1,15 +1,35 @@
 """Success of episodes, as their steps say it, from the VecEnv to the files."""
 
+import csv
+import json
+import re
+import warnings
 from functools import partial
 
 import numpy as np
+import own_envs  # noqa: F401 (registers environments)
 import pytest
 from helpers.drift import DriftEnv, ReachingEnv
 from helpers.faulty import FaultyEnv
+from helpers.killed_runs import monitor_rows, run
+from helpers.models import weights_equal
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor, load_results
+from typer.testing import CliRunner
 
 import sb3_multitask as mt
+from sb3_multitask.cli import app
+from sb3_multitask.cli.output import console, results_table
+from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
+from sb3_multitask.evaluation.results import TaskResult, TaskResults
+from sb3_multitask.experiments import card, plot
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, make_config
+from sb3_multitask.experiments.curves import read_success_rates
+from sb3_multitask.experiments.report import write_report
+from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.experiments.train import train_run
 from sb3_multitask.vec_env.success import FAILED, NOT_SAID, SUCCEEDED, success_in, success_of
 
 FIRST_STEP, GOES_BACK, NEVER = ((1,),), ((2, 3),), ((),)
@@ -260,3 +280,298 @@ def test_a_monitor_inside_the_task_changes_nothing():
     env = mt.MultiTaskVecEnv([mt.Task("A", lambda: Monitor(reaching(at=GOES_BACK).make()))], 1)
     env.reset()
     assert ends(env, 8) == {"A": [True, True]}
+
+
+# Training and evaluation
+
+
+def tasks():
+    """A is always successful, "b, c" in two of four episodes, and D says nothing.
+
+    A round of an evaluation takes two episodes of a copy, the second of which it does not play to its end.
+    """
+    return [reaching(), reaching("b, c", ((2,), (2,), (), ())), silent("D")]
+
+
+def make_model(algorithm=mt.A2CMultiTask, n_envs=2, **kwargs):
+    env = mt.make_multitask_vec_env(tasks(), n_envs, seed=0)
+    return algorithm("MultiTaskMlpPolicy", env, n_steps=8, seed=0, device="cpu", **kwargs)
+
+
+def log_of(folder, model, callback=None, n_steps=480):
+    model.set_logger(configure(str(folder), ["csv"]))
+    model.learn(n_steps, callback, log_interval=1)
+    model.logger.close()
+    return list(csv.DictReader((folder / "progress.csv").read_text().splitlines()))
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_the_log_has_a_rate_of_each_task_that_says_success(tmp_path, engine, schedule):
+    model = make_model(engine=engine, task_schedule=schedule)
+    *_, row = log_of(tmp_path, model)
+    assert float(row["rollout/A/success_rate"]) == 1
+    assert float(row["rollout/b, c/success_rate"]) == 0.5
+    assert "rollout/D/success_rate" not in row
+    assert float(row["rollout/success_rate"]) == 0.75
+    assert set(model.ep_success_buffer) == {True, False}
+
+
+def test_sb3s_own_algorithms_log_it_with_the_callback(tmp_path):
+    env = mt.make_multitask_vec_env(tasks(), 2, seed=0)
+    model = PPO(mt.MultiTaskActorCriticPolicy, env, n_steps=8, batch_size=48, device="cpu")
+    *_, row = log_of(tmp_path, model, TaskEpisodesCallback())
+    assert float(row["rollout/b, c/success_rate"]) == 0.5
+    assert "rollout/D/success_rate" not in row
+
+
+def test_an_evaluation_counts_successful_episodes():
+    results = mt.evaluate_tasks(make_model(), n_eval_episodes=4)
+    assert (results["A"].success_rate, results["A"].episode_successes) == (1, (True,) * 4)
+    assert (results["D"].success_rate, results["D"].episode_successes) == (None, None)
+    table = str(results).splitlines()
+    assert table[0].endswith("  success")
+    assert table[1].endswith("100%")
+    assert table[3].split()[-1] == "4.0"
+    results = mt.evaluate_tasks(make_model(), mt.MultiTaskVecEnv(tasks(), 1), n_eval_episodes=4)
+    assert results["b, c"].episode_successes == (True, False, True, False)
+    assert str(results).splitlines()[-1].endswith("75%")  # the mean of 100% and 50%
+    assert "success" not in str(TaskResults(D=results["D"]))
+
+
+def test_an_episode_that_is_cut_was_successful_if_it_has_been_so_far():
+    endless = [reaching("A", ((2,),), horizon=10**9), reaching("B", ((9,),), horizon=10**9)]
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", mt.make_multitask_vec_env(endless, 1), device="cpu")
+    with pytest.warns(UserWarning, match="did not end"):
+        results = mt.evaluate_tasks(model, n_eval_episodes=1, max_episode_steps=5)
+    assert [result.success_rate for result in results.values()] == [1, 0]
+
+
+def test_of_an_environment_that_says_success_alone_all_episodes_count():
+    alone = [reaching("A", ((), (), (2,), *[()] * 5), no="nothing")]
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", mt.make_multitask_vec_env(alone, 1), device="cpu")
+    assert mt.evaluate_tasks(model, mt.MultiTaskVecEnv(alone, 1), 4)["A"].success_rate == 0.25
+
+
+def test_results_go_through_json():
+    for result in (TaskResult.of([(1.0, 2), (3.0, 4)], [True, None]), TaskResult.of([(1.0, 2)], [None])):
+        assert TaskResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert TaskResult.of([(1.0, 2)]).to_json().keys() == {
+        *("mean_reward", "std_reward", "episode_rewards", "episode_lengths")
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episode_successes": [1, 0]}, "not true or false"),
+        ({"episode_successes": [True]}, "shorter"),
+        ({"success_rate": 0.75}, "its success_rate of 0.75 is not that"),
+        ({"episode_successes": None}, "its success_rate of 0.5 is not that"),
+    ],
+)
+def test_damaged_successes_are_refused(change, message):
+    fields = json.loads(json.dumps(TaskResult.of([(1.0, 2), (3.0, 4)], [True, False]).to_json()))
+    with pytest.raises(ValueError, match=message):
+        TaskResult.from_json(fields | change)
+
+
+def make_callback(folder=None, these=None, **kwargs):
+    env = mt.MultiTaskVecEnv(these or tasks(), 1, seed=7)
+    arguments = {"n_eval_episodes": 2, "eval_freq": 48, "verbose": 0, **kwargs}
+    return mt.MultiTaskEvalCallback(env, log_path=folder, best_model_save_path=folder, **arguments)
+
+
+def test_the_callback_logs_and_writes_it(tmp_path, capsys):
+    callback = make_callback(tmp_path, verbose=1)
+    row = next(row for row in log_of(tmp_path, make_model(), callback, 96) if row["eval/mean_reward"])
+    assert (float(row["eval/A/success_rate"]), float(row["eval/b, c/success_rate"])) == (1, 0.5)
+    assert float(row["eval/success_rate"]) == 0.75
+    assert "eval/D/success_rate" not in row
+    assert "success rate=0.75" in capsys.readouterr().out
+    with np.load(tmp_path / "evaluations.npz") as data:
+        assert data["successes"].dtype == bool
+        assert data["successes"].tolist() == [[True, True, True, False]] * 2  # two tasks of two episodes
+        said = data["task_successes"]
+        np.testing.assert_array_equal(said, [[[1, 1], [1, 0], [np.nan, np.nan]]] * 2)
+    assert np.array_equal(callback.evaluations_successes, [[True, True, True, False]] * 2)
+    rates = read_success_rates(tmp_path / "evaluations.npz")
+    assert {task: values.tolist() for task, (_, values) in rates.items()} == {"A": [1, 1], "b, c": [0.5, 0.5]}
+    assert rates["A"][0].tolist() == [16, 32]  # steps of this task
+
+
+def test_without_success_files_and_log_are_as_before(tmp_path):
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", mt.make_multitask_vec_env([silent()], 1), device="cpu")
+    *_, row = log_of(tmp_path, model, make_callback(tmp_path, [silent()], eval_freq=20), 40)
+    assert not [key for key in row if "success" in key]
+    with np.load(tmp_path / "evaluations.npz") as data:
+        assert not [key for key in data if "success" in key]
+    assert read_success_rates(tmp_path / "evaluations.npz") == {}
+
+
+def test_a_task_that_says_it_in_some_evaluations_only(tmp_path):
+    late = [reaching("A", (*[()] * 4, (2,), *[()] * 3), no="nothing")]
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", mt.make_multitask_vec_env(late, 1), n_steps=4, device="cpu")
+    model.learn(8, make_callback(tmp_path, late, eval_freq=4))
+    with np.load(tmp_path / "evaluations.npz") as data:
+        np.testing.assert_array_equal(data["successes"], [[np.nan, np.nan], [1, 0]])
+    (curve,) = read_success_rates(tmp_path / "evaluations.npz").values()
+    assert [part.tolist() for part in curve] == [[8], [0.5]]
+
+
+def test_evaluations_resume_with_their_successes(tmp_path):
+    first, second = make_callback(tmp_path), make_callback(tmp_path)
+    model = make_model().learn(48, first)
+    second.set_state(first.get_state())
+    assert second.evaluations_tasks == first.evaluations_tasks
+    assert second.evaluations_successes == first.evaluations_successes
+    model.learn(48, second)
+    with np.load(tmp_path / "evaluations.npz") as data:
+        assert data["successes"].shape == (2, 4)
+
+
+def test_the_best_model_by_success_is_the_first_of_the_most_successful():
+    """Evaluations of two episodes: 0, 1/2, 1, 1/2, 1 for B, and A has none."""
+    at = tuple((1,) if i in (4, 8, 10, 12, 16, 18) else () for i in range(20))
+    these = [reaching("A", NEVER), reaching("B", at)]
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", mt.make_multitask_vec_env(these, 1), n_steps=4, device="cpu")
+    found = []
+
+    class Found(BaseCallback):
+        def _on_step(self):
+            found.append((self.num_timesteps, callback.best_mean_reward))
+            return True
+
+    callback = make_callback(None, these, score="success", eval_freq=8, callback_on_new_best=Found())
+    model.learn(40, callback)
+    assert found == [(8, 0), (16, 0.25), (24, 0.5)]
+
+
+def test_a_score_of_success_needs_a_task_that_says_it():
+    these = [silent()]
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", mt.make_multitask_vec_env(these, 1), device="cpu")
+    with pytest.raises(ValueError, match="`score` is 'success', and no task says"):
+        model.learn(20, make_callback(None, these, score="success", eval_freq=5))
+
+
+@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+@pytest.mark.parametrize("step", [250, 430])
+def test_resume_is_exact_in_the_middle_of_a_successful_episode(tmp_path, step, engine, schedule):
+    these = [reaching(name, at, horizon=40) for name, at in (("A", ((1,), ())), ("B", ((), (30,))))]
+    kwargs = {"tasks": these, "total": 600, "engine": engine, "task_schedule": schedule}
+    a, b = tmp_path / "a", tmp_path / "b"
+    uninterrupted = run(a, **kwargs)
+    run(b, step, **kwargs)
+    resumed = run(b, **kwargs)
+    assert weights_equal(uninterrupted, resumed)
+    assert list(uninterrupted.ep_success_buffer) == list(resumed.ep_success_buffer)
+    assert uninterrupted.task_ep_info_buffers["A"][-1]["success"] in (0, 1)
+    assert monitor_rows(a) == monitor_rows(b)
+    assert "is_success" in (b / "monitor/0.monitor.csv").read_text()
+
+
+# Runs, reports and commands
+
+
+def reaching_run(root, seed=0, **settings):
+    """A finished run of a task that is always successful, of one that never is, and of one that says nothing."""
+    folder = RunFolder(root / "p" / "reach" / f"seed_{seed}")
+    folder.path.mkdir(parents=True)
+    given = {
+        "tasks": {"reach, here": "Own/Reach-v0", "miss": "Own/Miss-v0", "arm": "Own/Arm-v0"},
+        "n_envs_per_task": 1,
+        "eval_freq": 100,
+    }
+    given |= {"n_timesteps": 200, "n_eval_episodes": 4, "eval_episodes": 2, "backend": "dummy", "seed": seed}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A run that resumes from a checkpoint")
+        train_run(make_config(TrainConfig, {**given, **settings}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        reaching_run(root, seed, score="success")
+    return root
+
+
+def test_a_run_keeps_its_best_model_by_success(runs):
+    folder = RunFolder(runs / "p/reach/seed_0")
+    assert (folder.path / "best_model.zip").exists()
+    content = json.loads(folder.results.read_text())
+    assert content["after"]["reach, here"]["success_rate"] == 1
+    assert content["after"]["miss"]["success_rate"] == 0
+    assert "success_rate" not in content["after"]["arm"]
+    assert folder.read_results()["after"]["reach, here"].episode_successes is not None
+
+
+def test_a_run_by_success_is_refused_before_its_training_if_no_task_says_it(tmp_path):
+    with pytest.raises(ConfigError, match="score: `score` is 'success', and no task says"):
+        reaching_run(tmp_path, tasks=["Own/Arm-v0"], score="success")
+
+
+def test_a_report_has_a_table_and_a_chart_of_success(runs, tmp_path):
+    write_report(runs, tmp_path / "first", with_clips=False)
+    _, header, *rows = csv.reader(["", *(tmp_path / "first" / "success_p.csv").read_text().splitlines()])
+    assert header == ["run", "task", "before, %", "after, %", "seeds"]
+    expected = {"reach, here": "100 [100, 100]", "miss": "0 [0, 0]", "mean": "50 [50, 50]"}
+    assert rows == [["reach", task, cell, cell, "2"] for task, cell in expected.items()]
+    page = (tmp_path / "first" / "report.html").read_text()
+    assert "<section id='success_p'>" in page
+    assert "<figure id='success_curves_reach'>" in page
+    assert "success rate, deterministic episodes" in (tmp_path / "first" / "success_curves_reach.svg").read_text()
+    write_report(tmp_path / "first" / "data", tmp_path / "second", with_clips=False)
+    for name in ("success_p.csv", "success_curves_reach.svg"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_success_rates_are_plotted(runs, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plot, "draw_learning_curves", lambda *arguments: drawn.update(arguments=arguments))
+    plot.plot_runs([runs / "p/reach/seed_0"], tmp_path / "c.png", "success")
+    (curves,), tasks, *_, y_label = drawn["arguments"][0].values(), *drawn["arguments"][1:]
+    assert (tasks, y_label) == (["reach, here", "miss"], "success rate")
+    assert set(curves.training["reach, here"][1]) == {1}
+    assert [curve[1].tolist() for curve in curves.evaluations.values()] == [[1, 1], [0, 0]]
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(FileNotFoundError, match="no task says success"):
+        plot.plot_runs([tmp_path / "nothing"], tmp_path / "c.png", "success")
+
+
+def test_a_card_says_it(runs, tmp_path):
+    card.write_card(runs / "p/reach/seed_0", tmp_path, clips=False)
+    text = (tmp_path / "README.md").read_text()
+    assert "| task | environment | return | untrained | success | episodes |" in text
+    assert re.search(r"\| reach, here \|.*\| 100% \| 4 \|", text)
+    assert re.search(r"\| arm \|.*\| - \| 4 \|", text)
+    assert text.count("name: success_rate") == 2
+
+
+def invoke(*arguments):
+    done = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_commands_print_it(runs):
+    folder = runs / "p/reach/seed_0"
+    output = invoke("evaluate", folder, "--n-eval-episodes", 4)
+    assert re.search(r"return.*success", output)
+    assert re.search(r"reach, here.*±.* 100%", output)
+    assert "%" not in next(line for line in output.splitlines() if "arm" in line)
+    output = invoke("enjoy", folder, "--no-render", "--n-steps", 12)
+    told = [line.rpartition("steps")[2] for line in output.splitlines() if line.startswith("Task reach, here")]
+    assert told == [", success"] * 3
+    assert output.count(", no success") == 3
+    assert re.search(r"reach, here: .* \(3\), success 100%", output)
+    assert re.search(r"miss: .* \(3\), success 0%", output)
+    assert all("success" not in line for line in output.splitlines() if "arm" in line)
+
+
+def test_a_table_of_two_stages_has_success_of_each(capsys):
+    results = {stage: {"A": TaskResult.of([(1.0, 2)], [True])} for stage in ("before", "after")}
+    console.print(results_table(results, "t"))
+    assert re.search("before.*success before.*after.*success after", capsys.readouterr().out)

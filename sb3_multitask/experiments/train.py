@@ -190,14 +190,14 @@ def _train(
         newest = read_latest(folder.checkpoints)
         if newest is None:  # rows of an attempt that was killed before its first checkpoint
             shutil.rmtree(folder.monitor, ignore_errors=True)
-        formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
-        model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         results = folder.read_results()
         if "before" not in results:
             announce("Evaluating the untrained agent ...")
             results["before"] = evaluate_fully(model, config.n_eval_episodes, others)
             folder.write_results(**results)
         _check_score(config, results["before"])
+        formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
+        model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         if newest is None:
             announce(f"Training for {config.n_timesteps:,} steps ...")
         else:
