@@ -201,6 +201,14 @@ def test_the_column_comes_with_the_first_episode_that_says_it(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_file_that_was_removed_begins_with_the_column(tmp_path):
+    env = mt.MultiTaskVecEnv([reaching()], 1, monitor_dir=tmp_path)
+    env.reset()
+    (tmp_path / "0.monitor.csv").unlink()
+    ends(env, 4)
+    assert load_results(str(tmp_path)).is_success.tolist() == [1]
+
+
 @pytest.mark.parametrize("second", [reaching(), silent("A")], ids=["says", "silent"])
 @pytest.mark.parametrize("first", [reaching(), silent("A")], ids=["said", "was silent"])
 def test_rows_are_appended_to_files_of_either_kind(tmp_path, first, second):

@@ -121,13 +121,15 @@ class MonitorFiles:
         self.start(t_start)
         fields = [episode[column] for column in _COLUMNS]
         if succeeded is not None and row not in self._with_success:
-            self._add_success(row)
+            self._writing(row, lambda: self._add_success(row, t_start))
         if row in self._with_success:
             fields.append("" if succeeded is None else int(succeeded))  # a number, so that a mean leaves out empty ones
         self._writing(row, lambda: self._append(row, _line(fields)))
 
-    def _add_success(self, row: int) -> None:
-        """Add the column ``is_success`` to a file, with empty cells."""
+    def _add_success(self, row: int, t_start: float) -> None:
+        """Add the column ``is_success`` to a file, with empty cells; begin the file if someone has removed it."""
+        if not _is_header(_first_lines(self.path(row), 2)):
+            self._write_header(row, t_start)
         first, header, *rows = self.path(row).read_bytes().splitlines()
         lines = [first, header + _COLUMN_OF_SUCCESS, *(line + b"," for line in rows)]
         with replacing(self.path(row)) as temporary:
