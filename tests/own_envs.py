@@ -1,7 +1,9 @@
 """A module that registers environments when it is imported, as people's own packages do."""
 
 import gymnasium as gym
-from helpers.drift import DriftEnv
+from helpers.drift import DriftEnv, ReachingEnv
 
 for name in ("Own/Arm-v0", "Own/HeavyArm-v0"):
     gym.register(name, DriftEnv, disable_env_checker=True)
+gym.register("Own/Reach-v0", ReachingEnv, kwargs={"at": ((1,),), "horizon": 4}, disable_env_checker=True)
+gym.register("Own/Miss-v0", ReachingEnv, kwargs={"horizon": 4}, disable_env_checker=True)

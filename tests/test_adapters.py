@@ -1,5 +1,7 @@
 """Adapters of users' own robots, for the native backend."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
@@ -73,6 +75,56 @@ def test_a_check_names_the_first_difference(registered, adapter, message):
     registered(adapter)
     with pytest.raises(AssertionError, match=message):
         mt.check_adapter(["InvertedPendulum-v5"], n_steps=300)
+
+
+class ReachingPendulumEnv(InvertedPendulumEnv):
+    """Successful while its cart is right of the middle; falls soon."""
+
+    key, values = "success", bool
+
+    def step(self, action):
+        *step, info = super().step(action)
+        return *step, {**info, self.key: self.values(self.data.qpos[0] > 0)}
+
+
+class ReachingPendulumAdapter(PendulumAdapter):
+    def outcome(self, rows, before, after, actions):
+        outcome = super().outcome(rows, before, after, actions)
+        is_right = after.qpos[:, 0] > 0
+        values = is_right if ReachingPendulumEnv.values is bool else is_right.astype(float)
+        columns = outcome.columns
+        return Outcome(outcome.rewards, outcome.terminated, lambda: {**columns(), ReachingPendulumEnv.key: values})
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("values", [bool, float])
+@pytest.mark.parametrize("key", ["is_success", "success"])
+def test_success_in_the_batch_is_that_of_the_environments(monkeypatch, registered, key, values):
+    """The first and the last group of simulations say nothing."""
+    monkeypatch.setattr(ReachingPendulumEnv, "key", key)
+    monkeypatch.setattr(ReachingPendulumEnv, "values", values)
+    registered(PendulumAdapter)
+    mt.register_adapter(ReachingPendulumEnv, ReachingPendulumAdapter)
+    silent, says = "InvertedPendulum-v5", mt.Task("says", partial(ReachingPendulumEnv, reset_noise_scale=0.01))
+    tasks = [mt.Task("before", silent), says, mt.Task("after", silent)]
+    try:
+        mt.check_adapter(tasks, n_steps=200)
+        env = mt.MultiTaskVecEnv(tasks, 2, backend="batch", seed=0)
+        env.reset()
+        said, ever = {"before": [], "says": [], "after": []}, np.zeros(6, dtype=bool)
+        for _ in range(200):
+            *_, infos = env.step(np.random.default_rng(0).uniform(-1, 1, (6, 1)))
+            ever |= [bool(info.get(key)) for info in infos]
+            for i in infos.ended:
+                said[infos[i]["task"]].append((infos[i].get("is_success"), bool(ever[i])))
+                ever[i] = False
+        assert {one for one, _ in said["before"] + said["after"]} == {None}
+        assert all(one == other for one, other in said["says"])
+        assert {one for one, _ in said["says"]} == {True, False}
+        _, infos = env.reset(), env.step(np.zeros((6, 1)))[3]
+        assert not infos._made  # nor are infos made for it
+    finally:
+        del ADAPTERS[ReachingPendulumEnv]
 
 
 class Nothing(Adapter):

@@ -190,7 +190,7 @@ def episode_of(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def log_episodes(logger: Logger, buffers: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[dict[str, float]]:
-    """Record the mean return and length of each task's latest episodes.
+    """Record the mean return and length of each task's latest episodes, and their success rate where they say it.
 
     :param buffers: task -> its latest episodes
     :return: the means ``r``, ``l`` and, of those that tell it, ``success`` of each task that has had an episode
@@ -202,6 +202,8 @@ def log_episodes(logger: Logger, buffers: Mapping[str, Iterable[Mapping[str, Any
         if mean:
             logger.record(f"rollout/{name}/ep_rew_mean", mean["r"])
             logger.record(f"rollout/{name}/ep_len_mean", mean["l"])
+            if "success" in mean:
+                logger.record(f"rollout/{name}/success_rate", mean["success"])
             means.append(mean)
     return means
 

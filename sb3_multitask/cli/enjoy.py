@@ -139,25 +139,31 @@ class _Episodes:
     """Prints each episode when it ends, and at last the mean return of each task."""
 
     def __init__(self) -> None:
-        self.returns: dict[str, list[float]] = defaultdict(list)
+        self.ended: dict[str, list[EndedEpisode]] = defaultdict(list)
 
     def print(self, episodes: Iterable[EndedEpisode]) -> None:
-        for task, total_reward, length in episodes:
-            self.returns[task].append(total_reward)
+        for episode in episodes:
+            self.ended[episode.task].append(episode)
+            success = {None: "", True: ", success", False: ", no success"}[episode.success]
             console.print(
-                f"Task {task}: return {total_reward:.1f} in {length} steps",
+                f"Task {episode.task}: return {episode.total_reward:.1f} in {episode.length} steps{success}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
             )
 
     def print_means(self) -> None:
-        if len(self.returns) < 2:
+        if len(self.ended) < 2:
             return
+        from sb3_multitask.evaluation.results import TaskResult, percent
+
         console.print("Mean return of each task (episodes):")
-        for task, returns in self.returns.items():
-            mean = sum(returns) / len(returns)
-            console.print(f"  {task}: {mean:.1f} ({len(returns)})", markup=False, highlight=False, soft_wrap=True)
+        for task, episodes in self.ended.items():
+            returns = [(episode.total_reward, episode.length) for episode in episodes]
+            result = TaskResult.of(returns, [episode.success for episode in episodes])
+            success = "" if result.success_rate is None else f", success {percent(result.success_rate)}"
+            text = f"  {task}: {result.mean_reward:.1f} ({len(episodes)}){success}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _pictures(shots: Iterable[tuple[Shot, ...]], scene: Scene, episodes: _Episodes) -> Iterator[Image]:

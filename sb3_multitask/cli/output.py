@@ -19,15 +19,29 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 
 def results_table(results: Any, title: str) -> Table:
-    """Tasks as rows, moments (before, after) as columns: mean ± standard deviation over episodes."""
+    """Tasks as rows, moments (before, after) as columns: mean ± standard deviation over episodes.
+
+    A moment in which a task says success has a column of success rates too.
+    """
+    from sb3_multitask.evaluation.results import mean_success_rate, percent
+
     table = Table(title=title, caption="mean ± standard deviation over episodes")
     table.add_column("task")
-    for moment in results:
+    cells: dict[str, list[str]] = {task: [] for task in next(iter(results.values()))}
+    means = []
+    for moment, column in results.items():
+        rate = mean_success_rate(column.values())
         table.add_column(moment, justify="right")
-    columns = list(results.values())
-    for task in columns[0]:
-        table.add_row(escape(task), *(f"{c[task].mean_reward:.1f} ± {c[task].std_reward:.1f}" for c in columns))
-    means = [sum(r.mean_reward for r in column.values()) / len(column) for column in columns]
+        for task, row in cells.items():
+            row.append(f"{column[task].mean_reward:.1f} ± {column[task].std_reward:.1f}")
+        means.append(f"{sum(result.mean_reward for result in column.values()) / len(column):.1f}")
+        if rate is not None:
+            table.add_column("success" if len(results) == 1 else f"success {moment}", justify="right")
+            for task, row in cells.items():
+                row.append(percent(column[task].success_rate))
+            means.append(percent(rate))
+    for task, row in cells.items():
+        table.add_row(escape(task), *row)
     table.add_section()
-    table.add_row("mean over tasks", *(f"{mean:.1f}" for mean in means))
+    table.add_row("mean over tasks", *means)
     return table

@@ -26,6 +26,7 @@ class Shown(StrEnum):
     BOTH = "both"
     TRAINING = "training"
     EVALUATIONS = "evaluations"
+    SUCCESS = "success"
 
 
 def plot(
@@ -33,7 +34,7 @@ def plot(
     output: Annotated[
         Path | None, typer.Option(help="The picture, .png, .svg or .pdf; default: <run>_curves.png beside the run.")
     ] = None,
-    show: Annotated[Shown, typer.Option(help="Training returns, evaluations, or both.")] = Shown.BOTH,
+    show: Annotated[Shown, typer.Option(help="Training returns, evaluations, or both; or success rates.")] = Shown.BOTH,
     window: Annotated[int, typer.Option(min=1, help="Training episodes that a line is the mean of.")] = 20,
     max_timesteps: Annotated[
         int | None, typer.Option(min=1, help="Environment steps over all tasks at which the curves end.")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,19 +14,21 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.algorithms.task_logs import make_room_for_tasks
 from sb3_multitask.evaluation.envs import checked_env
 from sb3_multitask.evaluation.evaluate import evaluate_tasks
-from sb3_multitask.evaluation.results import TaskResult
+from sb3_multitask.evaluation.results import TaskResult, mean_success_rate
 from sb3_multitask.storage.files import replacing
 
-Score: TypeAlias = Literal["mean", "worst"]
+Score: TypeAlias = Literal["mean", "worst", "success"]
 
 
 class MultiTaskEvalCallback(EvalCallback):
     """SB3's ``EvalCallback`` with equally many episodes for every task, and per-task logs and files.
 
-    It logs ``eval/<task>/mean_reward``, ``eval/<task>/mean_ep_length``, ``eval/worst_task_reward`` and SB3's own keys,
-    except ``eval/success_rate``. ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row; not
-    ``successes``), ``task_names``, and ``task_results`` and ``task_ep_lengths`` of shape (n_evaluations, n_tasks,
-    n_eval_episodes).
+    It logs ``eval/<task>/mean_reward``, ``eval/<task>/mean_ep_length``, ``eval/worst_task_reward`` and SB3's own keys;
+    of tasks that say success also ``eval/<task>/success_rate``, whose mean is ``eval/success_rate``.
+
+    ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row), ``task_names``, and ``task_results`` and
+    ``task_ep_lengths`` of shape (n_evaluations, n_tasks, n_eval_episodes). If a task says success, it has SB3's
+    ``successes``, of the tasks that do, and ``task_successes``, of the same shape, NaN where nothing is said.
 
     :param eval_env: a ``MultiTaskVecEnv``, normalised or not; it is evaluated with the model's statistics
     :param callback_on_new_best: called when a new best model is found
@@ -37,11 +38,13 @@ class MultiTaskEvalCallback(EvalCallback):
     :param log_path: folder for ``evaluations.npz``
     :param best_model_save_path: folder for ``best_model.zip``
     :param deterministic: the mean of the Gaussian instead of a sample
-    :param score: criterion for the best model, the ``"mean"`` over the tasks or the ``"worst"`` task;
-        ``best_mean_reward`` holds its value
+    :param score: criterion for the best model: the ``"mean"`` return over the tasks, that of the ``"worst"`` task, or
+        the mean ``"success"`` rate over the tasks that say success; ``best_mean_reward`` holds its value. Of models
+        with the same score the first is the best
     :param verbose: 1 prints each result
     :param log_name: first part of the log keys
-    :raises ValueError: on an unknown score, or ``n_eval_episodes`` or ``eval_freq`` below 1
+    :raises ValueError: on an unknown score, or ``n_eval_episodes`` or ``eval_freq`` below 1; in an evaluation, if the
+        score is ``"success"`` and no task says it
     """
 
     def __init__(
@@ -106,9 +109,11 @@ class MultiTaskEvalCallback(EvalCallback):
         return continue_training
 
     def score_of(self, results: Mapping[str, TaskResult]) -> float:
-        """Return the score of an evaluation, see ``score``."""
-        means = [result.mean_reward for result in results.values()]
-        return float(np.mean(means) if self.score == "mean" else np.min(means))
+        """Return the score of an evaluation, see ``score``.
+
+        :raises ValueError: if the score is ``"success"`` and no task says it
+        """
+        return score_of(self.score, results)
 
     def _store(self, results: dict[str, TaskResult]) -> None:
         self.evaluations_timesteps.append(self.num_timesteps)
@@ -117,9 +122,14 @@ class MultiTaskEvalCallback(EvalCallback):
         lengths = [result.episode_lengths for result in results.values()]
         self.evaluations_results.append(np.ravel(rewards).tolist())
         self.evaluations_length.append(np.ravel(lengths).tolist())
+        history = [list(evaluation.values()) for evaluation in self.evaluations_tasks]
+        successes = _successes(history)
+        self.evaluations_successes = [] if successes is None else _of_saying_tasks(successes).tolist()
         if self.log_path is None:
             return
-        history = [list(evaluation.values()) for evaluation in self.evaluations_tasks]
+        of_success: dict[str, Any] = {}
+        if successes is not None:
+            of_success = {"successes": self.evaluations_successes, "task_successes": successes}
         with replacing(f"{self.log_path}.npz") as temporary:
             np.savez(
                 temporary,
@@ -129,11 +139,12 @@ class MultiTaskEvalCallback(EvalCallback):
                 task_names=np.array(list(results)),
                 task_results=[[result.episode_rewards for result in row] for row in history],
                 task_ep_lengths=[[result.episode_lengths for result in row] for row in history],
+                **of_success,
             )
 
     def get_state(self) -> dict[str, Any]:
         """Return all evaluations so far, for a checkpoint."""
-        history = [{task: asdict(result) for task, result in row.items()} for row in self.evaluations_tasks]
+        history = [{task: result.to_json() for task, result in row.items()} for row in self.evaluations_tasks]
         return {
             "best_mean_reward": float(self.best_mean_reward),
             "last_mean_reward": float(self.last_mean_reward),
@@ -153,6 +164,8 @@ class MultiTaskEvalCallback(EvalCallback):
         rows = [list(row.values()) for row in self.evaluations_tasks]
         self.evaluations_results = [np.ravel([result.episode_rewards for result in row]).tolist() for row in rows]
         self.evaluations_length = [np.ravel([result.episode_lengths for result in row]).tolist() for row in rows]
+        successes = _successes(rows)
+        self.evaluations_successes = [] if successes is None else _of_saying_tasks(successes).tolist()
 
     def _log(self, results: dict[str, TaskResult]) -> None:
         means = {task: result.mean_reward for task, result in results.items()}
@@ -164,18 +177,60 @@ class MultiTaskEvalCallback(EvalCallback):
         for task, result in results.items():
             self.logger.record(f"{self.log_name}/{task}/mean_reward", result.mean_reward)
             self.logger.record(f"{self.log_name}/{task}/mean_ep_length", float(np.mean(result.episode_lengths)))
+            if result.success_rate is not None:
+                self.logger.record(f"{self.log_name}/{task}/success_rate", result.success_rate)
+        success_rate = mean_success_rate(results.values())
+        if success_rate is not None:
+            self.logger.record(f"{self.log_name}/success_rate", success_rate)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.verbose >= 1:
             print(  # noqa: T201
                 f"Eval num_timesteps={self.num_timesteps}, mean over tasks={self.last_mean_reward:.2f}, "
                 f"worst task={means[worst]:.2f} ({worst})"
+                + ("" if success_rate is None else f", success rate={success_rate:.2f}")
             )
 
     def _on_new_best(self, score: float) -> bool:
         if self.verbose >= 1:
-            print(f"New best {self.score} reward!")  # noqa: T201
+            print(f"New best {self.score} {'rate' if self.score == 'success' else 'reward'}!")  # noqa: T201
         self.best_mean_reward = score
         if self.best_model_save_path is not None:
             self.model.save(Path(self.best_model_save_path) / "best_model")
         return self.callback_on_new_best is None or self.callback_on_new_best.on_step()
+
+
+def score_of(score: Score, results: Mapping[str, TaskResult]) -> float:
+    """Return the score of an evaluation.
+
+    :raises ValueError: if the score is ``"success"`` and no task says it
+    """
+    if score == "success":
+        rate = mean_success_rate(results.values())
+        if rate is None:
+            raise ValueError(
+                "`score` is 'success', and no task says whether its steps are successful (True or False in "
+                "info['is_success'] or info['success']); take 'mean' or 'worst'"
+            )
+        return rate
+    means = [result.mean_reward for result in results.values()]
+    return float(np.mean(means) if score == "mean" else np.min(means))
+
+
+def _successes(history: Sequence[Sequence[TaskResult]]) -> np.ndarray | None:
+    """Return successes, (n_evaluations, n_tasks, n_eval_episodes), NaN where nothing is said; None if nothing is."""
+    if all(result.episode_successes is None for row in history for result in row):
+        return None
+    return np.array(
+        [[result.episode_successes or [np.nan] * len(result.episode_rewards) for result in row] for row in history],
+        dtype=float,
+    )
+
+
+def _of_saying_tasks(successes: np.ndarray) -> np.ndarray:
+    """Return SB3's array of successes, (n_evaluations, n_episodes): bools of the tasks that say success.
+
+    It holds numbers, with NaN, if a task says it in some evaluations only.
+    """
+    of_tasks = successes[:, ~np.isnan(successes).all(axis=(0, 2))].reshape(len(successes), -1)
+    return of_tasks if np.isnan(of_tasks).any() else of_tasks.astype(bool)

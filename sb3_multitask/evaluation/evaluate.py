@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
@@ -29,8 +29,18 @@ from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.tasks import TasksLike, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv
 from sb3_multitask.vec_env.faults import is_fault
+from sb3_multitask.vec_env.success import SUCCESS
 
 Predict: TypeAlias = Callable[[Any], tuple[np.ndarray, Any]]
+
+
+class Played(NamedTuple):
+    """An episode: return, length in steps, whether it was successful (None: not said), whether it ended by itself."""
+
+    total_reward: float
+    length: int
+    success: bool | None
+    ended: bool = True
 
 
 def evaluate_tasks(
@@ -92,28 +102,33 @@ def evaluate_tasks(
         predict = stack.enter_context(_predicting(model, deterministic, seed, heads))
         stack.enter_context(threads_for_arrays())
         episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
-    return TaskResults({task: TaskResult.of(task_episodes) for task, task_episodes in episodes.items()})
+    return TaskResults({task: _result(played) for task, played in episodes.items()})
+
+
+def _result(episodes: Sequence[Played]) -> TaskResult:
+    returns = [(episode.total_reward, episode.length) for episode in episodes]
+    return TaskResult.of(returns, [episode.success for episode in episodes])
 
 
 def _run_episodes(
     predict: Predict, env: VecEnv, n_eval_episodes: int, max_episode_steps: int
-) -> dict[str, list[tuple[float, int]]]:
-    """Return (return, length) of ``n_eval_episodes`` episodes of each task.
+) -> dict[str, list[Played]]:
+    """Return ``n_eval_episodes`` episodes of each task.
 
     Episodes are played in rounds. In a round all copies are reset, and every copy of every task plays one episode of
     any length. So short episodes are not favoured, and an episode that never ends can be cut.
     """
     venv = cast("MultiTaskVecEnv", env.unwrapped)
-    episodes: dict[str, list[tuple[float, int]]] = {name: [] for name in venv.task_names}
+    episodes: dict[str, list[Played]] = {name: [] for name in venv.task_names}
     capped: set[str] = set()
     n_faults = dict(venv.fault_counts)
     while n_missing := n_eval_episodes - len(episodes[venv.task_names[0]]):
         wanted = np.tile(np.arange(venv.n_envs_per_task) < n_missing, venv.n_tasks)
         played = _run_round(predict, env, wanted, max_episode_steps)
-        for row, (episode, ended) in played.items():
+        for row, episode in played.items():
             name = venv.task_names[row // venv.n_envs_per_task]
             episodes[name].append(episode)
-            if not ended:
+            if not episode.ended:
                 capped.add(name)
     faults = {name: count - n_faults[name] for name, count in venv.fault_counts.items() if count > n_faults[name]}
     if faults:
@@ -128,11 +143,9 @@ def _run_episodes(
     return episodes
 
 
-def _run_round(
-    predict: Predict, env: VecEnv, wanted: np.ndarray, max_episode_steps: int
-) -> dict[int, tuple[tuple[float, int], bool]]:
-    """Play one episode of every wanted row; row -> ((return, length), whether it ended by itself), rows ascending."""
-    played: dict[int, tuple[tuple[float, int], bool]] = {}
+def _run_round(predict: Predict, env: VecEnv, wanted: np.ndarray, max_episode_steps: int) -> dict[int, Played]:
+    """Play one episode of every wanted row; row -> episode, rows ascending."""
+    played: dict[int, Played] = {}
     returns, begun = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=np.int64)
     running = wanted.copy()
     obs = env.reset()
@@ -144,12 +157,15 @@ def _run_round(
             if is_fault(infos[row]):  # quarantined: another episode replaces this one
                 dones[row], returns[row], begun[row] = False, 0.0, length
                 continue
-            played[row] = ((float(infos[row]["episode"]["r"]), length - int(begun[row])), True)
+            info = infos[row]
+            played[row] = Played(float(info["episode"]["r"]), length - int(begun[row]), info.get(SUCCESS))
         running &= ~dones
         if not running.any():
             break
+    monitor = cast("MultiTaskVecEnv", env.unwrapped).monitor
     for row in running.nonzero()[0].tolist():
-        played[row] = ((float(returns[row]), length - int(begun[row])), False)
+        success = monitor.success_so_far(row)
+        played[row] = Played(float(returns[row]), length - int(begun[row]), success, ended=False)
     return dict(sorted(played.items()))
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from sb3_multitask.agents.files import save_agent
 from sb3_multitask.agents.trained_files import SHARED_NAME
 from sb3_multitask.evaluation.films import NoRendererError
+from sb3_multitask.evaluation.results import TaskResult, mean_success_rate, percent
 from sb3_multitask.experiments.card_sources import CardSource, read_source
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.tables import Table, markdown_text
@@ -90,12 +91,8 @@ def _front_matter(run: CardSource) -> str:
             "task": {"type": kind, "name": kind},
             "dataset": {"type": run.env_ids[task], "name": task},
             "metrics": [
-                {
-                    "type": "mean_reward",
-                    "name": "mean_reward",
-                    "value": f"{result.mean_reward:.2f} +/- {result.std_reward:.2f}",
-                    "verified": False,
-                }
+                {"type": name, "name": name, "value": value, "verified": False}
+                for name, value in _metrics(result).items()
             ],
         }
         for task, result in run.results["after"].items()
@@ -107,6 +104,11 @@ def _front_matter(run: CardSource) -> str:
         "model-index": [{"name": run.algorithm, "results": results}],
     }
     return f"---\n{yaml_text(content)}---\n"
+
+
+def _metrics(result: TaskResult) -> dict[str, str]:
+    metrics = {"mean_reward": f"{result.mean_reward:.2f} +/- {result.std_reward:.2f}"}
+    return metrics if result.success_rate is None else {**metrics, "success_rate": f"{result.success_rate:.2f}"}
 
 
 def _introduction(run: CardSource) -> str:
@@ -122,12 +124,14 @@ def _introduction(run: CardSource) -> str:
 
 def _returns(run: CardSource) -> str:
     untrained, steps = run.results.get("before", {}), run.agent.facts.get("num_timesteps")
+    say_success = mean_success_rate(run.results["after"].values()) is not None
     rows = [
         (
             markdown_text(task),
             f"`{run.env_ids[task]}`",
             f"{result.mean_reward:.1f} ± {result.std_reward:.1f}",
             f"{untrained[task].mean_reward:.1f}" if task in untrained else "-",
+            *([percent(result.success_rate) or "-"] if say_success else []),
             str(len(result.episode_rewards)),
             str(run.seed),
             "-" if steps is None else f"{steps:,}",
@@ -138,7 +142,10 @@ def _returns(run: CardSource) -> str:
         "Undiscounted return per episode of the deterministic policy: mean ± standard deviation over the episodes, of "
         "one training run (its seed is in the table). Steps are environment steps of the training, over all tasks."
     )
-    header = ("task", "environment", "return", "untrained", "episodes", "seed", "steps")
+    if say_success:
+        note += " Success: the share of the episodes with a successful step."
+    success = ["success"] if say_success else []
+    header = ("task", "environment", "return", "untrained", *success, "episodes", "seed", "steps")
     return Table("returns", "Returns", note, header, rows).markdown()
 
 

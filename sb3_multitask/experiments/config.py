@@ -115,7 +115,9 @@ class TrainConfig(Config):
     eval_freq: int = Field(200_000, ge=0, description="Environment steps between evaluations; 0: only at the ends")
     eval_episodes: int = Field(5, ge=1, description="Episodes per task while training")
     n_eval_episodes: int = Field(20, ge=1, description="Episodes per task before and after training")
-    score: Score = Field("mean", description="What makes a model the best")
+    score: Score = Field(
+        "mean", description="What makes a model the best: mean return, the worst task's, or mean success rate"
+    )
     checkpoint_freq: int = Field(100_000, ge=1, description="Environment steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints to keep")
     tensorboard: bool = Field(default=False, description="Also write TensorBoard files (needs the extra [extra])")

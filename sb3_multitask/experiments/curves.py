@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from sb3_multitask.experiments.monitor_files import read_monitor_files
+from sb3_multitask.experiments.monitor_files import Episode, read_monitor_files
 from sb3_multitask.readers import UnreadableFileError, read_npz
 from sb3_multitask.storage.files import replacing
 
@@ -20,7 +20,7 @@ ALL_TASKS = "all tasks"
 
 @dataclass(frozen=True)
 class RunCurves:
-    """Curves of one run, by task: each training episode's return, and the mean returns of evaluations.
+    """Curves of one run, by task: each training episode's return, and the mean returns of evaluations; or success.
 
     For a group of runs the evaluations are means over the runs, with ``standard_errors`` of shape (n_evaluations,).
     """
@@ -67,19 +67,33 @@ def read_training_returns(monitor_dir: Path) -> dict[str, Curve]:
     :return: task -> (steps of this task so far, return), both (n_episodes,). Steps count all copies of the task. They
         are sums of the episodes' lengths, and do not depend on a clock.
     """
+    return _read_training(monitor_dir, lambda episode: episode.total_reward)
+
+
+def read_training_successes(monitor_dir: Path) -> dict[str, Curve]:
+    """Return whether the training episodes were successful (0 or 1), as :func:`read_training_returns` their returns.
+
+    :return: curves of the tasks that say success, without their episodes that say nothing
+    """
+    return _read_training(monitor_dir, lambda episode: episode.success)
+
+
+def _read_training(monitor_dir: Path, value_of: Callable[[Episode], float | None]) -> dict[str, Curve]:
     ends: dict[str, list[tuple[int, float]]] = defaultdict(list)
     n_copies: dict[str, int] = defaultdict(int)
     for episodes in read_monitor_files(monitor_dir):
         steps = 0
         for episode in episodes:
             steps += episode.length
-            ends[episode.task].append((steps, episode.total_reward))
+            value = value_of(episode)
+            if value is not None:
+                ends[episode.task].append((steps, value))
         for task in {episode.task for episode in episodes}:
             n_copies[task] += 1
     curves = {}
-    for task, steps_and_returns in ends.items():
-        steps_of_copy, returns = np.array(sorted(steps_and_returns)).T
-        curves[task] = (steps_of_copy * n_copies[task], returns)
+    for task, steps_and_values in ends.items():
+        steps_of_copy, values = np.array(sorted(steps_and_values)).T
+        curves[task] = (steps_of_copy * n_copies[task], values)
     return curves
 
 
@@ -91,25 +105,46 @@ def read_evaluations(path: Path) -> dict[str, Curve]:
         callback does not distinguish tasks: its curve is under :data:`ALL_TASKS`, over the steps of all tasks.
     :raises ValueError: if the file is damaged
     """
-    if not path.exists():
+    return _read_evaluations(read_npz(path), path, "results", "task_results") if path.exists() else {}
+
+
+def read_success_rates(path: Path) -> dict[str, Curve]:
+    """Read the success rates of the evaluations during training, as :func:`read_evaluations` reads their returns.
+
+    :return: curves of the tasks that say success, without the evaluations in which they say nothing
+    :raises ValueError: if the file is damaged
+    """
+    arrays = read_npz(path) if path.exists() else {}
+    ours, stock = "task_successes", "successes"
+    if (ours if "task_names" in arrays else stock) not in arrays:
         return {}
-    arrays = read_npz(path)
+    curves = _read_evaluations(arrays, path, stock, ours)
+    said = {task: (steps[~np.isnan(rates)], rates[~np.isnan(rates)]) for task, (steps, rates) in curves.items()}
+    return {task: curve for task, curve in said.items() if len(curve[0])}
+
+
+def _read_evaluations(arrays: Mapping[str, np.ndarray], path: Path, stock: str, ours: str) -> dict[str, Curve]:
+    """Return the mean of each evaluation's episodes by task, as :func:`read_evaluations`.
+
+    :param stock: name of SB3's array
+    :param ours: name of our callback's array
+    """
     try:
         steps = arrays["timesteps"]
         if "task_names" not in arrays:
-            return {ALL_TASKS: (steps, _means(arrays["results"][:, None], len(steps), 1)[:, 0])}
+            return {ALL_TASKS: (steps, _means(arrays[stock][:, None], len(steps), 1)[:, 0])}
         names = [str(name) for name in arrays["task_names"]]
-        returns = _means(arrays["task_results"], len(steps), len(names))
-        return {name: (steps / len(names), returns[:, i]) for i, name in enumerate(names)}
+        values = _means(arrays[ours], len(steps), len(names))
+        return {name: (steps / len(names), values[:, i]) for i, name in enumerate(names)}
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UnreadableFileError(f"{path}: holds no evaluations ({e})") from e
 
 
-def _means(returns: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:
-    """Return mean returns, (n_evaluations, n_tasks), of (n_evaluations, n_tasks, n_episodes)."""
-    if returns.ndim != 3 or returns.shape[:2] != (n_evaluations, n_tasks) or not returns.shape[2]:
-        raise ValueError(f"returns of shape {returns.shape} for {n_evaluations} evaluations of {n_tasks} tasks")
-    means: np.ndarray = returns.mean(axis=2)
+def _means(values: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:
+    """Return means, (n_evaluations, n_tasks), of (n_evaluations, n_tasks, n_episodes)."""
+    if values.ndim != 3 or values.shape[:2] != (n_evaluations, n_tasks) or not values.shape[2]:
+        raise ValueError(f"returns of shape {values.shape} for {n_evaluations} evaluations of {n_tasks} tasks")
+    means: np.ndarray = values.mean(axis=2)
     return means
 
 
@@ -123,11 +158,17 @@ def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:
 
 
 def draw_learning_curves(
-    runs: Mapping[str, RunCurves], tasks: Sequence[str], path: Path, title: str, window: int = 20
+    runs: Mapping[str, RunCurves],
+    tasks: Sequence[str],
+    path: Path,
+    title: str,
+    window: int = 20,
+    y_label: str = "return per episode",
 ) -> None:
     """Draw one panel per task, with one colour per run.
 
     Training returns are a line, the mean of the last ``window`` episodes; for a single run each episode is a dot too.
+    Success rates are drawn in the same way.
     Evaluations are joined points.
 
     :param runs: name -> its curves
@@ -157,7 +198,7 @@ def draw_learning_curves(
     figure.suptitle(title, fontsize=11, parse_math=False)
     figure.supxlabel("thousand steps of this task", fontsize=9)
     has_training = any(curves.training for curves in runs.values())
-    figure.supylabel(f"return per episode{f' (line: mean of {window})' if has_training else ''}", fontsize=9)
+    figure.supylabel(f"{y_label}{f' (line: mean of {window})' if has_training else ''}", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
+_SUCCESS = {"1": True, "0": False, "1.0": True, "0.0": False, "True": True, "False": False}
+"""What SB3's files and ours hold below ``is_success``; other values say nothing."""
 _MAX_LENGTH = 2**53  # largest whole number that a float holds exactly
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One row: undiscounted return, length (steps), seconds since the start, and the task's name."""
+    """One row: undiscounted return, length (steps), seconds since the start, the task's name, and success if said."""
 
     total_reward: float
     length: int
     seconds: float
     task: str
+    success: bool | None = None
 
 
 def read_monitor_files(folder: Path) -> list[list[Episode]]:
@@ -29,8 +32,8 @@ def read_monitor_files(folder: Path) -> list[list[Episode]]:
     A row that was truncated (by a kill, or a full disk) is left out, since a truncated number is a number too. A
     warning counts such rows.
 
-    :param folder: folder of ``<row>.monitor.csv`` files with the columns r, l, t, task; without a column ``task``, the
-        environment's id in the file's first line is used
+    :param folder: folder of ``<row>.monitor.csv`` files with the columns r, l, t, task, and perhaps ``is_success``;
+        without a column ``task``, the environment's id in the file's first line is used
     """
     files = sorted(folder.glob("*.monitor.csv"), key=lambda path: (len(path.name), path.name))
     episodes, n_damaged = [], 0
@@ -60,7 +63,8 @@ def _read(path: Path) -> tuple[list[Episode], int]:
     for row in rows:
         try:
             fields = dict(zip(header, row, strict=True))
-            episode = Episode(float(fields["r"]), int(fields["l"]), float(fields["t"]), fields.get("task", only_task))
+            task, success = fields.get("task", only_task), _SUCCESS.get(fields.get("is_success", ""))
+            episode = Episode(float(fields["r"]), int(fields["l"]), float(fields["t"]), task, success)
         except ValueError:
             n_damaged += 1
             continue

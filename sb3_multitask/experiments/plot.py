@@ -14,10 +14,12 @@ from sb3_multitask.experiments.curves import (
     draw_learning_curves,
     mean_of_runs,
     read_evaluations,
+    read_success_rates,
     read_training_returns,
+    read_training_successes,
 )
 
-Which: TypeAlias = Literal["both", "training", "evaluations"]
+Which: TypeAlias = Literal["both", "training", "evaluations", "success"]
 _FORMATS = (".png", ".svg", ".pdf")
 _NUMBER = re.compile(r"_\d+(_[0-9a-f-]{36})?$")
 """End of the names of runs' folders: their number, and rl_zoo3's ``--uuid``."""
@@ -37,7 +39,7 @@ def plot_runs(
         files in the folder itself
     :param output: the picture, ``.png``, ``.svg`` or ``.pdf``; ``None`` for ``<first run>_curves.png`` next to the
         first run's folder
-    :param which: training returns, evaluations, or both
+    :param which: training returns, evaluations, or both; or success rates, of training and of evaluations
     :param window: number of training episodes in the line's mean
     :param max_timesteps: environment steps over all tasks at which the curves end; ``None`` for the end of the run
     :param group: draw runs whose folders differ only in the number at the end (seeds) as one curve: the mean of their
@@ -69,7 +71,8 @@ def plot_runs(
     if not tasks:
         raise FileNotFoundError(f"{', '.join(runs)}: nothing to plot in the steps that were asked for")
     title = next(iter(runs)) if len(runs) == 1 else f"{len(runs)} {'groups of ' if group else ''}runs"
-    draw_learning_curves(runs, tasks, output, title, window)
+    y_label = "success rate" if which == "success" else "return per episode"
+    draw_learning_curves(runs, tasks, output, title, window, y_label)
     return output
 
 
@@ -79,16 +82,20 @@ def read_run(folder: Path, which: Which = "both") -> RunCurves:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give that of a run")
     monitor = folder / "monitor" if (folder / "monitor").is_dir() else folder
-    training = read_training_returns(monitor) if which != "evaluations" else {}
-    evaluations = read_evaluations(folder / "evaluations.npz") if which != "training" else {}
+    read_training, read_evaluated = read_training_returns, read_evaluations
+    if which == "success":
+        read_training, read_evaluated = read_training_successes, read_success_rates
+    training = read_training(monitor) if which != "evaluations" else {}
+    evaluations = read_evaluated(folder / "evaluations.npz") if which != "training" else {}
     if len(training) == 1 and ALL_TASKS in evaluations:
         evaluations = dict(zip(training, evaluations.values(), strict=True))
     if not training and not evaluations:
         missing = {
             "training": "no episode in monitor files (*.monitor.csv, in monitor/ or in the folder itself)",
             "evaluations": "no evaluations.npz",
+            "success": "no task says success in its monitor files or evaluations.npz",
         }
-        looked_for = missing.values() if which == "both" else [missing[which]]
+        looked_for = [missing[one] for one in (("training", "evaluations") if which == "both" else (which,))]
         raise FileNotFoundError(f"{folder} has nothing to plot: {', and '.join(looked_for)}")
     return RunCurves(training, evaluations)
 

@@ -35,7 +35,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +242,7 @@ class RunFolder:
     def write_results(self, **results: Mapping[str, TaskResult]) -> None:
         """Write ``results.json``: stage (``before``, ``after``) -> task -> result."""
         content = {
-            stage: {task: asdict(result) for task, result in by_task.items()} for stage, by_task in results.items()
+            stage: {task: result.to_json() for task, result in by_task.items()} for stage, by_task in results.items()
         }
         write_json(self.results, content)
 

@@ -20,7 +20,7 @@ from sb3_multitask.algorithms.task_logs import log_last_update
 from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
-from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
+from sb3_multitask.evaluation.callback import MultiTaskEvalCallback, score_of
 from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.evaluation.tensorboard import MultiTaskTensorBoardCallback
@@ -191,8 +191,6 @@ def _train(
         newest = read_latest(folder.checkpoints)
         if newest is None:  # rows of an attempt that was killed before its first checkpoint
             shutil.rmtree(folder.monitor, ignore_errors=True)
-        formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
-        model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         results = folder.read_results()
         if isinstance(model, MultiTaskOnPolicyAlgorithm) and model.compiles_first():
             announce(COMPILING)
@@ -200,6 +198,9 @@ def _train(
             announce("Evaluating the untrained agent ...")
             results["before"] = evaluate_fully(model, config.n_eval_episodes, others)
             folder.write_results(**results)
+        _check_score(config, results["before"])
+        formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
+        model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
         if newest is None:
             announce(f"Training for {config.n_timesteps:,} steps ...")
         else:
@@ -230,6 +231,15 @@ def _train(
         with ExitStack() as stack:  # all of them, also if one raises
             for an_env in (*eval_envs, env):
                 stack.callback(an_env.close)
+
+
+def _check_score(config: TrainConfig, before: Mapping[str, TaskResult]) -> None:
+    """Raise ConfigError before the training if the tasks cannot be scored as the config says."""
+    if config.eval_freq:
+        try:
+            score_of(config.score, {name: before[name] for name in config.task_names})
+        except ValueError as e:
+            raise ConfigError(f"score: {e}") from e
 
 
 def _begin_with(model: Any, config: TrainConfig) -> None:

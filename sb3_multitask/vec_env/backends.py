@@ -18,13 +18,14 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
 from sb3_multitask.vec_env.faults import physics_fault
 from sb3_multitask.vec_env.infos import StepInfos
+from sb3_multitask.vec_env.success import NOT_SAID, joined_success, success_of
 from sb3_multitask.vec_env.wrappers import wrappers_of
 
 Info: TypeAlias = dict[str, Any]
 _PHYSICS_FAULT = "sb3_multitask/physics_fault"  # a key that no environment has
 BackendName: TypeAlias = Literal["auto", "batch", "dummy", "subproc"]
-EnvStep: TypeAlias = tuple[np.ndarray, float, bool, Info]
-"""The step of one sub-environment: observation, reward, whether its episode ended, info."""
+EnvStep: TypeAlias = tuple[np.ndarray, float, bool, Info, int]
+"""The step of one sub-environment: observation, reward, whether its episode ended, info, and success (-1, 0 or 1)."""
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Transitions:
     ``obs`` (n_rows, obs_dim) is the first observation of the next episode where ``dones`` is true;
     ``infos[i]["terminal_observation"]`` (obs_dim,) then holds the last one. ``rewards`` (n_rows,) float64.
     ``faults``: row -> failure of its simulation, which must be reset; the row's other entries are meaningless.
+    ``success`` (n_rows,) int8: what the steps say of it (:mod:`~sb3_multitask.vec_env.success`); None: nothing.
     """
 
     obs: np.ndarray
@@ -41,6 +43,7 @@ class Transitions:
     dones: np.ndarray
     infos: StepInfos
     faults: dict[int, str] = field(default_factory=dict)
+    success: np.ndarray | None = None
 
     @property
     def ended(self) -> list[int]:
@@ -177,13 +180,14 @@ class DummyBackend:
 
 def joined(results: Sequence[EnvStep]) -> Transitions:
     """Join the steps of single sub-environments."""
-    obs, rewards, dones, infos = zip(*results, strict=True)
+    obs, rewards, dones, infos, success = zip(*results, strict=True)
     return Transitions(
         np.stack(obs),
         np.array(rewards, dtype=np.float64),
         np.array(dones),
         StepInfos(infos, [i for i, done in enumerate(dones) if done]),
         {i: info.pop(_PHYSICS_FAULT) for i, info in enumerate(infos) if _PHYSICS_FAULT in info},
+        joined_success(success),
     )
 
 
@@ -245,9 +249,10 @@ def _checked_reward(reward: Any) -> float:
 
 def step_and_reset(env: gym.Env[Any, Any], action: np.ndarray) -> EnvStep:
     obs, reward, terminated, truncated, info = step_env(env, action)
+    success = NOT_SAID if _PHYSICS_FAULT in info else success_of(info)
     info["TimeLimit.truncated"] = bool(truncated and not terminated)
     done = bool(terminated or truncated)
     if done:
         info["terminal_observation"] = obs
         obs, _ = reset_env(env)
-    return obs, reward, done, info
+    return obs, reward, done, info, success

@@ -16,6 +16,7 @@ from sb3_multitask.vec_env.adapters import ADAPTERS
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError, SimulationGroup
 from sb3_multitask.vec_env.infos import JoinedInfos
+from sb3_multitask.vec_env.success import NOT_SAID
 from sb3_multitask.vec_env.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, kind_of, wrappers_of
 
 _NO_ENVS = 'backend="batch" has no environment objects; make the VecEnv with backend="dummy"'
@@ -37,6 +38,15 @@ def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> 
         if unknown:
             return f"task {task.name!r} is wrapped with {', '.join(unknown)}, which it would leave out"
     return None
+
+
+def _joined_success(steps: Sequence[Transitions]) -> np.ndarray | None:
+    """Join what the rows of several groups say of success; None if no group says anything."""
+    if all(step.success is None for step in steps):
+        return None
+    return np.concatenate(
+        [np.full(len(step.dones), NOT_SAID, np.int8) if step.success is None else step.success for step in steps]
+    )
 
 
 _STATE = ("data", "np_random", "state", "unwrapped", "env")
@@ -143,6 +153,7 @@ class BatchBackend:
                 for (*_, place), step in zip(parts, steps, strict=True)
                 for i, what in step.faults.items()
             },
+            _joined_success(steps),
         )
 
     def get_attr(self, row: int, name: str) -> Any:

@@ -19,6 +19,7 @@ from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.faults import FIRST_PHYSICS, LAST_PHYSICS, describe_physics
 from sb3_multitask.vec_env.infos import ColumnInfos
 from sb3_multitask.vec_env.mujoco_model import SharedModel
+from sb3_multitask.vec_env.success import says_success, success_in
 from sb3_multitask.vec_env.wrappers import time_limit_of
 
 BATCH_IS_MISSING = Batch is None
@@ -80,6 +81,7 @@ class SimulationGroup:
         if self._forces is not None:
             self._fields[_CONTACT_FORCES] = self._forces.make()
         self._views: dict[tuple[int, int], State] = {}
+        self._says_success: bool | None = None  # not known before the first step
 
     def reset(self, ids: np.ndarray, seeds: Sequence[int | None]) -> tuple[np.ndarray, list[Info]]:
         """Start new episodes in the simulations ``ids``; return observations and reset infos."""
@@ -121,6 +123,9 @@ class SimulationGroup:
             obs = self.readings.append(ids, obs)
         truncated, dones, ended = self._end_of_step(own, outcome.terminated)
         infos = ColumnInfos(len(obs), outcome.columns, ended.tolist())
+        if self._says_success is None:  # the columns are the same in every step, and made where they are read
+            self._says_success = says_success(infos.columns())
+        success = success_in(infos.columns()) if self._says_success else None
         for i in infos.ended:
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not outcome.terminated[i])
             infos[i]["terminal_observation"] = obs[i].copy()
@@ -128,7 +133,7 @@ class SimulationGroup:
             ids = ended + own.start
             self._start_episodes(ids, [None] * len(ids))
             obs[ended] = self._observe(ids, self._now(ids))
-        return Transitions(obs, outcome.rewards, dones, infos, faults)
+        return Transitions(obs, outcome.rewards, dones, infos, faults, success)
 
     def _end_of_step(self, own: slice, terminated: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Count a step; return whether episodes reach their time limit, whether they end, and the rows of those."""

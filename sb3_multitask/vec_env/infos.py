@@ -136,10 +136,14 @@ class ColumnInfos(LazyInfos):
         super().__init__(n_rows, ended)
         self._columns: Columns | Callable[[], Columns] = columns
 
-    def _make(self, row: int) -> dict[str, Any]:
+    def columns(self) -> Columns:
+        """Return the arrays, which the first call makes."""
         if callable(self._columns):
             self._columns = self._columns()
-        info: dict[str, Any] = {name: column[row] for name, column in self._columns.items()}
+        return self._columns
+
+    def _make(self, row: int) -> dict[str, Any]:
+        info: dict[str, Any] = {name: column[row] for name, column in self.columns().items()}
         info["TimeLimit.truncated"] = False
         return info
 

@@ -14,9 +14,12 @@ from typing import Any
 
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_multitask.storage.files import SaveError
+from sb3_multitask.storage.files import SaveError, replacing
+from sb3_multitask.vec_env.success import SUCCESS
 
 _COLUMNS = ("r", "l", "t", "task")
+_WITH_SUCCESS = (*_COLUMNS, SUCCESS)
+_COLUMN_OF_SUCCESS = f",{SUCCESS}".encode()
 
 
 class MonitorFiles:
@@ -25,6 +28,8 @@ class MonitorFiles:
     The first reset writes the header of a file that does not exist yet. Files of an earlier run, also of surplus
     sub-environments, stay as they are until the first step, which replaces them, with a warning: a run that is refused
     before it, or resumes the earlier one, has not touched them.
+
+    A file gets the column ``is_success`` with its first episode that says it; the cells of earlier rows stay empty.
 
     :param folder: folder of the files
     :param env_ids: id of the environment of every row, for the headers
@@ -38,6 +43,8 @@ class MonitorFiles:
         self._begun: set[int] = set()
         self._earlier: set[int] = set()
         """Rows with a file of an earlier run, until the first step."""
+        self._with_success: set[int] = set()
+        """Rows whose file has the column ``is_success``."""
 
     def path(self, row: int) -> Path:
         return self.folder / f"{row}.{Monitor.EXT}"
@@ -68,6 +75,7 @@ class MonitorFiles:
         text = f"#{json.dumps(header)}\n{_line(_COLUMNS)}"
         self.path(row).write_text(text, encoding="utf-8", newline="\n")
         self._begun.add(row)
+        self._with_success.discard(row)
 
     def start(self, t_start: float) -> None:
         """Replace the files of an earlier run at the first step, or make them ready for rows to be appended.
@@ -92,6 +100,8 @@ class MonitorFiles:
             self.path(row).unlink(missing_ok=True)
         elif not self.override_existing and _remove_truncated_row(self.path(row)):
             self._begun.add(row)
+            if _says_success(self.path(row)):
+                self._with_success.add(row)
         else:
             self._write_header(row, t_start)
 
@@ -101,15 +111,30 @@ class MonitorFiles:
         rows = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
         return [row for row in sorted(rows) if row >= len(self._env_ids) and _is_ours(self.path(row))]
 
-    def write(self, row: int, episode: Mapping[str, Any], t_start: float) -> None:
+    def write(self, row: int, episode: Mapping[str, Any], t_start: float, succeeded: bool | None = None) -> None:
         """Append an episode.
 
+        :param succeeded: whether it was successful; ``None`` where its environment does not say it
         :raises SaveError: if it cannot be written; earlier rows remain
         """
         self.begin([row], t_start)
         self.start(t_start)
-        line = _line(episode[column] for column in _COLUMNS)
-        self._writing(row, lambda: self._append(row, line))
+        fields = [episode[column] for column in _COLUMNS]
+        if succeeded is not None and row not in self._with_success:
+            self._writing(row, lambda: self._add_success(row, t_start))
+        if row in self._with_success:
+            fields.append("" if succeeded is None else int(succeeded))  # a number, so that a mean leaves out empty ones
+        self._writing(row, lambda: self._append(row, _line(fields)))
+
+    def _add_success(self, row: int, t_start: float) -> None:
+        """Add the column ``is_success`` to a file, with empty cells; begin the file if someone has removed it."""
+        if not _is_header(_first_lines(self.path(row), 2)):
+            self._write_header(row, t_start)
+        first, header, *rows = self.path(row).read_bytes().splitlines()
+        lines = [first, header + _COLUMN_OF_SUCCESS, *(line + b"," for line in rows)]
+        with replacing(self.path(row)) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in lines))
+        self._with_success.add(row)
 
     def _append(self, row: int, line: str) -> None:
         with self.path(row).open("a", encoding="utf-8", newline="") as file:
@@ -133,15 +158,25 @@ class MonitorFiles:
         """Return the length of each file in bytes."""
         return {str(row): self.path(row).stat().st_size for row in sorted(self._begun) if self.path(row).exists()}
 
-    def set_state(self, n_bytes: Mapping[str, int]) -> None:
-        """Restore the files of the resumed run, truncated to their length in the state."""
+    def rows_with_success(self) -> list[int]:
+        """Return the rows whose file has the column ``is_success``, for a checkpoint."""
+        return sorted(self._with_success)
+
+    def set_state(self, n_bytes: Mapping[str, int], with_success: Iterable[int] = ()) -> None:
+        """Restore the files of the resumed run, truncated to their length in the state.
+
+        :param with_success: the rows whose file had the column ``is_success`` then
+        """
         self._earlier.clear()
         self._begun.clear()
+        self._with_success = set(with_success)
         for key, n in n_bytes.items():
             path = self.path(int(key))
             if not path.exists():
                 warnings.warn(f"{path} is missing; it begins with the rows from here on", stacklevel=2)
                 continue
+            if int(key) not in self._with_success and _says_success(path):
+                _remove_success(path)
             content = path.read_bytes()[:n]
             if len(content) < n:
                 warnings.warn(f"{path} is shorter than it was at the checkpoint; rows are missing", stacklevel=2)
@@ -164,14 +199,27 @@ def _has_rows(path: Path) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether a file has the header that this module writes."""
-    return _first_lines(path, 2)[1:] == [_line(_COLUMNS).encode()]
+    """Return whether a file has a header that this module writes."""
+    return _first_lines(path, 2)[1:] in ([_line(columns).encode()] for columns in (_COLUMNS, _WITH_SUCCESS))
+
+
+def _says_success(path: Path) -> bool:
+    """Return whether a file has the column ``is_success``."""
+    return _first_lines(path, 2)[1:] == [_line(_WITH_SUCCESS).encode()]
+
+
+def _remove_success(path: Path) -> None:
+    """Remove the column ``is_success`` that a file got after a checkpoint, whose rows have empty cells there."""
+    first, header, *rows = path.read_bytes().splitlines()
+    lines = [first, header.removesuffix(_COLUMN_OF_SUCCESS), *(line.removesuffix(b",") for line in rows)]
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
 def _check_columns(path: Path) -> None:
     """:raises OSError: if a file's columns differ from those of the rows to append"""
     header = _first_lines(path, 2)
-    if _is_header(header) and header[1].split() != _line(_COLUMNS).encode().split():
+    if _is_header(header) and header[1].split() not in ([_line(c).encode().strip()] for c in (_COLUMNS, _WITH_SUCCESS)):
         raise OSError(
             f"its columns are {header[1].decode(errors='replace').strip()}, and rows of {', '.join(_COLUMNS)} would be "
             "appended; pass another `monitor_dir`, or `override_existing=True`"

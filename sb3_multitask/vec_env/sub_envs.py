@@ -149,7 +149,7 @@ class SubEnvs:
             if self.on_fault == "stop":
                 self._stop(rows, faults)
             self._quarantine(rows, transitions, faults)
-        self.monitor.step(rows, transitions.rewards, transitions.ended, transitions.infos)
+        self.monitor.step(rows, transitions.rewards, transitions.ended, transitions.infos, transitions.success)
         for i in transitions.ended:
             info = transitions.infos[i]
             last = info["terminal_observation"].astype(self._obs_dtype)

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from sb3_multitask.envs.task_env import Description
 from sb3_multitask.process.generators import global_states, seeded_globals, set_global_states
 from sb3_multitask.tasks import Task
-from sb3_multitask.vec_env.backends import Info, reset_env, step_and_reset
+from sb3_multitask.vec_env.backends import EnvStep, Info, reset_env, step_and_reset
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
 from sb3_multitask.vec_env.wrappers import wrappers_of
 
@@ -106,7 +106,7 @@ class Worker:
     def reset(self, seed: int | None, options: Info | None) -> tuple[np.ndarray, Info]:
         return reset_env(self._made, seed, options)
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, Info]:
+    def step(self, action: np.ndarray) -> EnvStep:
         return step_and_reset(self._made, action)
 
     def get_attr(self, name: str) -> Any:

@@ -54,7 +54,8 @@ def train(argv: Sequence[str]) -> None:
         "--score",
         choices=get_args(Score),
         default="mean",
-        help="what makes a model the best and a trial good: the mean over the tasks (default), or the worst task",
+        help="what makes a model the best and a trial good: the mean over the tasks (default), the worst task, or the "
+        "mean success rate over the tasks",
     )
     options, argv = own.parse_known_args(argv)
     seen = _look_at(argv)

@@ -51,7 +51,8 @@ class MultiTaskExperimentManager(ExperimentManager):
     :param args: the parsed command line
     :param algo: a name of ``settings.ALGORITHMS``
     :param env_id: a set's id, such as ``MultiTask/HalfCheetahBody6-v0``, or that of a single task
-    :param score: what makes a model the best and a trial good: the ``"mean"`` over the tasks or the ``"worst"`` task
+    :param score: what makes a model the best and a trial good: the ``"mean"`` over the tasks, the ``"worst"`` task, or
+        the mean ``"success"`` rate
     :param others: rl_zoo3's arguments
     :raises ConfigError: on what cannot be done with several tasks
     """

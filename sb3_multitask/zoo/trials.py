@@ -22,7 +22,8 @@ class TrialCallback(MultiTaskEvalCallback):
 
     :param trial: the trial; its user attributes hold each task's latest mean return
     :param eval_env: see ``MultiTaskEvalCallback``, as for the other arguments
-    :param score: what is reported and maximised, the ``"mean"`` over the tasks or the ``"worst"`` task
+    :param score: what is reported and maximised, the ``"mean"`` over the tasks, the ``"worst"`` task, or the mean
+        ``"success"`` rate
     """
 
     def __init__(self, eval_env: VecEnv, trial: optuna.Trial, score: Score, **kwargs: Any) -> None:

@@ -90,3 +90,32 @@ class DrawnEnv(DriftEnv):
 def drawn_tasks(**kwargs):
     """Two tasks of :class:`DrawnEnv`."""
     return [mt.Task(task.name, DrawnEnv, {**task.env_kwargs, **kwargs}) for task in drift_tasks(2)]
+
+
+class ReachingEnv(DriftEnv):
+    """Says in each step whether it is successful, under ``key``, and tells its state.
+
+    :param at: the successful steps of the first episode, of the second, ..., and again from the first on
+    :param yes: how success is said
+    :param no: how its absence is said; ``"nothing"``: not at all
+    """
+
+    def __init__(self, at: tuple[tuple[int, ...], ...] = ((),), key="success", yes=True, no=False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.at, self.key, self.yes, self.no, self.episode = at, key, yes, no, -1
+
+    def reset(self, **kwargs: Any):
+        self.episode += 1
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray):
+        *step, info = super().step(action)
+        said = self.yes if self.time in self.at[self.episode % len(self.at)] else self.no
+        return *step, info if said == "nothing" else {**info, self.key: said}
+
+    def get_state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("position", "speed", "time", "episode")}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)

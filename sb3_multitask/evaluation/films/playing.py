@@ -15,6 +15,7 @@ from sb3_multitask.agents import Agent
 from sb3_multitask.envs.task_env import TaskEnv
 from sb3_multitask.process.seeding import env_seed
 from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env.success import FAILED, NOT_SAID, SUCCEEDED, success_of
 
 _CAMERA = "track"
 _SHADOW_SIZE = 1024  # pixels; MuJoCo's 4096 take most of the time of a renderer without a GPU
@@ -22,11 +23,15 @@ _MAX_EPISODE_STEPS = 1000  # for environments without a time limit
 
 
 class EndedEpisode(NamedTuple):
-    """An episode that was played to its end: the task's name, the undiscounted return, and the length in steps."""
+    """An episode that was played to its end: the task's name, the undiscounted return, and the length in steps.
+
+    ``success`` is whether any of its steps was successful; None if its environment never said so.
+    """
 
     task: str
     total_reward: float
     length: int
+    success: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class _Player:
         self.env = TaskEnv(_rendering_env(task, scene.size) if renders else task.make(), task.name, names)
         self.obs, _ = self.env.reset(seed=seed)
         self.total_reward, self.length, self.episode = 0.0, 0, 1
-        self._ended = False
+        self._success, self._ended = NOT_SAID, False
         self._ended_episodes: list[EndedEpisode] = []
 
     def step(self, agent: Agent, deterministic: bool, generator: np.random.Generator) -> None:
@@ -98,13 +103,16 @@ class _Player:
         if self._ended:
             self.obs, _ = self.env.reset()
             self.total_reward, self.length, self.episode = 0.0, 0, self.episode + 1
+            self._success = min(self._success, FAILED)
         action, _ = agent.predict(self.obs, deterministic=deterministic, generator=generator)
-        self.obs, reward, terminated, truncated, _ = self.env.step(action)
+        self.obs, reward, terminated, truncated, info = self.env.step(action)
         self.total_reward += float(reward)
         self.length += 1
+        self._success = max(self._success, success_of(info))
         self._ended = bool(terminated or truncated)
         if self._ended:
-            self._ended_episodes.append(EndedEpisode(self.task, self.total_reward, self.length))
+            success = None if self._success == NOT_SAID else self._success == SUCCEEDED
+            self._ended_episodes.append(EndedEpisode(self.task, self.total_reward, self.length, success))
 
     def pop_ended(self) -> tuple[EndedEpisode, ...]:
         """Return the episodes that ended since the last call."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.report import continual, statistics
-from sb3_multitask.experiments.report.collect import Run, of_same_seeds, presets_of_runs, returns, select
+from sb3_multitask.experiments.report.collect import Run, of_same_seeds, presets_of_runs, returns, select, success_rates
 from sb3_multitask.experiments.report.sequential import sequential_tables
 from sb3_multitask.experiments.report.statistics import estimates
 from sb3_multitask.experiments.report.tables import Table
@@ -18,7 +18,7 @@ from sb3_multitask.experiments.run_folder import folder_of_agent
 
 def tables_of_preset(runs: Sequence[Run], preset: str) -> list[Table]:
     """Return the tables for which a preset of a grid has runs."""
-    tables = [make(runs, preset) for make in (gains, taught, carried_over)]
+    tables = [make(runs, preset) for make in (gains, success, taught, carried_over)]
     return [*filter(None, tables), *sequential_tables(runs, preset)]
 
 
@@ -44,6 +44,30 @@ def gains(runs: Sequence[Run], preset: str) -> Table | None:
         "Deterministic returns, mean over seeds with 95% bootstrap intervals; whether the gain's lower end is above 0. "
         f"Before: the untrained agent, or the one that a run with `init_from` begins with. {statistics.FEW_SEEDS}",
         ["run", "task", "before", "after", "gain", "above 0", "seeds"],
+        rows,
+    )
+
+
+def success(runs: Sequence[Run], preset: str) -> Table | None:
+    """Return a table of the success of every task of a preset's runs that says it; None if no task does."""
+    rows = []
+    for name, seeds in _by_name(runs, preset, lambda _config: True):
+        config = seeds[0].config
+        tasks = [*config.task_names, *config.also_on]
+        before, after = (100 * success_rates(seeds, stage, tasks) for stage in ("before", "after"))
+        said = np.isfinite(after).all(axis=0).nonzero()[0].tolist()
+        columns = {tasks[i]: [i] for i in said}
+        if len(said) > 1:
+            columns["mean"] = said
+        for label, chosen in columns.items():
+            cells = [str(statistics.mean(values[:, chosen])) for values in (before, after)]
+            rows.append([name, label, *cells, str(len(seeds))])
+    return _table(
+        f"success_{preset}",
+        f"Success before and after training ({preset})",
+        "Percent of the deterministic episodes with a successful step, mean over seeds with 95% bootstrap intervals; "
+        f"mean: over the tasks that say success. {statistics.FEW_SEEDS}",
+        ["run", "task", "before, %", "after, %", "seeds"],
         rows,
     )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
-from sb3_multitask.experiments.curves import Curve, read_evaluations
+from sb3_multitask.experiments.curves import Curve, read_evaluations, read_success_rates
 from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, valid_facts
 from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.storage.files import write_text
@@ -39,6 +39,7 @@ class Run:
     :param results: stage ("before", a budget in steps, "after") -> task -> result
     :param status: contents of ``run.json``
     :param recorded: the curves from a report's data; None if the run's folder has them
+    :param recorded_success: the success rates from a report's data
     """
 
     preset: str
@@ -49,15 +50,23 @@ class Run:
     results: dict[str, dict[str, TaskResult]]
     status: dict[str, Any]
     recorded: Mapping[str, Curve] | None = None
+    recorded_success: Mapping[str, Curve] = field(default_factory=dict)
 
     def curves(self) -> dict[str, Curve]:
         """Return task -> (steps of that task so far, mean return of the evaluation), both (n_evaluations,)."""
         if self.recorded is not None:
             return dict(self.recorded)
-        curves = read_evaluations(self.path / "evaluations.npz")
+        return self._read(read_evaluations)
+
+    def success_curves(self) -> dict[str, Curve]:
+        """Return task -> (steps of that task so far, success rate of the evaluation), of the tasks that say success."""
+        return dict(self.recorded_success) if self.recorded is not None else self._read(read_success_rates)
+
+    def _read(self, read: Callable[[Path], dict[str, Curve]]) -> dict[str, Curve]:
+        curves = read(self.path / "evaluations.npz")
         for other in self.config.also_on:
-            read = read_evaluations(self.path / f"on_{other}" / "evaluations.npz").values()
-            curves.update((other, curve) for curve in read)
+            of_other = read(self.path / f"on_{other}" / "evaluations.npz").values()
+            curves.update((other, curve) for curve in of_other)
         return curves
 
 
@@ -97,13 +106,15 @@ def write_data(run: Run, folder: Path) -> None:
 
     :param folder: ``data/`` of a report, for :func:`read_runs`
     """
-    curves = run.curves().items()
+    success_curves = run.success_curves()
     content = {
         "settings": run.config.model_dump(mode="json", exclude_unset=True),
         "ran_with": {name: run.status[name] for name in _PROVENANCE if name in run.status},
-        "results": {m: {task: asdict(result) for task, result in tasks.items()} for m, tasks in run.results.items()},
-        "curves": {task: {"steps": steps.tolist(), "returns": values.tolist()} for task, (steps, values) in curves},
+        "results": {m: {task: result.to_json() for task, result in tasks.items()} for m, tasks in run.results.items()},
+        "curves": {task: _curve_to_json(curve, "returns") for task, curve in run.curves().items()},
     }
+    if success_curves:
+        content["success_curves"] = {task: _curve_to_json(curve, "rates") for task, curve in success_curves.items()}
     write_text(folder / run.preset / f"{run.name}_seed_{run.seed}.json", json.dumps(content) + "\n")
 
 
@@ -113,18 +124,24 @@ def _read_data(path: Path) -> Run:
         content = json.loads(path.read_text(encoding="utf-8"))
         config = make_config(TrainConfig, content["settings"], where=lambda _key: str(path))
         results, status = results_from_json(content["results"]), valid_facts(content["ran_with"])
-        curves = {task: _read_curve(curve) for task, curve in content["curves"].items()}
+        curves = {task: _read_curve(curve, "returns") for task, curve in content["curves"].items()}
+        of_success = {task: _read_curve(curve, "rates") for task, curve in content.get("success_curves", {}).items()}
     except ConfigError:
         raise
     except DAMAGE as e:
         raise UnreadableFileError(f"{path}: does not hold a run of a report ({e})") from e
-    return Run(path.parent.name, name, config.seed, path, config, results, status, curves)
+    return Run(path.parent.name, name, config.seed, path, config, results, status, curves, of_success)
 
 
-def _read_curve(curve: Mapping[str, Any]) -> Curve:
-    steps, values = (np.array(curve[name], dtype=float) for name in ("steps", "returns"))
+def _curve_to_json(curve: Curve, what: str) -> dict[str, Any]:
+    steps, values = curve
+    return {"steps": steps.tolist(), what: values.tolist()}
+
+
+def _read_curve(curve: Mapping[str, Any], what: str) -> Curve:
+    steps, values = (np.array(curve[name], dtype=float) for name in ("steps", what))
     if steps.ndim != 1 or steps.shape != values.shape:
-        raise ValueError(f"a curve of {steps.shape} steps and {values.shape} returns")
+        raise ValueError(f"a curve of {steps.shape} steps and {values.shape} {what}")
     return steps, values
 
 
@@ -176,6 +193,15 @@ def presets_of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def returns(runs: Sequence[Run], stage: str, tasks: Sequence[str]) -> np.ndarray:
     """Return mean returns of runs at a stage, (n_runs, n_tasks); NaN where a run has none."""
+    return _of_results(runs, stage, tasks, "mean_reward")
+
+
+def success_rates(runs: Sequence[Run], stage: str, tasks: Sequence[str]) -> np.ndarray:
+    """Return success rates of runs at a stage, (n_runs, n_tasks); NaN where nothing is said."""
+    return _of_results(runs, stage, tasks, "success_rate")
+
+
+def _of_results(runs: Sequence[Run], stage: str, tasks: Sequence[str], name: str) -> np.ndarray:
     rows = [[run.results.get(stage, {}).get(task) for task in tasks] for run in runs]
-    cells = [[np.nan if result is None else result.mean_reward for result in row] for row in rows]
-    return np.array(cells, dtype=float).reshape(len(runs), len(tasks))
+    cells = [[getattr(result, name, None) for result in row] for row in rows]
+    return np.array(cells, dtype=float).reshape(len(runs), len(tasks))  # NaN for None

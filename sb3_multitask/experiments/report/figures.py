@@ -20,23 +20,35 @@ Panel = tuple[str, Sequence[Run], str]
 """Title, runs (one per seed), and the task whose curve is drawn."""
 Sides: TypeAlias = Mapping[str, Sequence[Curve]]
 """Label -> curves, one per seed."""
+_RETURN, _SUCCESS = "return, deterministic episodes", "success rate, deterministic episodes"
 
 
 def draw_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Draw the curves of every run, with a panel per task (also for tasks of ``also_on``) and a colour per preset."""
+    """Draw the curves of every run, with a panel per task (also for tasks of ``also_on``) and a colour per preset.
+
+    A run with tasks that say success has a figure of success rates too.
+    """
     drawn = []
     for name, presets in presets_of_runs(runs).items():
-        sides = {preset: _curves(select(runs, preset, name)) for preset in presets}
-        tasks = dict.fromkeys(task for curves in sides.values() for seed in curves for task in seed)
-        panels = {
-            task: {preset: [seed[task] for seed in side if task in seed] for preset, side in sides.items()}
-            for task in tasks
-        }
-        drawn += draw_sides(panels, folder / f"curves_{name}.svg", "steps of a task")
+        of_presets = {preset: select(runs, preset, name) for preset in presets}
+        returns = {preset: [run.curves() for run in seeds] for preset, seeds in of_presets.items()}
+        success = {preset: [run.success_curves() for run in seeds] for preset, seeds in of_presets.items()}
+        drawn += _draw_tasks(returns, folder / f"curves_{name}.svg", _RETURN)
+        drawn += _draw_tasks(success, folder / f"success_curves_{name}.svg", _SUCCESS)
     return drawn
 
 
-def draw_sides(panels: Mapping[str, Sides], path: Path, x_label: str) -> list[Path]:
+def _draw_tasks(sides: Mapping[str, Sequence[Mapping[str, Curve]]], path: Path, y_label: str) -> list[Path]:
+    """Draw the curves of the seeds of several sides, with a panel per task."""
+    tasks = dict.fromkeys(task for curves in sides.values() for seed in curves for task in seed)
+    panels = {
+        task: {preset: [seed[task] for seed in side if task in seed] for preset, side in sides.items()}
+        for task in tasks
+    }
+    return draw_sides(panels, path, "steps of a task", y_label)
+
+
+def draw_sides(panels: Mapping[str, Sides], path: Path, x_label: str, y_label: str = _RETURN) -> list[Path]:
     """Draw panels in rows of three, each with the curves of several sides; return the SVG file, if there are curves."""
     if not any(curves for sides in panels.values() for curves in sides.values()):
         return []
@@ -58,7 +70,7 @@ def draw_sides(panels: Mapping[str, Sides], path: Path, x_label: str) -> list[Pa
         drawn, labels = axis.get_legend_handles_labels()
         handles |= dict(zip(labels, drawn, strict=True))
     figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2 * n_columns, fontsize=7)
-    return [_save(figure, path, x_label)]
+    return [_save(figure, path, x_label, y_label)]
 
 
 def draw_panels(panels: Sequence[Panel], path: Path, x_label: str) -> Path:
@@ -71,7 +83,7 @@ def draw_panels(panels: Sequence[Panel], path: Path, x_label: str) -> Path:
         _finish(axis, title)
         if runs:
             axis.legend(fontsize=7)
-    return _save(figure, path, x_label)
+    return _save(figure, path, x_label, _RETURN)
 
 
 def _finish(axis: Any, title: str) -> None:
@@ -80,12 +92,8 @@ def _finish(axis: Any, title: str) -> None:
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 0.5M
 
 
-def _curves(runs: Sequence[Run]) -> list[dict[str, Curve]]:
-    return [run.curves() for run in runs]
-
-
-def _save(figure: Figure, path: Path, x_label: str) -> Path:
-    figure.supylabel("return, deterministic episodes", fontsize=8)
+def _save(figure: Figure, path: Path, x_label: str, y_label: str) -> Path:
+    figure.supylabel(y_label, fontsize=8)
     figure.supxlabel(x_label, fontsize=8)
     with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):  # reproducible files, with text as text
         for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
