@@ -16,7 +16,8 @@ from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_multitask.envs.observations import checked_observation
+from sb3_multitask.envs.observations import checked_observation, own_actions, padded_observation
+from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.policies.arguments import (
     LOG_STD_BOUNDS,
     LogStdMode,
@@ -29,6 +30,7 @@ from sb3_multitask.policies.arguments import (
     checked_sizes,
 )
 from sb3_multitask.policies.devices import advise_cpu
+from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.heads import TaskHeads, TaskRows
 from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.vec_env.saved_statistics import SavedStatistics
@@ -72,7 +74,8 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     """Actor-critic policy that selects the head by the task in the observation; alias ``"MultiTaskMlpPolicy"``.
 
     Works as the policy class of ``A2CMultiTask``, SB3's A2C and PPO and sb3-contrib's TRPO, on observations
-    ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. The default networks are the paper's (section 4.1): tanh, 64
+    ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. Where tasks differ in size (``task`` is a ``TaskSpace``), the
+    padding of observations is not seen, and actions are those of :class:`MaskedGaussianDistribution`. The default networks are the paper's (section 4.1): tanh, 64
     units. The actor has two shared layers and a linear head per task. The critic has one shared layer, and one more
     layer and the output per task.
 
@@ -145,6 +148,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         check_log_std(log_std_mode, log_std_init, log_std_bounds)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
+        self.sizes = TaskSizes.of(observation_space, action_space)
         self.head_arch = checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
         self.log_std_mode = log_std_mode
         self.log_std_bounds = log_std_bounds
@@ -174,6 +178,10 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Create the networks and the optimizer; called by SB3's constructor."""
+        if self.sizes.has_padding:
+            self.action_dist = MaskedGaussianDistribution(self.sizes.action_dim)
+            for name in ("obs_mask", "action_mask"):
+                self.register_buffer(name, th.from_numpy(getattr(self.sizes, name)), persistent=False)
         arch: dict[str, list[int]] = self.net_arch  # type: ignore[assignment]
         self.mlp_extractor = SharedMlpExtractor(self.obs_dim, arch, self.activation_fn)  # type: ignore[assignment]
         action_dim = self.action_space.shape[0]  # type: ignore[index]
@@ -223,7 +231,10 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return features (n_rows, obs_dim), the grouping of the rows by task, and the task of each row (n_rows,)."""
         assert isinstance(obs, dict), "observations are {'obs': ..., 'task': ...}"
         task = obs["task"].long().flatten()
-        return obs["obs"].float(), TaskRows.of(task, self.n_tasks), task
+        features = obs["obs"].float()
+        if self.sizes.has_padding:
+            features = th.where(self.obs_mask[task], features, 0.0)  # type: ignore[index]
+        return features, TaskRows.of(task, self.n_tasks), task
 
     def _distribution(self, latent_pi: th.Tensor, rows: TaskRows, task: th.Tensor) -> Distribution:
         mean = self.action_net(latent_pi, rows)
@@ -235,6 +246,8 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         else:
             mean, raw = mean.chunk(2, dim=1)
             log_std = self._bounded_log_std(raw)
+        if isinstance(self.action_dist, MaskedGaussianDistribution):
+            self.action_dist.of_rows(self.action_mask[task])  # type: ignore[index]
         try:
             return self.action_dist.proba_distribution(mean, log_std)
         except ValueError as e:  # torch raises on numbers that are not finite
@@ -260,12 +273,21 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Return actions as SB3 does, for one observation or a batch of any tasks.
 
+        Where tasks differ in size, one observation may have its task's own size or be padded, and its action has the
+        task's own size. A batch has padded observations and actions, ``obs_dim`` and ``action_dim`` of the widest task;
+        its observations may have the tasks' own size if that is the same for all rows. Actions are clipped to the
+        bounds of their own task.
+
         :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": a whole number, or one for each row}``
         :raises ValueError: on other keys or shapes, or an unknown task id
         """
-        if not isinstance(observation, tuple):  # SB3 raises on a tuple, with an explanation
-            observation = checked_observation(observation, self.n_tasks)
-        return super().predict(observation, state, episode_start, deterministic)
+        if isinstance(observation, tuple):
+            return super().predict(observation, state, episode_start, deterministic)  # raises, with an explanation
+        observation = checked_observation(observation, self.n_tasks)
+        task = observation["task"]
+        observation["obs"] = padded_observation(observation["obs"], task, self.sizes)
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        return own_actions(actions, task, self.sizes), state
 
     # The five methods that SB3 calls. Each splits the observation once.
 
