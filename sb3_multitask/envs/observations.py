@@ -88,5 +88,5 @@ def own_actions(actions: np.ndarray, task: np.ndarray, sizes: TaskSizes) -> np.n
     if not (sizes.has_padding or sizes.bounds_differ):
         return actions
     task = task.reshape(actions.shape[:-1])
-    within = np.clip(actions, sizes.action_low[task], sizes.action_high[task])
+    within: np.ndarray = np.clip(actions, sizes.action_low[task], sizes.action_high[task])
     return within if within.ndim > 1 else within[: sizes.action_dims[task]]

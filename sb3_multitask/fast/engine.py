@@ -259,7 +259,9 @@ class FastEngine:
         """
         assert self._acting is not None
         (rows, activations), tasks = part(memory), self._acting.tasks
-        outputs = GroupedOutputs(rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1])
+        acting = self._acting.weights
+        of_nets = activations.heads_pi[-1], acting.log_std, activations.heads_vf[-1]
+        outputs = GroupedOutputs(rows, *of_nets, acting.action_dims)
         at_outputs, sums = evaluate_groups(objective, outputs)
         weights, gradient = self.parameters.weight_nets, memory.gradient
         if weights.log_std.ndim == 2:
@@ -269,11 +271,11 @@ class FastEngine:
         d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
         nets = (weights.trunk_pi, weights.head_pi), (weights.trunk_vf, weights.head_vf)
         gradients = (gradient.trunk_pi, gradient.head_pi), (gradient.trunk_vf, gradient.head_vf)
-        of_nets = (activations.trunk_pi, activations.heads_pi), (activations.trunk_vf, activations.heads_vf)
+        computed = (activations.trunk_pi, activations.heads_pi), (activations.trunk_vf, activations.heads_vf)
         scratch = (memory.trunk_pi, memory.head_pi), (memory.trunk_vf, memory.head_vf)
         in_threads = is_whole and len(activations.trunk_pi[0]) >= _ROWS_FOR_TWO_THREADS
         apply = self._workers.map if in_threads else map
-        list(apply(backward, nets, gradients, of_nets, (at_outputs.mean, d_values), [rows.tasks] * 2, scratch))
+        list(apply(backward, nets, gradients, computed, (at_outputs.mean, d_values), [rows.tasks] * 2, scratch))
         return sums
 
     def step(self, max_grad_norm: float) -> bool:

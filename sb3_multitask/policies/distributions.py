@@ -42,11 +42,11 @@ class MaskedGaussianDistribution(DiagGaussianDistribution):
 
     def log_prob(self, actions: th.Tensor) -> th.Tensor:
         """Log-probabilities (n_rows,) of padded actions (n_rows, action_dim)."""
-        return sum_independent_dims(self._own(self.distribution.log_prob(actions)))
+        return sum_independent_dims(self._own(self.distribution.log_prob(actions)))  # type: ignore[no-untyped-call]
 
     def entropy(self) -> th.Tensor:
         """Entropies in nats, (n_rows,)."""
-        return sum_independent_dims(self._own(self.distribution.entropy()))
+        return sum_independent_dims(self._own(self.distribution.entropy()))  # type: ignore[no-untyped-call]
 
     def sample(self) -> th.Tensor:
         """Draw actions (n_rows, action_dim), 0 in the padding."""

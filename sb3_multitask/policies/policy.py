@@ -74,10 +74,12 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     """Actor-critic policy that selects the head by the task in the observation; alias ``"MultiTaskMlpPolicy"``.
 
     Works as the policy class of ``A2CMultiTask``, SB3's A2C and PPO and sb3-contrib's TRPO, on observations
-    ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. Where tasks differ in size (``task`` is a ``TaskSpace``), the
-    padding of observations is not seen, and actions are those of :class:`MaskedGaussianDistribution`. The default networks are the paper's (section 4.1): tanh, 64
+    ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. The default networks are the paper's (section 4.1): tanh, 64
     units. The actor has two shared layers and a linear head per task. The critic has one shared layer, and one more
     layer and the output per task.
+
+    Where tasks differ in size (``task`` is a ``TaskSpace``), the networks do not see the padding of observations, and
+    :class:`~sb3_multitask.policies.distributions.MaskedGaussianDistribution` leaves out the padding of actions.
 
     :param observation_space: with keys ``obs`` and ``task``
     :param action_space: a flat Box
