@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_multitask.envs.observations import checked_observation, own_actions, padded_observation
-from sb3_multitask.envs.task_space import TaskSizes
+from sb3_multitask.envs.task_space import TaskSizes, TaskSpace
 from sb3_multitask.policies.arguments import (
     LOG_STD_BOUNDS,
     LogStdMode,
@@ -218,6 +218,13 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         super().load_from_vector(vector)
         for parameter in self.parameters():
             parameter.data = parameter.data.clone()
+
+    @property
+    def task_space(self) -> TaskSpace | None:
+        """How tasks differ in size and bounds of actions; None if they do not."""
+        assert isinstance(self.observation_space, spaces.Dict)
+        task = self.observation_space["task"]
+        return task if isinstance(task, TaskSpace) else None
 
     def set_frozen(self, names: Collection[str]) -> None:
         """Train all parameters except those named, which keep their values.
