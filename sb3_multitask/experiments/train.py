@@ -201,10 +201,8 @@ def _train(
         _check_score(config, results["before"])
         formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
         model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
-        if newest is None:
-            announce(f"Training for {config.n_timesteps:,} steps ...")
-        else:
-            announce(f"Going on from {newest[0]} of {config.n_timesteps:,} steps ...")
+        start = "Training for" if newest is None else f"Going on from {newest[0]} of"
+        announce(f"{start} {config.n_timesteps:,} steps ...")
         callbacks = _evaluations(config, folder, eval_envs, verbose)
         if config.tensorboard:
             callbacks.append(MultiTaskTensorBoardCallback(hparams={"n_envs_per_task": config.n_envs_per_task}))
