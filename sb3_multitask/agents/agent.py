@@ -234,8 +234,9 @@ class Agent:
                 mean = mean + np.exp(log_std) * draw
             actions[mine, : mean.shape[1]] = mean
         actions = np.clip(actions, self.action_low, self.action_high).astype(np.float32)
-        actions = own_actions(*((actions[0], task[0]) if obs.ndim == 1 else (actions, task)), self.sizes)
-        return actions, state
+        if obs.ndim == 1:
+            actions = actions[0]
+        return own_actions(actions, task, self.sizes), state
 
     # The networks, from a state dict of ours or of SB3
 

@@ -2,9 +2,11 @@
 
 Both take raw observations ``obs`` (batch, obs_dim), float64 if the tasks' observations are and else float32, and task
 ids ``task`` (batch,) int64. They return ``action`` (batch, action_dim) float32, clipped to the bounds, as
-``Agent.predict(..., deterministic=True)`` does. Where tasks differ in size, ``obs_dim`` and ``action_dim`` are those of
-the widest: what stands in the padding of observations does not matter, and actions have zeros there. The size of the batch is free. An unknown task id is an error when the
+``Agent.predict(..., deterministic=True)`` does. The size of the batch is free. An unknown task id is an error when the
 file is run.
+
+Where tasks differ in size, ``obs_dim`` and ``action_dim`` are those of the widest: what stands in the padding of
+observations does not matter, and actions have zeros there.
 """
 
 from __future__ import annotations
@@ -88,8 +90,8 @@ def metadata_of(agent: Agent) -> dict[str, str]:
     """Return the metadata of an exported file: texts, lists as JSON.
 
     ``task_names`` are in the order of the task ids; ``tasks`` are their environments, or ``null`` if those are not
-    known; ``obs_dims`` and ``action_dims`` are each task's own sizes. The others are ``obs_dim``, ``obs_dtype``, ``action_dim``, the agent's ``digest``, and
-    ``sb3_multitask_version``.
+    known; ``obs_dims`` and ``action_dims`` are each task's own sizes. The others are ``obs_dim``, ``obs_dtype``,
+    ``action_dim``, the agent's ``digest``, and ``sb3_multitask_version``.
     """
     return {
         "format": "sb3-multitask policy",
