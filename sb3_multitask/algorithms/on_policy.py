@@ -112,8 +112,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._check_buffer("hold what teachers would do")
         if self.task_names is None:
             raise ValueError("`teachers` need an env, whose tasks they teach: pass `env` too")
-        action_dim = self.action_space.shape[0]  # type: ignore[index]
-        self.teachers = Teachers(teachers, self.task_names, self.policy.obs_dim, action_dim)
+        self.teachers = Teachers(teachers, self.task_names, self.policy.sizes)
         self._teaching = TeachersInEnv(self.teachers)
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:

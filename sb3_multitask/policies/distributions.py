@@ -16,7 +16,8 @@ class MaskedGaussianDistribution(DiagGaussianDistribution):
     networks give in the padding, and a divergence between two of these is exactly 0 there.
 
     What averages over the action dimensions counts the padding too: the KL of sb3-contrib's TRPO is the mean over
-    ``action_dim``, the widest task's, so that of a narrower task has a smaller part in it. Noise is drawn for all
+    ``action_dim``, the widest task's, so that of a narrower task has a smaller part in it. (The noise with which its
+    conjugate gradients begin also moves weights in the padding, which nothing reads.) Noise of actions is drawn for all
     dimensions, and masked.
 
     Policies without padding have SB3's own class.
