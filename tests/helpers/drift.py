@@ -51,7 +51,13 @@ class DriftEnv(gym.Env):
         self.position += self.speed
         reward = self.scale * (self.speed - float(np.abs(action - self.target).sum()))
         end = self.time >= self.horizon
-        return self._obs(), reward, end and self.terminate, end and not self.terminate, {"speed": self.speed}
+        return (
+            self._obs(),
+            reward,
+            end and self.terminate,
+            end and not self.terminate,
+            {"speed": self.speed, "action": action},
+        )
 
 
 def drift_tasks(n: int = 3, **kwargs: Any) -> tuple[mt.Task, ...]:
