@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +196,10 @@ def _folded(normalization: Layer, linear: Layer) -> Layer:
 
 def _check_fit(layers: list[Layer], log_std: Layer | None) -> None:
     """Raise unless each layer takes what the layer before it gives."""
-    for before, after in _neighbours(layers, log_std):
-        if before[0].shape[1] != after[0].shape[0]:
+    for (before, _), (after, _) in pairwise(layers):
+        if before.shape[1] != after.shape[0]:
             raise UnreadableFileError(
-                f"its actor's layers do not fit ({before[0].shape[1]} outputs before {after[0].shape[0]} inputs)"
+                f"its actor's layers do not fit ({before.shape[1]} outputs before {after.shape[0]} inputs)"
             )
     if log_std is not None and log_std[0].shape != layers[-1][0].shape:
         raise UnreadableFileError("its means and log-stds do not fit")
-
-
-def _neighbours(layers: list[Layer], log_std: Layer | None) -> Iterator[tuple[Layer, Layer]]:
-    yield from zip(layers, layers[1:], strict=False)
-    if log_std is not None and len(layers) > 1:
-        yield layers[-2], log_std
