@@ -40,8 +40,9 @@ class Teacher:
     :param std: standard deviation of the Gaussian that the student learns, in units of the action: one number, or one
         for each dimension. ``None`` takes the teacher's own; for TD3, DDPG and a function that gives actions it is 0.1
         of half the range of the actions. It does not change how the teacher acts in rollouts
-    :param normalizer: the ``VecNormalize`` of a model of SB3, or its file, if it is neither in the model's env nor
-        in its folder
+    :param normalizer: the ``VecNormalize`` of a model of SB3, or its file. It is not needed if the model's env has it,
+        nor for a folder of rl_zoo3, nor for a ``model.zip`` with a ``vecnormalize.pkl`` in the same folder. The zips
+        of SAC, TQC, CrossQ, TD3 and DDPG do not say whether they need one
     :raises TypeError: on a source or a std of another type
     :raises ValueError: on a std that is not positive and finite
     """
@@ -155,12 +156,6 @@ def _of_path(path: str | Path, normalizer: str | Path | None) -> Agent | ActorTe
         if is_zip(model) and (actor := read_sb3_actor(model)) is not None:
             if normalizer is None:
                 normalizer = _statistics_of(model, training)
-            if normalizer is None and training is None and actor.saw_vec_normalize:
-                warnings.warn(
-                    f"The {actor.algorithm} was trained in a VecNormalize, whose statistics are not in its zip: if it "
-                    "normalised observations, give mt.Teacher(path, normalizer=<file of VecNormalize.save>).",
-                    stacklevel=2,
-                )
             return ActorTeacher(actor, None if normalizer is None else read_vec_normalize(normalizer))
     return load_agent(path, normalizer)
 

@@ -59,7 +59,7 @@ class _TaskTeacher:
     """A teacher with the stds that its labels have where it has none, or in place of its own.
 
     :param std: in place of its own, (action_dim,), or ``None``
-    :param default_std: for one that has none, (action_dim,), not finite if the actions are unbounded
+    :param default_std: for one that has none, (action_dim,)
     """
 
     task: str
@@ -78,11 +78,6 @@ class _TaskTeacher:
         if self.std is None and log_std is not None:
             return mean, log_std
         std = self.default_std if self.std is None else self.std
-        if not np.isfinite(std).all():
-            raise ValueError(
-                f"The teacher of task {self.task!r} gives actions alone, and its task's actions have no bounds to take "
-                "a std from: give mt.Teacher(..., std=...), or a function that gives (means, stds)"
-            )
         return mean, np.broadcast_to(np.log(std), mean.shape)
 
 
@@ -102,6 +97,4 @@ def _task_teacher(task: str, given: TeacherLike, sizes: TaskSizes, index: int) -
     if std is not None and std.shape not in ((), (1,), (action_dim,)):
         raise ValueError(f"`std` of the teacher of task {task!r} has {std.size} numbers, its actions have {action_dim}")
     low, high = (bounds[index, :action_dim].astype(np.float32) for bounds in (sizes.action_low, sizes.action_high))
-    with np.errstate(over="ignore"):
-        default_std = np.float32(DEFAULT_STD / 2) * (high - low)
-    return _TaskTeacher(task, policy, std, default_std)
+    return _TaskTeacher(task, policy, std, np.float32(DEFAULT_STD / 2) * (high - low))

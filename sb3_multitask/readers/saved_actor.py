@@ -31,13 +31,14 @@ Layer = tuple[np.ndarray, np.ndarray]
 class SavedActor:
     """The actor of an off-policy model, as read from a file: an MLP before a tanh.
 
+    Its file does not say whether a ``VecNormalize`` normalised its observations.
+
     :param algorithm: "SAC", "TQC", "CrossQ", "TD3" or "DDPG"
     :param hidden: layers before an activation
     :param mean: gives means before the tanh
     :param log_std: gives log-stds before the tanh; ``None`` for a deterministic actor
     :param activation: name of the activation function, such as "ReLU"
     :param action_bounds: lowest and highest actions, each (action_dim,), finite
-    :param saw_vec_normalize: whether its env had a ``VecNormalize``, whose statistics are not in the file
     """
 
     algorithm: str
@@ -46,7 +47,6 @@ class SavedActor:
     log_std: Layer | None
     activation: str
     action_bounds: tuple[np.ndarray, np.ndarray]
-    saw_vec_normalize: bool
 
     @property
     def obs_dim(self) -> int:
@@ -96,8 +96,8 @@ def _read(path: Path) -> SavedActor | None:
         raise UnreadableFileError(f"its policy_kwargs are no mapping (got {policy_kwargs!r:.100})")
     if data.get("use_sde") or policy_kwargs.get("use_sde"):
         raise UnreadableFileError(
-            "it explores with gSDE (`use_sde=True`), whose noise is no diagonal Gaussian's. Let its actions teach, as "
-            "a function: `lambda obs: model.predict(obs, deterministic=True)[0]`"
+            "it explores with gSDE (`use_sde=True`), whose noise depends on the state in another way. Its actions can "
+            "teach, as a function: `lambda obs: model.predict(obs, deterministic=True)[0]`"
         )
     check_policy(data, ("make_actor",))
     check_extractor(policy_kwargs)
@@ -110,9 +110,8 @@ def _read(path: Path) -> SavedActor | None:
     bounds = action_bounds(data["action_space"], action_dim)
     if not np.isfinite(bounds).all() or not (bounds[0] < bounds[1]).all():
         raise UnreadableFileError("the bounds of its action_space are not finite, or not in order")
-    saw_vec_normalize = data.get("_last_original_obs") is not None
     activation = activation_of(policy_kwargs, default="ReLU")
-    return SavedActor(algorithm, tuple(hidden), mean, log_std, activation, bounds, saw_vec_normalize)
+    return SavedActor(algorithm, tuple(hidden), mean, log_std, activation, bounds)
 
 
 def _is_of_actor(name: str) -> bool:

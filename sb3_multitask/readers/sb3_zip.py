@@ -95,7 +95,8 @@ def _read(path: Path) -> SavedPolicy:
     algorithm = algorithm_of(data, members)
     if data.get("use_sde"):
         raise UnreadableFileError(
-            "its exploration depends on the state (gSDE, `use_sde=True`), which an agent's does not: train without it"
+            "its exploration depends on the state (gSDE, `use_sde=True`), which an agent's does not: train without it. "
+            "Its actions can teach, as a function: `lambda obs: model.predict(obs, deterministic=True)[0]`"
         )
     check_policy(data)
     policy_kwargs = data.get("policy_kwargs")
