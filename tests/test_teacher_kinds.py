@@ -1,17 +1,21 @@
 """Teachers of every kind: off-policy actors, SB3's own models, and functions."""
 
+import base64
 import json
+import pickle
 import zipfile
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import stand_in
 import torch as th
 from helpers.drift import DriftEnv, drift_tasks, recorded_tasks
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stand_in import Payload
 
 import sb3_multitask as mt
 from sb3_multitask.distillation.policies import MIN_STD, ActorTeacher
@@ -390,6 +394,18 @@ def test_an_actor_is_no_agent_and_the_error_says_what_it_can_do(tmp_path, models
             reader(tmp_path / "m.zip")
     trained(A2C).save(tmp_path / "a2c")
     assert read_sb3_actor(tmp_path / "a2c.zip") is None
+
+
+def test_a_hostile_actor_does_not_run(tmp_path, models, monkeypatch):
+    monkeypatch.setattr(stand_in, "BUILT", [])
+    models["SAC"].save(tmp_path / "m")
+    path = changed(tmp_path / "m.zip", tmp_path / "hostile.zip", lambda w: w.update({"actor.mu.bias": Payload()}))
+    with pytest.raises(UnreadableFileError, match="its weights cannot be read"):
+        read_sb3_actor(path)
+    pickled = {":serialized:": base64.b64encode(pickle.dumps(Payload())).decode(), ":type:": "<class 'dict'>"}
+    path = changed(tmp_path / "m.zip", tmp_path / "hostile.zip", policy_kwargs=pickled, learning_rate=pickled)
+    assert read_sb3_actor(path).digest == read_sb3_actor(tmp_path / "m.zip").digest
+    assert not stand_in.BUILT
 
 
 def changed(path, target, edit=None, **data):
