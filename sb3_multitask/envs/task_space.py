@@ -85,12 +85,12 @@ class TaskSizes:
         action_dims = np.array([len(lowest) for lowest, _ in task.action_bounds])
         return cls(obs_dim, action_dim, np.array(task.obs_dims), action_dims, low, high)
 
-    @property
+    @cached_property
     def has_padding(self) -> bool:
         """Whether a task is narrower than the widest."""
         return bool((self.obs_dims < self.obs_dim).any() or (self.action_dims < self.action_dim).any())
 
-    @property
+    @cached_property
     def bounds_differ(self) -> bool:
         """Whether a task's actions have narrower bounds than those of all tasks together."""
         mask, low, high = self.action_mask, self.action_low, self.action_high

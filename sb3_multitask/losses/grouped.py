@@ -90,7 +90,7 @@ class GroupedOutputs:
     values: np.ndarray
     action_dims: np.ndarray | None = None
 
-    @cached_property
+    @property
     def own_dims(self) -> np.ndarray:
         """How many of the actions are each task's own, (k,) int64."""
         k, _, action_dim = self.mean.shape
