@@ -14,8 +14,7 @@ from typing import Any, cast
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_multitask.envs.observations import checked_observation
-from sb3_multitask.envs.task_env import observation_dtype
+from sb3_multitask.envs.observations import checked_observation, observation_dtype
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
 from sb3_multitask.readers import ObsStatistics

@@ -27,6 +27,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
     :param render_mode: as in ``gymnasium.make``
     :param time_limits: whether episodes end at the limits of the tasks' ids; ``gymnasium.make`` turns them off, and
         applies its own ``max_episode_steps`` to every episode
+    :param flatten: flatten observations that are not a flat Box, see ``FlatObservation``; False refuses them
     :param env_kwargs: arguments of every task's environment, such as ``ctrl_cost_weight=0.5``
     :raises ValueError: on an unknown task, or tasks whose observation shapes or actions differ
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
@@ -40,6 +41,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         task: str | None = None,
         render_mode: str | None = None,
         time_limits: bool = True,
+        flatten: bool = True,
         **env_kwargs: Any,
     ) -> None:
         self.tasks = resolve_tasks(tasks)
@@ -47,7 +49,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         if task is not None and task not in self.task_names:
             hint = did_you_mean(str(task), self.task_names)
             raise ValueError(f"`task` must be one of {', '.join(self.task_names)} (got {task!r}).{hint}")
-        self.render_mode = render_mode
+        self.render_mode, self._flatten = render_mode, flatten
         self._env_kwargs = env_kwargs if render_mode is None else {**env_kwargs, "render_mode": render_mode}
         if not time_limits:
             self._env_kwargs = {**self._env_kwargs, "max_episode_steps": -1}  # in gymnasium.make's terms
@@ -63,7 +65,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         self._seeds: dict[int, int] = {}  # of tasks that have not been reset since the last seed
 
     def _make(self, task: Task) -> TaskEnv:
-        return TaskEnv(task.make(**self._env_kwargs), task.name, self.tasks)
+        return TaskEnv(task.make(**self._env_kwargs), task.name, self.tasks, self._flatten)
 
     @property
     def task_id(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, get_args
 import gymnasium as gym
 from gymnasium import spaces
 
+from sb3_multitask.envs.flattening import flat_env
 from sb3_multitask.envs.task_env import Description, common_spaces
 from sb3_multitask.process.generators import seeded_globals
 from sb3_multitask.tasks import Task
@@ -105,7 +106,7 @@ class _Environments:
         for i, (task, envs) in enumerate(zip(self.tasks, self._envs, strict=True)):
             for copy in range(len(envs), n_copies(task)):
                 with seeded_globals(self._seeds[i * self.n_envs_per_task + copy]):
-                    envs.append(task.make(self._render_mode, copy=copy))
+                    envs.append(flat_env(task.make(self._render_mode, copy=copy), task.name))
 
     def prototypes(self) -> list[Prototypes]:
         return list(zip(self.tasks, self._envs, strict=True))

@@ -56,6 +56,7 @@ class SubEnvs:
         self.backend, self.backend_name, self.backend_reason = running.backend, running.name, running.reason
         self.observation_space: spaces.Dict = task_observation_space(running.observation_space, self.n_tasks)
         self.action_space = running.action_space
+        self.layouts = {env.task: env.layout for env in running.descriptions if env.layout is not None}
         self._obs_dtype = running.observation_space.dtype
         self._was_reset, self._torch_threads = False, torch_threads
         self.monitor = EpisodeMonitor(
