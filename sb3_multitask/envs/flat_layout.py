@@ -9,6 +9,7 @@ the type is the one that holds every digit of all parts, and an observation that
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -102,20 +103,21 @@ class _OneHots(_Numbers):
 
     def __init__(self, path: Path, space: Any, start: int) -> None:
         counts = space.n if isinstance(space, spaces.Discrete) else space.nvec
-        self._counts = np.asarray(counts, dtype=np.int64).reshape(-1)
-        self._first = np.asarray(space.start).reshape(-1)
+        self._counts: list[int] = np.asarray(counts).reshape(-1).tolist()
+        self._first: list[int] = np.asarray(space.start).reshape(-1).tolist()
         super().__init__(path, space, start)
-        self._ones = start + np.cumsum(self._counts) - self._counts
+        self._places = list(accumulate(self._counts[:-1], initial=start))
 
     @property
     def size(self) -> int:
-        return int(self._counts.sum())
+        return sum(self._counts)
 
     def write(self, value: Any, flat: np.ndarray) -> None:
-        chosen = self._checked(value, "iu").reshape(-1) - self._first
-        if not ((chosen >= 0) & (chosen < self._counts)).all():
-            raise MisfitError(self.path, self.space, f"{value!r:.100}")
-        flat[self._ones + chosen] = 1
+        chosen = self._checked(value, "iub").reshape(-1).tolist()
+        for choice, first, count, place in zip(chosen, self._first, self._counts, self._places, strict=True):
+            if not first <= choice < first + count:
+                raise MisfitError(self.path, self.space, f"{value!r:.100}")
+            flat[place + choice - first] = 1
 
 
 _PARTS: dict[type[spaces.Space[Any]], type[_Numbers]] = {
