@@ -44,7 +44,7 @@ class FlatObservation(gym.ObservationWrapper[np.ndarray, Any, Any], gym.utils.Re
         if an observation does not fit the environment's space. The message names the part and what is expected
     """
 
-    observation_space: spaces.Box  # type: ignore[assignment]
+    observation_space: spaces.Box  # type: ignore[override]
     flattened_by_default = False  # True if this package put it there, and not its user
 
     def __init__(self, env: gym.Env[Any, Any], task: str | None = None) -> None:
