@@ -3,7 +3,7 @@
 Parts follow each other as in ``gymnasium.spaces.flatten``: the keys of a ``Dict`` in the space's own order, which
 Gymnasium sorts unless the space is made from an ``OrderedDict``, from pairs or with ``sort_keys=False``; the elements
 of a ``Tuple`` in theirs; arrays row by row. So a policy of observations from ``FlattenObservation`` fits. Unlike there,
-the type is the one that holds every digit of all parts, and an observation that does not fit its space is refused.
+the type is always a float (one-hots need no float64), and an observation that does not fit its space is refused.
 """
 
 from __future__ import annotations
