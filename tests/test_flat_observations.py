@@ -8,6 +8,7 @@ import numpy as np
 import own_envs  # noqa: F401 (registers environments)
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from helpers.drift import DriftEnv, drift_tasks
 from helpers.reach import ReachEnv, reach_tasks
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from sb3_multitask.agents import agent_of
 from sb3_multitask.cli import app
 from sb3_multitask.envs import flattening
 from sb3_multitask.envs.flat_layout import FlatLayout, why_not_flattened
+from sb3_multitask.evaluation.films.playing import Scene, play_episodes
 from sb3_multitask.vec_env.batch import why_not_batch
 
 BOX = spaces.Box(-1, 1, (2,))
@@ -289,6 +291,35 @@ def test_goal_tasks_resume_to_the_same_bits(backend):
     other.close()
 
 
+class GoalHopper(HopperEnv):
+    """A MuJoCo environment of Gymnasium that tells no state of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.goal = np.zeros(1)
+        self.observation_space = spaces.Dict(body=self.observation_space, goal=spaces.Box(-9, 9, (1,)))
+
+    def _get_obs(self):
+        return {"body": super()._get_obs(), "goal": self.goal}
+
+    def reset_model(self):
+        self.goal = self.np_random.uniform(-1, 1, 1)
+        return super().reset_model()
+
+
+def test_a_mujoco_environment_with_a_dictionary_resumes_to_the_same_bits():
+    env, other = (mt.MultiTaskVecEnv([mt.Task("x", GoalHopper)], seed=seed) for seed in (0, 1))
+    actions = np.random.default_rng(0).uniform(-1, 1, (60, 1, 3))
+    env.reset()
+    for action in actions[:5]:
+        env.step(action)
+    assert env.why_inexact() is None
+    other.set_state(env.get_state())
+    for action in actions[5:]:
+        for mine, theirs in zip(env.step(action)[:3], other.step(action)[:3], strict=True):
+            np.testing.assert_equal(mine, theirs)
+
+
 def test_the_generators_of_a_spaces_parts_resume_too():
     def made():
         return spaces.Dict(a=spaces.Tuple((BOX, spaces.Discrete(5))), goal=spaces.Box(-1, 1, (2,)))
@@ -507,6 +538,8 @@ def test_agents_play_single_environments():
     assert single.observation_space.contains(single.step(action)[0])
     results = mt.evaluate_tasks(agent, n_eval_episodes=2)
     assert results["Heavy"].success_rate is not None
+    ended = [*play_episodes(Scene(agent, tuple(reach_tasks()), n_steps=50))]
+    assert [(episode.task, episode.length) for episode in ended] == [("Light", 50), ("Heavy", 50)]
 
 
 @pytest.mark.slow
