@@ -108,9 +108,10 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     for name, space in spaces.items():
         if name in state:  # older checkpoints hold only the action space's generator
             space._np_random = make_generator(state[name])
-    parts = list(_parts_of(env.unwrapped.observation_space))
-    for part, generator in zip(parts, state.get("observation_parts", [None] * len(parts)), strict=True):
-        part._np_random = make_generator(generator)
+    if "observation_parts" in state:
+        parts = _parts_of(env.unwrapped.observation_space)
+        for part, generator in zip(parts, state["observation_parts"], strict=True):
+            part._np_random = make_generator(generator)
 
 
 def _parts_of(space: gym.Space[Any]) -> Iterator[Any]:
