@@ -103,10 +103,15 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
             setattr(layer, name, make_generator(generator))
         if "mujoco" in saved:
             _set_mujoco(layer, saved["mujoco"])
+    _set_generators(env, state)
+
+
+def _set_generators(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+    """Restore the generators of an environment and its spaces; older checkpoints lack some of them."""
     env.unwrapped._np_random = make_generator(state["np_random"])
     spaces: dict[str, Any] = {name: getattr(env.unwrapped, name) for name in ("action_space", "observation_space")}
     for name, space in spaces.items():
-        if name in state:  # older checkpoints hold only the action space's generator
+        if name in state:
             space._np_random = make_generator(state[name])
     if "observation_parts" in state:
         parts = _parts_of(env.unwrapped.observation_space)
