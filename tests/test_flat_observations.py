@@ -351,6 +351,19 @@ def test_a_single_environment_is_flattened_as_in_the_vec_env(goal):
         assert env.get_wrapper_attr("compute_reward")(np.zeros(2), np.zeros(2), None) == 0
 
 
+def test_flattened_tasks_may_differ_in_size():
+    tasks = [*reach_tasks(), *drift_tasks(1)]
+    env = mt.MultiTaskVecEnv(tasks, 1, seed=0)
+    obs = env.reset()["obs"]
+    assert env.observation_space["task"].obs_dims == (10, 10, 3)
+    assert (obs[0] != 0).sum() > 3
+    assert not obs[2, 3:].any()
+    assert set(env.layouts) == {"Light", "Heavy"}
+    tour = mt.TaskSetEnv(tasks, task="A")
+    assert tour.observation_space == env.observation_space
+    assert tour.reset(seed=0)[0]["obs"].shape == (10,)
+
+
 # What is refused
 
 

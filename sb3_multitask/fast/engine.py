@@ -242,6 +242,7 @@ class FastEngine:
         while len(self._memory) < len(batch):
             self._memory.append(PartMemory(self.parameters.another_gradient()))
         memory = self._memory[: len(batch)]
+        self.loss_weights = getattr(self.model, "loss_weights", None)
         sums = self._workers.map(partial(self._evaluate_part, objective, len(batch) == 1), batch, memory)
         for of_part in memory[1:]:  # in order, whoever was first
             for start, stop in self.parameters.places(self._present).tolist():
@@ -261,6 +262,8 @@ class FastEngine:
         (rows, activations), tasks = part(memory), self._acting.tasks
         outputs = GroupedOutputs(rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1])
         at_outputs, sums = evaluate_groups(objective, outputs)
+        if self.loss_weights is not None:
+            at_outputs.scale(self.loss_weights[rows.tasks])
         weights, gradient = self.parameters.weight_nets, memory.gradient
         if weights.log_std.ndim == 2:
             gradient.log_std[tasks] = at_outputs.log_std

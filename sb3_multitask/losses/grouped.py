@@ -146,3 +146,10 @@ class OutputGradient:
         elif other.values is not None:
             self.values += other.values
         return self
+
+    def scale(self, weights: np.ndarray) -> None:
+        """Multiply what belongs to each task by its weight, (k,)."""
+        self.mean *= weights[:, None, None]
+        self.log_std *= weights[:, None]
+        if self.values is not None:
+            self.values *= weights[:, None, None]
