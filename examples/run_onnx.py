@@ -37,15 +37,18 @@ def main() -> None:
         env = gym.make(args.env)
     except (gym.error.Error, ModuleNotFoundError) as e:
         parser.error(f"--env {args.env}: {e}")
-    if env.observation_space.shape != (int(facts["obs_dim"]),):
-        parser.error(f"{args.env} has observations {env.observation_space.shape}, the policy ({facts['obs_dim']},)")
+    obs_dim, action_dim = (json.loads(facts[name])[task.item()] for name in ("obs_dims", "action_dims"))
+    if env.observation_space.shape != (obs_dim,):
+        parser.error(f"{args.env} has observations {env.observation_space.shape}, the policy ({obs_dim},)")
+    padding = np.zeros(int(facts["obs_dim"]) - obs_dim)  # the policy takes observations of the widest task's size
     print(f"{args.env}, with the head of {task_names[task.item()]}")
     for episode in range(args.episodes):
         obs, _ = env.reset(seed=episode)
         total, done = 0.0, False
         while not done:
-            (action,) = session.run(None, {"obs": obs[None].astype(facts["obs_dtype"]), "task": task})
-            obs, reward, terminated, truncated, _ = env.step(action[0])
+            padded = np.concatenate((obs, padding))[None].astype(facts["obs_dtype"])
+            (action,) = session.run(None, {"obs": padded, "task": task})
+            obs, reward, terminated, truncated, _ = env.step(action[0, :action_dim])
             total += float(reward)
             done = terminated or truncated
         print(f"episode {episode}: return {total:.1f}")

@@ -177,18 +177,18 @@ def test_tasks_may_differ_in_the_bounds_of_observations():
 
 
 def test_unfit_spaces_are_refused_with_the_remedy():
-    class Dictated(DriftEnv):
+    class Written(DriftEnv):
         def __init__(self):
             super().__init__()
-            self.observation_space = spaces.Dict(a=spaces.Box(-1, 1))
+            self.observation_space = spaces.Text(5)
 
     class Discretised(DriftEnv):
         def __init__(self):
             super().__init__()
             self.action_space = spaces.Discrete(2)
 
-    with pytest.raises(ValueError, match=r"'x'.*observation space.*FlattenObservation"):
-        mt.MultiTaskVecEnv([mt.Task("x", Dictated)])
+    with pytest.raises(ValueError, match=r"'x'.*observation space.*Text space.*TransformObservation"):
+        mt.MultiTaskVecEnv([mt.Task("x", Written)])
     with pytest.raises(ValueError, match="Task 'x': its action space must be a Box"):
         mt.MultiTaskVecEnv([mt.Task("x", Discretised)])
 
