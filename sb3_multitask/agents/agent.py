@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -18,6 +18,7 @@ from sb3_multitask.envs.observations import checked_observation
 from sb3_multitask.envs.task_env import observation_dtype
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
+from sb3_multitask.policies.heads import TaskLayerNorm
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
 from sb3_multitask.vec_env.layers import task_normalizer_of
@@ -30,15 +31,46 @@ _ACTIVATIONS: dict[str, Any] = {
     "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "LeakyReLU": lambda x: np.where(x > 0, x, 0.01 * x),
 }
-Layers = list[tuple[np.ndarray, np.ndarray]]
+
+
+class Layer(NamedTuple):
+    """A linear layer, and the layer norm between it and its activation if there is one.
+
+    :ivar weight: (in, out), in heads (n_heads, in, out)
+    :ivar bias: (out,), in heads (n_heads, out)
+    :ivar scale: of the layer norm, like the bias
+    :ivar shift: of the layer norm, like the bias
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    scale: np.ndarray | None = None
+    shift: np.ndarray | None = None
+
+    def of_head(self, head: int | slice) -> Layer:
+        """Return the layer of one head, or of several."""
+        return Layer(*(None if part is None else part[head] for part in self))  # type: ignore[arg-type]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(n_rows, in) -> (n_rows, out), before the activation."""
+        x = x @ self.weight + self.bias
+        if self.scale is None:
+            return x
+        x = x - x.mean(axis=-1, keepdims=True)
+        x /= np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + TaskLayerNorm.eps)
+        return np.asarray(x * self.scale + self.shift)
+
+
+Layers = list[Layer]
 
 
 @dataclass(frozen=True)
 class Agent:
-    """A Gaussian policy with a head per task that takes raw, unnormalised observations.
+    """A Gaussian policy with a head per task, or one for all, that takes raw, unnormalised observations.
 
-    :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``, and the
-        critic's weights, which are kept and not used
+    :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``,
+        ``task_vectors.weight`` of a policy with the task in its input, and the critic's weights, which are kept and not
+        used
     :param task_names: in the order of the heads; a single-task policy has one
     :param statistics: statistics that normalise observations; ``None`` for a policy of raw observations
     :param activation: "Tanh", "ReLU", "ELU" or "LeakyReLU"
@@ -80,13 +112,12 @@ class Agent:
             )
         try:
             trunk, heads = self._trunk(), self._heads()
-            mean, log_std = self._forward(trunk, [(w[:1], b[:1]) for w, b in heads], 0, np.zeros((1, self.obs_dim)))
+            mean, log_std = self._forward(
+                trunk, [layer.of_head(slice(1)) for layer in heads], 0, np.zeros((1, self.obs_dim))
+            )
         except (KeyError, ValueError, IndexError) as e:
             raise ValueError(f"the policy's weights do not fit together ({e})") from e
-        if any(len(weight) != n_tasks for weight, _ in heads):
-            raise ValueError(
-                f"the policy has {len(heads[0][0])} heads for {n_tasks} tasks: {', '.join(self.task_names)}"
-            )
+        self._check_tasks(heads)
         if mean.shape != log_std.shape:
             raise ValueError(f"the policy's means {mean.shape} and log-stds {log_std.shape} do not fit")
         if self.statistics is not None and self.statistics.mean.shape != (n_tasks, self.obs_dim):
@@ -106,22 +137,36 @@ class Agent:
             if not low < init < high:
                 raise ValueError(f"`log_std_bounds` must be low, high and a start between (got {self.log_std_bounds})")
 
+    def _check_tasks(self, heads: Layers) -> None:
+        n_heads, vectors, tasks = len(heads[0].weight), self.task_vectors, ", ".join(self.task_names)
+        accepted = (self.n_tasks,) if vectors is None else (self.n_tasks, 1)  # tasks in the input may share a head
+        if n_heads not in accepted or any(len(layer.weight) != n_heads for layer in heads):
+            raise ValueError(f"the policy has {n_heads} heads for {self.n_tasks} tasks: {tasks}")
+        if vectors is not None and len(vectors) != self.n_tasks:
+            raise ValueError(f"the policy has vectors of {len(vectors)} tasks for {self.n_tasks} tasks: {tasks}")
+
     @property
     def n_tasks(self) -> int:
         return len(self.task_names)
 
     @property
     def obs_dim(self) -> int:
-        return int(self._trunk()[0][0].shape[0]) if self._trunk() else int(self._heads()[0][0].shape[1])
+        first = [*self._trunk(), *self._heads()][0].weight
+        return int(first.shape[-2]) - (0 if self.task_vectors is None else self.task_vectors.shape[1])
+
+    @property
+    def task_vectors(self) -> np.ndarray | None:
+        """What follows the observation in the input, a vector per task, (n_tasks, dim); ``None``: nothing."""
+        return self.weights.get("task_vectors.weight")
 
     @property
     def action_dim(self) -> int:
-        width = int(self._heads()[-1][0].shape[2])
+        width = int(self._heads()[-1].weight.shape[2])
         return width // 2 if self.log_std_bounds is not None else width
 
     @property
     def layers(self) -> tuple[Layers, Layers]:
-        """Weights and biases of the shared trunk, (in, out) and (out,), and of the heads, with a leading (n_tasks,)."""
+        """Layers of the shared trunk, and of the heads, with a leading (n_tasks,), or (1,) for a head for all tasks."""
         parts: tuple[Layers, Layers] = self._parts  # type: ignore[attr-defined]
         return parts
 
@@ -157,7 +202,7 @@ class Agent:
         trunk, heads = self.layers
         if self.statistics is not None:
             obs = self.statistics.normalize(obs, head)
-        return self._forward(trunk, [(w[head], b[head]) for w, b in heads], head, obs)
+        return self._forward(trunk, [layer.of_head(head if len(layer.weight) > 1 else 0) for layer in heads], head, obs)
 
     def predict(
         self,
@@ -198,30 +243,44 @@ class Agent:
     # The networks, from a state dict of ours or of SB3
 
     def _trunk(self) -> Layers:
-        """(weight (in, out), bias (out,)) of every shared layer."""
-        return [(w.T, b) for w, b in self._numbered("mlp_extractor.policy_net.")]
+        """All shared layers."""
+        return [layer._replace(weight=layer.weight.T) for layer in self._numbered("mlp_extractor.policy_net.")]
 
     def _heads(self) -> Layers:
-        """(weight (n_tasks, in, out), bias (n_tasks, out)) of every layer of the heads."""
+        """All layers of the heads."""
         if "action_net.weight" in self.weights:  # SB3's single head is one Linear
-            return [(self.weights["action_net.weight"].T[None], self.weights["action_net.bias"][None])]
-        return self._numbered("action_net.layers.")
+            return [Layer(self.weights["action_net.weight"].T[None], self.weights["action_net.bias"][None])]
+        norms, layers = self._numbered("action_net.norms."), self._numbered("action_net.layers.")
+        for i, norm in enumerate(norms):
+            layers[i] = layers[i]._replace(scale=norm.weight, shift=norm.bias)
+        return layers
 
     def _numbered(self, prefix: str) -> Layers:
+        """Layers by their numbers; in a trunk, a vector of weights belongs to the layer norm of the layer before it."""
         numbers = sorted(
             int(name[len(prefix) : -len(".weight")])
             for name in self.weights
             if name.startswith(prefix) and name.endswith(".weight")
         )
-        return [(self.weights[f"{prefix}{i}.weight"], self.weights[f"{prefix}{i}.bias"]) for i in numbers]
+        layers: Layers = []
+        for i in numbers:
+            weight, bias = self.weights[f"{prefix}{i}.weight"], self.weights[f"{prefix}{i}.bias"]
+            if weight.ndim == 1:
+                layers[-1] = layers[-1]._replace(scale=weight, shift=bias)
+            else:
+                layers.append(Layer(weight, bias))
+        return layers
 
     def _forward(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         activation = _ACTIVATIONS[self.activation]
         x = np.asarray(x, dtype=np.float32)
-        *hidden, (weight, bias) = [*trunk, *head]
-        for w, b in hidden:
-            x = activation(x @ w + b)
-        output = x @ weight + bias
+        if self.task_vectors is not None:
+            mine = self.task_vectors[index]
+            x = np.concatenate([x, np.broadcast_to(mine, (len(x), len(mine)))], axis=1)
+        *hidden, last = [*trunk, *head]
+        for layer in hidden:
+            x = activation(layer(x))
+        output = last(x)
         output = output[0] if output.ndim == 3 else output
         if self.log_std_bounds is not None:
             mean, raw = np.split(output, 2, axis=-1)

@@ -35,10 +35,22 @@ def settings_of(model: Any) -> dict[str, Any]:
         "on_fault": getattr(model.env and model.env.unwrapped, "on_fault", None),
         "frozen": list(model.frozen),
         "activation": getattr(policy.activation_fn, "__name__", repr(policy.activation_fn)),
+        **{name: _plain_option(value) for name, value in policy.options().items()},
         "envs": [_describe(task) for task in model.tasks or ()],
         "task_names": list(model.task_names or ()),
         "weights": {name: list(tensor.shape) for name, tensor in policy.state_dict().items()},
     }
+
+
+def _plain_option(value: Any) -> Any:
+    """An argument of the policy with names in place of classes and functions, the same in every process."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain_option(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_option(item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def number_or_schedule(value: Any) -> Any:

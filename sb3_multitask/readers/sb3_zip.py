@@ -28,7 +28,7 @@ from sb3_multitask.readers.saved_policy import (
     check_spaces,
     dimensions,
     log_std_bounds,
-    n_heads,
+    n_tasks,
     without_shared_layers,
 )
 from sb3_multitask.vec_env.saved_statistics import from_tensors
@@ -69,9 +69,9 @@ class SavedPolicy:
     obs_dtype: str = "float32"
 
     @property
-    def n_heads(self) -> int:
-        """Number of heads of a multi-task policy; 1 for any other policy."""
-        return n_heads(self.weights)
+    def n_tasks(self) -> int:
+        """Number of tasks of a multi-task policy; 1 for any other policy."""
+        return n_tasks(self.weights)
 
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:
