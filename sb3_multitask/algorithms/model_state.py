@@ -13,6 +13,8 @@ import torch as th
 from sb3_multitask.tasks import Task
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+OPTIONS = "policy_options"
+"""Key of a setting that says how the policy's nets differ from the default; it is left out if they do not."""
 _NORMALIZER = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 
 
@@ -35,7 +37,7 @@ def settings_of(model: Any) -> dict[str, Any]:
         "on_fault": getattr(model.env and model.env.unwrapped, "on_fault", None),
         "frozen": list(model.frozen),
         "activation": getattr(policy.activation_fn, "__name__", repr(policy.activation_fn)),
-        **{name: _plain_option(value) for name, value in policy.options().items()},
+        **({OPTIONS: _plain_option(options)} if (options := policy.options()) else {}),
         "envs": [_describe(task) for task in model.tasks or ()],
         "task_names": list(model.task_names or ()),
         "weights": {name: list(tensor.shape) for name, tensor in policy.state_dict().items()},

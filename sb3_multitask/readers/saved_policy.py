@@ -18,7 +18,7 @@ _HEAD = re.compile(r"action_net\.layers\.(\d+)\.weight")
 _OF_AN_MLP = re.compile(
     r"mlp_extractor\.(policy|value)_net\.\d+\.(weight|bias)|(action|value)_net\.(weight|bias)|log_std"
 )
-_ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>|(\w+)")
+_ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>|(?:[\w.]+\.)?(\w+)")
 _ACTIVATIONS = {name.lower(): name for name in ("Tanh", "ReLU", "ELU", "LeakyReLU")}
 _PLAIN_EXTRACTORS = ("FlattenExtractor", "CombinedExtractor")
 
