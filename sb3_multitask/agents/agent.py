@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_multitask.agents.layers import Layers, heads_of, trunk_of
 from sb3_multitask.envs.observations import checked_observation
 from sb3_multitask.envs.task_env import observation_dtype
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
-from sb3_multitask.policies.heads import TaskLayerNorm
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
 from sb3_multitask.vec_env.layers import task_normalizer_of
@@ -31,37 +31,6 @@ _ACTIVATIONS: dict[str, Any] = {
     "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "LeakyReLU": lambda x: np.where(x > 0, x, 0.01 * x),
 }
-
-
-class Layer(NamedTuple):
-    """A linear layer, and the layer norm between it and its activation if there is one.
-
-    :ivar weight: (in, out), in heads (n_heads, in, out)
-    :ivar bias: (out,), in heads (n_heads, out)
-    :ivar scale: of the layer norm, like the bias
-    :ivar shift: of the layer norm, like the bias
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    scale: np.ndarray | None = None
-    shift: np.ndarray | None = None
-
-    def of_head(self, head: int | slice) -> Layer:
-        """Return the layer of one head, or of several."""
-        return Layer(*(None if part is None else part[head] for part in self))  # type: ignore[arg-type]
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """(n_rows, in) -> (n_rows, out), before the activation."""
-        x = x @ self.weight + self.bias
-        if self.scale is None:
-            return x
-        x = x - x.mean(axis=-1, keepdims=True)
-        x /= np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + TaskLayerNorm.eps)
-        return np.asarray(x * self.scale + self.shift)
-
-
-Layers = list[Layer]
 
 
 @dataclass(frozen=True)
@@ -111,7 +80,7 @@ class Agent:
                 f"{', '.join(self.task_names)}"
             )
         try:
-            trunk, heads = self._trunk(), self._heads()
+            trunk, heads = trunk_of(self.weights), heads_of(self.weights)
             mean, log_std = self._forward(
                 trunk, [layer.of_head(slice(1)) for layer in heads], 0, np.zeros((1, self.obs_dim))
             )
@@ -151,7 +120,7 @@ class Agent:
 
     @property
     def obs_dim(self) -> int:
-        first = [*self._trunk(), *self._heads()][0].weight
+        first = [*trunk_of(self.weights), *heads_of(self.weights)][0].weight
         return int(first.shape[-2]) - (0 if self.task_vectors is None else self.task_vectors.shape[1])
 
     @property
@@ -161,7 +130,7 @@ class Agent:
 
     @property
     def action_dim(self) -> int:
-        width = int(self._heads()[-1].weight.shape[2])
+        width = int(heads_of(self.weights)[-1].weight.shape[2])
         return width // 2 if self.log_std_bounds is not None else width
 
     @property
@@ -239,37 +208,6 @@ class Agent:
             actions[mine] = mean
         actions = np.clip(actions, self.action_low, self.action_high).astype(np.float32)
         return (actions[0] if obs.ndim == 1 else actions), state
-
-    # The networks, from a state dict of ours or of SB3
-
-    def _trunk(self) -> Layers:
-        """All shared layers."""
-        return [layer._replace(weight=layer.weight.T) for layer in self._numbered("mlp_extractor.policy_net.")]
-
-    def _heads(self) -> Layers:
-        """All layers of the heads."""
-        if "action_net.weight" in self.weights:  # SB3's single head is one Linear
-            return [Layer(self.weights["action_net.weight"].T[None], self.weights["action_net.bias"][None])]
-        norms, layers = self._numbered("action_net.norms."), self._numbered("action_net.layers.")
-        for i, norm in enumerate(norms):
-            layers[i] = layers[i]._replace(scale=norm.weight, shift=norm.bias)
-        return layers
-
-    def _numbered(self, prefix: str) -> Layers:
-        """Layers by their numbers; in a trunk, a vector of weights belongs to the layer norm of the layer before it."""
-        numbers = sorted(
-            int(name[len(prefix) : -len(".weight")])
-            for name in self.weights
-            if name.startswith(prefix) and name.endswith(".weight")
-        )
-        layers: Layers = []
-        for i in numbers:
-            weight, bias = self.weights[f"{prefix}{i}.weight"], self.weights[f"{prefix}{i}.bias"]
-            if weight.ndim == 1:
-                layers[-1] = layers[-1]._replace(scale=weight, shift=bias)
-            else:
-                layers.append(Layer(weight, bias))
-        return layers
 
     def _forward(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         activation = _ACTIVATIONS[self.activation]

@@ -33,7 +33,8 @@ def extractor_class(given: object, kwargs: object) -> type[BaseFeaturesExtractor
             )
         return PLAIN
     if not (isinstance(given, type) and issubclass(given, nn.Module)):
-        raise ValueError(f"`features_extractor_class` must be a class (got {given!r}). {_ACCEPTED}")
+        hint = " A file cannot name one: train in Python." if isinstance(given, str) else ""
+        raise ValueError(f"`features_extractor_class` must be a class (got {given!r}).{hint} {_ACCEPTED}")
     return given  # type: ignore[return-value]  # what its modules have is checked when one is made
 
 
