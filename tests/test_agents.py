@@ -127,7 +127,7 @@ def test_damaged_files_are_refused_with_their_name(saved):
         ({"task_names": ["A", "B"]}, "3 heads for 2 tasks: A, B"),
         ({"task_names": [1, 2, 3]}, "task names must be strings"),
         ({"activation": stand_in.EXPRESSION}, "activation must be one of Tanh, ReLU, ELU"),
-        ({"schema": 9}, "no agent of schema version 1 or 2.*got 9"),
+        ({"schema": 9}, "no agent of schema version 1 to 3.*got 9"),
         ({"normalizer": {"epsilon": -1, "clip": 10}}, "must not be negative"),
     ],
 )

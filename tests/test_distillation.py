@@ -155,7 +155,7 @@ def test_without_teachers_the_loss_is_a2cs():
 def test_teachers_see_observations_through_their_own_normaliser(teacher):
     """Whatever the student's statistics: the targets are the teacher's policy on raw observations."""
     raw = np.random.default_rng(0).normal(size=(3, 4, teacher.obs_dim)) * 5
-    means, _ = Teachers(teachers(teacher), NAMES, teacher.obs_dim, teacher.action_dim).targets(range(3), raw)
+    means, _ = Teachers(teachers(teacher), NAMES, teacher.sizes).targets(range(3), raw)
     for task in range(3):
         observation = {"obs": raw[task], "task": np.full(4, task)}
         actions, _ = teacher.predict(observation, deterministic=True)

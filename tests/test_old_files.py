@@ -99,7 +99,7 @@ def test_a_registered_id_is_its_task_unless_a_wrapper_made_its_observations(tmp_
 
 def test_an_agent_of_rl_zoo3_teaches_and_is_saved(tmp_path):
     folder = make_zoo_folder(tmp_path / "logs")
-    teachers = Teachers({"A": str(folder)}, ["A"], 3, 2)
+    teachers = Teachers({"A": str(folder)}, ["A"], mt.load_agent(folder).sizes)
     mean, log_std = teachers.targets([0], OBS[None])
     np.testing.assert_allclose(np.clip(mean[0], -0.5, 0.5), ACTIONS["sb3_1.3.0_ppo_shared_relu"], atol=2e-6)
     assert log_std.shape == (1, 4, 2)

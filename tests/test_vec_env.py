@@ -157,19 +157,13 @@ def test_arrays_handed_out_belong_to_the_receiver():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (
-            {"obs_dim": 4},
-            r"observation spaces of the same shape: task 'A' has Box.*\(3,\).*task 'odd' has Box.*\(4,\)",
-        ),
-        (
-            {"high": 2.0},
-            r"action spaces of the same shape and bounds: task 'A' has Box\(-1.*task 'odd' has Box\(-2",
-        ),
+        ({"obs_dim": 4}, r"observation spaces of the same shape: task 'odd' has Box.*\(3,\).* and Box.*\(4,\)"),
+        ({"high": 2.0}, r"action spaces of the same shape and bounds: task 'odd' has Box\(-1.* and Box\(-2"),
     ],
 )
-def test_tasks_with_other_spaces_are_refused_with_both(other, message):
+def test_copies_with_other_spaces_are_refused_with_both(other, message):
     with pytest.raises(ValueError, match=message):
-        mt.MultiTaskVecEnv([*drift_tasks(1), mt.Task("odd", DriftEnv, other)])
+        mt.MultiTaskVecEnv([*drift_tasks(1), mt.Task("odd", DriftEnv, [{}, other])], 2)
 
 
 def test_tasks_may_differ_in_the_bounds_of_observations():

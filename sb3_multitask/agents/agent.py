@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_multitask.agents.layers import Layers, heads_of, trunk_of
-from sb3_multitask.envs.observations import checked_observation
+from sb3_multitask.envs.observations import checked_observation, own_actions, padded_observation
 from sb3_multitask.envs.task_env import observation_dtype
+from sb3_multitask.envs.task_space import TaskSizes, TaskSpace, padded
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
 from sb3_multitask.readers import ObsStatistics
@@ -50,6 +53,8 @@ class Agent:
     :param tasks: the tasks of the heads, if they are known; the agent can then be evaluated without an env
     :param obs_dtype: type of an exported policy's observations: "float64" if the tasks' observations need its
         precision, else "float32"
+    :param task_space: how wide each task is and the bounds of its actions, where tasks differ in these; ``None`` where
+        they do not
     :raises ValueError: if the parts do not fit together, or a weight is not finite
     """
 
@@ -63,6 +68,7 @@ class Agent:
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tasks: tuple[Task, ...] | None = field(default=None, repr=False)
     obs_dtype: str = "float32"
+    task_space: TaskSpace | None = None
 
     def __post_init__(self) -> None:
         if self.obs_dtype not in OBS_DTYPES:
@@ -97,6 +103,20 @@ class Agent:
         object.__setattr__(self, "_parts", (trunk, heads))
         if any(np.shape(bound) not in ((), (self.action_dim,)) for bound in (self.action_low, self.action_high)):
             raise ValueError(f"the bounds of its actions must be {self.action_dim} numbers each")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        space = self.task_space
+        if space is None:
+            return
+        dims = [(obs_dim, len(low)) for obs_dim, (low, _) in zip(space.obs_dims, space.action_bounds, strict=True)]
+        fit = all(1 <= obs_dim <= self.obs_dim and 1 <= n <= self.action_dim for obs_dim, n in dims)
+        ordered = all(len(low) == len(high) and np.less_equal(low, high).all() for low, high in space.action_bounds)
+        if len(dims) != self.n_tasks or not (fit and ordered):
+            raise ValueError(
+                f"`task_space` must have {self.n_tasks} tasks with observations of at most {self.obs_dim} and actions "
+                f"of at most {self.action_dim} numbers, between the lowest and the highest (got {space})"
+            )
 
     def _check_bounds(self) -> None:
         if not np.all(np.asarray(self.action_low, dtype=float) <= np.asarray(self.action_high, dtype=float)):
@@ -141,13 +161,25 @@ class Agent:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights and statistics, which identifies an agent."""
+        """SHA-256 of the weights, statistics and sizes of the tasks, which identifies an agent."""
         sha = hashlib.sha256()
         for name in sorted(self.weights):
             sha.update(name.encode() + np.ascontiguousarray(self.weights[name]).tobytes())
         if self.statistics is not None:
             sha.update(self.statistics.mean.tobytes() + self.statistics.var.tobytes())
+        if self.task_space is not None:
+            sha.update(repr((self.task_space.obs_dims, self.task_space.action_bounds)).encode())
         return sha.hexdigest()
+
+    @cached_property
+    def sizes(self) -> TaskSizes:
+        """How wide each task is within the widest, and the bounds of its actions."""
+        low, high = (
+            np.broadcast_to(b, self.action_dim).astype(np.float32) for b in (self.action_low, self.action_high)
+        )
+        task = self.task_space or spaces.Discrete(self.n_tasks)
+        obs = spaces.Box(-np.inf, np.inf, (self.obs_dim,))
+        return TaskSizes.of(spaces.Dict(obs=obs, task=task), spaces.Box(low, high))
 
     def head_of(self, task: str) -> int:
         """Return the head of a task; a single-task policy uses its head for any name.
@@ -165,13 +197,22 @@ class Agent:
     def distribution(self, obs: np.ndarray, head: int) -> tuple[np.ndarray, np.ndarray]:
         """Return means and log-stds of the actions of one head, both (n_rows, action_dim) float32.
 
-        :param obs: raw observations, (n_rows, obs_dim)
+        Where tasks differ in size, ``action_dim`` is the task's own.
+
+        :param obs: raw observations, (n_rows, obs_dim), of the task's own size or padded
         :param head: index of the head
         """
-        trunk, heads = self.layers
+        (trunk, heads), sizes = self.layers, self.sizes
+        if obs.shape[-1] == sizes.obs_dims[head]:
+            obs = padded(obs, self.obs_dim)
         if self.statistics is not None:
             obs = self.statistics.normalize(obs, head)
-        return self._forward(trunk, [layer.of_head(head if len(layer.weight) > 1 else 0) for layer in heads], head, obs)
+        if sizes.has_padding:
+            obs = np.where(sizes.obs_mask[head], obs, 0)
+        mine = [layer.of_head(head if len(layer.weight) > 1 else 0) for layer in heads]
+        mean, log_std = self._forward(trunk, mine, head, obs)
+        n = sizes.action_dims[head]
+        return mean[:, :n], log_std[:, :n]
 
     def predict(
         self,
@@ -183,7 +224,8 @@ class Agent:
     ) -> tuple[np.ndarray, Any]:
         """Return actions for **unnormalised** observations, as SB3's ``predict`` returns them.
 
-        A model's ``predict``, in contrast, takes the normalised observations of its VecEnv.
+        A model's ``predict``, in contrast, takes the normalised observations of its VecEnv. Sizes are as there, where
+        tasks differ in size: one observation gives an action of its task's own size, a batch gives padded ones.
 
         :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": task ids, () or (n_rows,)}``
         :param state: returned unchanged; there is no recurrence
@@ -195,19 +237,21 @@ class Agent:
         """
         observation = checked_observation(observation, self.n_tasks)
         obs, task = np.asarray(observation["obs"], dtype=np.float64), observation["task"].reshape(-1)
-        rows = np.atleast_2d(obs)
+        rows = np.atleast_2d(padded_observation(obs, observation["task"], self.sizes, self.task_names))
         if rows.ndim != 2 or rows.shape[1] != self.obs_dim:
             raise ValueError(f"`observation['obs']` must be (n_rows, {self.obs_dim}) (got {obs.shape})")
-        actions = np.empty((len(rows), self.action_dim), dtype=np.float32)
+        actions = np.zeros((len(rows), self.action_dim), dtype=np.float32)
         for head in np.unique(task):
             mine = task == head
             mean, log_std = self.distribution(rows[mine], int(head))
             if not deterministic:
                 draw = (generator or np.random.default_rng()).standard_normal(mean.shape)
                 mean = mean + np.exp(log_std) * draw
-            actions[mine] = mean
+            actions[mine, : mean.shape[1]] = mean
         actions = np.clip(actions, self.action_low, self.action_high).astype(np.float32)
-        return (actions[0] if obs.ndim == 1 else actions), state
+        if obs.ndim == 1:
+            actions = actions[0]
+        return own_actions(actions, task, self.sizes), state
 
     def _forward(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         activation = _ACTIVATIONS[self.activation]
@@ -294,4 +338,5 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         {"num_timesteps": model.num_timesteps, **facts},
         tasks,
         obs_dtype_of(model),
+        policy.task_space,
     )

@@ -4,6 +4,9 @@ Both take raw observations ``obs`` (batch, obs_dim), float64 if the tasks' obser
 ids ``task`` (batch,) int64. They return ``action`` (batch, action_dim) float32, clipped to the bounds, as
 ``Agent.predict(..., deterministic=True)`` does. The size of the batch is free. An unknown task id is an error when the
 file is run.
+
+Where tasks differ in size, ``obs_dim`` and ``action_dim`` are those of the widest: what stands in the padding of
+observations does not matter, and actions have zeros there.
 """
 
 from __future__ import annotations
@@ -89,8 +92,8 @@ def metadata_of(agent: Agent) -> dict[str, str]:
     """Return the metadata of an exported file: texts, lists as JSON.
 
     ``task_names`` are in the order of the task ids; ``tasks`` are their environments, or ``null`` if those are not
-    known. The others are ``obs_dim``, ``obs_dtype``, ``action_dim``, the agent's ``digest``, and
-    ``sb3_multitask_version``.
+    known; ``obs_dims`` and ``action_dims`` are each task's own sizes. The others are ``obs_dim``, ``obs_dtype``,
+    ``action_dim``, the agent's ``digest``, and ``sb3_multitask_version``.
     """
     return {
         "format": "sb3-multitask policy",
@@ -100,6 +103,8 @@ def metadata_of(agent: Agent) -> dict[str, str]:
         "obs_dim": str(agent.obs_dim),
         "obs_dtype": agent.obs_dtype,
         "action_dim": str(agent.action_dim),
+        "obs_dims": json.dumps(agent.sizes.obs_dims.tolist()),
+        "action_dims": json.dumps(agent.sizes.action_dims.tolist()),
         "digest": agent.digest,
     }
 
@@ -127,10 +132,15 @@ class _DeterministicPolicy(nn.Module):
         if statistics is not None:  # float64, as in the normaliser, so that large observations keep their precision
             self.mean = nn.Buffer(th.from_numpy(statistics.mean.astype(np.float64)))
             self.std = nn.Buffer(th.from_numpy(np.sqrt(statistics.var.astype(np.float64) + statistics.epsilon)))
+        sizes = agent.sizes
+        differ, self.has_padding = sizes.has_padding or sizes.bounds_differ, sizes.has_padding
+        bounds = (sizes.action_low, sizes.action_high) if differ else (agent.action_low, agent.action_high)
+        shape = (*([agent.n_tasks] if differ else []), agent.action_dim)
         self.low, self.high = (
-            nn.Buffer(th.from_numpy(np.broadcast_to(bound, agent.action_dim).astype(np.float32)))
-            for bound in (agent.action_low, agent.action_high)
+            nn.Buffer(th.from_numpy(np.broadcast_to(bound, shape).astype(np.float32))) for bound in bounds
         )
+        if self.has_padding:
+            self.obs_mask = nn.Buffer(th.from_numpy(sizes.obs_mask))
 
     def forward(self, obs: th.Tensor, task: th.Tensor) -> th.Tensor:
         """(batch, obs_dim) and (batch,) -> (batch, action_dim)."""
@@ -138,6 +148,8 @@ class _DeterministicPolicy(nn.Module):
         if self.clip is not None:
             obs = ((obs.double() - self.mean[task]) / self.std[task]).clamp(-self.clip, self.clip).float()
         hidden = obs.float()
+        if self.has_padding:
+            hidden = th.where(self.obs_mask[task], hidden, 0.0)
         if self.task_vectors is not None:
             hidden = th.cat([hidden, self.task_vectors[task]], dim=1)
         for layer in self.trunk:
@@ -152,7 +164,8 @@ class _DeterministicPolicy(nn.Module):
         else:
             mine = task.view(-1, 1, 1).expand(-1, 1, self.action_dim)
             mean = outputs.gather(1, mine).squeeze(1)
-        return th.minimum(th.maximum(mean, self.low), self.high)
+        low, high = (self.low, self.high) if self.low.ndim == 1 else (self.low[task], self.high[task])
+        return th.minimum(th.maximum(mean, low), high)  # which are 0 in the padding
 
 
 def _by_head(parts: Iterable[np.ndarray | None]) -> Iterator[np.ndarray | None]:

@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_multitask.agents.agent import Agent, agent_of
 from sb3_multitask.agents.pretrained import pretrained_path
 from sb3_multitask.agents.trained_files import NAMES, PRETRAINED, locate
+from sb3_multitask.envs.task_space import TaskSpace
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
 from sb3_multitask.readers.other_files import describe_file, describe_folder, is_zip
 from sb3_multitask.readers.zoo_folder import ZooFolder
@@ -25,6 +26,8 @@ from sb3_multitask.storage.files import replacing, write_json
 from sb3_multitask.tasks import Task, registered_id
 
 SCHEMA = 2
+_SCHEMA_OF_SIZES = 3
+"""Of agents of tasks of different sizes, whose files older versions must not read: they know no padding."""
 _FORMAT = "sb3-multitask agent"
 _CHECKSUM = "description_sha256"
 """Key of a description that holds the SHA-256 of its other entries; since schema 2."""
@@ -51,7 +54,7 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
     statistics = agent.statistics
     description = {
         "format": _FORMAT,
-        "schema": SCHEMA,
+        "schema": SCHEMA if agent.task_space is None else _SCHEMA_OF_SIZES,
         "sha256": hashlib.sha256(content).hexdigest(),
         "task_names": list(agent.task_names),
         "activation": agent.activation,
@@ -63,6 +66,8 @@ def save_agent(agent: Agent | BaseAlgorithm, path: str | Path) -> None:
         "tasks": describe_tasks(agent.tasks),
         "obs_dtype": agent.obs_dtype,
     }
+    if (space := agent.task_space) is not None:
+        description["task_sizes"] = {"obs_dims": list(space.obs_dims), "action_bounds": _listed(space.action_bounds)}
     write_json(path.with_name(f"{path.name}.json"), {**description, _CHECKSUM: _checksum(description)})
 
 
@@ -165,6 +170,7 @@ def _agent_of_zip(
         {"algorithm": policy.algorithm, **steps, **(facts or {})},
         tasks,
         policy.obs_dtype,
+        policy.task_space,
     )
 
 
@@ -181,15 +187,15 @@ def _read_agent(path: Path) -> Agent:
         raise UnreadableFileError(f"{path}: cannot be read ({e.strerror}: {e.filename})") from e
     try:
         facts = json.loads(text)
-        if facts["format"] != _FORMAT or facts["schema"] not in (1, SCHEMA):
+        if facts["format"] != _FORMAT or facts["schema"] not in (1, SCHEMA, _SCHEMA_OF_SIZES):
             raise ValueError(
-                f"it is no agent of schema version 1 or {SCHEMA}, which this version of sb3-multitask reads "
+                f"it is no agent of schema version 1 to {_SCHEMA_OF_SIZES}, which this version of sb3-multitask reads "
                 f"(got {facts['schema']!r:.50})"
             )
         if facts["sha256"] != hashlib.sha256(content).hexdigest():
             raise UnreadableFileError(f"{arrays_path}: is not the file that was written (SHA-256 differs)")
         agent = _agent_of(facts, safetensors.numpy.load(content))
-        if facts.get(_CHECKSUM) != (_checksum(facts) if facts["schema"] == SCHEMA else None):
+        if facts.get(_CHECKSUM) != (_checksum(facts) if facts["schema"] >= SCHEMA else None):
             raise ValueError(
                 "it is not what was written (its SHA-256 differs). To change an agent, use dataclasses.replace(agent, "
                 "...) and save_agent"
@@ -219,6 +225,7 @@ def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Age
         facts["facts"],
         _tasks(facts.get("tasks")),
         facts.get("obs_dtype", "float32"),
+        None if (sizes := facts.get("task_sizes")) is None else TaskSpace(sizes["obs_dims"], sizes["action_bounds"]),
     )
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
+from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.teachers import TeacherLike
 from sb3_multitask.losses import A2CLoss, A2CTerms, DistillLoss
@@ -55,8 +56,11 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
     :param critic_coef: weight of the value loss; ``None``: 0 with teachers while ``rl_coef`` stays 0, else 1
     :param student_rollout_prob: probability that a rollout's actions are the student's; the others come from the
         teacher, in the same envs, and never enter the RL loss
-    :raises ValueError: on an env without tasks, an unknown schedule, engine or policy, teachers that do not fit, or
-        settings of distillation without teachers
+    :param task_weights: task name -> weight, by which the losses of the task's rows are multiplied; tasks that are not
+        named have 1. The update is along the mean of the weighted losses over all rows; logs show the losses
+        unweighted. 0 trains nothing for the task, whose head an optimizer with a memory may still move
+    :raises ValueError: on an env without tasks, an unknown schedule, engine or policy, weights or teachers that do not
+        fit, or settings of distillation without teachers
 
     The fast engine calls ``on_step`` once per vectorised step with SB3's local names, but for ``obs_tensor``,
     ``values`` and ``log_probs``, which do not exist there.
@@ -97,9 +101,10 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         rl_coef: Coefficient | None = None,
         critic_coef: Coefficient | None = None,
         student_rollout_prob: Coefficient = 1.0,
+        task_weights: TaskWeights | None = None,
         _init_setup_model: bool = True,
     ) -> None:
-        self.begin(task_schedule, engine, n_steps)
+        self.begin(task_schedule, engine, n_steps, task_weights)
         self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
         super().__init__(
             policy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -117,7 +118,9 @@ class TorchEngine:
         # SB3 keeps the distribution of the last rows in action_dist.
         outputs = Outputs(values.flatten(), log_prob, entropy, policy.action_dist.distribution)
         terms = [loss.terms(batch, outputs) for loss in objective]
-        weighted = [loss.weighted(of_loss) for loss, of_loss in zip(objective, terms, strict=True)]
+        weights = getattr(self.model, "loss_weights", None)
+        of_update = terms if weights is None else _weighted_terms(objective, batch, outputs, weights)
+        weighted = [loss.weighted(of_loss) for loss, of_loss in zip(objective, of_update, strict=True)]
         total = sum(weighted[1:], start=weighted[0])
         self._loss_is_finite = bool(th.isfinite(total))
         policy.optimizer.zero_grad()
@@ -138,3 +141,11 @@ class TorchEngine:
             return False
         step_of_tasks(policy, self._present)
         return True
+
+
+def _weighted_terms(objective: Sequence[Loss], batch: Any, outputs: Outputs, weights: np.ndarray) -> list[Any]:
+    """The terms of losses as means over all rows, each multiplied by the weight of its task, (n_tasks,)."""
+    of_rows = th.as_tensor(weights, dtype=outputs.values.dtype, device=outputs.values.device)
+    of_rows = of_rows[batch.observations["task"].long().flatten()]
+    all_rows = [loss.rows(batch, outputs) for loss in objective]
+    return [type(rows)(*((of_rows * row).mean() for row in rows)) for rows in all_rows]

@@ -19,6 +19,7 @@ from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
 from sb3_multitask.distillation.settings import Coefficient, Coefficients, DistillationSettings
 from sb3_multitask.distillation.teacher_vec_env import TeachersInEnv
 from sb3_multitask.distillation.teachers import TeacherLike, Teachers
@@ -51,7 +52,13 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     default_buffer_class: ClassVar[type[TaskRolloutBuffer]] = TaskRolloutBuffer
     policy: MultiTaskActorCriticPolicy
 
-    def begin(self, task_schedule: TaskSchedule, engine: EngineName, n_steps: int) -> None:
+    def begin(
+        self,
+        task_schedule: TaskSchedule,
+        engine: EngineName,
+        n_steps: int,
+        task_weights: TaskWeights | None = None,
+    ) -> None:
         """Set what a model has beside SB3's attributes; before SB3's constructor.
 
         :raises TypeError: if ``n_steps`` is no whole number
@@ -62,6 +69,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._begin_with_tasks()
         self.task_schedule: TaskSchedule = task_schedule
         self.engine: EngineName = engine
+        self.task_weights: TaskWeights | None = task_weights
         self._numerics: Engine | None = None
         self._last_engine_message = ""
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
@@ -93,11 +101,13 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         check_choices(task_schedule=(self.task_schedule, TaskSchedule), engine=(self.engine, EngineName))
         check_counts(n_steps=self.n_steps)
         check_number_or_schedule("learning_rate", self.learning_rate)
+        checked_weights(self.task_weights, None)
         _ = self.distillation  # checked
         if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
             self.rollout_buffer_class = self.default_buffer_class
         check_names(self.policy_kwargs, self.policy_class)
         super()._setup_model()
+        _ = self.loss_weights
         if isinstance(self.teachers, Mapping):
             self._take_teachers(self.teachers)
         elif not (self.teachers is None or isinstance(self.teachers, Teachers)):
@@ -112,8 +122,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._check_buffer("hold what teachers would do")
         if self.task_names is None:
             raise ValueError("`teachers` need an env, whose tasks they teach: pass `env` too")
-        action_dim = self.action_space.shape[0]  # type: ignore[index]
-        self.teachers = Teachers(teachers, self.task_names, self.policy.obs_dim, action_dim)
+        self.teachers = Teachers(teachers, self.task_names, self.policy.sizes)
         self._teaching = TeachersInEnv(self.teachers)
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:
@@ -185,6 +194,11 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
                 self.task_ep_info_buffers[info["task"]].append(task_logs.episode_of(info))
 
     # Objectives
+
+    @property
+    def loss_weights(self) -> np.ndarray | None:
+        """What the losses of each task's rows are multiplied by, (n_tasks,); ``None``: all by 1."""
+        return checked_weights(self.task_weights, self.task_names)
 
     @property
     def distillation(self) -> DistillationSettings:
@@ -301,8 +315,10 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     def settings(self) -> dict[str, Any]:
         names = ("task_schedule", "n_steps", *self.live_settings, "distill_loss")
+        weights = self.loss_weights
         return {
             **super().settings(),
+            "task_weights": {} if weights is None else dict(zip(self.task_names or (), weights.tolist(), strict=True)),
             **{name: getattr(self, name) for name in names},
             **{name: number_or_schedule(getattr(self, name)) for name in _COEFFICIENTS},
             "teachers": self.teachers.digests if isinstance(self.teachers, Teachers) else {},

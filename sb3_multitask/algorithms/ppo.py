@@ -18,6 +18,7 @@ from sb3_multitask.algorithms.env_checks import check_batch_size, check_counts, 
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.task_logs import UpdateLog, log_explained_variance, log_std
+from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.teachers import TeacherLike
 from sb3_multitask.losses import DistillLoss, PPOLoss, PPOTerms
@@ -42,6 +43,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
     value loss + distill_coef * distillation loss``; by default the last term alone. Rollouts in which the teachers act
     never enter the first two terms, so ratios are of the student's own actions.
 
+    :param task_weights: see :class:`A2CMultiTask`
     :param desired_kl: ``None``: the learning rate is ``learning_rate``. Else it follows the measured KL divergence of
         each minibatch from the policy that collected the rollout, beginning with ``learning_rate``: it is divided by
         1.5 where that is above twice ``desired_kl``, and multiplied by 1.5 where it is below half of it, within [1e-5,
@@ -90,11 +92,12 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         rl_coef: Coefficient | None = None,
         critic_coef: Coefficient | None = None,
         student_rollout_prob: Coefficient = 1.0,
+        task_weights: TaskWeights | None = None,
         _init_setup_model: bool = True,
     ) -> None:
         check_batch_size(batch_size, normalize_advantage)  # which SB3 asserts before `_setup_model`
         self.desired_kl = desired_kl
-        self.begin(task_schedule, engine, n_steps)
+        self.begin(task_schedule, engine, n_steps, task_weights)
         self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
         super().__init__(
             policy,

@@ -149,12 +149,18 @@ def log_std(logger: Logger, names: Sequence[str], policy: MultiTaskActorCriticPo
 
 
 def stds(names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> dict[str, float]:
-    """The mean standard deviation of the actions by SB3's key, and of each task if it has its own."""
+    """The mean standard deviation of the actions by SB3's key, and of each task if it has its own.
+
+    Tasks count their own actions, without padding.
+    """
     if policy.log_std_mode == "state_dependent":
         return {}
     std: np.ndarray = np.exp(policy.log_std.numpy(force=True))
+    dims = [std.shape[-1]]
+    if policy.log_std_mode == "per_task":
+        std, dims = std * policy.sizes.action_mask, policy.sizes.action_dims.tolist()
     sums = np.add.reduce(std, axis=-1).reshape(-1).tolist()
-    means = [total / std.shape[-1] for total in sums]
+    means = [total / dim for total, dim in zip(sums, dims, strict=True)]
     values = {"train/std": sum(means) / len(means)}
     if policy.log_std_mode == "per_task":
         values.update(zip(_std_keys(tuple(names)), means, strict=True))

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
 
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.policies.task_steps import onehot_inputs, stacked_parameters
@@ -16,7 +17,9 @@ Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
 _EXTRACTORS = ("features_extractor.", "vf_features_extractor.")
 
 
-def transfer(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mapping[str, str]) -> None:
+def transfer(
+    model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mapping[str, str], heads: bool = True
+) -> None:
     """Give tasks of a model what another task has learned: its head, log-std, place in the input, and statistics.
 
     From another model the trunk is copied too, so that its heads go on to mean the same. The optimizer's state stays.
@@ -24,22 +27,28 @@ def transfer(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mappi
 
     :param model: the model that receives
     :param source: the model that gives: another one with the same nets, or ``model`` itself
-    :param tasks: task of ``model`` -> task of ``source``
+    :param tasks: task of ``model`` -> task of ``source``; may be empty with ``heads=False``
+    :param heads: ``False`` carries the trunk only, for tasks whose heads have actions of another size: neither heads
+        nor log-stds nor statistics of returns change, and of the named tasks the statistics of observations are copied,
+        with which the trunk means the same
     :raises TypeError: if a side is no multi-task model, such as an ``Agent``, which has no statistics of returns
     :raises ValueError: on an unknown task, on nets or normalisers that would make something else of the weights, on
-        weights that are not finite; both sides are named
+        weights that are not finite, on tasks of different sizes; both sides are named
     """
     _check_model(model, "model")
     _check_model(source, "source")
     if not isinstance(tasks, Mapping):
         raise TypeError(f"`tasks` must map tasks of `model` to tasks of `source` (got {tasks!r})")
     pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
-    if not pairs:
+    if not pairs and heads:
         raise ValueError("`tasks` must name at least one task of the model and the task of the source it takes over")
-    ours, theirs = dict(model.policy.named_parameters()), dict(source.policy.named_parameters())
+    _check_same_sizes(model, source, tasks, heads=heads)
+    ours, theirs = (_carried(side.policy, heads=heads) for side in (model, source))
     per_task = set(stacked_parameters(model.policy))
-    _check_same_meaning(model, source)
-    onehot = dict.fromkeys(onehot_inputs(model.policy), (model.policy.n_tasks, source.policy.n_tasks))
+    _check_same_meaning(model, source, heads=heads)
+    onehot = {
+        name: (model.policy.n_tasks, source.policy.n_tasks) for name in onehot_inputs(model.policy) if name in ours
+    }
     _check_same_nets(ours, theirs, per_task, onehot)
     receiver, giver = model.get_vec_normalize_env(), source.get_normalizer_state()
     if receiver is None and model.get_normalizer_state() is not None:
@@ -53,7 +62,7 @@ def transfer(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mappi
         _copy_weights(ours, copies, per_task, pairs)
         _copy_averages(model, source)
     if receiver is not None and giver is not None:
-        _copy_statistics(receiver, giver, pairs)
+        _copy_statistics(receiver, giver, pairs, returns=heads)
 
 
 def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
@@ -77,6 +86,12 @@ def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     frozen = {"trunk": trunk, "all_but_last": trunk + hidden, "nothing": []}[what]
     model.frozen = tuple(frozen)
     policy.set_frozen(frozen)
+
+
+def _carried(policy: Any, *, heads: bool) -> dict[str, nn.Parameter]:
+    """Return names and parameters of what is carried: all, or the trunk."""
+    of_heads = () if heads else ("action_net.", "value_net.", "log_std")
+    return {name: parameter for name, parameter in policy.named_parameters() if not name.startswith(of_heads)}
 
 
 def _copy_weights(
@@ -119,8 +134,11 @@ def _with_columns_of(
     return th.cat([theirs[:, :n_features], columns], dim=1)
 
 
-def _copy_statistics(normalizer: Any, giver: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> None:
-    for name, rms in (("obs_rms", normalizer.obs_rms["obs"]), ("ret_rms", normalizer.ret_rms)):
+def _copy_statistics(
+    normalizer: Any, giver: Mapping[str, Any], pairs: Sequence[tuple[int, int]], *, returns: bool
+) -> None:
+    all_rms = [("obs_rms", normalizer.obs_rms["obs"]), *([("ret_rms", normalizer.ret_rms)] if returns else [])]
+    for name, rms in all_rms:
         for part in ("mean", "var", "count"):
             for target, origin in pairs:
                 getattr(rms, part)[target] = giver[name][part][origin]
@@ -145,10 +163,39 @@ def _normalizes(state: Mapping[str, Any] | None) -> bool:
     return state is not None and bool(state["norm_obs"])
 
 
-def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm) -> None:
+def _check_same_sizes(
+    model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mapping[str, str], *, heads: bool
+) -> None:
+    """Raise unless observations are as wide on both sides, and tasks that are paired have equal sizes."""
+    ours, theirs = model.policy.sizes, source.policy.sizes
+    if ours.obs_dim != theirs.obs_dim:
+        raise ValueError(
+            f"The trunk of the model takes observations of size {ours.obs_dim}, the widest task's, and that of the "
+            f"source {theirs.obs_dim}: which of these numbers mean the same is not known, so it cannot be carried"
+        )
+    for target, origin in tasks.items():
+        i, j = _index(model, target, "`model`"), _index(source, origin, "`source`")
+        sizes = (ours.action_dims[i], theirs.action_dims[j])
+        if heads and (sizes[0] != sizes[1] or ours.action_dim != theirs.action_dim):
+            raise ValueError(
+                f"Task {target!r} of the model has actions of size {sizes[0]}, {ours.action_dim} with padding, task "
+                f"{origin!r} of the source {sizes[1]} and {theirs.action_dim}: heads=False carries the trunk only"
+            )
+        if ours.obs_dims[i] != theirs.obs_dims[j]:
+            raise ValueError(
+                f"Task {target!r} of the model has observations of size {ours.obs_dims[i]}, task {origin!r} of the "
+                f"source {theirs.obs_dims[j]}, whose statistics mean something else. To carry the trunk alone: "
+                "tasks={}, heads=False"
+            )
+
+
+def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, *, heads: bool) -> None:
     """Weights mean the same under the same activation, log-std and normalisation only."""
-    names = ["activation_fn", "log_std_mode", *{**model.policy.options(), **source.policy.options()}]
-    if model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these
+    options = {**model.policy.options(), **source.policy.options()}
+    names = ["activation_fn", *(name for name in options if name != "share")]
+    if heads:
+        names += ["log_std_mode", "share"]
+    if heads and model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these
         names += ["log_std_bounds", "log_std_init"]
     for name in names:
         first, second = getattr(model.policy, name), getattr(source.policy, name)

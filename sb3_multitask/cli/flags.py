@@ -82,4 +82,5 @@ def _metavar(field: FieldInfo) -> str | None:
         return "|".join(kinds)
     if _type_of(field) is not None:
         return None
-    return "NUMBER|lin_NUMBER|YAML" if float in kinds else "YAML"
+    is_mapping = get_origin(field.annotation) is dict
+    return "NUMBER|lin_NUMBER|YAML" if float in kinds and not is_mapping else "YAML"

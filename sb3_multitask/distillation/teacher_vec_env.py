@@ -82,7 +82,8 @@ class TeacherVecEnv(VecEnv):
             self._seen.append(self._observation)
         if self.is_collecting and self.teachers_act:
             actions = self.teachers.act(self._tasks(), self._observation)
-            actions = np.clip(actions, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
+            sizes, tasks = self.teachers.sizes, self.task_ids
+            actions = np.clip(actions, sizes.action_low[tasks], sizes.action_high[tasks])
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:

@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_multitask.agents import Agent, agent_of
 from sb3_multitask.agents.files import load_agent
+from sb3_multitask.envs.task_space import TaskSizes, padded
 
 TeacherLike: TypeAlias = Agent | BaseAlgorithm | str | Path
 
@@ -21,14 +22,11 @@ class Teachers:
 
     :param teachers: task name -> teacher
     :param task_names: the student's tasks, in order
-    :param obs_dim: the student's
-    :param action_dim: the student's
+    :param sizes: the student's
     :raises ValueError: if a task has no teacher, a teacher no task, or sizes differ; names both sides
     """
 
-    def __init__(
-        self, teachers: Mapping[str, TeacherLike], task_names: Sequence[str], obs_dim: int, action_dim: int
-    ) -> None:
+    def __init__(self, teachers: Mapping[str, TeacherLike], task_names: Sequence[str], sizes: TaskSizes) -> None:
         missing = [name for name in task_names if name not in teachers]
         unknown = [name for name in teachers if name not in task_names]
         if missing or unknown:
@@ -38,26 +36,36 @@ class Teachers:
             )
         self.agents = [_resolve(name, teachers[name]) for name in task_names]
         self.heads = [_head(agent, name) for agent, name in zip(self.agents, task_names, strict=True)]
-        for name, agent in zip(task_names, self.agents, strict=True):
-            if (agent.obs_dim, agent.action_dim) != (obs_dim, action_dim):
+        self.sizes = sizes
+        for i, (name, agent, head) in enumerate(zip(task_names, self.agents, self.heads, strict=True)):
+            theirs = int(agent.sizes.obs_dims[head]), int(agent.sizes.action_dims[head])
+            wanted = int(sizes.obs_dims[i]), int(sizes.action_dims[i])
+            if theirs != wanted:
                 raise ValueError(
-                    f"The teacher of task {name!r} takes observations of size {agent.obs_dim} and gives actions of "
-                    f"size {agent.action_dim}; the student has {obs_dim} and {action_dim}."
+                    f"The teacher of task {name!r} takes observations of size {theirs[0]} and gives actions of "
+                    f"size {theirs[1]}; the student has {wanted[0]} and {wanted[1]}."
                 )
         self.digests = {name: agent.digest for name, agent in zip(task_names, self.agents, strict=True)}
 
     def targets(self, tasks: Iterable[int], raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The teachers' means and log-stds, each (k, n, action_dim) float32.
+        """The teachers' means and log-stds, each (k, n, action_dim) float32; both are 0 in the padding.
 
         :param tasks: the k tasks
-        :param raw: unnormalised observations, (k, n, obs_dim); every teacher sees them through its own normaliser
+        :param raw: unnormalised observations, (k, n, obs_dim), padded; every teacher sees its task's own numbers,
+            through its own normaliser
         """
-        pairs = [self.agents[task].distribution(rows, self.heads[task]) for task, rows in zip(tasks, raw, strict=True)]
-        means, log_stds = zip(*pairs, strict=True)
+        pairs = [
+            self.agents[task].distribution(rows[:, : self.sizes.obs_dims[task]], self.heads[task])
+            for task, rows in zip(tasks, raw, strict=True)
+        ]
+        means, log_stds = ([padded(own, self.sizes.action_dim) for own in part] for part in zip(*pairs, strict=True))
         return np.stack(means), np.stack(log_stds)
 
     def act(self, tasks: Sequence[int], raw: np.ndarray) -> np.ndarray:
-        """Sample the teachers' actions, (n_envs, action_dim) float32, for raw observations (n_envs, obs_dim)."""
+        """Sample the teachers' actions, (n_envs, action_dim) float32, for raw observations (n_envs, obs_dim).
+
+        They are unbounded, and without meaning in the padding.
+        """
         grouped = raw.reshape(len(tasks), -1, raw.shape[1])
         mean, log_std = self.targets(tasks, grouped)
         noise = th.randn(mean.shape).numpy()

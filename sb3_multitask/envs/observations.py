@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from sb3_multitask.envs.task_space import TaskSizes, padded
 
 
 def checked_observation(observation: Any, n_tasks: int) -> dict[str, Any]:
@@ -52,3 +54,39 @@ def _checked_tasks(task: Any, obs_shape: tuple[int, ...], n_tasks: int) -> np.nd
             f"shape {obs_shape})"
         )
     return ids
+
+
+def padded_observation(obs: Any, task: np.ndarray, sizes: TaskSizes, names: Sequence[str] = ()) -> Any:
+    """Return observations padded to those of the widest task; the same where all tasks are equally wide.
+
+    :param obs: (obs_dim,) or (n_rows, obs_dim): padded, or of the size of their tasks, if that is one
+    :param task: the task of each row, as :func:`checked_observation` returns it
+    :param names: of the tasks, for the error; without them it has their ids
+    :raises ValueError: on another size; names the first task whose rows do not have it
+    """
+    shape, tasks = np.shape(obs), task.reshape(-1)
+    if not sizes.has_padding or shape[-1:] == (sizes.obs_dim,):
+        return obs
+    wrong = tasks[sizes.obs_dims[tasks] != (shape[-1] if shape else 0)].tolist()
+    if len(shape) not in (1, 2) or wrong:
+        name = [*(names or range(len(sizes.obs_dims)))][wrong[0] if wrong else tasks[0]]
+        own, wide = sizes.obs_dims[wrong[0] if wrong else tasks[0]], sizes.obs_dim
+        accepted = f"({own},), the task's own size, or ({wide},)"
+        if len(shape) > 1:
+            accepted = f"(n_rows, {wide}), or (n_rows, {own}) if all rows are of tasks of this size"
+        raise ValueError(
+            f"`observation['obs']` of task {name} must be {accepted}; padding is zeros (got the shape {shape})"
+        )
+    return padded(np.asarray(obs), sizes.obs_dim)
+
+
+def own_actions(actions: np.ndarray, task: np.ndarray, sizes: TaskSizes) -> np.ndarray:
+    """Return padded actions (action_dim,) or (n_rows, action_dim) within the bounds of their tasks.
+
+    One action loses its padding; those of a batch have zeros there.
+    """
+    if not (sizes.has_padding or sizes.bounds_differ):
+        return actions
+    task = task.reshape(actions.shape[:-1])
+    within: np.ndarray = np.clip(actions, sizes.action_low[task], sizes.action_high[task])
+    return within if within.ndim > 1 else within[: sizes.action_dims[task]]

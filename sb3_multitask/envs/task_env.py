@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_multitask.envs.task_space import TaskSizes, TaskSpace, padded
 from sb3_multitask.tasks import Task, task_set
 
 TaskObs = dict[str, Any]
@@ -128,45 +129,66 @@ def check_spaces(env: Description) -> tuple[spaces.Box, spaces.Box]:
     return env.observation_space, env.action_space
 
 
-def common_spaces(envs: Sequence[Description]) -> tuple[spaces.Box, spaces.Box]:
-    """Return the common spaces of all tasks. SB3 itself looks at the first env only.
+def common_spaces(envs: Sequence[Description], task_names: Sequence[str]) -> tuple[spaces.Dict, spaces.Box]:
+    """Return the spaces of all tasks together, ``Dict(obs, task)`` and a Box. SB3 itself looks at the first env only.
 
-    Observations may differ in their bounds (the widest are taken) and their type (float32 if it represents all of them,
-    else float64), but not in their shape. Actions must not differ.
+    Both are as wide as the widest task's, with the widest bounds. Observations have one type: float32 if it represents
+    all of them, else float64. If tasks differ in size or in the bounds of their actions, ``task`` is a
+    :class:`TaskSpace`, which says how.
 
-    :raises ValueError: if they differ; the message names two tasks and their spaces
+    :param envs: environments of all tasks, at least one of each
+    :param task_names: all tasks, in order
+    :raises ValueError: if copies of a task differ in size or in their actions, or a space is not a flat Box
     """
-    first, *others = envs
-    first_obs, first_action = check_spaces(first)
-    low, high = first_obs.low.astype(np.float64), first_obs.high.astype(np.float64)  # Box warns of other types
-    dtypes = [first_obs.dtype]
-    for other in others:
-        obs_space, action_space = check_spaces(other)
-        if obs_space.shape != first_obs.shape:
-            raise _spaces_differ("observation", first.task, first_obs, other.task, obs_space, "the same shape")
-        same_bounds = action_space.shape == first_action.shape and (
-            np.array_equal(action_space.low, first_action.low) and np.array_equal(action_space.high, first_action.high)
-        )
-        if not same_bounds:
-            raise _spaces_differ(
-                "action", first.task, first_action, other.task, action_space, "the same shape and bounds"
-            )
-        low, high = np.minimum(low, obs_space.low), np.maximum(high, obs_space.high)
-        dtypes.append(obs_space.dtype)
-    return box_of(low, high, observation_dtype(*dtypes)), first_action
+    of_tasks: dict[str, list[tuple[spaces.Box, spaces.Box]]] = {name: [] for name in task_names}
+    for env in envs:
+        of_tasks[env.task].append(check_spaces(env))
+    for name, (first, *others) in of_tasks.items():
+        for other in others:
+            _check_same(name, first, other)
+    obs_spaces = [obs for copies in of_tasks.values() for obs, _ in copies]
+    actions = [copies[0][1] for copies in of_tasks.values()]
+    obs_dims = [copies[0][0].shape[0] for copies in of_tasks.values()]
+    low, high = _widest(obs_spaces, np.float64)  # Box warns of other types
+    box = box_of(low, high, observation_dtype(*(space.dtype for space in obs_spaces)))
+    if len(set(obs_dims)) == 1 and all(_same_bounds(actions[0], action) for action in actions):
+        return task_observation_space(box, len(task_names)), actions[0]
+    task = TaskSpace(obs_dims, [(action.low.tolist(), action.high.tolist()) for action in actions])
+    low, high = _widest(actions, np.float64)
+    return spaces.Dict({"obs": box, "task": task}), box_of(low, high, np.float32)
+
+
+def _widest(boxes: Sequence[spaces.Box], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The widest bounds of boxes of any sizes; 0, the padding, is within those that not all have."""
+    width = max(box.shape[0] for box in boxes)
+    low, high = np.zeros((2, len(boxes), width), dtype)
+    for i, box in enumerate(boxes):
+        low[i, : len(box.low)], high[i, : len(box.high)] = box.low, box.high
+    return low.min(axis=0), high.max(axis=0)
+
+
+def _same_bounds(first: spaces.Box, other: spaces.Box) -> bool:
+    return np.array_equal(first.low, other.low) and np.array_equal(first.high, other.high)
+
+
+def _check_same(task: str, first: tuple[spaces.Box, spaces.Box], other: tuple[spaces.Box, spaces.Box]) -> None:
+    """Raise if copies of a task differ in the size of their observations, or in their actions."""
+    (obs, action), (other_obs, other_action) = first, other
+    if obs.shape != other_obs.shape:
+        kind, spaces_of, needed = "observation", (obs, other_obs), "the same shape"
+    elif not _same_bounds(action, other_action):
+        kind, spaces_of, needed = "action", (action, other_action), "the same shape and bounds"
+    else:
+        return
+    raise ValueError(
+        f"Copies of a task must have {kind} spaces of {needed}: task {task!r} has {spaces_of[0]} and {spaces_of[1]}. "
+        "Environments of different sizes are different tasks."
+    )
 
 
 def box_of(low: np.ndarray, high: np.ndarray, dtype: Any) -> spaces.Box:
     """Return a Box of a float type, with bounds rounded to that type."""
     return spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
-
-
-def _spaces_differ(
-    kind: str, task: str, space: spaces.Box, other: str, other_space: spaces.Box, needed: str
-) -> ValueError:
-    return ValueError(
-        f"Tasks must have {kind} spaces of {needed}: task {task!r} has {space}, task {other!r} has {other_space}."
-    )
 
 
 class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordConstructorArgs):
@@ -178,27 +200,52 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordCon
     :param env: the task's environment, with a flat Box observation
     :param task: name of the task
     :param tasks: all tasks of the agent, in the agent's order: names, tasks, or a set's name
-    :raises ValueError: if ``task`` is not one of ``tasks``, or if the spaces are not flat Boxes
+    :param sizes_of: spaces of a VecEnv or a model of tasks that differ in size, as ``(observation_space,
+        action_space)``: observations are then padded as theirs, and actions may be. Without them the environment keeps
+        its own size
+    :raises ValueError: if ``task`` is not one of ``tasks``, if the spaces are not flat Boxes, or not of the size that
+        ``sizes_of`` has for the task
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, np.ndarray], task: str, tasks: str | Sequence[str | Task]) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, task=task, tasks=tasks)
+    def __init__(
+        self,
+        env: gym.Env[np.ndarray, np.ndarray],
+        task: str,
+        tasks: str | Sequence[str | Task],
+        sizes_of: tuple[spaces.Dict, spaces.Box] | None = None,
+    ) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, task=task, tasks=tasks, sizes_of=sizes_of)
         gym.Wrapper.__init__(self, env)
         if isinstance(tasks, str):
             tasks = task_set(tasks) or [tasks]
         names = tuple(one.name if isinstance(one, Task) else one for one in tasks)
         if task not in names:
             raise ValueError(f"`task` must be one of {', '.join(names)} (got {task!r})")
-        box, _ = check_spaces(Description.of(task, env))
+        box, action = check_spaces(Description.of(task, env))
         self.task_names = names
         self.task_name = task
         self.task_id = self.task_names.index(task)
         self._dtype = observation_dtype(box.dtype)
         self.observation_space = task_observation_space(box_of(box.low, box.high, self._dtype), len(self.task_names))
+        self._width, self._action_dim = box.shape[0], action.shape[0]
+        if sizes_of is not None:
+            self.observation_space, self.action_space = sizes_of
+            sizes = TaskSizes.of(*sizes_of)
+            self._check_fits(sizes, box, action)
+            self._dtype, self._width = np.dtype(sizes_of[0]["obs"].dtype), sizes.obs_dim
+
+    def _check_fits(self, sizes: TaskSizes, box: spaces.Box, action: spaces.Box) -> None:
+        """Raise ValueError if the environment has other sizes than its task in those of all tasks."""
+        wanted = sizes.obs_dims[self.task_id], sizes.action_dims[self.task_id]
+        if (box.shape[0], action.shape[0]) != wanted:
+            raise ValueError(
+                f"Task {self.task_name!r} has {wanted[0]} numbers in an observation and {wanted[1]} in an action by "
+                f"`sizes_of` (got an environment with {box.shape[0]} and {action.shape[0]})"
+            )
 
     def _with_task(self, obs: np.ndarray) -> TaskObs:
         # a copy, since an environment may write its next observation into the same array
-        return {"obs": np.array(obs, dtype=self._dtype), "task": np.int64(self.task_id)}
+        return {"obs": padded(np.array(obs, dtype=self._dtype), self._width), "task": np.int64(self.task_id)}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -208,5 +255,5 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordCon
         return self._with_task(obs), info
 
     def step(self, action: np.ndarray) -> tuple[TaskObs, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        obs, reward, terminated, truncated, info = self.env.step(np.asarray(action)[: self._action_dim])
         return self._with_task(obs), reward, terminated, truncated, {**info, "task": self.task_name}

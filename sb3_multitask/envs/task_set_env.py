@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
-from sb3_multitask.envs.task_env import Description, TaskEnv, TaskObs, common_spaces, task_observation_space
+from sb3_multitask.envs.task_env import Description, TaskEnv, TaskObs, common_spaces
 from sb3_multitask.process.seeding import env_seed
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean, resolve_tasks
 
@@ -17,7 +20,8 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
 
     It is for code that expects a single environment: a stock algorithm or evaluation, a video, rl-zoo. Observations are
     ``{"obs": (obs_dim,) float32, "task": task id}``, as in ``MultiTaskVecEnv``, which runs all tasks faster.
-    ``info["task"]`` names the episode's task.
+    ``info["task"]`` names the episode's task. Observations of tasks that differ in size are padded with zeros, and
+    actions may be.
 
     A reset selects the next task if the previous episode has had a step. A reset with a seed starts again with the
     first task, and seeds every task as ``MultiTaskVecEnv`` seeds its first copy.
@@ -28,11 +32,14 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
     :param time_limits: whether episodes end at the limits of the tasks' ids; ``gymnasium.make`` turns them off, and
         applies its own ``max_episode_steps`` to every episode
     :param env_kwargs: arguments of every task's environment, such as ``ctrl_cost_weight=0.5``
-    :raises ValueError: on an unknown task, or tasks whose observation shapes or actions differ
+    :raises ValueError: on an unknown task, or spaces that are not flat Boxes
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # type: ignore[misc]
+
+    observation_space: spaces.Dict
+    action_space: spaces.Box
 
     def __init__(
         self,
@@ -52,18 +59,31 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         if not time_limits:
             self._env_kwargs = {**self._env_kwargs, "max_episode_steps": -1}  # in gymnasium.make's terms
         self._tour = range(len(self.tasks)) if task is None else [self.task_names.index(task)]
-        self._envs = {i: self._make(self.tasks[i]) for i in self._tour}
-        box, self.action_space = common_spaces(
-            [Description.of(self.tasks[i], env.env) for i, env in self._envs.items()]
-        )
-        self.observation_space = task_observation_space(box, len(self.tasks))
+        shown = {i: self.tasks[i].make(**self._env_kwargs) for i in self._tour}
+        descriptions = {i: Description.of(self.tasks[i], env) for i, env in shown.items()}
+        descriptions |= self._describe_hidden(descriptions, are_alike=isinstance(tasks, str))
+        self.observation_space, self.action_space = common_spaces(list(descriptions.values()), self.task_names)
+        self._envs = {i: self._with_task(self.tasks[i], env) for i, env in shown.items()}
         self.metadata = self._envs[self._tour[0]].metadata  # type: ignore[misc]  # with the frame rate
         self._place = 0  # index of the episode's task among those that are shown
         self._has_stepped = False
         self._seeds: dict[int, int] = {}  # of tasks that have not been reset since the last seed
 
-    def _make(self, task: Task) -> TaskEnv:
-        return TaskEnv(task.make(**self._env_kwargs), task.name, self.tasks)
+    def _describe_hidden(self, shown: Mapping[int, Description], *, are_alike: bool) -> dict[int, Description]:
+        """Describe the tasks that are not shown, whose sizes count too; those of a named set are all alike."""
+        hidden = {i: task for i, task in enumerate(self.tasks) if i not in shown}
+        if are_alike:
+            (known, *_) = shown.values()
+            return {i: replace(known, task=task.name) for i, task in hidden.items()}
+        described = {}
+        for i, task in hidden.items():
+            env = task.make(**{name: value for name, value in self._env_kwargs.items() if name != "render_mode"})
+            described[i] = Description.of(task, env)
+            env.close()
+        return described
+
+    def _with_task(self, task: Task, env: gym.Env[Any, Any]) -> TaskEnv:
+        return TaskEnv(env, task.name, self.tasks, (self.observation_space, self.action_space))
 
     @property
     def task_id(self) -> int:
@@ -92,7 +112,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         if self.render_mode == "human" and place != self._place:  # one window: its task's environment goes with it
             left = self.task_id
             self._envs[left].close()
-            self._envs[left] = self._make(self.tasks[left])
+            self._envs[left] = self._with_task(self.tasks[left], self.tasks[left].make(**self._env_kwargs))
             self._seeds.setdefault(left, int(self.np_random.integers(2**31)))
         self._place = place
 

@@ -92,8 +92,9 @@ class TaskSizes:
 
     @property
     def bounds_differ(self) -> bool:
-        """Whether tasks differ in the bounds of their actions, their number included."""
-        return bool((self.action_low != self.action_low[0]).any() or (self.action_high != self.action_high[0]).any())
+        """Whether a task's actions have narrower bounds than those of all tasks together."""
+        mask, low, high = self.action_mask, self.action_low, self.action_high
+        return bool(((low > low.min(axis=0)) & mask).any() or ((high < high.max(axis=0)) & mask).any())
 
     @cached_property
     def obs_mask(self) -> np.ndarray:

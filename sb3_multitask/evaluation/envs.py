@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_multitask.agents import Agent, normalizer_state_of
+from sb3_multitask.envs.task_space import TaskSizes, padded
 from sb3_multitask.tasks import Task, did_you_mean, registered_id
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize, TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import OnFault
@@ -35,27 +36,36 @@ def given_env(env: Any) -> VecEnv | None:
     )
 
 
-def fresh_env(model: Evaluable, tasks: Sequence[Task], n_envs_per_task: int, seed: int) -> MultiTaskVecEnv:
+def fresh_env(
+    model: Evaluable, tasks: Sequence[Task], heads: np.ndarray | None, n_envs_per_task: int, seed: int
+) -> MultiTaskVecEnv:
     """Make envs of tasks for the model.
 
-    :raises ValueError: if the tasks do not fit the model
+    :param heads: the model's head for each task; None for the task's own
+    :raises ValueError: if a task has other sizes than its head
     """
     training_env: Any = training_env_of(model)
     on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
     env = MultiTaskVecEnv(tasks, n_envs_per_task, seed=seed, training=False, on_fault=on_fault)
-    theirs = env.observation_space["obs"].shape, env.action_space.shape
-    if isinstance(model, Agent):
-        ours: Any = (model.obs_dim,), (model.action_dim,)
-    else:
-        space: Any = model.observation_space
-        ours = space["obs"].shape, model.action_space.shape
-    if theirs != ours:
-        env.close()
-        raise ValueError(
-            f"The tasks {', '.join(env.task_names)} have observations and actions of the shapes {theirs[0]} and "
-            f"{theirs[1]}; the model's are {ours[0]} and {ours[1]}"
-        )
+    theirs, ours = TaskSizes.of(env.observation_space, env.action_space), sizes_of(model)
+    for i, head in enumerate(range(len(tasks)) if heads is None else heads):
+        their_dims, our_dims = ((int(s.obs_dims[j]), int(s.action_dims[j])) for s, j in ((theirs, i), (ours, head)))
+        if their_dims != our_dims:
+            env.close()
+            raise ValueError(
+                f"Task {tasks[i].name!r} has {their_dims[0]} numbers in an observation and {their_dims[1]} in an "
+                f"action; the model's head has {our_dims[0]} and {our_dims[1]}"
+            )
     return env
+
+
+def sizes_of(model: Evaluable) -> TaskSizes:
+    """Return the sizes of the tasks of a model or an agent."""
+    if not isinstance(model, Agent):
+        return TaskSizes.of(model.observation_space, model.action_space)
+    obs_dims, action_dims = np.full(model.n_tasks, model.obs_dim), np.full(model.n_tasks, model.action_dim)
+    low, high = (np.zeros((model.n_tasks, model.action_dim)) + bound for bound in (model.action_low, model.action_high))
+    return TaskSizes(model.obs_dim, model.action_dim, obs_dims, action_dims, low, high)
 
 
 def tasks_of(model: Evaluable) -> tuple[Task, ...]:
@@ -164,16 +174,21 @@ def normalized_like(
         yield venv
     else:
         frozen = MultiTaskVecNormalize(venv, training=False, norm_reward=False)
-        frozen.set_statistics(state if heads is None else _statistics_of_heads(state, heads))
+        obs_dim = venv.sub_envs.sizes.obs_dim
+        frozen.set_statistics(state if heads is None else _statistics_of_heads(state, heads, obs_dim))
         yield frozen
 
 
-def _statistics_of_heads(state: Mapping[str, Any], heads: np.ndarray) -> dict[str, Any]:
-    """Return a normaliser's statistics, with the statistics of a head for each task."""
-    return {
-        name: {part: array[heads] for part, array in value.items()} if name.endswith("_rms") else value
-        for name, value in state.items()
-    }
+def _statistics_of_heads(state: Mapping[str, Any], heads: np.ndarray, obs_dim: int) -> dict[str, Any]:
+    """Return a normaliser's statistics, with the statistics of a head for each task.
+
+    :param obs_dim: of the tasks' env, which may be narrower or wider than the model's
+    """
+    of_heads = {name: value for name, value in state.items() if not name.endswith("_rms")}
+    of_heads["ret_rms"] = {part: array[heads] for part, array in state["ret_rms"].items()}
+    of_heads["obs_rms"] = {part: padded(array[heads][:, :obs_dim], obs_dim) for part, array in state["obs_rms"].items()}
+    of_heads["obs_rms"]["var"][:, state["obs_rms"]["var"].shape[1] :] = 1
+    return of_heads
 
 
 def _with_swapped_statistics(env: VecEnv, state: dict[str, Any] | None, wrappers: Sequence[str]) -> Iterator[VecEnv]:

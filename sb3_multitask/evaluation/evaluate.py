@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agents import Agent
+from sb3_multitask.envs.task_space import TaskSizes, padded
 from sb3_multitask.evaluation.envs import (
     Evaluable,
     checked_env,
@@ -19,6 +20,7 @@ from sb3_multitask.evaluation.envs import (
     given_env,
     heads_of,
     normalized_like,
+    sizes_of,
     tasks_of,
     training_env_of,
     wrappers_of,
@@ -97,9 +99,11 @@ def evaluate_tasks(
         else:
             tasks = tasks_of(model) if env is None else resolve_tasks(cast("TasksLike", env))
             heads = heads_of(model, tasks)
-            venv = stack.enter_context(closing(fresh_env(model, tasks, min(n_eval_episodes, 5), seed)))
+            venv = stack.enter_context(closing(fresh_env(model, tasks, heads, min(n_eval_episodes, 5), seed)))
         eval_env = stack.enter_context(normalized_like(model, venv, given, heads))
-        predict = stack.enter_context(_predicting(model, deterministic, seed, heads))
+        predict = stack.enter_context(_predicting(model, deterministic, seed))
+        if heads is not None:
+            predict = _with_heads(predict, heads, sizes_of(model), eval_env)
         stack.enter_context(threads_for_arrays())
         episodes = _run_episodes(predict, eval_env, n_eval_episodes, max_episode_steps)
     return TaskResults({task: _result(played) for task, played in episodes.items()})
@@ -123,10 +127,10 @@ def _run_episodes(
     capped: set[str] = set()
     n_faults = dict(venv.fault_counts)
     while n_missing := n_eval_episodes - len(episodes[venv.task_names[0]]):
-        wanted = np.tile(np.arange(venv.n_envs_per_task) < n_missing, venv.n_tasks)
+        wanted = np.array([copy < n_missing for _, copy in venv.copies.places()])
         played = _run_round(predict, env, wanted, max_episode_steps)
         for row, episode in played.items():
-            name = venv.task_names[row // venv.n_envs_per_task]
+            name = venv.task_names[venv.task_ids[row]]
             episodes[name].append(episode)
             if not episode.ended:
                 capped.add(name)
@@ -170,19 +174,28 @@ def _run_round(predict: Predict, env: VecEnv, wanted: np.ndarray, max_episode_st
 
 
 @contextmanager
-def _predicting(model: Evaluable, deterministic: bool, seed: int, heads: np.ndarray | None) -> Iterator[Predict]:
-    """Yield the model's ``predict`` for observations whose task ids index ``heads``; restore the mode afterwards."""
+def _predicting(model: Evaluable, deterministic: bool, seed: int) -> Iterator[Predict]:
+    """Yield the model's ``predict``; restore its mode afterwards."""
     if isinstance(model, Agent):
         predict: Predict = partial(model.predict, deterministic=deterministic, generator=np.random.default_rng(seed))
-        yield _with_heads(predict, heads)
+        yield predict
         return
     was_training = model.policy.training
     seed_torch(seed)  # so that the samples do not depend on draws of the envs' constructors
     try:
-        yield _with_heads(partial(model.predict, deterministic=deterministic), heads)
+        yield partial(model.predict, deterministic=deterministic)
     finally:
         model.policy.set_training_mode(was_training)
 
 
-def _with_heads(predict: Predict, heads: np.ndarray | None) -> Predict:
-    return predict if heads is None else lambda obs: predict({**obs, "task": heads[obs["task"]]})
+def _with_heads(predict: Predict, heads: np.ndarray, sizes: TaskSizes, env: VecEnv) -> Predict:
+    """Return ``predict`` for an env of other tasks, whose ids index ``heads``, and which may be narrower or wider."""
+    obs_dim: int = min(sizes.obs_dim, env.observation_space["obs"].shape[0])  # type: ignore[index]
+    (action_dim,) = env.action_space.shape  # type: ignore[misc]
+
+    def predict_heads(obs: dict[str, Any]) -> tuple[np.ndarray, Any]:
+        own = padded(obs["obs"][..., :obs_dim], sizes.obs_dim)
+        actions, state = predict({"obs": own, "task": heads[obs["task"]]})
+        return padded(actions[..., :action_dim], action_dim), state
+
+    return predict_heads

@@ -9,11 +9,12 @@ from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms import ALGORITHMS, arguments_of, has_ability
 from sb3_multitask.algorithms.engine import EngineName
+from sb3_multitask.algorithms.task_weights import checked_weights
 from sb3_multitask.algorithms.transfer import Frozen
 from sb3_multitask.evaluation.callback import Score
 from sb3_multitask.experiments.algorithm_settings import (
@@ -39,6 +40,7 @@ from sb3_multitask.policies.devices import device_of
 from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName
+from sb3_multitask.vec_env.copies import Copies
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.layers import TaskSchedule
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
@@ -55,7 +57,7 @@ else:
 
 _NOT_SEQUENTIAL = (
     *("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at", "tensorboard"),
-    *("eval_freq", "score"),
+    *("eval_freq", "score", "task_weights"),
 )
 
 
@@ -72,7 +74,9 @@ class TrainConfig(Config):
         {}, description="Arguments of the environments: of all, and under a task's name of this one alone"
     )
     n_timesteps: int = Field(1_000_000, ge=1, description="Environment steps over all tasks")
-    n_envs_per_task: int = Field(4, ge=1, description="Copies of each task")
+    n_envs_per_task: PositiveInt | dict[str, PositiveInt] = Field(
+        4, description="Copies of each task; {a: 8, b: 2} for each by its name"
+    )
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
     task_schedule: TaskSchedule = Field("joint", description="All tasks in one update, or one after the other")
     algo: AlgorithmName = Field("a2c_mt", description=_ALGO)
@@ -96,6 +100,7 @@ class TrainConfig(Config):
     vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient clipping")
     normalize_advantage: bool = Field(default=False, description="Standardise the advantages of each update")
+    task_weights: dict[str, float] = Field({}, description="Task -> weight of its losses; others have 1")
     teachers: dict[str, str] = Field(
         {}, description="Task -> run folder, zip, agent or pretrained:<name> to learn from"
     )
@@ -190,6 +195,16 @@ class TrainConfig(Config):
             raise ValueError("also_on evaluates the head of a single task on other envs; this run has several tasks")
         if twice := set(self.also_on) & set(self.task_names):
             raise ValueError(f"also_on needs other names than the run's own task: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_are_of_tasks(self) -> Self:
+        checked_weights(self.task_weights, self.task_names)
+        copies = Copies.of(self.n_envs_per_task, self.task_names)
+        if not copies.are_equal and (self.sequential or self.task_schedule != "joint"):
+            raise ValueError(
+                f"n_envs_per_task must be one number where one task learns at a time (got {self.n_envs_per_task})"
+            )
         return self
 
     @model_validator(mode="after")

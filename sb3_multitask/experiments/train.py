@@ -201,13 +201,11 @@ def _train(
         _check_score(config, results["before"])
         formats = [*(["stdout"] if verbose else []), *(["tensorboard"] if config.tensorboard else [])]
         model.set_logger(make_logger(folder.progress, formats, 0 if newest is None else int(newest[0].name)))
-        if newest is None:
-            announce(f"Training for {config.n_timesteps:,} steps ...")
-        else:
-            announce(f"Going on from {newest[0]} of {config.n_timesteps:,} steps ...")
+        start = "Training for" if newest is None else f"Going on from {newest[0]} of"
+        announce(f"{start} {config.n_timesteps:,} steps ...")
         callbacks = _evaluations(config, folder, eval_envs, verbose)
         if config.tensorboard:
-            callbacks.append(MultiTaskTensorBoardCallback(hparams={"n_envs_per_task": config.n_envs_per_task}))
+            callbacks.append(_tensorboard(config))
         with ExitStack() as stack:
             if has_ability(model, "resumable"):
                 checkpoints = ResumableCheckpointCallback(
@@ -231,6 +229,11 @@ def _train(
         with ExitStack() as stack:  # all of them, also if one raises
             for an_env in (*eval_envs, env):
                 stack.callback(an_env.close)
+
+
+def _tensorboard(config: TrainConfig) -> BaseCallback:
+    n_envs = config.n_envs_per_task
+    return MultiTaskTensorBoardCallback(hparams={"n_envs_per_task": n_envs if isinstance(n_envs, int) else str(n_envs)})
 
 
 def _check_score(config: TrainConfig, before: Mapping[str, TaskResult]) -> None:

@@ -72,7 +72,7 @@ class Acting:
         policy, nets, dtype = parameters.policy, parameters.weight_nets, parameters.weights.dtype
         self.n_steps, self.n_envs, self.dtype = n_steps, n_envs, dtype
         self.weights = ReadyWeights(parameters)
-        self.bounds: np.ndarray = np.stack((policy.action_space.low, policy.action_space.high))  # type: ignore[attr-defined]
+        self._all_bounds: np.ndarray = np.stack((policy.sizes.action_low, policy.sizes.action_high))
         # step by step, as rows come from the VecEnv: (n_steps, n_envs, dim)
         self._hidden, self._outputs = (
             tuple(aligned_zeros((n_steps, n_envs, bias.shape[-1]), dtype) for bias in layers.biases)
@@ -88,6 +88,8 @@ class Acting:
         """Begin a rollout with ``k`` tasks and the weights as they are now."""
         self._log_stds: list[np.ndarray] = []
         self.weights.take(parameters, tasks, k)
+        self.bounds = np.ascontiguousarray(self._all_bounds[:, tasks])
+        self.own_dims = np.ascontiguousarray(parameters.policy.sizes.action_dims[tasks])
         if k not in self._memory:
             self._memory[k] = _Memory(self.n_steps, self.n_envs, k, parameters)
 
@@ -110,7 +112,7 @@ class Acting:
 
         :param observations: of the steps of a rollout, (at least ``step + 1``, n_envs, obs_dim)
         :param actions: of its steps, (n_steps, n_envs, action_dim); receives those of this one
-        :return: what the environments get, within the bounds of the action space, (n_envs, action_dim)
+        :return: what the environments get, within the bounds of their tasks, (n_envs, action_dim)
         """
         weights = self.weights
         self._log_stds.append(weights.log_std)
@@ -119,13 +121,17 @@ class Acting:
         if kernels is not None:
             memory = self._hidden, self._outputs, self._noise_array
             nets = weights.trunk_pi.arrays, weights.head_pi.arrays
-            within: np.ndarray = kernels.act(step, observations, *nets, *memory, weights.std, self.bounds, actions)
+            of_tasks = weights.std, self.bounds, self.own_dims
+            within: np.ndarray = kernels.act(step, observations, *nets, *memory, *of_tasks, actions)
             return within
         outputs = [output[step].reshape(self.k, self.n_envs // self.k, -1) for output in self._outputs]  # views
         forward(weights.trunk_pi, weights.head_pi, observations[step], [h[step] for h in self._hidden], outputs)
-        noise = self._noise_array[step].reshape(outputs[-1].shape) * weights.std
-        actions[step] = (noise + outputs[-1]).reshape(self.n_envs, -1)
-        return np.asarray(np.minimum(np.maximum(actions[step], self.bounds[0]), self.bounds[1]))
+        sampled = self._noise_array[step].reshape(outputs[-1].shape) * weights.std + outputs[-1]
+        weights.clear_padding(outputs[-1])  # which losses read
+        weights.clear_padding(sampled)
+        actions[step] = sampled.reshape(self.n_envs, -1)
+        low, high = self.bounds[:, :, None]
+        return np.asarray(np.minimum(np.maximum(sampled, low), high).reshape(self.n_envs, -1))
 
     def values(self, observations: np.ndarray) -> np.ndarray:
         """Values of all observations of a rollout and of those after it.
@@ -158,9 +164,14 @@ class Acting:
 
     def log_probs(self) -> np.ndarray:
         """Log-probabilities of the actions that were sampled, (n_steps, n_envs)."""
-        noise, n_per_task = self._noise_array, self.n_envs // self.k
-        constants = (np.stack(self._log_stds)[:, :, 0] + _HALF_LOG_2_PI).sum(axis=2)
-        return np.asarray(-0.5 * (noise * noise).sum(axis=2) - np.repeat(constants, n_per_task, axis=1))
+        n_per_task = self.n_envs // self.k
+        squares, constants = self._noise_array * self._noise_array, np.stack(self._log_stds)[:, :, 0] + _HALF_LOG_2_PI
+        if self.weights.action_dims is not None:
+            is_own = np.arange(self._noise_array.shape[2]) < self.own_dims[:, None]
+            squares *= np.repeat(is_own, n_per_task, axis=0)
+            constants *= is_own
+        constants = constants.sum(axis=2)
+        return np.asarray(-0.5 * squares.sum(axis=2) - np.repeat(constants, n_per_task, axis=1))
 
     def has_seen(self, observations: np.ndarray) -> bool:
         """Whether :meth:`values` was computed for these observations, (n_steps, n_envs, obs_dim)."""
@@ -187,6 +198,7 @@ class Acting:
         forward(
             self.weights.trunk_pi, self.weights.head_pi, memory.x, activations.trunk_pi[1:], activations.heads_pi[1:]
         )
+        self.weights.clear_padding(activations.heads_pi[-1])
         regroup(columns, of_columns)
         return activations, of_columns
 

@@ -242,6 +242,7 @@ class FastEngine:
         while len(self._memory) < len(batch):
             self._memory.append(PartMemory(self.parameters.another_gradient()))
         memory = self._memory[: len(batch)]
+        self.loss_weights = getattr(self.model, "loss_weights", None)
         sums = self._workers.map(partial(self._evaluate_part, objective, len(batch) == 1), batch, memory)
         for of_part in memory[1:]:  # in order, whoever was first
             for start, stop in self.parameters.places(self._present).tolist():
@@ -259,8 +260,12 @@ class FastEngine:
         """
         assert self._acting is not None
         (rows, activations), tasks = part(memory), self._acting.tasks
-        outputs = GroupedOutputs(rows, activations.heads_pi[-1], self._acting.weights.log_std, activations.heads_vf[-1])
+        acting = self._acting.weights
+        of_nets = activations.heads_pi[-1], acting.log_std, activations.heads_vf[-1]
+        outputs = GroupedOutputs(rows, *of_nets, acting.action_dims)
         at_outputs, sums = evaluate_groups(objective, outputs)
+        if self.loss_weights is not None:
+            at_outputs.scale(self.loss_weights[rows.tasks])
         weights, gradient = self.parameters.weight_nets, memory.gradient
         if weights.log_std.ndim == 2:
             gradient.log_std[tasks] = at_outputs.log_std
@@ -269,11 +274,11 @@ class FastEngine:
         d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
         nets = (weights.trunk_pi, weights.head_pi), (weights.trunk_vf, weights.head_vf)
         gradients = (gradient.trunk_pi, gradient.head_pi), (gradient.trunk_vf, gradient.head_vf)
-        of_nets = (activations.trunk_pi, activations.heads_pi), (activations.trunk_vf, activations.heads_vf)
+        computed = (activations.trunk_pi, activations.heads_pi), (activations.trunk_vf, activations.heads_vf)
         scratch = (memory.trunk_pi, memory.head_pi), (memory.trunk_vf, memory.head_vf)
         in_threads = is_whole and len(activations.trunk_pi[0]) >= _ROWS_FOR_TWO_THREADS
         apply = self._workers.map if in_threads else map
-        list(apply(backward, nets, gradients, of_nets, (at_outputs.mean, d_values), [rows.tasks] * 2, scratch))
+        list(apply(backward, nets, gradients, computed, (at_outputs.mean, d_values), [rows.tasks] * 2, scratch))
         return sums
 
     def step(self, max_grad_norm: float) -> bool:

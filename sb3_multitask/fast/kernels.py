@@ -95,7 +95,7 @@ def forward(x, trunk, hidden, head, grouped):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, actions):
+def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, dims, actions):
     """Sample the actions of a step from the Gaussians whose means the nets compute.
 
     :param observations: of the steps, (at least ``step + 1``, n, obs_dim)
@@ -104,8 +104,9 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, ac
     :param outputs: for the heads', (n_steps, n, out)
     :param noise: standard normal, (n_steps, n, action_dim)
     :param std: (k, 1, action_dim)
-    :param bounds: low and high, (2, action_dim)
-    :param actions: receives them, (n_steps, n, action_dim)
+    :param bounds: low and high of each task, (2, k, action_dim)
+    :param dims: how many actions are each task's own, (k,) int64; the means of the others become 0
+    :param actions: receives them, (n_steps, n, action_dim), 0 where they are not the task's own
     :return: the actions within the bounds, (n, action_dim)
     """
     x, (weights, biases) = observations[step], trunk
@@ -125,14 +126,17 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, ac
             rows = z
     mean, sampled, clipped = outputs[len(outputs) - 1][step], actions[step], np.empty_like(actions[step])
     for i in range(len(sampled)):
-        for a in range(sampled.shape[1]):
-            action = mean[i, a] + noise[step, i, a] * std[i // m, 0, a]
+        task = i // m
+        for a in range(dims[task]):
+            action = mean[i, a] + noise[step, i, a] * std[task, 0, a]
             sampled[i, a] = action
-            if action < bounds[0, a]:  # NaN, with which every comparison is false, stays NaN
-                action = bounds[0, a]
-            elif action > bounds[1, a]:
-                action = bounds[1, a]
+            if action < bounds[0, task, a]:  # NaN, with which every comparison is false, stays NaN
+                action = bounds[0, task, a]
+            elif action > bounds[1, task, a]:
+                action = bounds[1, task, a]
             clipped[i, a] = action
+        for a in range(dims[task], sampled.shape[1]):
+            mean[i, a] = sampled[i, a] = clipped[i, a] = 0
     return clipped
 
 

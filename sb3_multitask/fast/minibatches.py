@@ -134,6 +134,7 @@ def _parts(n_rows: int) -> Iterator[slice]:
 def activations_of(weights: ReadyWeights, x: np.ndarray, memory: PartMemory) -> Activations:
     """Activations of the nets for observations that are grouped by task, (k * m, obs_dim)."""
     of_actions = _of_net(weights.trunk_pi, weights.head_pi, x, memory.trunk_pi, memory.head_pi)
+    weights.clear_padding(of_actions[1][-1])
     of_values = _of_net(weights.trunk_vf, weights.head_vf, x, memory.trunk_vf, memory.head_vf)
     return Activations(*of_actions, *of_values)
 

@@ -13,13 +13,16 @@ class ReadyWeights:
     """The weights for some tasks, partly copies; to be taken again after every update.
 
     ``trunk_pi``, ``trunk_vf``, ``head_pi`` and ``head_vf`` are layers for the functions of ``fast.nets``; ``log_std``
-    and ``std`` are (k, 1, action_dim). Weights of trunks are copied to (in, out): products with these are twice as fast
-    as with ``weight.T``. The copies are aligned, so that results do not depend on where memory was free.
+    and ``std`` are (k, 1, action_dim), 0 and 1 in the padding; ``action_dims`` is how many actions each task has, (k,)
+    int64, and ``None`` where all have as many. Weights of trunks are copied to (in, out): products with these are twice
+    as fast as with ``weight.T``. The copies are aligned, so that results do not depend on where memory was free.
     """
 
     def __init__(self, parameters: FlatParameters) -> None:
         self._take_from(parameters)
         self.tasks: Tasks = slice(0)
+        self._sizes = parameters.policy.sizes
+        self.action_dims: np.ndarray | None = None
 
     def _take_from(self, parameters: FlatParameters) -> None:
         self.nets, dtype = parameters.weight_nets, parameters.weights.dtype
@@ -55,4 +58,16 @@ class ReadyWeights:
             self.head_pi, self.head_vf = self._views[key]
         self.tasks, self.k = tasks, k
         self.log_std = log_std_of(self.nets, tasks, k).copy()
+        if self._sizes.has_padding:
+            self.action_dims = self._sizes.action_dims[tasks]
+            self._padding = ~self._sizes.action_mask[tasks][:, None]
+            self.clear_padding(self.log_std)
         self.std: np.ndarray = np.exp(self.log_std)
+
+    def clear_padding(self, actions: np.ndarray) -> None:
+        """Write 0 where tasks have no action.
+
+        :param actions: or means of them, (k, m, action_dim)
+        """
+        if self.action_dims is not None:
+            np.copyto(actions, 0, where=self._padding)

@@ -84,7 +84,8 @@ class A2CLoss(Loss):
             return super().evaluate_groups(rows, outputs)
         of_rows = rows.actions, rows.advantages, rows.returns, rows.kept_or_none
         coefs = float(self.rl_coef), float(self.ent_coef), float(self.vf_coef)
-        *gradient, sums = kernels.a2c(*of_rows, outputs.mean, outputs.log_std, outputs.values, *coefs, rows.n_rows)
+        of_policy = outputs.mean, outputs.log_std, outputs.own_dims, outputs.values
+        *gradient, sums = kernels.a2c(*of_rows, *of_policy, *coefs, rows.n_rows)
         return OutputGradient(*gradient), TermSums(A2CTerms, sums)
 
     def output_gradient(self, rows: GroupedRows, outputs: GroupedOutputs) -> OutputGradient:
@@ -92,7 +93,7 @@ class A2CLoss(Loss):
         mean, log_std = outputs.log_prob_gradient(scaled)
         if self.ent_coef:
             for i, n in enumerate(rows.rows_per_task):
-                log_std[i] -= self.rl_coef * self.ent_coef * n / rows.n_rows
+                log_std[i, : outputs.own_dims[i]] -= self.rl_coef * self.ent_coef * n / rows.n_rows
         values = rows.only_kept(outputs.values - rows.returns)
         values *= 2 * self.vf_coef / rows.n_rows
         return OutputGradient(mean, log_std, values)

@@ -80,12 +80,27 @@ class GroupedOutputs:
     :param mean: of the actions, (k, m, action_dim)
     :param log_std: (k, 1, action_dim)
     :param values: (k, m, 1)
+    :param action_dims: how many of the actions are each task's own, (k,) int64; in the others, the padding, actions,
+        means and log-stds are 0; ``None``: all are
     """
 
     rows: GroupedRows
     mean: np.ndarray
     log_std: np.ndarray
     values: np.ndarray
+    action_dims: np.ndarray | None = None
+
+    @cached_property
+    def own_dims(self) -> np.ndarray:
+        """How many of the actions are each task's own, (k,) int64."""
+        k, _, action_dim = self.mean.shape
+        return np.full(k, action_dim) if self.action_dims is None else self.action_dims
+
+    def only_own(self, dims: np.ndarray) -> np.ndarray:
+        """Values of action dimensions, (k, ..., action_dim), with 0 in the padding."""
+        if self.action_dims is None:
+            return dims
+        return np.asarray(dims * (np.arange(dims.shape[2]) < self.action_dims[:, None, None]))
 
     @cached_property
     def std(self) -> np.ndarray:
@@ -105,7 +120,7 @@ class GroupedOutputs:
     @cached_property
     def log_prob(self) -> np.ndarray:
         """Log-probabilities of the actions taken, (k, m, 1)."""
-        constant = (self.log_std + _HALF_LOG_2_PI).sum(axis=2, keepdims=True)
+        constant = self.only_own(self.log_std + _HALF_LOG_2_PI).sum(axis=2, keepdims=True)
         return np.asarray(-0.5 * self.z_squared.sum(axis=2, keepdims=True) - constant)
 
     def log_prob_gradient(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,12 +131,12 @@ class GroupedOutputs:
         """
         mean = weight * self.z
         mean /= self.std
-        return mean, (weight * (self.z_squared - 1)).sum(axis=1)
+        return mean, self.only_own(weight * (self.z_squared - 1)).sum(axis=1)
 
     @property
     def entropy(self) -> np.ndarray:
         """Entropies in nats, (k, 1, 1), the same for all rows of a task."""
-        return np.asarray((self.log_std + (0.5 + _HALF_LOG_2_PI)).sum(axis=2, keepdims=True))
+        return np.asarray(self.only_own(self.log_std + (0.5 + _HALF_LOG_2_PI)).sum(axis=2, keepdims=True))
 
 
 @dataclass
@@ -146,3 +161,10 @@ class OutputGradient:
         elif other.values is not None:
             self.values += other.values
         return self
+
+    def scale(self, weights: np.ndarray) -> None:
+        """Multiply what belongs to each task by its weight, (k,)."""
+        self.mean *= weights[:, None, None]
+        self.log_std *= weights[:, None]
+        if self.values is not None:
+            self.values *= weights[:, None, None]

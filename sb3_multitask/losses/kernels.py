@@ -34,26 +34,28 @@ def _pull(weight, z, per_std, d_mean, d_log_std):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _of_task(log_std, per_std):
-    """Write 1 / std, and return what is subtracted from log-probabilities, and the entropy."""
+    """Write 1 / std of the own actions, and return what is subtracted from log-probabilities, and the entropy."""
     constant = 0.0
-    for a in range(len(log_std)):
+    for a in range(len(per_std)):
         per_std[a] = math.exp(-log_std[a])
         constant += log_std[a] + _HALF_LOG_2_PI
-    return constant, constant + 0.5 * len(log_std)
+    return constant, constant + 0.5 * len(per_std)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def a2c(actions, advantages, returns, kept, mean, log_std, values, rl_coef, ent_coef, vf_coef, n_rows):
+def a2c(actions, advantages, returns, kept, mean, log_std, dims, values, rl_coef, ent_coef, vf_coef, n_rows):
     """``A2CLoss`` for rows (k, m, dim).
 
     :param kept: (k, m, 1), or empty if all rows are
     :param log_std: (k, 1, action_dim)
+    :param dims: how many actions are each task's own, (k,) int64; what is given for the others does not matter
     """
     k, m, n_actions = mean.shape
     d_mean, d_values = np.zeros(mean.shape, mean.dtype), np.zeros(values.shape, values.dtype)
-    z, per_std = np.empty(n_actions), np.empty(n_actions)
+    all_z, all_per_std = np.empty(n_actions), np.empty(n_actions)
     d_log_std, sums = np.zeros((k, n_actions)), np.zeros((k, 3))
     for task in range(k):
+        z, per_std = all_z[: dims[task]], all_per_std[: dims[task]]
         (constant, entropy), n_kept = _of_task(log_std[task, 0], per_std), 0
         for i in range(m):
             if len(kept) and kept[task, i, 0] == 0:
@@ -66,26 +68,28 @@ def a2c(actions, advantages, returns, kept, mean, log_std, values, rl_coef, ent_
             sums[task, 0] -= advantage * log_prob
             sums[task, 1] += error * error
         sums[task, 2] = -entropy * n_kept
-        for a in range(n_actions):
+        for a in range(dims[task]):
             d_log_std[task, a] -= rl_coef * ent_coef * n_kept / n_rows
     return d_mean, d_log_std, d_values, sums
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def ppo(actions, advantages, returns, old_values, old_log_prob, kept, mean, log_std, values, clip, coefs, n_rows):
+def ppo(actions, advantages, returns, old_values, old_log_prob, kept, mean, log_std, dims, values, clip, coefs, n_rows):
     """``PPOLoss`` for rows (k, m, dim).
 
     :param kept: (k, m, 1), or empty if all rows are
     :param log_std: (k, 1, action_dim)
+    :param dims: how many actions are each task's own, (k,) int64; what is given for the others does not matter
     :param clip: the ranges of the ratio and of the values, which is infinite without one
     :param coefs: of RL, of the entropy and of the values
     """
     k, m, n_actions = mean.shape
     (clip_range, clip_range_vf), (rl_coef, ent_coef, vf_coef) = clip, coefs
     d_mean, d_values = np.zeros(mean.shape, mean.dtype), np.zeros(values.shape, values.dtype)
-    z, per_std = np.empty(n_actions), np.empty(n_actions)
+    all_z, all_per_std = np.empty(n_actions), np.empty(n_actions)
     d_log_std, sums = np.zeros((k, n_actions)), np.zeros((k, 5))
     for task in range(k):
+        z, per_std = all_z[: dims[task]], all_per_std[: dims[task]]
         (constant, entropy), n_kept = _of_task(log_std[task, 0], per_std), 0
         for i in range(m):
             if len(kept) and kept[task, i, 0] == 0:
@@ -115,6 +119,6 @@ def ppo(actions, advantages, returns, old_values, old_log_prob, kept, mean, log_
             sums[task, 3] += (ratio - 1) - log_ratio
             sums[task, 4] += abs(ratio - 1) > clip_range
         sums[task, 2] = -entropy * n_kept
-        for a in range(n_actions):
+        for a in range(dims[task]):
             d_log_std[task, a] -= rl_coef * ent_coef * n_kept / n_rows
     return d_mean, d_log_std, d_values, sums

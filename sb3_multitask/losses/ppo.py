@@ -111,7 +111,7 @@ class PPOLoss(Loss):
         of_rows = rows.actions, rows.advantages, rows.returns, rows.old_values, rows.old_log_prob, rows.kept_or_none
         clip = self.clip_range, np.inf if self.clip_range_vf is None else self.clip_range_vf
         coefs = float(self.rl_coef), float(self.ent_coef), float(self.vf_coef)
-        of_policy = outputs.mean, outputs.log_std, outputs.values
+        of_policy = outputs.mean, outputs.log_std, outputs.own_dims, outputs.values
         *gradient, sums = kernels.ppo(*of_rows, *of_policy, clip, coefs, rows.n_rows)
         return OutputGradient(*gradient), TermSums(PPOTerms, sums)
 
@@ -124,7 +124,7 @@ class PPOLoss(Loss):
         mean, log_std = outputs.log_prob_gradient(at_log_prob)
         if self.ent_coef:
             for i, n in enumerate(rows.rows_per_task):
-                log_std[i] -= self.rl_coef * self.ent_coef * n / rows.n_rows
+                log_std[i, : outputs.own_dims[i]] -= self.rl_coef * self.ent_coef * n / rows.n_rows
         values = rows.only_kept(self._predicted(rows, outputs) - rows.returns)
         if self.clip_range_vf is not None:
             values *= np.abs(outputs.values - rows.old_values) <= self.clip_range_vf

@@ -8,6 +8,7 @@ from typing import Any
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import nn
 
+from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.features import PLAIN
 from sb3_multitask.policies.heads import TaskHeads, TaskLayerNorm, TaskLinear, TaskVectors
 from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy
@@ -36,8 +37,9 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
             yield f"its `{method}` was replaced"
         elif getattr(type(policy), method) is not getattr(MultiTaskActorCriticPolicy, method):
             yield f"{name} overrides `{method}`"
-    if type(policy.action_dist) is not DiagGaussianDistribution:
-        yield f"its `action_dist` is a {type(policy.action_dist).__name__}, not a DiagGaussianDistribution"
+    gaussian = MaskedGaussianDistribution if policy.sizes.has_padding else DiagGaussianDistribution
+    if type(policy.action_dist) is not gaussian:
+        yield f"its `action_dist` is a {type(policy.action_dist).__name__}, not a {gaussian.__name__}"
     if policy.squash_output:
         yield "its `squash_output` is True"
     if type(policy.pi_features_extractor) is not PLAIN:

@@ -16,7 +16,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_multitask.envs.observations import checked_observation
+from sb3_multitask.envs.observations import checked_observation, own_actions, padded_observation
+from sb3_multitask.envs.task_space import TaskSizes, TaskSpace
 from sb3_multitask.policies.arguments import (
     LOG_STD_BOUNDS,
     LayerNormOf,
@@ -35,6 +36,7 @@ from sb3_multitask.policies.arguments import (
     checked_sizes,
 )
 from sb3_multitask.policies.devices import advise_cpu
+from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.features import PLAIN, extractor_class, make_extractor
 from sb3_multitask.policies.heads import TaskHeads, TaskRows, TaskVectors
 from sb3_multitask.policies.trunk import SharedMlpExtractor
@@ -49,6 +51,9 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``. The default networks are the paper's (section 4.1): tanh, 64
     units. The actor has two shared layers and a linear head per task. The critic has one shared layer, and one more
     layer and the output per task.
+
+    Where tasks differ in size (``task`` is a ``TaskSpace``), the networks do not see the padding of observations, and
+    :class:`~sb3_multitask.policies.distributions.MaskedGaussianDistribution` leaves out the padding of actions.
 
     :param observation_space: with keys ``obs`` and ``task``
     :param action_space: a flat Box
@@ -136,6 +141,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         check_log_std(log_std_mode, log_std_init, log_std_bounds)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
+        self.sizes = TaskSizes.of(observation_space, action_space)
         self.head_arch = checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
         self.log_std_mode = log_std_mode
         self.log_std_bounds = log_std_bounds
@@ -189,6 +195,10 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Create the networks and the optimizer; called by SB3's constructor."""
+        if self.sizes.has_padding:
+            self.action_dist = MaskedGaussianDistribution(self.sizes.action_dim)
+            for name in ("obs_mask", "action_mask"):
+                self.register_buffer(name, th.from_numpy(getattr(self.sizes, name)), persistent=False)
         arch: dict[str, list[int]] = self.net_arch  # type: ignore[assignment]
         embedding = self.task_embedding
         self.task_vectors = None if embedding is None else TaskVectors(self.n_tasks, embedding)
@@ -232,6 +242,13 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         for parameter in self.parameters():
             parameter.data = parameter.data.clone()
 
+    @property
+    def task_space(self) -> TaskSpace | None:
+        """How tasks differ in size and bounds of actions; None if they do not."""
+        assert isinstance(self.observation_space, spaces.Dict)
+        task = self.observation_space["task"]
+        return task if isinstance(task, TaskSpace) else None
+
     def set_frozen(self, names: Collection[str]) -> None:
         """Train all parameters except those named, which keep their values.
 
@@ -246,8 +263,11 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return vectors (n_rows, obs_dim), the grouping of the rows by head, and the task of each row (n_rows,)."""
         assert isinstance(obs, dict), "observations are {'obs': ..., 'task': ...}"
         task = obs["task"].long().flatten()
+        vectors = obs["obs"].float()
+        if self.sizes.has_padding:
+            vectors = th.where(self.obs_mask[task], vectors, 0.0)  # type: ignore[index]
         rows = TaskRows.of_one_head(task) if self.share == "all" else TaskRows.of(task, self.n_tasks)
-        return obs["obs"].float(), rows, task
+        return vectors, rows, task
 
     def _trunk_input(self, extractor: nn.Module, vectors: th.Tensor, task: th.Tensor) -> th.Tensor:
         """Return the features of the vectors, and the tasks' vectors beside them if there are some."""
@@ -272,6 +292,8 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         else:
             mean, raw = mean.chunk(2, dim=1)
             log_std = self._bounded_log_std(raw)
+        if isinstance(self.action_dist, MaskedGaussianDistribution):
+            self.action_dist.of_rows(self.action_mask[task])  # type: ignore[index]
         try:
             return self.action_dist.proba_distribution(mean, log_std)
         except ValueError as e:  # torch raises on numbers that are not finite
@@ -297,12 +319,21 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Return actions as SB3 does, for one observation or a batch of any tasks.
 
+        Where tasks differ in size, one observation may have its task's own size or be padded, and its action has the
+        task's own size. A batch has padded observations and actions, ``obs_dim`` and ``action_dim`` of the widest task;
+        its observations may have the tasks' own size if that is the same for all rows. Actions are clipped to the
+        bounds of their own task.
+
         :param observation: ``{"obs": (obs_dim,) or (n_rows, obs_dim), "task": a whole number, or one for each row}``
         :raises ValueError: on other keys or shapes, or an unknown task id
         """
-        if not isinstance(observation, tuple):  # SB3 raises on a tuple, with an explanation
-            observation = checked_observation(observation, self.n_tasks)
-        return super().predict(observation, state, episode_start, deterministic)
+        if isinstance(observation, tuple):
+            return super().predict(observation, state, episode_start, deterministic)  # raises, with an explanation
+        observation = checked_observation(observation, self.n_tasks)
+        task = observation["task"]
+        observation["obs"] = padded_observation(observation["obs"], task, self.sizes)
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        return own_actions(actions, task, self.sizes), state
 
     # The five methods that SB3 calls. Each splits the observation once.
 

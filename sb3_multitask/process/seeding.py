@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _TRAINING, _EVALUATION = 0, 1
@@ -23,7 +25,11 @@ def env_seed(seed: int, task: int, copy: int = 0, *, training: bool = True) -> i
     return int(sequence.generate_state(1, np.uint32)[0] >> 1)
 
 
-def env_seeds(seed: int, n_tasks: int, n_envs_per_task: int, *, training: bool = True) -> list[int]:
-    """Return the seeds of all sub-environments, task by task; see :func:`env_seed`."""
-    places = ((task, copy) for task in range(n_tasks) for copy in range(n_envs_per_task))
+def env_seeds(seed: int, n_tasks: int, n_envs_per_task: int | Sequence[int], *, training: bool = True) -> list[int]:
+    """Return the seeds of all sub-environments, task by task; see :func:`env_seed`.
+
+    :param n_envs_per_task: copies of every task, or of each, (n_tasks,)
+    """
+    copies = [n_envs_per_task] * n_tasks if isinstance(n_envs_per_task, int) else n_envs_per_task
+    places = ((task, copy) for task, n in enumerate(copies) for copy in range(n))
     return [env_seed(seed, task, copy, training=training) for task, copy in places]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from sb3_multitask.envs.task_space import TaskSpace
 from sb3_multitask.policies.arguments import LOG_STD_BOUNDS
-from sb3_multitask.readers.inert_pickle import UnreadableFileError
+from sb3_multitask.readers.inert_pickle import Inert, UnreadableFileError, read_pickle
 
 _SHARED = re.compile(r"mlp_extractor\.shared_net\.(\d+)\.(weight|bias)")
 _TRUNK = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
@@ -181,6 +184,28 @@ def action_bounds(space: Mapping[str, Any], action_dim: int) -> tuple[np.ndarray
             raise UnreadableFileError(f"its action_space's {name} is not {action_dim} numbers")
         bounds.append(numbers)
     return bounds[0], bounds[1]
+
+
+def task_space(space: Mapping[str, Any]) -> TaskSpace | None:
+    """Return how the tasks of a saved observation space differ; None if they do not, or there are none.
+
+    SB3 writes the space as a pickle, which is read as inert data.
+
+    :raises UnreadableFileError: if it says that they differ, but not how
+    """
+    if _kind_of(space) != "Dict":
+        return None
+    try:
+        saved = read_pickle(base64.b64decode(space[":serialized:"], validate=True))
+        task = saved.attribute("spaces")["task"]
+    except (KeyError, TypeError, AttributeError, binascii.Error) as e:
+        raise UnreadableFileError(f"its observation_space cannot be read ({e!r})") from e
+    if not isinstance(task, Inert) or not task.of.endswith(f".{TaskSpace.__name__}"):
+        return None
+    try:
+        return TaskSpace(task.attribute("obs_dims"), task.attribute("action_bounds"))
+    except (KeyError, TypeError, ValueError) as e:
+        raise UnreadableFileError(f"its tasks differ in size, but how cannot be read ({e!r})") from e
 
 
 def log_std_bounds(policy_kwargs: Mapping[str, Any]) -> tuple[float, float, float] | None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch as th
 
+from sb3_multitask.envs.task_space import TaskSpace
 from sb3_multitask.policies.checks import ACTING
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, check_size, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
@@ -29,6 +30,7 @@ from sb3_multitask.readers.saved_policy import (
     dimensions,
     log_std_bounds,
     n_tasks,
+    task_space,
     without_shared_layers,
 )
 from sb3_multitask.vec_env.saved_statistics import from_tensors
@@ -53,6 +55,7 @@ class SavedPolicy:
     :param num_timesteps: environment steps of its training, if the file says so
     :param obs_dtype: "float32" or "float64", type of observations before they are normalised
     :param saw_vec_normalize: whether its env had a stock ``VecNormalize``, whose statistics are not in the file
+    :param task_space: how its tasks differ in size and in the bounds of their actions; ``None`` if they do not
     """
 
     algorithm: str
@@ -67,6 +70,7 @@ class SavedPolicy:
     num_timesteps: int | None = None
     saw_vec_normalize: bool = False
     obs_dtype: str = "float32"
+    task_space: TaskSpace | None = None
 
     @property
     def n_tasks(self) -> int:
@@ -128,6 +132,7 @@ def _read(path: Path) -> SavedPolicy:
         n_steps if type(n_steps) is int else None,
         not is_of_tasks(algorithm) and data.get("_last_original_obs") is not None,
         _obs_dtype(data),
+        task_space(data["observation_space"]),
     )
 
 

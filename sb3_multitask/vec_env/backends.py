@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import gymnasium as gym
 import numpy as np
 
+from sb3_multitask.envs.task_space import padded
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.env_state import get_env_state, set_env_state, why_inexact
 from sb3_multitask.vec_env.faults import physics_fault
@@ -32,8 +33,9 @@ EnvStep: TypeAlias = tuple[np.ndarray, float, bool, Info, int]
 class Transitions:
     """The result of one step of some sub-environments, with automatic resets as in SB3.
 
-    ``obs`` (n_rows, obs_dim) is the first observation of the next episode where ``dones`` is true;
-    ``infos[i]["terminal_observation"]`` (obs_dim,) then holds the last one. ``rewards`` (n_rows,) float64.
+    ``obs`` (n_rows, obs_dim), as wide as the widest of the rows, is the first observation of the next episode where
+    ``dones`` is true; ``infos[i]["terminal_observation"]`` (obs_dim,) then holds the last one, padded or not.
+    ``rewards`` (n_rows,) float64.
     ``faults``: row -> failure of its simulation, which must be reset; the row's other entries are meaningless.
     ``success`` (n_rows,) int8: what the steps say of it (:mod:`~sb3_multitask.vec_env.success`); None: nothing.
     """
@@ -60,13 +62,13 @@ class Backend(Protocol):
     n_threads: int
 
     def reset(self, rows: slice, seeds: Sequence[int | None], options: Sequence[Info]) -> tuple[np.ndarray, list[Info]]:
-        """Return first observations (n_rows, obs_dim) and reset infos."""
+        """Return first observations (n_rows, obs_dim), as wide as the widest of the rows, and reset infos."""
 
     def reset_row(self, row: int) -> np.ndarray:
         """Start a new episode in one sub-environment, by its own generator; return the first observation (obs_dim,)."""
 
     def send(self, rows: slice, actions: np.ndarray) -> None:
-        """Start a step with ``actions`` (n_rows, action_dim)."""
+        """Start a step with ``actions`` (n_rows, action_dim), padded for narrower tasks."""
 
     def receive(self, rows: slice) -> Transitions:
         """Finish the step that was sent."""
@@ -100,14 +102,14 @@ class DummyBackend:
     """All sub-environments one after the other in this process, like SB3's ``DummyVecEnv``.
 
     :param tasks: in order
-    :param envs: the copies of each task, task by task
+    :param envs: the copies of each task
     """
 
     n_threads = 1
 
-    def __init__(self, tasks: Sequence[Task], envs: Sequence[gym.Env[Any, Any]]) -> None:
-        self.envs = list(envs)
-        self.names = [task.name for task in tasks for _ in range(len(envs) // len(tasks))]
+    def __init__(self, tasks: Sequence[Task], envs: Sequence[Sequence[gym.Env[Any, Any]]]) -> None:
+        self.envs = [env for copies in envs for env in copies]
+        self.names = [task.name for task, copies in zip(tasks, envs, strict=True) for _ in copies]
         seen: set[int] = set()
         for name, env in zip(self.names, self.envs, strict=True):
             if id(env.unwrapped) in seen:
@@ -123,7 +125,7 @@ class DummyBackend:
         for row, seed, option in zip(range(len(self.envs))[rows], seeds, options, strict=True):
             with self._naming(row):
                 results.append(reset_env(self.envs[row], seed, option))
-        return np.stack([obs for obs, _ in results]), [info for _, info in results]
+        return stacked([obs for obs, _ in results]), [info for _, info in results]
 
     def reset_row(self, row: int) -> np.ndarray:
         with self._naming(row):
@@ -182,7 +184,7 @@ def joined(results: Sequence[EnvStep]) -> Transitions:
     """Join the steps of single sub-environments."""
     obs, rewards, dones, infos, success = zip(*results, strict=True)
     return Transitions(
-        np.stack(obs),
+        stacked(obs),
         np.array(rewards, dtype=np.float64),
         np.array(dones),
         StepInfos(infos, [i for i, done in enumerate(dones) if done]),
@@ -191,15 +193,23 @@ def joined(results: Sequence[EnvStep]) -> Transitions:
     )
 
 
+def stacked(observations: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack observations (obs_dim,), padded to the widest."""
+    width = max(map(len, observations))
+    return np.stack([padded(obs, width) for obs in observations])
+
+
 def step_env(env: gym.Env[Any, Any], action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Info]:
-    """Take a step. A failed simulation does not end its episode here; its info marks the failure.
+    """Take a step with an action, which may be padded.
+
+    A failed simulation does not end its episode here; its info marks the failure.
 
     Returned values are copies, since environments may reuse their arrays and dicts.
 
     :raises ValueError: if the observation has another shape than its space, since it could be broadcast silently, or
         if the reward is not one number
     """
-    obs, reward, terminated, truncated, info = env.step(action)
+    obs, reward, terminated, truncated, info = env.step(action[: env.action_space.shape[0]])  # type: ignore[index]
     obs, reward, info = _checked(obs, env), _checked_reward(reward), own_copy(info)
     fault = physics_fault(env)
     if fault is None:

@@ -10,11 +10,13 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from sb3_multitask.envs.task_space import padded
 from sb3_multitask.process.threads import physics_threads
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.adapters import ADAPTERS
 from sb3_multitask.vec_env.backends import Info, Transitions
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError, SimulationGroup
+from sb3_multitask.vec_env.copies import Copies
 from sb3_multitask.vec_env.infos import JoinedInfos
 from sb3_multitask.vec_env.success import NOT_SAID
 from sb3_multitask.vec_env.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit, kind_of, wrappers_of
@@ -40,6 +42,12 @@ def why_not_batch(prototypes: Sequence[Prototypes], render_mode: str | None) -> 
     return None
 
 
+def _joined_obs(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Join the observations of several groups, padded to the widest."""
+    width = max(obs.shape[1] for obs in parts)
+    return np.concatenate([padded(obs, width) for obs in parts])
+
+
 def _joined_success(steps: Sequence[Transitions]) -> np.ndarray | None:
     """Join what the rows of several groups say of success; None if no group says anything."""
     if all(step.success is None for step in steps):
@@ -60,15 +68,15 @@ class BatchBackend:
     """Steps every simulation in native code, bit for bit as Gymnasium's environments would.
 
     :param prototypes: every task with its environments: one for all copies, or one per copy
-    :param n_envs_per_task: simulations of each task
+    :param copies: simulations of each task
     :param n_threads: threads for the physics; ``None`` takes torch's number
     """
 
-    def __init__(self, prototypes: Sequence[Prototypes], n_envs_per_task: int, n_threads: int | None) -> None:
-        self.n_envs_per_task = n_envs_per_task
+    def __init__(self, prototypes: Sequence[Prototypes], copies: Copies, n_threads: int | None) -> None:
+        self.copies = copies
         self.prototypes = [envs for _, envs in prototypes]
         self.names = [task.name for task, _ in prototypes]
-        self.n_sims = len(prototypes) * n_envs_per_task
+        self.n_sims = copies.n_rows
         self.n_threads = physics_threads(n_threads, self.n_sims)
         self.groups = self._make_groups()
         self._places: dict[tuple[int, int], list[tuple[SimulationGroup, slice, slice]]] = {}
@@ -87,11 +95,11 @@ class BatchBackend:
             try:
                 group.build(self.n_threads)
             except BatchRefusedError as e:
-                raise BatchRefusedError(f"task {self.names[group.start // self.n_envs_per_task]!r}: {e}") from e
+                raise BatchRefusedError(f"task {self.names[self.copies.place(group.start)[0]]!r}: {e}") from e
         return groups
 
     def _prototype(self, row: int) -> gym.Env[Any, Any]:
-        task, index = divmod(row, self.n_envs_per_task)
+        task, index = self.copies.place(row)
         return self.prototypes[task][index % len(self.prototypes[task])]
 
     def _parts(self, rows: slice) -> list[tuple[SimulationGroup, slice, slice]]:
@@ -125,7 +133,7 @@ class BatchBackend:
             group_obs, group_infos = group.reset(np.arange(own.start, own.stop), seeds[place])
             obs.append(group_obs)
             infos.extend(group_infos)
-        return np.concatenate(obs), infos
+        return _joined_obs(obs), infos
 
     def reset_row(self, row: int) -> np.ndarray:
         obs, _ = self.reset(slice(row, row + 1), [None], [{}])
@@ -141,10 +149,10 @@ class BatchBackend:
             raise RuntimeError("The VecEnv is closed; make another")
         if len(parts) == 1:
             group, own, _ = parts[0]
-            return group.step(own, self._actions)
-        steps = [group.step(own, self._actions[place]) for group, own, place in parts]
+            return group.step(own, self._of_group(group, slice(None)))
+        steps = [group.step(own, self._of_group(group, place)) for group, own, place in parts]
         return Transitions(
-            np.concatenate([step.obs for step in steps]),
+            _joined_obs([step.obs for step in steps]),
             np.concatenate([step.rewards for step in steps]),
             np.concatenate([step.dones for step in steps]),
             JoinedInfos([step.infos for step in steps]),
@@ -155,6 +163,12 @@ class BatchBackend:
             },
             _joined_success(steps),
         )
+
+    def _of_group(self, group: SimulationGroup, place: slice) -> np.ndarray:
+        """The actions for a group, without their padding."""
+        assert self._actions is not None
+        actions: np.ndarray = self._actions[place]
+        return actions if actions.shape[1] == group.action_dim else np.ascontiguousarray(actions[:, : group.action_dim])
 
     def get_attr(self, row: int, name: str) -> Any:
         """Return an attribute of the row's prototype, which has the environment's parameters but not its state."""

@@ -73,6 +73,7 @@ class SimulationGroup:
         # live, strided views of the state rows: copied before they are handed out
         self.qpos, self.qvel, self.ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._warnings = self.batch.warning[:, FIRST_PHYSICS : LAST_PHYSICS + 1, 1]  # live, too
+        self.action_dim: int = self.ctrl.shape[1]
         self._ids = np.arange(n_sims, dtype=np.int32)
         self._bound = {name: self.batch.bind(name) for name in self.adapter.fields if name != _CONTACT_FORCES}
         # what Gymnasium would read now: the batch's own are those of its last call, whatever it was for

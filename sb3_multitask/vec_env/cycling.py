@@ -14,7 +14,7 @@ from sb3_multitask.envs.task_env import StepReturn, TaskObs
 
 
 class TaskCyclingVecEnv(VecEnv):
-    """Show one task of a multi-task VecEnv at a time; ``num_envs = n_envs_per_task`` (section 4.3.1).
+    """Show one task of a multi-task VecEnv at a time; ``num_envs`` is the number of its copies (section 4.3.1).
 
     ``next_task()`` goes from E1 to E2, ... En and back to E1. Waiting tasks keep their state: their episodes continue
     where they stopped. A multi-task model with ``task_schedule="cycle"`` puts this under its normaliser. On this
@@ -25,6 +25,7 @@ class TaskCyclingVecEnv(VecEnv):
 
     :param venv: a ``MultiTaskVecEnv`` or a ``MultiTaskVecNormalize`` over one
     :raises TypeError: if ``venv`` has no tasks
+    :raises ValueError: if tasks have different numbers of copies, since rollouts have as many rows for every task
     """
 
     def __init__(self, venv: Any) -> None:
@@ -36,6 +37,12 @@ class TaskCyclingVecEnv(VecEnv):
         self.venv = venv
         self.n_tasks: int = venv.n_tasks
         self.task_names: tuple[str, ...] = venv.task_names
+        if not venv.copies.are_equal:
+            raise ValueError(
+                "One task at a time needs as many copies of every task, since SB3's rollouts have as many rows "
+                f'(`n_envs_per_task` is {venv.n_envs_per_task!r}): give one number, or take task_schedule="joint"'
+            )
+        self.copies = venv.copies
         self.n_envs_per_task: int = venv.n_envs_per_task
         self._views = [venv.task_view(i) for i in range(self.n_tasks)]
         self._task_ids = list(np.repeat(np.arange(self.n_tasks), self.n_envs_per_task).reshape(self.n_tasks, -1))

@@ -16,65 +16,75 @@ def _clipped(value, limit):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def normalize_step(
-    obs, rewards, returns, mean, var, count, start, gamma, epsilon, limits, training, norm_obs, norm_reward
+    obs, rewards, returns, mean, var, count, rows, dims, start, gamma, epsilon, limits, training, norm_obs, norm_reward
 ):
     """Add a step of consecutive tasks to their moments and normalise it, as ``MultiTaskVecNormalize.step_wait``.
 
-    :param obs: task by task, (k * m, obs_dim)
-    :param rewards: (k * m,)
-    :param returns: discounted, of all tasks, (n_tasks, m) float64; updated
+    :param obs: task by task, (n_rows, obs_dim)
+    :param rewards: (n_rows,)
+    :param returns: discounted, (n_rows,) float64; updated
     :param mean: (n_tasks, obs_dim + 1), like ``var`` and ``count``, with the return's in the last column; updated
+    :param rows: the first row of every task in a step of all tasks, and the number of rows, (n_tasks + 1,)
+    :param dims: size of the observations of every task, (n_tasks,); behind it is padding, which stays 0
     :param start: the first task
     :param limits: of observations and rewards
     :return: observations and rewards, as float32
     """
     n_rows, obs_dim = obs.shape
-    m, first = returns.shape[1], 0 if norm_obs else obs_dim
+    offset, first = rows[start], 0 if norm_obs else obs_dim
     new_obs, new_rewards = np.empty(obs.shape, np.float32), np.empty(n_rows, np.float32)
     batch_mean, batch_var, std = np.empty(obs_dim + 1), np.empty(obs_dim + 1), np.empty(obs_dim + 1)
-    for place in range(n_rows // m):
-        task, rows, of_rows = start + place, obs[place * m : (place + 1) * m], rewards[place * m : (place + 1) * m]
+    for task in range(start, len(dims)):
+        begin, end, dim = rows[task] - offset, rows[task + 1] - offset, dims[task]
+        if begin == n_rows:
+            break
         if training:
-            for i in range(m):
-                returns[task, i] = returns[task, i] * gamma + of_rows[i]
-            _moments(rows, returns[task], batch_mean, batch_var)
-            _add_moments(batch_mean, batch_var, m, mean[task], var[task], count[task], first)
+            for i in range(begin, end):
+                returns[i] = returns[i] * gamma + rewards[i]
+            _moments(obs[begin:end], dim, returns[begin:end], batch_mean, batch_var)
+            _add_moments(batch_mean, batch_var, end - begin, mean[task], var[task], count[task], first, dim)
         for column in range(obs_dim + 1):
             std[column] = np.sqrt(var[task, column] + epsilon)
-        for i in range(m):
+        for i in range(begin, end):
             if norm_obs:
-                for column in range(obs_dim):
-                    value = (rows[i, column] - mean[task, column]) / std[column]
-                    new_obs[place * m + i, column] = _clipped(value, limits[0])
-            reward = of_rows[i]
-            new_rewards[place * m + i] = _clipped(reward / std[obs_dim], limits[1]) if norm_reward else reward
+                for column in range(dim):
+                    value = (obs[i, column] - mean[task, column]) / std[column]
+                    new_obs[i, column] = _clipped(value, limits[0])
+                new_obs[i, dim:] = 0
+            new_rewards[i] = _clipped(rewards[i] / std[obs_dim], limits[1]) if norm_reward else rewards[i]
     return new_obs, new_rewards
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _moments(rows, returns, mean, var):
-    """Write the moments of the columns of some rows, (m, dim), and those of their returns, (m,), after them."""
-    (m, dim), total = rows.shape, 0.0
+def _moments(rows, dim, returns, mean, var):
+    """Write the moments of the first columns of some rows, (m, at least dim), and last those of their returns, (m,)."""
+    m, last, total = len(rows), len(mean) - 1, 0.0
     mean[:], var[:] = 0, 0
     for i in range(m):
         for column in range(dim):
             mean[column] += rows[i, column]
-        mean[dim] += returns[i]
-    for column in range(dim + 1):
+        mean[last] += returns[i]
+    for column in range(dim):
         mean[column] /= m
+    mean[last] /= m
     for i in range(m):
         for column in range(dim):
             var[column] += (rows[i, column] - mean[column]) ** 2
-        total += (returns[i] - mean[dim]) ** 2
-    var[dim] = total
-    for column in range(dim + 1):
+        total += (returns[i] - mean[last]) ** 2
+    for column in range(dim):
         var[column] /= m
+    var[last] = total / m
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_moments(batch_mean, batch_var, m, mean, var, count, first):
-    """Add the moments of m new samples to those of a task from a column on, as ``TaskMoments.update``."""
-    for column in range(first, len(mean)):
+def _add_moments(batch_mean, batch_var, m, mean, var, count, first, dim):
+    """Add the moments of m new samples to those of a task, as ``TaskMoments.update``.
+
+    The columns are those from ``first`` to ``dim``, and the last.
+    """
+    last = len(mean) - 1
+    for place in range(first, max(first, dim) + 1):
+        column = place if place < dim else last
         count[column] += m
         weight, delta = m / count[column], batch_mean[column] - mean[column]
         mean[column] += delta * weight

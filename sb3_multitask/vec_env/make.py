@@ -8,6 +8,7 @@ from typing import Any
 
 from sb3_multitask.tasks import TasksLike
 from sb3_multitask.vec_env.backends import BackendName
+from sb3_multitask.vec_env.copies import EnvsPerTask
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
@@ -15,7 +16,7 @@ from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 
 def make_multitask_vec_env(
     tasks: TasksLike,
-    n_envs_per_task: int = 4,
+    n_envs_per_task: EnvsPerTask = 4,
     seed: int | None = None,
     backend: BackendName = "auto",
     normalize: bool | Mapping[str, Any] = True,
@@ -30,7 +31,7 @@ def make_multitask_vec_env(
     """Make a multi-task VecEnv.
 
     :param tasks: a set's name (``"HalfCheetahBody6"``), an id, or a list of ids and tasks
-    :param n_envs_per_task: copies of each task
+    :param n_envs_per_task: copies of each task; ``{"a": 8, "b": 2}`` for each by its name
     :param seed: determines the seeds of all sub-environments, see ``MultiTaskVecEnv``; ``None`` is random
     :param backend: ``"batch"`` (native), ``"dummy"``, ``"subproc"``, or ``"auto"`` for the fastest that fits
     :param normalize: put ``MultiTaskVecNormalize`` on top; a mapping holds its arguments, such as

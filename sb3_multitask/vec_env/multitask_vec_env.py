@@ -9,10 +9,10 @@ from typing import Any, get_args
 import gymnasium as gym
 from gymnasium import spaces
 
-from sb3_multitask.envs.number_checks import is_integer
 from sb3_multitask.process.threads import TorchThreads
 from sb3_multitask.tasks import TasksLike, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName, DummyBackend
+from sb3_multitask.vec_env.copies import Copies, EnvsPerTask
 from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.sub_envs import SubEnvs
 from sb3_multitask.vec_env.subproc import SubprocBackend
@@ -22,13 +22,18 @@ from sb3_multitask.vec_env.task_view import SubEnvsView, TaskView
 class MultiTaskVecEnv(SubEnvsView):
     """``n_envs_per_task`` copies of every task, stepped together.
 
-    Sub-environments are grouped by task: row ``task_id * n_envs_per_task + k`` is copy ``k``. An observation is
+    Sub-environments are grouped by task, in order; ``rows(task_id)`` are those of a task. An observation is
     ``{"obs": (num_envs, obs_dim), "task": (num_envs,) int64}``; ``obs`` is float32 where that holds every digit of the
     tasks' observations, else float64. Returns and lengths of episodes are monitored (raw rewards), so no ``Monitor``
     is needed around the environments; if there is one, it defines the return of an episode, as in SB3.
 
+    Tasks may differ in size. Observations and actions are then as wide as the widest task's: narrower observations have
+    zeros behind their own numbers, and a task takes as many numbers of an action as it has.
+    ``observation_space["task"]`` is a ``TaskSpace``, which knows the sizes. Where tasks differ in the bounds of their
+    actions, those of all tasks together are the widest, and each task's actions are clipped to its own.
+
     :param tasks: a set's name, an id, or a list of ids and tasks
-    :param n_envs_per_task: copies of each task, at least 1
+    :param n_envs_per_task: copies of each task, at least 1; ``{"a": 8, "b": 2}`` for each by its name
     :param backend: ``"batch"`` (all simulations in one native call: the environments of this package and most of
         Gymnasium's MuJoCo ones), ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each),
         or ``"auto"``: ``"batch"`` if possible, else ``"dummy"``. All give the same numbers. The attribute ``backend``
@@ -51,8 +56,8 @@ class MultiTaskVecEnv(SubEnvsView):
         evaluation, so that threads that wait do not spin on the cores that the physics needs; ``None`` leaves it alone
     :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None`` is SB3's choice
     :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
-    :raises ValueError: tasks whose observation shapes or actions differ, vectorised environments, rewards that are
-        vectors, an unknown backend, too few copies
+    :raises ValueError: observations or actions that are no flat Boxes, copies of a task that differ in them, vectorised
+        environments, rewards that are vectors, an unknown backend, too few copies
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
 
     If the copies of a task start in the same state after a seeded reset, or a copy starts in another state with the
@@ -65,7 +70,7 @@ class MultiTaskVecEnv(SubEnvsView):
     def __init__(
         self,
         tasks: TasksLike,
-        n_envs_per_task: int = 1,
+        n_envs_per_task: EnvsPerTask = 1,
         *,
         backend: BackendName = "auto",
         seed: int | None = None,
@@ -86,7 +91,7 @@ class MultiTaskVecEnv(SubEnvsView):
         resolved = resolve_tasks(tasks)
         sub_envs = SubEnvs(
             resolved,
-            _checked_count(n_envs_per_task),
+            Copies.of(n_envs_per_task, [task.name for task in resolved]),
             backend,
             seed,
             training,
@@ -150,11 +155,3 @@ class MultiTaskVecEnv(SubEnvsView):
 
     def close(self) -> None:
         self.sub_envs.close()
-
-
-def _checked_count(n_envs_per_task: int) -> int:
-    if not is_integer(n_envs_per_task):
-        raise TypeError(f"`n_envs_per_task` must be an integer (got {n_envs_per_task!r})")
-    if n_envs_per_task < 1:
-        raise ValueError(f"`n_envs_per_task` must be at least 1 (got {n_envs_per_task})")
-    return int(n_envs_per_task)

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_multitask.envs.observations import task_ids
 from sb3_multitask.envs.task_env import StepReturn, TaskObs, box_of
+from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.faults import is_fault
@@ -53,10 +54,9 @@ class MultiTaskVecNormalize(SharedStatistics):
             )
         _check_raw(venv)
         observation_space = cast("spaces.Dict", venv.observation_space)
-        (obs_dim,) = cast("spaces.Box", observation_space["obs"]).shape
         self._task_names: tuple[str, ...] = venv.task_names
         # Before SB3's constructor, which assigns initial values to these properties.
-        self._make_statistics(venv.n_tasks, obs_dim)
+        self._make_statistics(TaskSizes.of(observation_space, venv.action_space))
         self._make_returns(venv)
         super().__init__(
             venv,
@@ -131,13 +131,15 @@ class MultiTaskVecNormalize(SharedStatistics):
     def reset(self) -> TaskObs:
         obs = cast("TaskObs", self.venv.reset())
         self.old_obs = obs
-        self.returns[getattr(self.venv, "reset_task_ids", self.venv.task_ids)] = 0.0
+        self._returns[slice(None) if hasattr(self.venv, "reset_task_ids") else self._rows()] = 0.0
         return self._seen(obs)
 
     def _seen(self, obs: TaskObs) -> TaskObs:
         """Add first observations to the statistics and normalise them."""
         if self.training and self.norm_obs:
-            self._moments.update(self._present(), self._by_task(obs["obs"]).swapaxes(0, 1), self._obs_columns)
+            for tasks, rows, n_copies in self._parts():
+                samples = obs["obs"][rows].reshape(-1, n_copies, obs["obs"].shape[1]).swapaxes(0, 1)
+                self._moments.update(tasks, samples, self._obs_columns)
         return self._normalize_rows(obs, *self._mean_and_std())
 
     def step_wait(self) -> StepReturn:
@@ -151,10 +153,11 @@ class MultiTaskVecNormalize(SharedStatistics):
         else:
             step = self._step(kernels, obs, rewards, self.training)
         if ended:
-            returns, (mean, std) = self._returns[self._present()], self._mean_and_std()
+            returns, (mean, std) = self._returns[self._rows()], self._mean_and_std()
+            first = self.venv.task_ids[0]
         for i in ended:
-            task, copy = divmod(i, self._returns.shape[1])  # the task counted among those present
-            returns[task, copy] = 0.0
+            task = self.venv.task_ids[i] - first  # counted among those present
+            returns[i] = 0.0
             last = infos[i]["terminal_observation"]
             infos[i]["terminal_observation"] = self._normalize_rows(last, mean[task, None], std[task, None])
         return *step, dones, infos
@@ -162,13 +165,16 @@ class MultiTaskVecNormalize(SharedStatistics):
     def _step(self, kernels: Any, obs: TaskObs, rewards: np.ndarray, training: bool) -> tuple[TaskObs, np.ndarray]:
         """Add a step to the statistics if ``training``, and normalise it."""
         moments, start = self._moments, self._present().start or 0
+        returns = self._returns[self._rows()]
         new_obs, new_rewards = kernels.normalize_step(
             obs["obs"],
             rewards,
-            self._returns,
+            returns,
             moments.mean,
             moments.var,
             moments.count,
+            self._row_bounds,
+            self._obs_dims,
             start,
             float(self.gamma),  # for a whole number it would be compiled again
             float(self.epsilon),
@@ -182,45 +188,54 @@ class MultiTaskVecNormalize(SharedStatistics):
 
     def _step_of_arrays(self, obs: TaskObs, rewards: np.ndarray, faulty: list[int]) -> tuple[TaskObs, np.ndarray]:
         """Do the same with array operations, and leave faulty rows out of the statistics."""
-        reward_rows = self._by_task(rewards)
         if self.training:
-            self._update(self._present(), self._by_task(obs["obs"]), reward_rows, faulty)
+            self._update(obs["obs"], rewards, faulty)
         mean, std = self._mean_and_std()
         if self.norm_reward:
-            rewards = _clipped(reward_rows / std[:, -1:], self.clip_reward).reshape(-1)
+            scales = np.repeat(std[:, -1], self._copies.of_tasks[self._present()])
+            rewards = _clipped(rewards / scales, self.clip_reward)
         return self._normalize_rows(obs, mean, std), rewards
 
-    def _update(self, tasks: slice, obs_rows: np.ndarray, reward_rows: np.ndarray, faulty: list[int]) -> None:
+    def _update(self, obs: np.ndarray, rewards: np.ndarray, faulty: list[int]) -> None:
         """Add a step to the statistics: observations and discounted returns, as in SB3, but no faulty rows."""
-        returns = self._returns[tasks]  # a view
+        returns = self._returns[self._rows()]  # a view
         returns *= self.gamma
-        returns += reward_rows
-        if self.norm_obs:
-            n_tasks, n_envs, obs_dim = obs_rows.shape
-            batch = np.empty((n_envs, n_tasks, obs_dim + 1))
-            batch[:, :, :-1] = obs_rows.swapaxes(0, 1)
-            batch[:, :, -1] = returns.T
-            columns = slice(None)
-        else:
-            batch, columns = returns.T[:, :, None], self._ret_column
-        if not faulty:
-            self._moments.update(tasks, batch, columns)
-            return
-        is_good = np.ones(reward_rows.shape, dtype=bool)
-        is_good.reshape(-1)[faulty] = False
-        self._moments.update_in_part(tasks, batch, is_good.T, columns)
+        returns += rewards
+        is_good = np.ones(rewards.shape, dtype=bool)
+        is_good[faulty] = False
+        columns = slice(None) if self.norm_obs else self._ret_column
+        for tasks, rows, n_copies in self._parts():
+            samples = returns[rows, None]
+            if self.norm_obs:
+                samples = np.concatenate((obs[rows], samples), axis=1, dtype=np.float64)
+            batch = samples.reshape(-1, n_copies, samples.shape[1]).swapaxes(0, 1)
+            if faulty:
+                self._moments.update_in_part(tasks, batch, is_good[rows].reshape(-1, n_copies).T, columns)
+            else:
+                self._moments.update(tasks, batch, columns)
 
     def _present(self) -> slice:
         """Return the tasks of the rows, which are consecutive, as an index of a task axis."""
         venv = self.venv
         if venv.num_envs == self._returns.size:
             return slice(None)
-        first = int(venv.task_ids[0])
-        return slice(first, first + venv.num_envs // self._returns.shape[1])
+        return slice(int(venv.task_ids[0]), int(venv.task_ids[-1]) + 1)
 
-    def _by_task(self, rows: np.ndarray) -> np.ndarray:
-        """(num_envs, ...) -> (k, n_envs_per_task, ...): rows come grouped by task."""
-        return rows.reshape(-1, self._returns.shape[1], *rows.shape[1:])
+    def _rows(self) -> slice:
+        """Return the rows that the VecEnv shows among those of all tasks."""
+        if self.venv.num_envs == self._returns.size:
+            return slice(None)
+        first = self._copies.bounds[int(self.venv.task_ids[0])]
+        return slice(first, first + self.venv.num_envs)
+
+    def _parts(self) -> list[tuple[slice, slice, int]]:
+        """Return tasks with as many copies: their ids, their rows among those shown, and the copies of each."""
+        tasks = self._present()
+        if self._copies.are_equal:
+            return [(tasks, slice(None), self._copies.of_tasks[0])]
+        ids = range(len(self._copies.of_tasks))[tasks]
+        bounds = [bound - self._copies.bounds[ids[0]] for bound in self._copies.bounds]
+        return [(slice(i, i + 1), slice(bounds[i], bounds[i + 1]), self._copies.of_tasks[i]) for i in ids]
 
     def normalize_obs(self, obs: TaskObs) -> TaskObs:  # type: ignore[override]
         """Normalise observations of any rows with the statistics of their tasks, without an update.
@@ -242,9 +257,12 @@ class MultiTaskVecNormalize(SharedStatistics):
         """Normalise as :meth:`normalize_obs`, with rows grouped by task and the moments of these tasks."""
         if not self.norm_obs:
             return dict(obs)
-        rows = obs["obs"].reshape(len(mean), -1, mean.shape[1] - 1)
-        normalized = self._scaled(rows, mean[:, None, :-1], std[:, None, :-1])
-        return {**obs, "obs": normalized.reshape(obs["obs"].shape)}
+        if self._copies.are_equal or len(mean) == 1:
+            rows = obs["obs"].reshape(len(mean), -1, mean.shape[1] - 1)
+            normalized = self._scaled(rows, mean[:, None, :-1], std[:, None, :-1])
+            return {**obs, "obs": normalized.reshape(obs["obs"].shape)}
+        tasks = self.venv.task_ids - self.venv.task_ids[0]
+        return {**obs, "obs": self._scaled(obs["obs"], mean[tasks, :-1], std[tasks, :-1])}
 
     def _scaled(self, obs: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
         """Standardise and clip, as float32, with few new arrays, since this runs at every step."""

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_multitask.tasks import Task, registered_id
+from sb3_multitask.vec_env.copies import Copies
 
 _MAX_REMEMBERED = 1000
 _starts_in_this_process: dict[Hashable, np.ndarray] = {}
@@ -24,12 +25,13 @@ class SeedChecks:
     changed.
 
     :param tasks: in order
-    :param n_envs_per_task: copies of each task
+    :param copies: of each task
+    :param obs_dims: size of the observations of each task
     :param doubtful: names of the tasks whose environments are not known to obey their seeds
     """
 
-    def __init__(self, tasks: Sequence[Task], n_envs_per_task: int, doubtful: set[str]) -> None:
-        self._tasks, self._n_envs_per_task = tasks, n_envs_per_task
+    def __init__(self, tasks: Sequence[Task], copies: Copies, obs_dims: Sequence[int], doubtful: set[str]) -> None:
+        self._tasks, self._copies, self._obs_dims = tasks, copies, obs_dims
         self._unwarned = set(doubtful)
         self._starts: dict[Hashable, np.ndarray] = {}
         self._are_as_made = True
@@ -49,19 +51,20 @@ class SeedChecks:
         :param options: options of these rows; a start with options is not compared
         :param obs: their first observations, (n_rows, obs_dim)
         """
-        for begin in range(0, len(seeds), self._n_envs_per_task):
-            copies = slice(begin, begin + self._n_envs_per_task)
-            task = self._tasks[((rows.start or 0) + begin) // self._n_envs_per_task]
-            seed = seeds[begin]
+        first_row = rows.start or 0
+        for i, (task, n_copies) in enumerate(zip(self._tasks, self._copies.of_tasks, strict=True)):
+            begin = self._copies.bounds[i] - first_row
+            if not 0 <= begin < len(seeds):
+                continue
+            copies, seed = slice(begin, begin + n_copies), seeds[begin]
             if task.name not in self._unwarned or seed is None or None in seeds[copies]:
                 continue
-            earlier = None if options[begin] else self._earlier_start(task, seed, obs[begin])
-            if earlier is not None and not np.array_equal(earlier, obs[begin], equal_nan=True):
+            starts = obs[copies, : self._obs_dims[i]]  # VecEnvs may differ in their padding
+            earlier = None if options[begin] else self._earlier_start(task, seed, starts[0])
+            if earlier is not None and not np.array_equal(earlier, starts[0], equal_nan=True):
                 self._warn(task, "starts differently from before with the same seed, so results cannot be repeated")
-            elif self._n_envs_per_task > 1 and (obs[copies] == obs[begin]).all():
-                self._warn(
-                    task, f"starts in the same state in all of its {self._n_envs_per_task} copies, whose seeds differ"
-                )
+            elif n_copies > 1 and (starts == starts[0]).all():
+                self._warn(task, f"starts in the same state in all of its {n_copies} copies, whose seeds differ")
 
     def _earlier_start(self, task: Task, seed: int, obs: np.ndarray) -> np.ndarray | None:
         """Return the earlier start of a task's first copy with this seed, and remember the present start."""

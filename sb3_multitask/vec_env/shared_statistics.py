@@ -10,7 +10,9 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.storage.files import replacing
+from sb3_multitask.vec_env.copies import Copies
 from sb3_multitask.vec_env.statistics import ObsRms, TaskMoments, TaskRunningMeanStd
 
 
@@ -24,14 +26,18 @@ class SharedMoments:
 class SharedStatistics(VecNormalize):
     """The part of :class:`MultiTaskVecNormalize` that holds, saves and restores statistics and discounted returns."""
 
-    def _make_statistics(self, n_tasks: int, obs_dim: int) -> None:
+    def _make_statistics(self, sizes: TaskSizes) -> None:
         """Make the initial statistics."""
-        self._shared = SharedMoments(TaskMoments(n_tasks, obs_dim))
+        n_tasks, obs_dim = sizes.obs_mask.shape
+        self._shared = SharedMoments(TaskMoments(n_tasks, obs_dim, obs_mask=sizes.obs_mask))
         self._obs_columns, self._ret_column = slice(0, obs_dim), slice(obs_dim, obs_dim + 1)
+        self._obs_dims = sizes.obs_dims
 
     def _make_returns(self, venv: Any) -> None:
-        """Make the discounted returns of every sub-environment, (n_tasks, n_envs_per_task), shared with the views."""
-        self._returns = np.zeros((venv.n_tasks, venv.n_envs_per_task))
+        """Make the discounted returns of every sub-environment, (n_rows of all tasks,), shared with the views."""
+        self._copies: Copies = venv.copies
+        self._row_bounds = np.array(self._copies.bounds)
+        self._returns = np.zeros(self._copies.n_rows)
 
     # Statistics are properties onto a table that all views share. Assigning makes a new table for all of them, so that
     # what was read before stays as it was; SB3 assigns in its constructor and in sync_envs_normalization.
@@ -60,11 +66,17 @@ class SharedStatistics(VecNormalize):
 
     @property
     def returns(self) -> np.ndarray:
-        return self._returns
+        """Discounted returns, (n_tasks, copies); of tasks with different numbers of copies (n_rows,), task by task."""
+        n_tasks = len(self._copies.of_tasks)
+        return self._returns.reshape(n_tasks, -1) if self._copies.are_equal else self._returns
 
     @returns.setter
     def returns(self, value: np.ndarray) -> None:
-        self._returns[...] = np.reshape(value, (-1, self._returns.shape[1]))
+        value = np.ravel(value)
+        if value.size == self._returns.size:
+            self._returns[...] = value
+        else:  # those of one task, for all: SB3 assigns zeros in its constructor
+            self.returns[...] = value
 
     def get_statistics(self) -> dict[str, Any]:
         """Return copies of the statistics of observations and returns, as plain values and arrays."""

@@ -21,11 +21,19 @@ class TaskMoments:
     :param n_tasks: number of tasks
     :param obs_dim: observation size
     :param epsilon: initial count, as in SB3
+    :param obs_mask: which numbers of an observation are a task's own, (n_tasks, obs_dim) bool; the moments of the
+        others, the padding of tasks that are narrower than the widest, stay as they began. ``None``: all are
     """
 
-    def __init__(self, n_tasks: int, obs_dim: int, epsilon: float = 1e-4) -> None:
+    _padding: np.ndarray | None = None  # of the table, (n_tasks, obs_dim + 1)
+
+    def __init__(self, n_tasks: int, obs_dim: int, epsilon: float = 1e-4, obs_mask: np.ndarray | None = None) -> None:
         shape = (n_tasks, obs_dim + 1)
         self.mean, self.var, self.count = np.zeros(shape), np.ones(shape), np.full(shape, epsilon)
+        if obs_mask is not None and not obs_mask.all():
+            self._padding = np.zeros(shape, dtype=bool)
+            self._padding[:, :-1] = ~obs_mask
+            self._epsilon = epsilon
 
     def copy(self) -> TaskMoments:
         """Return an independent copy."""
@@ -65,6 +73,9 @@ class TaskMoments:
             var += batch_var
         if not isinstance(tasks, slice):  # which selects views; these are copies
             self.mean[tasks, columns], self.var[tasks, columns], self.count[tasks, columns] = mean, var, count
+        if self._padding is not None:
+            padding = self._padding
+            self.mean[padding], self.var[padding], self.count[padding] = 0, 1, self._epsilon
 
     def update_in_part(self, tasks: slice, batch: np.ndarray, is_good: np.ndarray, columns: slice) -> None:
         """Update as :meth:`update`, with only the good samples, (n, k) bool."""

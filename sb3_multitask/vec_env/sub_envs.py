@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, Never
 
 import numpy as np
-from gymnasium import spaces
 
 from sb3_multitask.envs.number_checks import is_integer
-from sb3_multitask.envs.task_env import StepReturn, TaskObs, task_observation_space
+from sb3_multitask.envs.task_env import StepReturn, TaskObs
+from sb3_multitask.envs.task_space import TaskSizes, padded
 from sb3_multitask.process.seeding import env_seeds
 from sb3_multitask.process.threads import TorchThreads
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.backends import BackendName, Transitions
+from sb3_multitask.vec_env.copies import Copies
 from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS, Fault, OnFault, TaskFault, bad_rows
 from sb3_multitask.vec_env.making import Workers, start_backend
 from sb3_multitask.vec_env.monitor import EpisodeMonitor
@@ -22,16 +23,17 @@ from sb3_multitask.vec_env.seed_checks import SeedChecks
 
 
 class SubEnvs:
-    """``n_envs_per_task`` copies of every task on a backend, with their seeds, monitoring and faults.
+    """Copies of every task on a backend, with their seeds, monitoring and faults.
 
     Methods take rows, which are all rows or those of one task: a contiguous slice with a start.
+    Observations and actions are as wide as the widest task's, with zeros in the padding.
     :class:`MultiTaskVecEnv` and :class:`TaskView` are VecEnvs over it; see there for the parameters.
     """
 
     def __init__(
         self,
         tasks: Sequence[Task],
-        n_envs_per_task: int,
+        copies: Copies,
         backend: BackendName,
         seed: int | None,
         training: bool,
@@ -43,31 +45,32 @@ class SubEnvs:
         override_existing: bool,
         torch_threads: TorchThreads,
     ) -> None:
-        self.tasks, self.n_envs_per_task = tuple(tasks), n_envs_per_task
+        self.tasks, self.copies = tuple(tasks), copies
         self.task_names = tuple(task.name for task in tasks)
         self.n_tasks = len(tasks)
-        self.task_ids = np.repeat(np.arange(self.n_tasks), n_envs_per_task)
+        self.task_ids = copies.task_ids
         self.training, self.on_fault = training, on_fault
         n_rows = len(self.task_ids)
         self.seeds: list[int | None] = [None] * n_rows if seed is None else self.seeds_for(seed)
         self.options: list[dict[str, Any]] = [{} for _ in range(n_rows)]
         self.reset_infos: list[dict[str, Any]] = [{} for _ in range(n_rows)]
-        running = start_backend(backend, tasks, n_envs_per_task, self.seeds, render_mode, n_threads, workers)
+        running = start_backend(backend, tasks, copies, self.seeds, render_mode, n_threads, workers)
         self.backend, self.backend_name, self.backend_reason = running.backend, running.name, running.reason
-        self.observation_space: spaces.Dict = task_observation_space(running.observation_space, self.n_tasks)
-        self.action_space = running.action_space
-        self._obs_dtype = running.observation_space.dtype
+        self.observation_space, self.action_space = running.observation_space, running.action_space
+        self.sizes = TaskSizes.of(self.observation_space, self.action_space)
+        self._obs_dtype = self.observation_space["obs"].dtype
+        self._bounds = (self.sizes.action_low, self.sizes.action_high) if self.sizes.bounds_differ else None
         self._was_reset, self._torch_threads = False, torch_threads
         self.monitor = EpisodeMonitor(
-            [task.name for task in tasks for _ in range(n_envs_per_task)],
-            [str(task.env_id) for task in tasks for _ in range(n_envs_per_task)],
+            [tasks[task].name for task in self.task_ids],
+            [str(tasks[task].env_id) for task in self.task_ids],
             monitor_dir,
             override_existing=override_existing,
             # "batch" has fewer environments than rows, and none with a Monitor
             monitored={row for row, env in enumerate(running.descriptions) if env.has_monitor},
         )
         doubtful = {env.task for env in running.descriptions if not env.obeys_seeds}
-        self.seed_checks = SeedChecks(self.tasks, n_envs_per_task, doubtful)
+        self.seed_checks = SeedChecks(self.tasks, copies, self.sizes.obs_dims.tolist(), doubtful)
         self.fault_counts = dict.fromkeys(self.task_names, 0)
         self._consecutive_faults = np.zeros(n_rows, dtype=np.int64)
         self._has_failed = False  # some sub-environment, in its last step
@@ -75,7 +78,7 @@ class SubEnvs:
 
     def rows(self, task_id: int) -> slice:
         """Return the rows of one task."""
-        return slice(task_id * self.n_envs_per_task, (task_id + 1) * self.n_envs_per_task)
+        return self.copies.rows(task_id)
 
     def seeds_for(self, seed: int) -> list[int | None]:
         """Return the seeds of all rows.
@@ -84,7 +87,7 @@ class SubEnvs:
         """
         if not is_integer(seed) or seed < 0:
             raise ValueError(f"`seed` must be an integer of at least 0, or None (got {seed!r})")
-        return [*env_seeds(int(seed), self.n_tasks, self.n_envs_per_task, training=self.training)]
+        return [*env_seeds(int(seed), self.n_tasks, self.copies.of_tasks, training=self.training)]
 
     def reset(self, rows: slice) -> TaskObs:
         """Start new episodes in some rows, with their seeds and options, which are used once, as in SB3."""
@@ -97,7 +100,7 @@ class SubEnvs:
         self.options[rows] = [{} for _ in range(n_rows)]
         self.monitor.begin(rows)
         for i, what in bad_rows("observation", obs).items():
-            obs[i] = self._reset_again(rows, i, f"{what} of its reset")
+            obs[i] = padded(self._reset_again(rows, i, f"{what} of its reset"), obs.shape[1])
         return self._with_tasks(rows, obs)
 
     def _reset_again(self, rows: slice, i: int, what: str) -> np.ndarray:
@@ -132,6 +135,9 @@ class SubEnvs:
                 self._stop(rows, self._bad_actions)
             actions = actions.copy()
             actions[list(self._bad_actions)] = np.clip(0, self.action_space.low, self.action_space.high)
+        if self._bounds is not None:
+            low, high = self._bounds
+            actions = np.clip(actions, low[self.task_ids[rows]], high[self.task_ids[rows]])
         self.backend.send(rows, actions)
 
     def receive(self, rows: slice) -> StepReturn:
@@ -152,7 +158,7 @@ class SubEnvs:
         self.monitor.step(rows, transitions.rewards, transitions.ended, transitions.infos, transitions.success)
         for i in transitions.ended:
             info = transitions.infos[i]
-            last = info["terminal_observation"].astype(self._obs_dtype)
+            last = padded(info["terminal_observation"].astype(self._obs_dtype), self.sizes.obs_dim)
             info["terminal_observation"] = {"obs": last, "task": self.task_ids[rows.start + i]}
         obs = self._with_tasks(rows, transitions.obs)
         return obs, transitions.rewards.astype(np.float32), transitions.dones, transitions.infos
@@ -189,7 +195,8 @@ class SubEnvs:
                 self._stop(rows, {i: f"{what}; {MAX_CONSECUTIVE_FAULTS} times without a good step between"})
             if bad_rows("observation", obs[None]):
                 self._stop(rows, {i: f"{what}, and its reset gave {bad_rows('observation', obs[None])[0]}"})
-            transitions.obs[i], transitions.rewards[i], transitions.dones[i] = obs, 0.0, True
+            transitions.obs[i] = padded(obs, transitions.obs.shape[1])
+            transitions.rewards[i], transitions.dones[i] = 0.0, True
             transitions.infos[i] = {
                 "fault": Fault(what),
                 "task": name,
@@ -201,7 +208,8 @@ class SubEnvs:
         self._has_failed = True
 
     def _with_tasks(self, rows: slice, obs: np.ndarray) -> TaskObs:
-        return {"obs": obs.astype(self._obs_dtype, copy=False), "task": self.task_ids[rows].copy()}
+        obs = padded(obs.astype(self._obs_dtype, copy=False), self.sizes.obs_dim)
+        return {"obs": obs, "task": self.task_ids[rows].copy()}
 
     def close(self) -> None:
         """Close the backend."""

@@ -20,7 +20,8 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
 from sb3_multitask.envs.task_env import Description
 from sb3_multitask.tasks import Task, registered_id
-from sb3_multitask.vec_env.backends import Info, Transitions, joined
+from sb3_multitask.vec_env.backends import Info, Transitions, joined, stacked
+from sb3_multitask.vec_env.copies import Copies
 from sb3_multitask.vec_env.faults import WorkerError
 from sb3_multitask.vec_env.worker import MISSING, RAISED, REFUSED, work
 
@@ -43,7 +44,7 @@ class SubprocBackend:
     """One process per sub-environment, for environments that cost more than the communication between processes.
 
     :param tasks: in order
-    :param n_envs_per_task: processes of each task
+    :param copies: processes of each task
     :param render_mode: as in ``gymnasium.make``
     :param seeds: seed of every row, for the global generators while its environment is made; ``None``: not seeded
     :param start_method: "fork", "forkserver" or "spawn"; ``None``: as in SB3, forkserver if available
@@ -56,7 +57,7 @@ class SubprocBackend:
     def __init__(
         self,
         tasks: Sequence[Task],
-        n_envs_per_task: int,
+        copies: Copies,
         render_mode: str | None,
         seeds: Sequence[int | None] | None = None,
         start_method: str | None = None,
@@ -67,7 +68,7 @@ class SubprocBackend:
             # waits for this worker reports the missing guard.
             os._exit(_NO_MAIN_GUARD)
         self.timeout = timeout
-        self.names = [task.name for task in tasks for _ in range(n_envs_per_task)]
+        self.names = [tasks[task].name for task, _ in copies.places()]
         self.processes: list[BaseProcess] = []
         self.remotes: list[Connection] = []
         self._unanswered: set[int] = set()
@@ -77,8 +78,7 @@ class SubprocBackend:
         context: Any = mp.get_context(start_method)
         rows = range(len(self.names))
         try:
-            for row in rows:
-                task, copy = divmod(row, n_envs_per_task)
+            for task, copy in copies.places():
                 self._start(context, CloudpickleWrapper((tasks[task], _spec(tasks[task]))), copy, render_mode)
             for row in rows:
                 self._post(row, "make", None if seeds is None else seeds[row])
@@ -102,7 +102,7 @@ class SubprocBackend:
         for row, seed, option in zip(self._rows(rows), seeds, options, strict=True):
             self._post(row, "reset", seed, option)
         obs, infos = zip(*self._answers(self._rows(rows)), strict=True)
-        return np.stack(obs), list(infos)
+        return stacked(obs), list(infos)
 
     def reset_row(self, row: int) -> np.ndarray:
         obs: np.ndarray = self._ask(row, "reset", None, None)[0]

@@ -29,7 +29,7 @@ class SubEnvsView(VecEnv):
     def __init__(self, sub_envs: SubEnvs, rows: slice) -> None:
         self.sub_envs = sub_envs
         self.task_names, self.n_tasks = sub_envs.task_names, sub_envs.n_tasks
-        self.n_envs_per_task = sub_envs.n_envs_per_task
+        self.copies, self.n_envs_per_task = sub_envs.copies, sub_envs.copies.described(sub_envs.task_names)
         self._rows = rows
         self.task_ids = sub_envs.task_ids[rows]
         seeds, options = sub_envs.seeds[rows], sub_envs.options[rows]
@@ -104,7 +104,7 @@ class SubEnvsView(VecEnv):
 
 
 class TaskView(SubEnvsView):
-    """The sub-environments of one task of a ``MultiTaskVecEnv``; ``num_envs = n_envs_per_task``.
+    """The sub-environments of one task of a ``MultiTaskVecEnv``; ``num_envs`` is the number of its copies.
 
     Its observations have the task, like those of ``venv``. ``task_view`` makes it; ``close`` does nothing.
 

@@ -28,9 +28,10 @@ class DriftEnv(gym.Env):
         obs_dim: int = 3,
         high: float = 1.0,
         fail_at: int | None = None,
+        action_dim: int = 2,
     ) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (obs_dim,))
-        self.action_space = spaces.Box(-high, high, (2,), dtype=np.float32)
+        self.action_space = spaces.Box(-high, high, (action_dim,), dtype=np.float32)
         self.target, self.scale, self.horizon, self.terminate = target, scale, horizon, terminate
         self.obs_dim, self.fail_at = obs_dim, fail_at
 
@@ -50,7 +51,13 @@ class DriftEnv(gym.Env):
         self.position += self.speed
         reward = self.scale * (self.speed - float(np.abs(action - self.target).sum()))
         end = self.time >= self.horizon
-        return self._obs(), reward, end and self.terminate, end and not self.terminate, {"speed": self.speed}
+        return (
+            self._obs(),
+            reward,
+            end and self.terminate,
+            end and not self.terminate,
+            {"speed": self.speed, "action": action},
+        )
 
 
 def drift_tasks(n: int = 3, **kwargs: Any) -> tuple[mt.Task, ...]:
@@ -119,3 +126,12 @@ class ReachingEnv(DriftEnv):
     def set_state(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def sized_tasks(kind=DriftEnv, **kwargs):
+    """Tasks A, B and C with 5, 3 and 4 numbers in an observation, and actions of 2, 3 and 1 within other bounds."""
+    sizes = ((5, 2, 1.0), (3, 3, 0.5), (4, 1, 1.0))
+    return tuple(
+        mt.Task(name, kind, {"obs_dim": obs_dim, "action_dim": n, "high": high, "horizon": 5 + 2 * i, **kwargs})
+        for i, (name, (obs_dim, n, high)) in enumerate(zip("ABC", sizes, strict=True))
+    )
