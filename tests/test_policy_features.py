@@ -1,5 +1,6 @@
 """What `policy_kwargs` put before, between and behind the layers: features, layer norms, the task, one head for all."""
 
+import contextlib
 import json
 import zipfile
 
@@ -8,7 +9,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers.drift import ReachingEnv, drift_tasks
-from helpers.killed_runs import killed_and_resumed
+from helpers.killed_runs import KillAt, Killed, killed_and_resumed, optimizer_difference
 from helpers.models import is_finite, model_on, weights_equal
 from helpers.policies import OwnFeatures, batch_for, make_policy
 from stable_baselines3 import A2C, PPO
@@ -112,12 +113,35 @@ def test_a_policys_own_file_holds_them(tmp_path):
             assert th.equal(tensor, loaded.state_dict()[key])
 
 
+def with_state(n=3):
+    """Tasks whose environments tell their state."""
+    return [mt.Task(task.name, ReachingEnv, task.env_kwargs) for task in drift_tasks(n)]
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("algorithm", ["a2c", "ppo"])
+def test_a_checkpoint_resumes_exactly(tmp_path, algorithm, options):
+    def run(folder, stop):
+        model = make(algorithm, with_state(), **options)
+        checkpoints = mt.ResumableCheckpointCallback(tmp_path / folder, every=60, verbose=0)
+        with contextlib.suppress(Killed):
+            model.learn(240, [checkpoints, KillAt(stop)])
+        return model
+
+    run("resumed", 150)
+    resumed, whole = run("resumed", np.inf), run("whole", np.inf)
+    assert resumed.num_timesteps == whole.num_timesteps == 240
+    assert weights_equal(resumed, whole)
+    assert not optimizer_difference(*(model.policy.optimizer.state_dict() for model in (resumed, whole)))
+
+
 @pytest.mark.native
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["a2c", "ppo"])
 @pytest.mark.parametrize("name", ["norms", "learned", "one_head_deep", "extractors_apart"])
 def test_runs_with_them_resume_exactly(tmp_path, name, algorithm):
     made, settings = ALGORITHMS[algorithm]
+    settings = {**settings, **({"batch_size": 10} if algorithm == "ppo" else {})}
     schedule = "cycle" if name == "learned" else "joint"
     different, _ = killed_and_resumed(
         tmp_path,
@@ -141,8 +165,9 @@ def test_a_run_of_other_options_does_not_resume(tmp_path):
 
     def learn(**policy_kwargs):
         checkpoints = mt.ResumableCheckpointCallback(tmp_path, every=30, verbose=0)
-        tasks = [mt.Task(task.name, ReachingEnv, {"horizon": 5}) for task in drift_tasks(2)]
-        model_on(mt.make_multitask_vec_env(tasks), policy_kwargs=policy_kwargs, engine="torch").learn(60, checkpoints)
+        model_on(mt.make_multitask_vec_env(with_state()), policy_kwargs=policy_kwargs, engine="torch").learn(
+            60, checkpoints
+        )
 
     learn(**given)
     learn(**given)
