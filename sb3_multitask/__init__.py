@@ -11,6 +11,7 @@ from sb3_multitask.algorithms.ppo import PPOMultiTask
 from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.algorithms.trpo import TRPOMultiTask
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
+from sb3_multitask.distillation.sources import Teacher
 from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
@@ -58,6 +59,7 @@ __all__ = [
     "TaskFault",
     "TaskResult",
     "TaskSetEnv",
+    "Teacher",
     "WorkerError",
     "check_adapter",
     "evaluate_tasks",

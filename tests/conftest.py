@@ -7,6 +7,7 @@ import torch as th
 from helpers.drift import drift_tasks
 
 import sb3_multitask as mt
+from sb3_multitask.process import kernels as loading
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING
 
 th.set_num_threads(1)  # tests run side by side, one per core
@@ -43,3 +44,13 @@ def venv(tasks: tuple[mt.Task, ...]):
     env = mt.make_multitask_vec_env(tasks, n_envs_per_task=2, seed=0)
     yield env
     env.close()
+
+
+@pytest.fixture(params=["compiled", "arrays"])
+def kernels(request, monkeypatch):
+    """Run a test with compiled loops, and with the array operations beside them."""
+    monkeypatch.setenv(loading.SWITCH, "0" if request.param == "arrays" else "1")
+    loading.load_kernels.cache_clear()
+    yield
+    monkeypatch.undo()
+    loading.load_kernels.cache_clear()

@@ -176,3 +176,22 @@ def test_an_argument_of_the_algorithm_is_shown_its_place():
         make_config(TrainConfig, {"algo": "ppo", "clip_range": "lin_0.2"})
     with pytest.raises(ConfigError, match="unknown key 'clip_range'"):  # A2C has none
         make_config(TrainConfig, {"clip_range": "lin_0.2"})
+
+
+def test_numbers_and_weights_of_tasks(tmp_path):
+    tasks = {"a": "Hopper-v5", "b": "Swimmer-v5"}
+    given = {"tasks": tasks, "n_envs_per_task": {"a": 2, "b": 1}, "task_weights": {"b": 3}}
+    config = make_config(TrainConfig, given)
+    dump_config(config, tmp_path / "config.yml")
+    assert load_config(TrainConfig, tmp_path / "config.yml") == config
+    assert config.algorithm_kwargs()["task_weights"] == {"b": 3}
+    for bad, message in [
+        ({"n_envs_per_task": {"a": 2}}, r"none for b"),
+        ({"n_envs_per_task": {"a": 2, "b": 0}}, r"greater than 0"),
+        ({"task_schedule": "cycle"}, r"must be one number where one task learns at a time"),
+        ({"task_weights": {"c": 1.0}}, r"'c', which is no task"),
+        ({"task_weights": {"a": -1.0}}, r"at least 0"),
+        ({"algo": "trpo"}, r"'trpo' has no task_weights"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            make_config(TrainConfig, {**given, **bad})

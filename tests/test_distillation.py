@@ -3,6 +3,7 @@
 import contextlib
 import re
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -18,6 +19,7 @@ import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.distillation.settings import Coefficients, DistillationSettings
 from sb3_multitask.distillation.teachers import Teachers
+from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.losses import DistillationLoss
 
 NAMES = ("A", "B", "C")
@@ -155,11 +157,14 @@ def test_without_teachers_the_loss_is_a2cs():
 def test_teachers_see_observations_through_their_own_normaliser(teacher):
     """Whatever the student's statistics: the targets are the teacher's policy on raw observations."""
     raw = np.random.default_rng(0).normal(size=(3, 4, teacher.obs_dim)) * 5
-    means, _ = Teachers(teachers(teacher), NAMES, teacher.sizes).targets(range(3), raw)
+    space = gym.spaces.Box(-np.inf, np.inf, (teacher.obs_dim,))
+    observation_space = gym.spaces.Dict(obs=space, task=gym.spaces.Discrete(3))
+    sizes = TaskSizes.of(observation_space, gym.spaces.Box(-1, 1, (teacher.action_dim,)))
+    means, _ = Teachers(teachers(teacher), NAMES, sizes).targets(np.arange(3), raw.swapaxes(0, 1))
     for task in range(3):
         observation = {"obs": raw[task], "task": np.full(4, task)}
         actions, _ = teacher.predict(observation, deterministic=True)
-        np.testing.assert_allclose(np.clip(means[task], -1, 1), actions, rtol=1e-6)
+        np.testing.assert_allclose(np.clip(means[:, task], -1, 1), actions, rtol=1e-6)
 
 
 def test_the_resume_of_a_distillation_is_exact(tmp_path, teacher):
@@ -227,7 +232,7 @@ def test_teachers_must_fit_the_tasks(teacher):
     tasks = recorded_tasks(obs_dim=5)
     with pytest.raises(ValueError, match=r"observations of size 3 .* size 2; the student has 5 and 2"):
         recorded_model("auto", tasks=tasks, teachers=teachers(teacher))
-    with pytest.raises(TypeError, match="The teacher of task 'A' must be an agent"):
+    with pytest.raises(TypeError, match="The teacher of task 'A': `source` must be an agent.*got 3"):
         recorded_model("auto", teachers={**teachers(teacher), "A": 3})
 
 

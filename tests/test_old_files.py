@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_multitask as mt
 from sb3_multitask.distillation.teachers import Teachers
+from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.readers import UnreadableFileError, read_sb3_zip
 from sb3_multitask.readers.zoo_folder import ZooFolder
 from sb3_multitask.storage.yaml_files import ConfigError, load_values
@@ -99,8 +100,11 @@ def test_a_registered_id_is_its_task_unless_a_wrapper_made_its_observations(tmp_
 
 def test_an_agent_of_rl_zoo3_teaches_and_is_saved(tmp_path):
     folder = make_zoo_folder(tmp_path / "logs")
-    teachers = Teachers({"A": str(folder)}, ["A"], mt.load_agent(folder).sizes)
-    mean, log_std = teachers.targets([0], OBS[None])
+    spaces = gym.spaces
+    observation_space = spaces.Dict(obs=spaces.Box(-np.inf, np.inf, (3,)), task=spaces.Discrete(1))
+    sizes = TaskSizes.of(observation_space, spaces.Box(-1, 1, (2,)))
+    teachers = Teachers({"A": str(folder)}, ["A"], sizes)
+    mean, log_std = teachers.targets(np.zeros(4, int), OBS[None])
     np.testing.assert_allclose(np.clip(mean[0], -0.5, 0.5), ACTIONS["sb3_1.3.0_ppo_shared_relu"], atol=2e-6)
     assert log_std.shape == (1, 4, 2)
     student = mt.A2CMultiTask("MultiTaskMlpPolicy", drift_tasks(1), device="cpu", teachers={"A": str(folder)})

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from helpers.drift import DriftEnv, drift_tasks
 
 import sb3_multitask as mt
+from sb3_multitask.checkpoint import CheckpointError
 from sb3_multitask.envs.task_space import TaskSizes, TaskSpace
 
 ROBOTS = {name: f"{name}-v5" for name in ("HalfCheetah", "Hopper", "Walker2d", "Swimmer", "Ant")}
@@ -247,3 +248,17 @@ def test_a_task_env_may_be_padded_as_a_vec_env():
     assert own.reset()[0]["obs"].shape == (2,)
     with pytest.raises(ValueError, match=r"'narrow' has 2 numbers in an observation and 3 .* with 2 and 1"):
         mt.TaskEnv(DriftEnv(obs_dim=2, action_dim=1), "narrow", names, sizes_of)
+
+
+@pytest.mark.filterwarnings("ignore:A run that resumes")
+def test_a_run_with_other_copies_is_another_run(tmp_path):
+    def learn(n_envs, n_steps):
+        env = mt.make_multitask_vec_env(drift_tasks(2), n_envs, seed=0)
+        model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0)
+        model.learn(n_steps, mt.ResumableCheckpointCallback(tmp_path, 20, verbose=0))
+        return model
+
+    learn({"A": 3, "B": 1}, 40)
+    with pytest.raises(CheckpointError, match=r"n_envs_per_task: \{'A': 3, 'B': 1\} then, 2 now"):
+        learn(2, 80)
+    assert learn({"A": 3, "B": 1}, 80).num_timesteps == 80

@@ -13,9 +13,7 @@ from stable_baselines3 import PPO
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.algorithms.engine import TorchEngine
-from sb3_multitask.fast import acting, minibatches, nets, weights
-from sb3_multitask.fast import engine as fast_engine
-from sb3_multitask.losses import A2CLoss, a2c, ppo
+from sb3_multitask.losses import A2CLoss
 
 RECORDED = sized_tasks(RecordedEnv)
 PPO_SETTINGS = {"n_steps": 16, "batch_size": 16, "n_epochs": 2}
@@ -45,15 +43,6 @@ def make(engine, algorithm=mt.A2CMultiTask, tasks=RECORDED, **kwargs):
 @pytest.fixture(scope="module")
 def trained():
     return make_model(sized_tasks()).learn(200)
-
-
-@pytest.fixture(params=["compiled", "arrays"])
-def kernels(request, monkeypatch):
-    """Both forms of the fast engine."""
-    if request.param == "arrays":
-        for module in (acting, weights, nets, fast_engine, minibatches, a2c, ppo):
-            if hasattr(module, "load_kernels"):
-                monkeypatch.setattr(module, "load_kernels", lambda _room: None)
 
 
 # Engines

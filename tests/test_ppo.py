@@ -14,7 +14,8 @@ from stable_baselines3 import A2C, PPO
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.algorithms.engine import TorchEngine
-from sb3_multitask.fast.minibatches import Grouping, PartMemory
+from sb3_multitask.fast.grouping import Grouping
+from sb3_multitask.fast.minibatches import PartMemory
 from sb3_multitask.losses import PPOLoss
 
 NAMES = ("A", "B", "C")

@@ -16,7 +16,7 @@ from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.distillation.settings import Coefficient
-from sb3_multitask.distillation.teachers import TeacherLike
+from sb3_multitask.distillation.sources import TeacherLike
 from sb3_multitask.losses import A2CLoss, A2CTerms, DistillLoss
 from sb3_multitask.policies.arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
 from sb3_multitask.policies.devices import device_of
@@ -48,8 +48,9 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1)
     :param engine: what computes actions and updates: ``"torch"``; ``"fast"``, the same mathematics in numpy and closed
         form (within rounding, see ``sb3_multitask.fast``); or ``"auto"``, "fast" where it applies
-    :param teachers: task name -> teacher: an ``Agent``, a multi-task model, or the path of either; each sees
-        observations through its own normaliser. They are not saved with the model: pass them to ``load`` to resume.
+    :param teachers: task name -> teacher: an ``Agent``, a multi-task model, a model of SB3, the path of one of these,
+        a function of raw observations, or a ``Teacher`` of one of these; each sees observations through its own
+        normaliser. They are not saved with the model: pass them to ``load`` to resume.
     :param distill_loss: ``"forward_kl"`` (teacher ‖ student), ``"reverse_kl"`` or ``"mse"``: ``losses.distill_loss``
     :param distill_coef: weight of the distillation loss
     :param rl_coef: weight of A2C's policy and entropy loss; ``None``: 1 without teachers, 0 with them

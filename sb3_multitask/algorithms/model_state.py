@@ -35,6 +35,7 @@ def settings_of(model: Any) -> dict[str, Any]:
         "log_std_bounds": list(policy.log_std_bounds),
         "normalizer": None if normalizer is None else {name: getattr(normalizer, name) for name in _NORMALIZER},
         "on_fault": getattr(model.env and model.env.unwrapped, "on_fault", None),
+        "n_envs_per_task": getattr(model.env and model.env.unwrapped, "n_envs_per_task", None),
         "frozen": list(model.frozen),
         "activation": getattr(policy.activation_fn, "__name__", repr(policy.activation_fn)),
         **({OPTIONS: _plain_option(options)} if (options := policy.options()) else {}),

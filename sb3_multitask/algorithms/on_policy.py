@@ -21,8 +21,10 @@ from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
 from sb3_multitask.distillation.settings import Coefficient, Coefficients, DistillationSettings
+from sb3_multitask.distillation.sources import TeacherLike
 from sb3_multitask.distillation.teacher_vec_env import TeachersInEnv
-from sb3_multitask.distillation.teachers import TeacherLike, Teachers
+from sb3_multitask.distillation.teachers import Teachers
+from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.fast import FastEngine
 from sb3_multitask.losses import DistillationLoss, DistillLoss, Evaluation, Loss
 from sb3_multitask.losses.schedules import check_number_or_schedule, in_range
@@ -122,7 +124,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._check_buffer("hold what teachers would do")
         if self.task_names is None:
             raise ValueError("`teachers` need an env, whose tasks they teach: pass `env` too")
-        self.teachers = Teachers(teachers, self.task_names, self.policy.sizes)
+        sizes = TaskSizes.of(self.observation_space, self.action_space)
+        self.teachers = Teachers(teachers, self.task_names, sizes)
         self._teaching = TeachersInEnv(self.teachers)
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:

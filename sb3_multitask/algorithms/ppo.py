@@ -20,7 +20,7 @@ from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.task_logs import UpdateLog, log_explained_variance, log_std
 from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.distillation.settings import Coefficient
-from sb3_multitask.distillation.teachers import TeacherLike
+from sb3_multitask.distillation.sources import TeacherLike
 from sb3_multitask.losses import DistillLoss, PPOLoss, PPOTerms
 from sb3_multitask.losses.schedules import check_number_or_schedule
 from sb3_multitask.policies.devices import device_of

@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from sb3_multitask.distillation.teachers import Teachers
 from sb3_multitask.losses.schedules import in_range
 from sb3_multitask.vec_env.layers import task_normalizer_of
-from sb3_multitask.vec_env.task_major import by_step, by_task
 
 
 class TeacherVecEnv(VecEnv):
@@ -38,7 +37,6 @@ class TeacherVecEnv(VecEnv):
 
     def __init__(self, venv: Any, teachers: Teachers) -> None:
         self.venv, self.teachers = venv, teachers
-        self.n_envs_per_task: int = venv.n_envs_per_task
         self.teachers_act = False
         self.is_collecting = False
         self._observation = np.empty(0)
@@ -68,21 +66,14 @@ class TeacherVecEnv(VecEnv):
 
     def targets(self) -> tuple[np.ndarray, np.ndarray]:
         """What the teachers would have done in the rollout: means and log-stds, each (n_steps, n_envs, action_dim)."""
-        tasks, n_steps = self._tasks(), len(self._seen)
-        mean, log_std = self.teachers.targets(tasks, by_task(np.stack(self._seen), len(tasks)))
-        return by_step(mean, n_steps), by_step(log_std, n_steps)
-
-    def _tasks(self) -> list[int]:
-        """The tasks whose rows the VecEnv shows, in order."""
-        tasks: list[int] = self.venv.task_ids[:: self.n_envs_per_task].tolist()
-        return tasks
+        return self.teachers.targets(self.task_ids, np.stack(self._seen))
 
     def step_async(self, actions: np.ndarray) -> None:
         if self.is_collecting:
             self._seen.append(self._observation)
         if self.is_collecting and self.teachers_act:
-            actions = self.teachers.act(self._tasks(), self._observation)
             sizes, tasks = self.teachers.sizes, self.task_ids
+            actions = self.teachers.act(tasks, self._observation)
             actions = np.clip(actions, sizes.action_low[tasks], sizes.action_high[tasks])
         self.venv.step_async(actions)
 

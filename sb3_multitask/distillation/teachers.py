@@ -1,20 +1,17 @@
-"""Teachers: an agent for every task of a student."""
+"""Teachers: one for every task of a student."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TypeAlias
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_multitask.agents import Agent, agent_of
-from sb3_multitask.agents.files import load_agent
-from sb3_multitask.envs.task_space import TaskSizes, padded
-
-TeacherLike: TypeAlias = Agent | BaseAlgorithm | str | Path
+from sb3_multitask.distillation.policies import DEFAULT_STD, TeacherPolicy
+from sb3_multitask.distillation.sources import Teacher, TeacherLike, policy_of
+from sb3_multitask.envs.task_space import TaskSizes
 
 
 class Teachers:
@@ -22,7 +19,7 @@ class Teachers:
 
     :param teachers: task name -> teacher
     :param task_names: the student's tasks, in order
-    :param sizes: the student's
+    :param sizes: of the tasks
     :raises ValueError: if a task has no teacher, a teacher no task, or sizes differ; names both sides
     """
 
@@ -34,63 +31,85 @@ class Teachers:
                 "`teachers` must have one teacher for every task of the student.\n"
                 f"  tasks:    {', '.join(task_names)}\n  teachers: {', '.join(teachers) or 'none'}"
             )
-        self.agents = [_resolve(name, teachers[name]) for name in task_names]
-        self.heads = [_head(agent, name) for agent, name in zip(self.agents, task_names, strict=True)]
         self.sizes = sizes
-        for i, (name, agent, head) in enumerate(zip(task_names, self.agents, self.heads, strict=True)):
-            theirs = int(agent.sizes.obs_dims[head]), int(agent.sizes.action_dims[head])
-            wanted = int(sizes.obs_dims[i]), int(sizes.action_dims[i])
-            if theirs != wanted:
-                raise ValueError(
-                    f"The teacher of task {name!r} takes observations of size {theirs[0]} and gives actions of "
-                    f"size {theirs[1]}; the student has {wanted[0]} and {wanted[1]}."
-                )
-        self.digests = {name: agent.digest for name, agent in zip(task_names, self.agents, strict=True)}
+        self.teachers = [_task_teacher(name, teachers[name], sizes, i) for i, name in enumerate(task_names)]
+        self.digests = {name: teacher.digest for name, teacher in zip(task_names, self.teachers, strict=True)}
 
-    def targets(self, tasks: Iterable[int], raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The teachers' means and log-stds, each (k, n, action_dim) float32; both are 0 in the padding.
+    def targets(self, task_ids: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The teachers' means and log-stds, each (n_steps, n_envs, action_dim) float32; both are 0 in the padding.
 
-        :param tasks: the k tasks
-        :param raw: unnormalised observations, (k, n, obs_dim), padded; every teacher sees its task's own numbers,
+        :param task_ids: of the environments, (n_envs,)
+        :param raw: unnormalised observations, (n_steps, n_envs, obs_dim); every teacher sees its task's own numbers,
             through its own normaliser
         """
-        pairs = [
-            self.agents[task].distribution(rows[:, : self.sizes.obs_dims[task]], self.heads[task])
-            for task, rows in zip(tasks, raw, strict=True)
-        ]
-        means, log_stds = ([padded(own, self.sizes.action_dim) for own in part] for part in zip(*pairs, strict=True))
-        return np.stack(means), np.stack(log_stds)
+        means, log_stds = np.zeros((2, *raw.shape[:2], self.sizes.action_dim), np.float32)
+        for task, envs, obs_dim, action_dim in self._tasks_of(task_ids):
+            own = raw[:, envs, :obs_dim]
+            mean, log_std = self.teachers[task].label(own.reshape(-1, obs_dim))
+            means[:, envs, :action_dim] = mean.reshape(*own.shape[:2], action_dim)
+            log_stds[:, envs, :action_dim] = log_std.reshape(*own.shape[:2], action_dim)
+        return means, log_stds
 
-    def act(self, tasks: Sequence[int], raw: np.ndarray) -> np.ndarray:
-        """Sample the teachers' actions, (n_envs, action_dim) float32, for raw observations (n_envs, obs_dim).
+    def act(self, task_ids: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        """The teachers' own actions, (n_envs, action_dim) float32, for raw observations (n_envs, obs_dim).
 
-        They are unbounded, and without meaning in the padding.
+        :param task_ids: of the environments, (n_envs,)
         """
-        grouped = raw.reshape(len(tasks), -1, raw.shape[1])
-        mean, log_std = self.targets(tasks, grouped)
-        noise = th.randn(mean.shape).numpy()
-        actions: np.ndarray = (mean + np.exp(log_std) * noise).astype(np.float32)
-        return actions.reshape(len(raw), -1)
+        noise = th.randn((len(raw), self.sizes.action_dim)).numpy()
+        actions = np.zeros(noise.shape, np.float32)
+        for task, envs, obs_dim, action_dim in self._tasks_of(task_ids):
+            policy, draws = self.teachers[task].policy, noise[envs, :action_dim]
+            actions[envs, :action_dim] = policy.act(raw[envs, :obs_dim], draws)
+        return actions
+
+    def _tasks_of(self, task_ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, int, int]]:
+        """Each task of some environments: its id, its environments, and the sizes of its observations and actions."""
+        for task in np.unique(task_ids).tolist():
+            sizes = int(self.sizes.obs_dims[task]), int(self.sizes.action_dims[task])
+            yield task, (task_ids == task).nonzero()[0], *sizes
 
 
-def _resolve(task: str, teacher: TeacherLike) -> Agent:
-    if isinstance(teacher, Agent):
-        return teacher
+@dataclass(frozen=True)
+class _TaskTeacher:
+    """A teacher with the stds that its labels have where it has none, or in place of its own.
+
+    :param std: in place of its own, (action_dim,), or ``None``
+    :param default_std: for one that has none, (action_dim,)
+    """
+
+    task: str
+    policy: TeacherPolicy
+    std: np.ndarray | None
+    default_std: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        if self.std is None:
+            return self.policy.digest
+        return hashlib.sha256(self.policy.digest.encode() + self.std.tobytes()).hexdigest()
+
+    def label(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, log_std = self.policy.label(obs)
+        if self.std is None and log_std is not None:
+            return mean, log_std
+        std = self.default_std if self.std is None else self.std
+        return mean, np.broadcast_to(np.log(std), mean.shape)
+
+
+def _task_teacher(task: str, given: TeacherLike, sizes: TaskSizes, index: int) -> _TaskTeacher:
     try:
-        if isinstance(teacher, str | Path):
-            return load_agent(teacher)
-        if hasattr(teacher, "get_normalizer_state"):
-            return agent_of(teacher)
-    except ValueError as e:
-        raise ValueError(f"The teacher of task {task!r} cannot be read: {e}") from e
-    raise TypeError(
-        f"The teacher of task {task!r} must be an agent, a multi-task model, or the path of one (got {teacher!r}). For "
-        "SB3's own models: load_agent(zip, normalizer=...)."
-    )
-
-
-def _head(agent: Agent, task: str) -> int:
-    try:
-        return agent.head_of(task)
-    except ValueError as e:
-        raise ValueError(f"The teacher of task {task!r}: {e}") from e
+        teacher = given if isinstance(given, Teacher) else Teacher(given)
+    except TypeError as e:
+        raise TypeError(f"The teacher of task {task!r}: {e}") from e
+    obs_dim, action_dim = int(sizes.obs_dims[index]), int(sizes.action_dims[index])
+    policy = policy_of(teacher, task, action_dim)
+    if (policy.obs_dim or obs_dim, policy.action_dim or action_dim) != (obs_dim, action_dim):
+        raise ValueError(
+            f"The teacher of task {task!r} takes observations of size {policy.obs_dim} and gives actions of size "
+            f"{policy.action_dim}; the student has {obs_dim} and {action_dim}."
+        )
+    std = None if teacher.std is None else np.asarray(teacher.std, dtype=np.float32)
+    if std is not None and std.shape not in ((), (1,), (action_dim,)):
+        raise ValueError(f"`std` of the teacher of task {task!r} has {std.size} numbers, its actions have {action_dim}")
+    low, high = (bounds[index, :action_dim].astype(np.float32) for bounds in (sizes.action_low, sizes.action_high))
+    return _TaskTeacher(task, policy, std, np.float32(DEFAULT_STD / 2) * (high - low))

@@ -201,7 +201,8 @@ class TrainConfig(Config):
     def _numbers_are_of_tasks(self) -> Self:
         checked_weights(self.task_weights, self.task_names)
         copies = Copies.of(self.n_envs_per_task, self.task_names)
-        if not copies.are_equal and (self.sequential or self.task_schedule != "joint"):
+        differ = isinstance(self.n_envs_per_task, dict) if self.sequential else not copies.are_equal
+        if differ and (self.sequential or self.task_schedule != "joint"):
             raise ValueError(
                 f"n_envs_per_task must be one number where one task learns at a time (got {self.n_envs_per_task})"
             )

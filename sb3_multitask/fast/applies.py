@@ -70,8 +70,6 @@ def _why_not_env(env: VecEnv) -> Iterator[str]:
     layers = list(layers_of(env))
     if not isinstance(layers[-1], MultiTaskVecEnv):
         yield "the env is not a MultiTaskVecEnv"
-    elif not layers[-1].copies.are_equal:
-        yield "tasks have different numbers of environments"
     unknown = [type(layer).__name__ for layer in layers if type(layer) not in _KNOWN_LAYERS]
     if unknown:  # the engine gives rows to heads by the env's order, which a wrapper could change
         yield f"the env is wrapped with {', '.join(unknown)}"

@@ -22,7 +22,6 @@ from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.layers import layer_with_tasks
-from sb3_multitask.vec_env.task_major import by_task
 
 _ROWS_FOR_TWO_THREADS = 256
 """Of so many rows the gradients of the two nets are computed at once: another thread takes 50 us to wake."""
@@ -124,10 +123,15 @@ class FastEngine:
         if self._acting is None or (self._acting.n_steps, self._acting.n_envs) != (n_steps, env.num_envs):
             self._acting = Acting(n_steps, env.num_envs, self.parameters)
         layer = self._tasks_of(env)
-        present: np.ndarray = layer.task_ids[:: layer.n_envs_per_task]
-        is_all, first = len(present) == self.model.policy.n_tasks, int(present[0])
+        copies, n_tasks = layer.copies, self.model.policy.n_tasks
+        m, present = copies.of_tasks[0], np.arange(n_tasks)
+        counts: tuple[int, ...] = copies.of_tasks
+        if copies.are_equal:  # else all tasks are shown
+            present = layer.task_ids[::m]
+            counts = (m,) * len(present)
+        is_all, first = len(present) == n_tasks, int(present[0])
         tasks = slice(None) if is_all else slice(first, first + 1) if len(present) == 1 else present
-        self._acting.start(self.parameters, tasks, len(present))
+        self._acting.start(self.parameters, tasks, counts)
         self._version, self._is_touched = self.parameters.version(), False
         return self._acting
 
@@ -181,14 +185,12 @@ class FastEngine:
     ) -> Computation:
         """All rows, with the activations from acting unless a callback has changed what they are of."""
         observations, named = rollout_buffer.by_step("obs"), self._columns(rollout_buffer)
-        if self._is_touched or not acting.has_seen(observations):
+        if self._is_touched or not acting.memory.has_seen(observations):
             activations, grouped = acting.recomputed(observations, list(named.values()))
         else:
             activations, grouped = acting.grouped(list(named.values()))
         columns: dict[str, Any] = dict(zip(named, grouped, strict=True))
-        if keep is not None:
-            columns["kept"] = by_task(keep[:, :, None].astype(acting.dtype), acting.k)
-        rows = GroupedRows(self._shown_tasks(acting), **columns)
+        rows = GroupedRows(self._shown_tasks(acting), **columns, kept=acting.memory.kept(keep))
         if normalize_advantage:
             rows = rows.with_normalized_advantages()
         return lambda _: (rows, activations)
@@ -209,7 +211,7 @@ class FastEngine:
                 envs, steps = envs[is_kept], steps[is_kept]
                 if not len(envs):
                     continue
-            rows, task = steps * n_envs + envs, envs // (n_envs // acting.k)
+            rows, task = steps * n_envs + envs, acting.task_of_env[envs]
             acting.take_weights(self.parameters)  # the last step has changed them
             yield parts_of_minibatch(table, acting.weights, tasks, task, rows, normalize_advantage)
 
@@ -230,8 +232,7 @@ class FastEngine:
     def _present_tasks(self, acting: Acting, keep: np.ndarray | None) -> list[bool] | None:
         """Whether any row of a task in the rollout is learned from, (n_tasks,); None if this holds for all."""
         present = np.zeros(self.model.policy.n_tasks, dtype=bool)
-        per_task = True if keep is None else keep.reshape(acting.n_steps, acting.k, -1).any(axis=(0, 2))
-        present[acting.tasks] = per_task
+        present[acting.tasks] = keep is None or np.logical_or.reduceat(keep.any(axis=0), acting.starts[:-1])
         return None if present.all() else present.tolist()
 
     def evaluate(self, objective: Sequence[Loss], batch: Sequence[Computation]) -> Evaluation:

@@ -95,7 +95,7 @@ def forward(x, trunk, hidden, head, grouped):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, dims, actions):
+def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, dims, starts, actions):
     """Sample the actions of a step from the Gaussians whose means the nets compute.
 
     :param observations: of the steps, (at least ``step + 1``, n, obs_dim)
@@ -106,6 +106,7 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, di
     :param std: (k, 1, action_dim)
     :param bounds: low and high of each task, (2, k, action_dim)
     :param dims: how many actions are each task's own, (k,) int64; the means of the others become 0
+    :param starts: the first row of each task, and the number of rows, (k + 1,) int64
     :param actions: receives them, (n_steps, n, action_dim), 0 where they are not the task's own
     :return: the actions within the bounds, (n, action_dim)
     """
@@ -115,28 +116,27 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, di
         np.dot(x, weights[i], h)
         _add_bias(h, biases[i], is_tanh=True)
         x = h
-    k, (weights, biases) = len(std), head
-    m = len(x) // k
-    for task in range(k):
-        rows = x[task * m : (task + 1) * m]
+    weights, biases = head
+    for task in range(len(std)):
+        rows = x[starts[task] : starts[task + 1]]
         for i in range(len(weights)):
-            z = outputs[i][step, task * m : (task + 1) * m]
+            z = outputs[i][step, starts[task] : starts[task + 1]]
             np.dot(rows, weights[i][task], z)
             _add_bias(z, biases[i][task, 0], is_tanh=i < len(weights) - 1)
             rows = z
     mean, sampled, clipped = outputs[len(outputs) - 1][step], actions[step], np.empty_like(actions[step])
-    for i in range(len(sampled)):
-        task = i // m
-        for a in range(dims[task]):
-            action = mean[i, a] + noise[step, i, a] * std[task, 0, a]
-            sampled[i, a] = action
-            if action < bounds[0, task, a]:  # NaN, with which every comparison is false, stays NaN
-                action = bounds[0, task, a]
-            elif action > bounds[1, task, a]:
-                action = bounds[1, task, a]
-            clipped[i, a] = action
-        for a in range(dims[task], sampled.shape[1]):
-            mean[i, a] = sampled[i, a] = clipped[i, a] = 0
+    for task in range(len(std)):
+        for i in range(starts[task], starts[task + 1]):
+            for a in range(dims[task]):
+                action = mean[i, a] + noise[step, i, a] * std[task, 0, a]
+                sampled[i, a] = action
+                if action < bounds[0, task, a]:  # NaN, with which every comparison is false, stays NaN
+                    action = bounds[0, task, a]
+                elif action > bounds[1, task, a]:
+                    action = bounds[1, task, a]
+                clipped[i, a] = action
+            for a in range(dims[task], sampled.shape[1]):
+                mean[i, a] = sampled[i, a] = clipped[i, a] = 0
     return clipped
 
 

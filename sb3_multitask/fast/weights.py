@@ -64,10 +64,11 @@ class ReadyWeights:
             self.clear_padding(self.log_std)
         self.std: np.ndarray = np.exp(self.log_std)
 
-    def clear_padding(self, actions: np.ndarray) -> None:
+    def clear_padding(self, actions: np.ndarray, tasks: np.ndarray | None = None) -> None:
         """Write 0 where tasks have no action.
 
         :param actions: or means of them, (k, m, action_dim)
+        :param tasks: of each row, from 0 to k - 1, (n_rows,), if they are (n_rows, action_dim)
         """
         if self.action_dims is not None:
-            np.copyto(actions, 0, where=self._padding)
+            np.copyto(actions, 0, where=self._padding if tasks is None else self._padding[tasks, 0])

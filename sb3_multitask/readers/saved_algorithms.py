@@ -9,6 +9,8 @@ from sb3_multitask.readers.inert_pickle import UnreadableFileError
 
 ACCEPTED = "A2C, PPO, TRPO (sb3-contrib) or one of several tasks (A2CMultiTask, ...), with an MLP policy"
 
+_ACTORS = ("SAC", "TD3", "DDPG", "TQC", "CrossQ")
+"""Off-policy algorithms whose actors can teach."""
 _OTHERS_BY_MODULE = {
     "sbx.": "sbx (SB3 in JAX)",
     "sb3_contrib.common.recurrent": "RecurrentPPO (sb3-contrib)",
@@ -48,9 +50,25 @@ def algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str:
         for setting, algorithm in _BY_SETTING.items():
             if setting in data:
                 return algorithm + _OF_TASKS if "task_schedule" in data else algorithm
+    if other is not None and _short(other) in _ACTORS:
+        raise UnreadableFileError(
+            f"is a model of {other}, whose policy is no agent: it can only teach (teachers={{task: path}}); give one "
+            f"of {ACCEPTED}"
+        )
     raise UnreadableFileError(
         f"is a model of {other or 'an unknown algorithm'}, which is not read; give one of {ACCEPTED}"
     )
+
+
+def actor_algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str | None:
+    """Return the off-policy algorithm of a model with an actor, such as "SAC"; None for another algorithm."""
+    other = _short(_other_algorithm(data) or "")
+    return other if other in _ACTORS and "policy.pth" in members else None
+
+
+def _short(name: str) -> str:
+    """Return an algorithm's name without its package."""
+    return name.partition(" ")[0]
 
 
 def is_of_tasks(algorithm: str) -> bool:

@@ -69,11 +69,7 @@ def check_parts(weights: Weights, policy_kwargs: Mapping[str, Any]) -> None:
 
     :raises UnreadableFileError: names the other part
     """
-    extractor = str(policy_kwargs.get("features_extractor_class", ""))
-    if extractor and not extractor.rstrip("'>").endswith(_PLAIN_EXTRACTORS):
-        raise UnreadableFileError(
-            f"its policy has the features_extractor_class {extractor}, and an agent has none: train an MlpPolicy"
-        )
+    check_extractor(policy_kwargs)
     strange = [] if has_heads(weights) else [name for name in weights if not _OF_AN_MLP.fullmatch(name)]
     if any("features_extractor." in name for name in strange):
         raise UnreadableFileError(
@@ -89,6 +85,15 @@ def check_parts(weights: Weights, policy_kwargs: Mapping[str, Any]) -> None:
             raise UnreadableFileError(
                 f"its policy has layers between that are not linear: {name} has the shape {list(array.shape)}"
             )
+
+
+def check_extractor(policy_kwargs: Mapping[str, Any]) -> None:
+    """Raise unless a policy's features are its observations."""
+    extractor = str(policy_kwargs.get("features_extractor_class", ""))
+    if extractor and not extractor.rstrip("'>").endswith(_PLAIN_EXTRACTORS):
+        raise UnreadableFileError(
+            f"its policy has the features_extractor_class {extractor}, and an agent has none: train an MlpPolicy"
+        )
 
 
 def dimensions(weights: Weights, is_state_dependent: bool) -> tuple[int, int]:
@@ -219,14 +224,15 @@ def log_std_bounds(policy_kwargs: Mapping[str, Any]) -> tuple[float, float, floa
         raise UnreadableFileError(f"its bounds of the log-std are no numbers ({e})") from e
 
 
-def activation_of(policy_kwargs: Mapping[str, Any]) -> str:
+def activation_of(policy_kwargs: Mapping[str, Any], default: str = "Tanh") -> str:
     """Return the name of the activation: SB3 writes the policy's arguments as text next to their pickle.
 
+    :param default: the algorithm's own
     :raises UnreadableFileError: if it is not a class of torch, whose function is known
     """
     given = policy_kwargs.get("activation_fn")
     if given is None:
-        return "Tanh"
+        return default
     match = _ACTIVATION.fullmatch(str(given))
     if match is None:
         raise UnreadableFileError(f"its activation_fn is {given!r:.100}, and must be a class of torch.nn, such as Tanh")
