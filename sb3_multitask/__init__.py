@@ -12,7 +12,7 @@ from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.algorithms.trpo import TRPOMultiTask
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.distillation.sources import Teacher
-from sb3_multitask.envs import Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
+from sb3_multitask.envs import FlatObservation, Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
 from sb3_multitask.evaluation.evaluate import evaluate_tasks
@@ -41,6 +41,7 @@ __all__ = [
     "A2CMultiTask",
     "Agent",
     "CheckpointError",
+    "FlatObservation",
     "Morphology",
     "MultiTaskActorCriticPolicy",
     "MultiTaskEvalCallback",

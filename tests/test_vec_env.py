@@ -177,13 +177,13 @@ def test_tasks_may_differ_in_the_bounds_of_observations():
 
 
 def test_unfit_spaces_are_refused_with_the_remedy():
-    class Dictated(DriftEnv):
+    class Written(DriftEnv):
         def __init__(self):
             super().__init__()
-            self.observation_space = spaces.Dict(a=spaces.Box(-1, 1))
+            self.observation_space = spaces.Text(5)
 
-    with pytest.raises(ValueError, match=r"'x'.*observation space.*FlattenObservation"):
-        mt.MultiTaskVecEnv([mt.Task("x", Dictated)])
+    with pytest.raises(ValueError, match=r"'x'.*observation space.*Text space.*TransformObservation"):
+        mt.MultiTaskVecEnv([mt.Task("x", Written)])
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_multitask.agents.layers import Layers, heads_of, trunk_of
-from sb3_multitask.envs.observations import checked_observation, own_actions, padded_observation
-from sb3_multitask.envs.task_env import observation_dtype
+from sb3_multitask.envs.observations import checked_observation, observation_dtype, own_actions, padded_observation
 from sb3_multitask.envs.task_space import TaskSizes, TaskSpace, padded
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from gymnasium import spaces
 
+from sb3_multitask.envs.flattening import layout_lines
 from sb3_multitask.losses.schedules import as_number
 
 
@@ -123,6 +124,12 @@ def warn_of_other_gamma(gamma: float, normalizer: Any) -> None:
             f"normalize={{'gamma': {gamma}}}).",
             stacklevel=3,
         )
+
+
+def print_layouts(env: Any) -> None:
+    """Print how the observations of a VecEnv's tasks are flattened, if some are."""
+    for line in layout_lines(getattr(getattr(env, "unwrapped", None), "layouts", {})):
+        print(line)  # noqa: T201
 
 
 def backend_message(env: Any) -> str:

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agents.trained_files import model_zip
 from sb3_multitask.algorithms import model_state
-from sb3_multitask.algorithms.env_checks import check_bounded_actions, warn_of_other_gamma
-from sb3_multitask.envs.task_env import observation_dtype
+from sb3_multitask.algorithms.env_checks import check_bounded_actions, print_layouts, warn_of_other_gamma
+from sb3_multitask.envs.observations import observation_dtype
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
 from sb3_multitask.policies.devices import device_of
@@ -119,6 +119,8 @@ class MultiTaskAlgorithm(BaseAlgorithm):
             self._vec_normalize_env.set_statistics(self.normalizer_state)
         self.task_names = task_names_of(env)
         self.tasks = getattr(env, "tasks", None)
+        if self.verbose >= 1:
+            print_layouts(env)
         self.obs_dtype = observation_dtype(env.unwrapped.observation_space["obs"].dtype).name  # type: ignore[index]
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Checks of observations, before models and agents act on them."""
+"""The type of observations, and checks before models and agents act on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 
 from sb3_multitask.envs.task_space import TaskSizes, padded
+
+
+def observation_dtype(*dtypes: Any) -> np.dtype[Any]:
+    """Return float32 if it represents all values of these types exactly, else float64."""
+    return np.dtype(np.float32 if all(np.can_cast(dtype, np.float32) for dtype in dtypes) else np.float64)
 
 
 def checked_observation(observation: Any, n_tasks: int) -> dict[str, Any]:

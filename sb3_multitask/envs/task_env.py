@@ -11,6 +11,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_multitask.envs.flat_layout import why_not_flattened
+from sb3_multitask.envs.flattening import check_layouts, flat_env, layout_of
+from sb3_multitask.envs.observations import observation_dtype
 from sb3_multitask.envs.task_space import TaskSizes, TaskSpace, padded
 from sb3_multitask.tasks import Task, task_set
 
@@ -28,6 +31,7 @@ class Description:
     :param reward_space: space of the rewards of an environment with several objectives
     :param has_monitor: whether an SB3 ``Monitor`` is among its wrappers
     :param obeys_seeds: whether it comes with Gymnasium or this package, whose resets are known to obey their seed
+    :param layout: how its observations are flattened; ``None`` if they are not
     """
 
     task: str
@@ -37,6 +41,7 @@ class Description:
     reward_space: spaces.Space[Any] | None = None
     has_monitor: bool = False
     obeys_seeds: bool = False
+    layout: str | None = None
 
     @classmethod
     def of(cls, task: Task | str, env: gym.Env[Any, Any]) -> Self:
@@ -55,6 +60,7 @@ class Description:
             space if isinstance(space, spaces.Space) else None,
             has_monitor,
             type(core).__module__.startswith(("gymnasium.envs.", "sb3_multitask.")),
+            layout_of(env),
         )
 
 
@@ -82,11 +88,6 @@ def _n_envs(env: Any) -> int | None:
 def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:
     """Return ``Dict(obs=Box(obs_dim,), task=Discrete(n_tasks))``, the space that every part of the package reads."""
     return spaces.Dict({"obs": box, "task": spaces.Discrete(n_tasks)})
-
-
-def observation_dtype(*dtypes: Any) -> np.dtype[Any]:
-    """Return float32 if it represents all values of these types exactly, else float64."""
-    return np.dtype(np.float32 if all(np.can_cast(dtype, np.float32) for dtype in dtypes) else np.float64)
 
 
 def _instead_of(action_space: spaces.Space[Any]) -> str:
@@ -119,7 +120,7 @@ def check_spaces(env: Description) -> tuple[spaces.Box, spaces.Box]:
     if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
         raise ValueError(
             f"Task {env.task!r}: its observation space must be a Box of shape (obs_dim,), not {env.observation_space}. "
-            "gymnasium.wrappers.FlattenObservation flattens most others."
+            f"{why_not_flattened(env.observation_space) or 'flatten=True makes one of it.'}"
         )
     if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
         raise ValueError(
@@ -197,31 +198,35 @@ class TaskEnv(gym.Wrapper[Any, np.ndarray, Any, np.ndarray], gym.utils.RecordCon
     Use it where a single environment is expected, such as in a stock evaluation or a video of one task. The task's name
     is in every step's ``info["task"]``.
 
-    :param env: the task's environment, with a flat Box observation
+    :param env: the task's environment
     :param task: name of the task
     :param tasks: all tasks of the agent, in the agent's order: names, tasks, or a set's name
     :param sizes_of: spaces of a VecEnv or a model of tasks that differ in size, as ``(observation_space,
         action_space)``: observations are then padded as theirs, and actions may be. Without them the environment keeps
         its own size
-    :raises ValueError: if ``task`` is not one of ``tasks``, if the spaces are not flat Boxes, or not of the size that
-        ``sizes_of`` has for the task
+    :param flatten: flatten observations that are not a flat Box, see ``FlatObservation``; False refuses them
+    :raises ValueError: if ``task`` is not one of ``tasks``, if observations cannot be flattened or actions are not a
+        flat Box, or if they are not of the size that ``sizes_of`` has for the task
     """
 
     def __init__(
         self,
-        env: gym.Env[np.ndarray, np.ndarray],
+        env: gym.Env[Any, np.ndarray],
         task: str,
         tasks: str | Sequence[str | Task],
         sizes_of: tuple[spaces.Dict, spaces.Box] | None = None,
+        flatten: bool = True,
     ) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, task=task, tasks=tasks, sizes_of=sizes_of)
-        gym.Wrapper.__init__(self, env)
+        gym.utils.RecordConstructorArgs.__init__(self, task=task, tasks=tasks, sizes_of=sizes_of, flatten=flatten)
+        gym.Wrapper.__init__(self, flat_env(env, task) if flatten else env)
         if isinstance(tasks, str):
             tasks = task_set(tasks) or [tasks]
         names = tuple(one.name if isinstance(one, Task) else one for one in tasks)
         if task not in names:
             raise ValueError(f"`task` must be one of {', '.join(names)} (got {task!r})")
-        box, action = check_spaces(Description.of(task, env))
+        description = Description.of(task, self.env)
+        box, action = check_spaces(description)
+        check_layouts({} if description.layout is None else {task: description.layout}, flatten)
         self.task_names = names
         self.task_name = task
         self.task_id = self.task_names.index(task)

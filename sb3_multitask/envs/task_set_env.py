@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_multitask.envs.flattening import flat_env
 from sb3_multitask.envs.task_env import Description, TaskEnv, TaskObs, common_spaces
 from sb3_multitask.process.seeding import env_seed
 from sb3_multitask.tasks import Task, TasksLike, did_you_mean, resolve_tasks
@@ -31,6 +32,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
     :param render_mode: as in ``gymnasium.make``
     :param time_limits: whether episodes end at the limits of the tasks' ids; ``gymnasium.make`` turns them off, and
         applies its own ``max_episode_steps`` to every episode
+    :param flatten: flatten observations that are not a flat Box, see ``FlatObservation``; False refuses them
     :param env_kwargs: arguments of every task's environment, such as ``ctrl_cost_weight=0.5``
     :raises ValueError: on an unknown task, or spaces that are not flat Boxes
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
@@ -47,6 +49,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         task: str | None = None,
         render_mode: str | None = None,
         time_limits: bool = True,
+        flatten: bool = True,
         **env_kwargs: Any,
     ) -> None:
         self.tasks = resolve_tasks(tasks)
@@ -54,12 +57,12 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         if task is not None and task not in self.task_names:
             hint = did_you_mean(str(task), self.task_names)
             raise ValueError(f"`task` must be one of {', '.join(self.task_names)} (got {task!r}).{hint}")
-        self.render_mode = render_mode
+        self.render_mode, self._flatten = render_mode, flatten
         self._env_kwargs = env_kwargs if render_mode is None else {**env_kwargs, "render_mode": render_mode}
         if not time_limits:
             self._env_kwargs = {**self._env_kwargs, "max_episode_steps": -1}  # in gymnasium.make's terms
         self._tour = range(len(self.tasks)) if task is None else [self.task_names.index(task)]
-        shown = {i: self.tasks[i].make(**self._env_kwargs) for i in self._tour}
+        shown = {i: self._make(self.tasks[i]) for i in self._tour}
         descriptions = {i: Description.of(self.tasks[i], env) for i, env in shown.items()}
         descriptions |= self._describe_hidden(descriptions, are_alike=isinstance(tasks, str))
         self.observation_space, self.action_space = common_spaces(list(descriptions.values()), self.task_names)
@@ -69,6 +72,10 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         self._has_stepped = False
         self._seeds: dict[int, int] = {}  # of tasks that have not been reset since the last seed
 
+    def _make(self, task: Task, **overriding: Any) -> gym.Env[Any, Any]:
+        env = task.make(**{**self._env_kwargs, **overriding})
+        return flat_env(env, task.name) if self._flatten else env
+
     def _describe_hidden(self, shown: Mapping[int, Description], *, are_alike: bool) -> dict[int, Description]:
         """Describe the tasks that are not shown, whose sizes count too; those of a named set are all alike."""
         hidden = {i: task for i, task in enumerate(self.tasks) if i not in shown}
@@ -77,7 +84,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
             return {i: replace(known, task=task.name) for i, task in hidden.items()}
         described = {}
         for i, task in hidden.items():
-            env = task.make(**{name: value for name, value in self._env_kwargs.items() if name != "render_mode"})
+            env = self._make(task, render_mode=None)
             described[i] = Description.of(task, env)
             env.close()
         return described
@@ -112,7 +119,7 @@ class TaskSetEnv(gym.Env[TaskObs, np.ndarray]):
         if self.render_mode == "human" and place != self._place:  # one window: its task's environment goes with it
             left = self.task_id
             self._envs[left].close()
-            self._envs[left] = self._with_task(self.tasks[left], self.tasks[left].make(**self._env_kwargs))
+            self._envs[left] = self._with_task(self.tasks[left], self._make(self.tasks[left]))
             self._seeds.setdefault(left, int(self.np_random.integers(2**31)))
         self._place = place
 

@@ -167,6 +167,7 @@ def _usage(run: CardSource) -> str:
     task, env_id = next(iter(run.env_ids.items()))
     kwargs = next((one.kwargs_of() for one in run.tasks if one.name == task), {})
     arguments = f", **{kwargs!r}" if kwargs else ""
+    names = "agent.task_names" if run.agent.n_tasks > 1 else f"[{_literal(task)}]"
     evaluation = (
         "for task, result in mt.evaluate_tasks(agent, n_eval_episodes=5).items():\n"
         '    print(f"{task}: {result.mean_reward:.1f}")\n'
@@ -177,9 +178,9 @@ def _usage(run: CardSource) -> str:
         "## Use\n\n"
         "```python\nimport gymnasium as gym\n\nimport sb3_multitask as mt  # registers the environments\n\n"
         'agent = mt.load_agent(".")  # this folder; from a hub: huggingface_hub.snapshot_download("<user>/<name>")\n'
-        f"env = gym.make({_literal(env_id)}{arguments})\n"
-        "obs, _ = env.reset(seed=0)\n"
-        f'action, _ = agent.predict({{"obs": obs, "task": agent.head_of({_literal(task)})}}, deterministic=True)\n'
+        f"env = mt.TaskEnv(gym.make({_literal(env_id)}{arguments}), {_literal(task)}, {names})\n"
+        "obs, _ = env.reset(seed=0)  # the environment's, flat, and the task\n"
+        "action, _ = agent.predict(obs, deterministic=True)\n"
         f"{evaluation}```\n\n"
         "From the shell, in this folder: `sb3-multitask export . --output agent.onnx` writes it for other runtimes.\n"
     )

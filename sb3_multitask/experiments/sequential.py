@@ -21,6 +21,7 @@ from sb3_multitask.agents.files import save_agent
 from sb3_multitask.algorithms import has_ability
 from sb3_multitask.algorithms.task_logs import log_last_update
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
+from sb3_multitask.envs.flattening import layout_lines
 from sb3_multitask.evaluation.evaluate import evaluate_tasks
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
@@ -69,6 +70,10 @@ def train_in_turn(
         for i, task in enumerate(tasks[first:], first):
             if i:
                 env = _next_env(model, config, folder, i)
+            if verbose < 1:  # else the model has printed it
+                layouts: Mapping[str, str] = getattr(env.unwrapped, "layouts", {})
+                for line in layout_lines({task.name: layouts[HEAD]} if layouts else {}):
+                    announce(line)
             what = "going on" if steps and i == first else f"training for {config.n_timesteps // len(tasks):,} steps"
             announce(f"{task.name} ({i + 1} of {len(tasks)}): {what} ...")
             _learn(model, config, folder, i, stop, progress_bar)

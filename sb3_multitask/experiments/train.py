@@ -20,6 +20,7 @@ from sb3_multitask.algorithms.task_logs import log_last_update
 from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.checkpoint import ResumableCheckpointCallback
 from sb3_multitask.checkpoint.format import read_latest
+from sb3_multitask.envs.flattening import layout_lines
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback, score_of
 from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
 from sb3_multitask.evaluation.results import TaskResult
@@ -192,8 +193,7 @@ def _train(
         if newest is None:  # rows of an attempt that was killed before its first checkpoint
             shutil.rmtree(folder.monitor, ignore_errors=True)
         results = folder.read_results()
-        if isinstance(model, MultiTaskOnPolicyAlgorithm) and model.compiles_first():
-            announce(COMPILING)
+        _announce_first(model, env, verbose, announce)
         if "before" not in results:
             announce("Evaluating the untrained agent ...")
             results["before"] = evaluate_fully(model, config.n_eval_episodes, others)
@@ -229,6 +229,15 @@ def _train(
         with ExitStack() as stack:  # all of them, also if one raises
             for an_env in (*eval_envs, env):
                 stack.callback(an_env.close)
+
+
+def _announce_first(model: OnPolicyAlgorithm, env: VecEnv, verbose: int, announce: Callable[[str], None]) -> None:
+    """Announce how observations are flattened, unless the model has printed it, and that kernels are compiled."""
+    if verbose < 1:
+        for line in layout_lines(cast("MultiTaskVecEnv", env.unwrapped).layouts):
+            announce(line)
+    if isinstance(model, MultiTaskOnPolicyAlgorithm) and model.compiles_first():
+        announce(COMPILING)
 
 
 def _tensorboard(config: TrainConfig) -> BaseCallback:

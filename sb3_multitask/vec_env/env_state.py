@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
+from sb3_multitask.envs.flattening import FlatObservation
 from sb3_multitask.envs.morphology import Morphology
 from sb3_multitask.process.generators import generator_state, make_generator
 from sb3_multitask.storage.plain import is_plain
@@ -26,6 +27,7 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     PassiveEnvChecker: ("checked_reset", "checked_step", "checked_render"),
     gym.wrappers.ClipAction: (),
     gym.wrappers.RescaleAction: (),
+    FlatObservation: (),
 }
 """Known wrappers: class -> the attributes that hold its state."""
 
@@ -82,6 +84,7 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "np_random": generator_state(env.unwrapped._np_random),
         "action_space": generator_state(env.unwrapped.action_space._np_random),
         "observation_space": generator_state(env.unwrapped.observation_space._np_random),
+        "observation_parts": [generator_state(part._np_random) for part in _parts_of(env.unwrapped.observation_space)],
         "layers": [_layer_state(layer) for layer in _layers(env)],
     }
 
@@ -100,11 +103,28 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
             setattr(layer, name, make_generator(generator))
         if "mujoco" in saved:
             _set_mujoco(layer, saved["mujoco"])
+    _set_generators(env, state)
+
+
+def _set_generators(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+    """Restore the generators of an environment and its spaces; older checkpoints lack some of them."""
     env.unwrapped._np_random = make_generator(state["np_random"])
     spaces: dict[str, Any] = {name: getattr(env.unwrapped, name) for name in ("action_space", "observation_space")}
     for name, space in spaces.items():
-        if name in state:  # older checkpoints hold only the action space's generator
+        if name in state:
             space._np_random = make_generator(state[name])
+    if "observation_parts" in state:
+        parts = _parts_of(env.unwrapped.observation_space)
+        for part, generator in zip(parts, state["observation_parts"], strict=True):
+            part._np_random = make_generator(generator)
+
+
+def _parts_of(space: gym.Space[Any]) -> Iterator[Any]:
+    """Yield the parts of a dictionary or a tuple: an environment may draw its goal from the space of the goal."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        for part in space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces:
+            yield part
+            yield from _parts_of(part)
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[Any]:

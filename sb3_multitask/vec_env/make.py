@@ -27,6 +27,7 @@ def make_multitask_vec_env(
     on_fault: OnFault = "stop",
     override_existing: bool = True,
     torch_threads: int | None = 1,
+    flatten: bool = True,
 ) -> MultiTaskVecEnv | MultiTaskVecNormalize:
     """Make a multi-task VecEnv.
 
@@ -45,6 +46,8 @@ def make_multitask_vec_env(
         ``"stop"`` raises an error that names task, sub-environment and step; ``"quarantine"`` resets that
         sub-environment and keeps the step out of statistics and updates, see ``MultiTaskVecEnv``
     :param torch_threads: torch's number of threads from the first step until ``close``; ``None`` leaves it alone
+    :param flatten: flatten observations that are not a flat Box (``Dict``, ``Discrete``, goals ...), see
+        ``FlatObservation``; False refuses them
     :return: the VecEnv; see ``MultiTaskVecEnv`` for what it raises
     """
     if not isinstance(normalize, bool | Mapping):
@@ -61,6 +64,7 @@ def make_multitask_vec_env(
         n_threads=n_threads,
         on_fault=on_fault,
         torch_threads=torch_threads,
+        flatten=flatten,
     )
     if normalize is False:
         return venv

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, get_args
 import gymnasium as gym
 from gymnasium import spaces
 
+from sb3_multitask.envs.flattening import flat_env
 from sb3_multitask.envs.task_env import Description, common_spaces
 from sb3_multitask.process.generators import seeded_globals
 from sb3_multitask.tasks import Task
@@ -107,7 +108,7 @@ class _Environments:
         for task, envs, n, first in zip(self.tasks, self.of_tasks, n_copies, self.copies.bounds, strict=False):
             for copy in range(len(envs), n):
                 with seeded_globals(self._seeds[first + copy]):
-                    envs.append(task.make(self._render_mode, copy=copy))
+                    envs.append(flat_env(task.make(self._render_mode, copy=copy), task.name))
 
     def prototypes(self) -> list[Prototypes]:
         return list(zip(self.tasks, self.of_tasks, strict=True))

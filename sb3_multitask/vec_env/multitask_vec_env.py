@@ -9,6 +9,7 @@ from typing import Any, get_args
 import gymnasium as gym
 from gymnasium import spaces
 
+from sb3_multitask.envs.flattening import check_layouts
 from sb3_multitask.process.threads import TorchThreads
 from sb3_multitask.tasks import TasksLike, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName, DummyBackend
@@ -56,8 +57,10 @@ class MultiTaskVecEnv(SubEnvsView):
         evaluation, so that threads that wait do not spin on the cores that the physics needs; ``None`` leaves it alone
     :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None`` is SB3's choice
     :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
-    :raises ValueError: observations or actions that are no flat Boxes, copies of a task that differ in them, vectorised
-        environments, rewards that are vectors, an unknown backend, too few copies
+    :param flatten: flatten observations that are not a flat Box, see ``FlatObservation``; False refuses them. The
+        attribute ``layouts`` says for each such task which numbers are which part
+    :raises ValueError: observations that cannot be flattened, actions that are no flat Boxes, copies of a task that
+        differ in them, vectorised environments, rewards that are vectors, an unknown backend, too few copies
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
 
     If the copies of a task start in the same state after a seeded reset, or a copy starts in another state with the
@@ -83,6 +86,7 @@ class MultiTaskVecEnv(SubEnvsView):
         torch_threads: int | None = 1,
         start_method: str | None = None,
         worker_timeout: float = 60.0,
+        flatten: bool = True,
     ) -> None:
         if on_fault not in get_args(OnFault):
             raise ValueError(f"`on_fault` must be one of {', '.join(get_args(OnFault))} (got {on_fault!r})")
@@ -104,6 +108,12 @@ class MultiTaskVecEnv(SubEnvsView):
             TorchThreads(torch_threads if training else None),
         )
         super().__init__(sub_envs, slice(0, len(sub_envs.task_ids)))
+        self.layouts = sub_envs.layouts
+        try:
+            check_layouts(self.layouts, flatten)
+        except ValueError:
+            self.close()
+            raise
         self.tasks = sub_envs.tasks
         self.on_fault, self.training = on_fault, training
         self.backend, self.backend_reason = sub_envs.backend_name, sub_envs.backend_reason

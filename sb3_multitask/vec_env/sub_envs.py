@@ -57,6 +57,7 @@ class SubEnvs:
         running = start_backend(backend, tasks, copies, self.seeds, render_mode, n_threads, workers)
         self.backend, self.backend_name, self.backend_reason = running.backend, running.name, running.reason
         self.observation_space, self.action_space = running.observation_space, running.action_space
+        self.layouts = {env.task: env.layout for env in running.descriptions if env.layout is not None}
         self.sizes = TaskSizes.of(self.observation_space, self.action_space)
         self._obs_dtype = self.observation_space["obs"].dtype
         self._bounds = (self.sizes.action_low, self.sizes.action_high) if self.sizes.bounds_differ else None

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
+from sb3_multitask.envs.flattening import flat_env
 from sb3_multitask.envs.task_env import Description
 from sb3_multitask.process.generators import global_states, seeded_globals, set_global_states
 from sb3_multitask.tasks import Task
@@ -95,7 +96,7 @@ class Worker:
         :return: the facts that the VecEnv needs
         """
         with seeded_globals(seed):
-            self.env = self.task.make(self.render_mode, copy=self.copy)
+            self.env = flat_env(self.task.make(self.render_mode, copy=self.copy), self.task.name)
         return Description.of(self.task, self.env)
 
     @property
