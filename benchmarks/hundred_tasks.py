@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -72,35 +72,48 @@ def measure(n_tasks: int, folder: Path) -> dict[str, float]:
         env = mt.make_multitask_vec_env(tasks, N_ENVS, seed=0, monitor_dir=folder / "monitor")
     with timed(figures, "model"):
         model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, n_steps=N_STEPS, seed=0, device="cpu", verbose=0)
-    rollout = N_STEPS * env.num_envs
     model.set_logger(make_logger(folder / "progress.csv", ["stdout", "tensorboard"], 0))
-    shown = io.StringIO()
-    model.logger.output_formats[1].file = shown
+    rollout = N_STEPS * env.num_envs
     with timed(figures, "first"):
         model.learn(rollout, log_interval=None)
     n_steps = 1100 * env.num_envs  # so that every environment ends an episode
     with timed(figures, "joint"):
         model.learn(n_steps, log_interval=None)
     figures["joint"] = n_steps / figures["joint"]
-    before = shown.tell()
-    with timed(figures, "log"):
-        model.dump_logs(1)
-        model.learn(rollout, log_interval=None)
-    n_before = size_of_events(folder)
-    shown.seek(before), shown.truncate()
-    with timed(figures, "log"):
-        model.dump_logs(2)
-    figures["log"] *= 1e3
-    figures["lines"] = shown.getvalue()[before:].count("\n")
-    figures["events"] = (size_of_events(folder) - n_before) / 1024
-    figures["columns"] = len((folder / "progress.csv").read_text().split("\n", 1)[0].split(","))
+    measure_log(model, folder, figures)
     with timed(figures, "evaluate"):
         results = mt.evaluate_tasks(model, n_eval_episodes=1)
     figures["results"] = str(results).count("\n") + 1
+    measure_files(model, folder, figures)
+    model.logger.close()
+    env.close()
+    measure_cycle(tasks, figures)
+    with timed(figures, "make_dummy"):
+        env = mt.make_multitask_vec_env(tasks, N_ENVS, seed=0, backend="dummy")
+    env.close()
+    return figures
+
+
+def measure_log(model: mt.A2CMultiTask, folder: Path, figures: dict[str, float]) -> None:
+    """Take the figures of the second log, when all columns are there."""
+    model.dump_logs(1)
+    model.learn(N_STEPS * model.n_envs, log_interval=None)
+    n_bytes = size_of_events(folder)
+    shown = model.logger.output_formats[1].file = io.StringIO()
+    with timed(figures, "log"):
+        model.dump_logs(2)
+    figures["log"] *= 1e3
+    figures["lines"] = shown.getvalue().count("\n")
+    figures["events"] = (size_of_events(folder) - n_bytes) / 1024
+    figures["columns"] = len((folder / "progress.csv").read_text().split("\n", 1)[0].split(","))
+
+
+def measure_files(model: mt.A2CMultiTask, folder: Path, figures: dict[str, float]) -> None:
+    """Take the figures of checkpoints, models and pictures, and of the memory up to the pictures."""
     callback = mt.ResumableCheckpointCallback(folder / "checkpoints", every=10**9, verbose=0)
-    model.learn(rollout, callback, log_interval=None)  # leaves one at its end
+    model.learn(N_STEPS * model.n_envs, callback, log_interval=None)  # leaves a checkpoint at its end
+    callback.save_path = folder / "another"
     with timed(figures, "checkpoint"):
-        callback.save_path = folder / "another"
         callback.save()
     figures["checkpoint_size"] = size(folder / "another") / 2**20
     with timed(figures, "save"):
@@ -108,25 +121,23 @@ def measure(n_tasks: int, folder: Path) -> dict[str, float]:
     figures["save_size"] = size(folder / "model.zip") / 2**20
     with timed(figures, "load"):
         mt.A2CMultiTask.load(folder / "model.zip", device="cpu")
+    figures["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with timed(figures, "monitor"):
         training = read_training_returns(folder / "monitor")
     with timed(figures, "curves"):
         draw_learning_curves({"run": RunCurves(training)}, list(training), folder / "curves.png", "A run")
-    figures["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    model.logger.close()
-    env.close()
+
+
+def measure_cycle(tasks: Sequence[mt.Task], figures: dict[str, float]) -> None:
     env = mt.make_multitask_vec_env(tasks, N_ENVS, seed=0)
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, n_steps=N_STEPS, seed=0, device="cpu", task_schedule="cycle")
-    model.learn(n_tasks * N_STEPS * N_ENVS, log_interval=None)
-    n_steps = -(-40_000 // (n_tasks * N_STEPS * N_ENVS)) * n_tasks * N_STEPS * N_ENVS
+    cycle = len(tasks) * N_STEPS * N_ENVS
+    model.learn(cycle, log_interval=None)
+    n_steps = -(-40_000 // cycle) * cycle
     with timed(figures, "cycle"):
         model.learn(n_steps, log_interval=None)
     figures["cycle"] = n_steps / figures["cycle"]
     env.close()
-    with timed(figures, "make_dummy"):
-        env = mt.make_multitask_vec_env(tasks, N_ENVS, seed=0, backend="dummy")
-    env.close()
-    return figures
 
 
 def size_of_events(folder: Path) -> int:
@@ -135,7 +146,7 @@ def size_of_events(folder: Path) -> int:
 
 def measure_apart(n_tasks: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--alone", str(n_tasks)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 (this file)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -152,8 +163,8 @@ def main() -> None:
         return
     found: dict[int, list[dict[str, float]]] = {n: [] for n in arguments.n_tasks}
     for _ in range(arguments.repeats):
-        for n in found:
-            found[n].append(measure_apart(n))
+        for n, figures_of_n in found.items():
+            figures_of_n.append(measure_apart(n))
     print("|", *(f"| {n} tasks" for n in found), "| quotient |")
     print("|---" * (len(found) + 2) + "|")
     for name, unit in UNITS.items():
