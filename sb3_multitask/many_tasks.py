@@ -41,8 +41,8 @@ def gap(n_tasks: int) -> str:
     return f"... {n_tasks - MANY} tasks between ..."
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names in a sentence: the first ones, and the number of the others if there are many."""
-    if len(names) <= MANY:
-        return ", ".join(names)
-    return f"{', '.join(names[:AT_EACH_END])} and {len(names) - AT_EACH_END} more"
+def listed(parts: Sequence[str], separator: str = ", ") -> str:
+    """Return names, or what is said of each task, in a sentence: the first ten and the number of the others if many."""
+    if len(parts) <= MANY:
+        return separator.join(parts)
+    return f"{separator.join(parts[:AT_EACH_END])} and {len(parts) - AT_EACH_END} more"

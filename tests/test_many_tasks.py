@@ -314,6 +314,21 @@ def test_learning_curves_have_twenty_panels_and_the_title_says_so(tmp_path, monk
     assert "of 100" in re.sub(r"\s+", " ", (tmp_path / "curves.svg").read_text())
 
 
+# Messages
+
+
+def test_messages_do_not_name_a_hundred_tasks():
+    env = mt.MultiTaskVecEnv(many_tasks(), 1, seed=0)  # environments without get_state
+    reason = env.why_inexact()
+    assert reason.startswith("task 'T000': ")
+    assert reason.endswith(" and 90 more")
+    assert reason.count("task '") == 10
+    env.close()
+    few = mt.MultiTaskVecEnv(many_tasks(20), 1, seed=0)
+    assert few.why_inexact().count("task '") == 20
+    few.close()
+
+
 # A task under two names
 
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.algorithms.task_table import TaskTableFormat, shorten_tables
 from sb3_multitask.losses import Evaluation, Loss
+from sb3_multitask.many_tasks import listed
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.storage.csv_log import quote_keys
@@ -253,6 +254,6 @@ def refuse_update(names: Sequence[str], evaluation: Evaluation) -> Never:
     """
     guilty = [names[task] for task in evaluation.not_finite()]
     raise RuntimeError(
-        f"The loss is not finite because of {', '.join(guilty) or 'the policy itself'}: NaN or infinite rewards, "
+        f"The loss is not finite because of {listed(guilty) or 'the policy itself'}: NaN or infinite rewards, "
         "observations or weights. The update was not made."
     )
