@@ -97,7 +97,7 @@ def measure(n_tasks: int, folder: Path) -> dict[str, float]:
 def measure_log(model: mt.A2CMultiTask, folder: Path, figures: dict[str, float]) -> None:
     """Take the figures of the second log, when all columns are there."""
     model.dump_logs(1)
-    model.learn(N_STEPS * model.n_envs, log_interval=None)
+    model.learn(N_STEPS * model.n_envs, log_interval=None, reset_num_timesteps=False)  # keeps the episodes
     n_bytes = size_of_events(folder)
     shown = model.logger.output_formats[1].file = io.StringIO()
     with timed(figures, "log"):

@@ -123,6 +123,14 @@ def test_the_line_below_says_how_many_are_left_out_and_where_all_are(tmp_path):
     assert "log.txt" in last
 
 
+def test_before_the_first_episode_the_line_says_that_there_are_no_returns():
+    text = write({"train/std": 1.0, **{f"train/{name}/std": 1.0 for name in NAMES}})
+    assert "T000" not in text
+    assert text.splitlines()[-1].startswith(
+        "The table leaves out its 100 tasks, which have no return yet; all are in no "
+    )
+
+
 def test_few_tasks_have_sb3s_own_table():
     values = {f"rollout/{name}/ep_rew_mean": RETURNS[name] for name in NAMES[:20]}
     values |= {f"train/{name}/std": 1.0 for name in NAMES[:20]}

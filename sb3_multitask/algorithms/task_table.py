@@ -52,14 +52,15 @@ class TaskTableFormat(HumanOutputFormat):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Write the table, and below it which tasks it shows if these are not all."""
-        left_out, n_tasks = self._left_out(key_values)
+        left_out, n_tasks, are_ranked = self._left_out(key_values)
         shown = {key: value for key, value in key_values.items() if key not in left_out}
         super().write(shown, {key: key_excluded[key] for key in shown}, step)
         if left_out:
-            self._write_line(f"The table leaves out all but {shown_words(n_tasks)}; all are {self._where_all_are()}.")
+            few = f"all but {shown_words(n_tasks)}" if are_ranked else f"its {n_tasks} tasks, which have no return yet"
+            self._write_line(f"The table leaves out {few}; all are {self._where_all_are()}.")
 
-    def _left_out(self, values: dict[str, Any]) -> tuple[set[str], int]:
-        """Return the keys that are left out, and the number of tasks of their groups."""
+    def _left_out(self, values: dict[str, Any]) -> tuple[set[str], int, bool]:
+        """Return the keys that are left out, the number of tasks of their groups, and whether a group has returns."""
         groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         returns: dict[str, dict[str, float]] = defaultdict(dict)
         for key, value in values.items():
@@ -77,7 +78,7 @@ class TaskTableFormat(HumanOutputFormat):
             n_tasks = max(n_tasks, len(tasks))
             shown = set(shown_tasks(returns[group])) if group in returns else set[str]()
             left_out.update(key for task, keys in tasks.items() if task not in shown for key in keys)
-        return left_out, n_tasks
+        return left_out, n_tasks, bool(returns)
 
     def _place(self, key: str) -> tuple[str, str, str] | None:
         """Return the group, the task and the last part of a key; None for a key without a task."""
