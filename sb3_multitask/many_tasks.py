@@ -26,14 +26,15 @@ def shown_tasks(scores: Mapping[str, float]) -> list[str]:
     return [*ranked[:AT_EACH_END], *ranked[-AT_EACH_END:]]
 
 
-def shown_words(n_tasks: int) -> str:
+def shown_words(n_tasks: int, by: str = "return") -> str:
     """Return which tasks are shown, for a note below a table or in a title; empty if all are.
 
     :param n_tasks: number of all tasks
+    :param by: what they are ranked by
     """
     if n_tasks <= MANY:
         return ""
-    return f"the {AT_EACH_END} tasks with the lowest and the {AT_EACH_END} with the highest return, of {n_tasks}"
+    return f"the {AT_EACH_END} tasks with the lowest and the {AT_EACH_END} with the highest {by}, of {n_tasks}"
 
 
 def gap(n_tasks: int) -> str:

@@ -313,13 +313,14 @@ def test_tables_of_a_grid_show_the_extremes():
 
 
 def test_learning_curves_have_twenty_panels_and_the_title_says_so(tmp_path, monkeypatch):
-    drawn = []
+    drawn, titles = [], []
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda _self, title, **_: titles.append(title))
     monkeypatch.setattr(curves_module, "_draw_run", lambda axis, curves, task, *_, **__: drawn.append(task))
     steps = np.arange(3.0)
     curves = RunCurves(training={name: (steps, np.full(3, value)) for name, value in RETURNS.items()})
     draw_learning_curves({"run": curves}, NAMES, tmp_path / "curves.svg", "A run")
     assert drawn == SHOWN
-    assert "of 100" in re.sub(r"\s+", " ", (tmp_path / "curves.svg").read_text())
+    assert "A run: the 10 tasks with the lowest and the 10 with the highest return per episode, of 100" in titles
 
 
 # Messages

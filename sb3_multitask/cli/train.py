@@ -126,7 +126,7 @@ def train(
             shutil.rmtree(folder.path)
         raise
     title = f"Return per episode, {run_config.n_eval_episodes} episodes each"
-    console.print(results_table(results, title, f"all are in {folder.results}"))
+    console.print(results_table(results, title, f"all are in {escape(str(folder.results))}"))
     curves = "" if run_config.sequential else "No episode ended, so there are no learning curves; "
     if folder.curves.exists():
         curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; "

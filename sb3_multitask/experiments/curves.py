@@ -180,7 +180,7 @@ def draw_learning_curves(
     """
     from matplotlib.figure import Figure
 
-    if words := shown_words(len(tasks)):
+    if words := shown_words(len(tasks), y_label):
         title = f"{title}: {words}"
         tasks = shown_tasks({task: _last_value(runs.values(), task, window) for task in tasks})
     n_columns = min(3, len(tasks))

@@ -51,7 +51,7 @@ def _draw_tasks(sides: Mapping[str, Sequence[Mapping[str, Curve]]], path: Path, 
         for task, (_, values) in seed.items():
             ends[task].append(values[-1])
     tasks = shown_tasks({task: float(np.mean(last)) for task, last in ends.items()})
-    words = shown_words(len(ends))
+    words = shown_words(len(ends), y_label.partition(",")[0])
     panels = {
         task: {preset: [seed[task] for seed in side if task in seed] for preset, side in sides.items()}
         for task in tasks
