@@ -13,7 +13,7 @@ from typing import ClassVar
 
 
 def import_ray(what: str) -> ModuleType:
-    """Import Ray.
+    """Import Ray, whose usage statistics stay off unless ``RAY_USAGE_STATS_ENABLED`` says otherwise.
 
     :param what: what needs it, for the error
     :raises ImportError: without Ray
@@ -82,10 +82,10 @@ class RayConnection:
 def _connect(ray: ModuleType) -> bool:
     """Connect to a cluster or start one; return whether it was started."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS", "local") == "local":
+    if (os.environ.get("RAY_ADDRESS") or "local") == "local":
         try:
-            ray.init(num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
-        except ValueError:  # Ray takes `num_cpus` only for a new cluster, and there is one
+            ray.init(resources={}, include_dashboard=False, **quiet)
+        except ValueError:  # Ray takes `resources` only for a new cluster: `ray start` has begun one on this machine
             pass
         else:
             return True

@@ -15,7 +15,6 @@ from typing import Any
 
 from cloudpickle import dumps
 
-from sb3_multitask.envs.task_env import Description
 from sb3_multitask.process.ray_cluster import RayConnection
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.remote import GRACE, START, RemoteBackend, spec_of
@@ -41,10 +40,8 @@ class RayWorker:
                 self._worker = Worker(*loads(self._job))  # noqa: S301 (our own process has pickled it)
             command, args = loads(request)  # noqa: S301
         except Exception:  # a module that this node lacks
-            reply: bytes = dumps((RAISED, traceback.format_exc()))
-            return reply
-        reply = self._worker.reply(command, args, dumps)
-        return reply
+            return bytes(dumps((RAISED, traceback.format_exc())))
+        return bytes(self._worker.reply(command, args, dumps))
 
 
 class RayBackend(RemoteBackend):
@@ -86,7 +83,7 @@ class RayBackend(RemoteBackend):
             rows = range(len(self.names))
             for row in rows:
                 self._post(row, "make", seeds[row])
-            self.descriptions: list[Description] = self._answers(rows, max(timeout, START), starting=True)
+            self.descriptions = self._answers(rows, max(timeout, START), starting=True)
         except BaseException:
             self.close()
             raise
@@ -139,7 +136,7 @@ class RayBackend(RemoteBackend):
                 dead[row] = e
         if dead:
             first, error = next(iter(dead.items()))
-            self._fail([row for row in dead if self.names[row] == self.names[first]], f"died: {error}", error)
+            self._fail([row for row in dead if self.names[row] == self.names[first]], _death(error), error)
 
     def close(self) -> None:
         if self._is_closed:
@@ -153,3 +150,11 @@ class RayBackend(RemoteBackend):
                 self._ray.kill(actor)
         self.actors, self._replies = [], []
         self._connection.close()
+
+
+def _death(error: Exception) -> str:
+    """Describe Ray's error of an actor that died or is out of reach, without its general advice."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    where = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    process = f" (pid {where['pid']} at {where['ip']})" if {"pid", "ip"} <= where.keys() else ""
+    return f"died{process}: {lines[-1].strip().partition(' Some common causes')[0]}"

@@ -9,6 +9,7 @@ from typing import Any, Never
 import gymnasium as gym
 import numpy as np
 
+from sb3_multitask.envs.task_env import Description
 from sb3_multitask.tasks import Task, registered_id
 from sb3_multitask.vec_env.backends import Info, Transitions, joined
 from sb3_multitask.vec_env.faults import WorkerError
@@ -31,6 +32,7 @@ class RemoteBackend(ABC):
     """
 
     n_threads = 1
+    descriptions: list[Description]
 
     def __init__(self, tasks: Sequence[Task], n_envs_per_task: int, timeout: float) -> None:
         self.timeout = timeout

@@ -16,7 +16,6 @@ from typing import Any, Never
 
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
-from sb3_multitask.envs.task_env import Description
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.remote import GRACE, START, RemoteBackend, spec_of
 from sb3_multitask.vec_env.worker import work
@@ -69,7 +68,7 @@ class SubprocBackend(RemoteBackend):
                 self._start(context, CloudpickleWrapper((task, spec_of(task))), copy, render_mode)
             for row in rows:
                 self._post(row, "make", None if seeds is None else seeds[row])
-            self.descriptions: list[Description] = self._answers(rows, max(timeout, START), starting=True)
+            self.descriptions = self._answers(rows, max(timeout, START), starting=True)
         except BaseException:
             self.close()
             raise

@@ -39,7 +39,8 @@ def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: st
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     end_with_parent()
-    worker = Worker(*job.var, copy, render_mode)
+    task, spec = job.var
+    worker = Worker(task, spec, copy, render_mode)
     while True:
         try:
             command, args = remote.recv()
