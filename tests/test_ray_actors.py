@@ -14,6 +14,7 @@ import pytest
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from helpers.drift import DriftEnv, ReachingEnv, drift_tasks
 from helpers.faulty import make
+from helpers.killed_runs import monitor_rows
 from helpers.steps import step_on
 
 import sb3_multitask as mt
@@ -117,7 +118,7 @@ def padded(task):
 
     def factory():
         env = gym.wrappers.TransformAction(task.make(), lambda a: a[:2], HalfCheetahEnv().action_space)
-        return gym.wrappers.TransformObservation(env, lambda o: np.float64(o), HalfCheetahEnv().observation_space)
+        return gym.wrappers.TransformObservation(env, np.float64, HalfCheetahEnv().observation_space)
 
     return factory
 
@@ -130,7 +131,7 @@ def without_times(infos):
 def test_all_numbers_are_those_of_dummy(connected, tmp_path):
     envs = []
     for backend, cpus in (("dummy", 1), ("ray", 0.5)):
-        folder = tmp_path / backend
+        folder = tmp_path / backend / "monitor"
         kwargs = {"seed": 3, "monitor_dir": folder, "worker_cpus": cpus}
         envs.append(mt.MultiTaskVecEnv(varied_tasks(), 2, backend=backend, **kwargs))
     assert envs[1].backend == "ray"
@@ -151,17 +152,9 @@ def test_all_numbers_are_those_of_dummy(connected, tmp_path):
     assert any("is_success" in info or "success" in info for info in infos)
     assert envs[1].env_is_wrapped(Halving) == [False, False, True, True, False, False]
     assert envs[1].reset_infos == envs[0].reset_infos
-    rows = [
-        [
-            line.rsplit(",", 1)[0]
-            for path in sorted((tmp_path / name).iterdir())
-            for line in path.open()
-            if line[0] != "#"
-        ]
-        for name in ("dummy", "ray")
-    ]
-    assert len(rows[0]) > 10
-    assert [row.split(",")[:2] for row in rows[1]] == [row.split(",")[:2] for row in rows[0]]
+    rows = [monitor_rows(tmp_path / backend) for backend in ("dummy", "ray")]
+    assert rows[0]
+    assert rows[1] == rows[0]
     pids = [pid for _, pid in actors_of(envs[1])]
     for env in envs:
         env.close()
@@ -315,9 +308,13 @@ def test_a_node_that_is_lost_is_an_error_within_seconds(cluster, connected, lost
     else:
         for pid in (raylet, *doomed.values()):
             os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(mt.WorkerError) as error:
-        while time.monotonic() - began < WAIT:  # the processes of a node live for a moment longer than its raylet
+
+    def go_on():  # the processes of a node live for a moment longer than its raylet
+        while time.monotonic() - began < WAIT:
             step_on(env, 1) if first == "step" else env.reset()
+
+    with pytest.raises(mt.WorkerError) as error:
+        go_on()
     assert time.monotonic() - began < WAIT
     said = str(error.value)
     task, rows = ("A", (0, 1, 2)) if "'A'" in said else ("B", (3, 4, 5))
