@@ -19,6 +19,7 @@ from helpers.steps import step_on
 
 import sb3_multitask as mt
 from sb3_multitask.experiments.config import TrainConfig
+from sb3_multitask.vec_env import ray_actors
 
 WAIT = 30
 """Seconds within which a failure must be an error; Ray needs about ten of them to notice that a node is gone."""
@@ -275,6 +276,18 @@ def test_a_cluster_that_is_too_small_or_lacks_a_module_is_an_error(connected, tm
     monkeypatch.undo()
     with pytest.raises(mt.WorkerError, match=r"'A'(.|\n)*ModuleNotFoundError: No module named 'of_this_machine'"):
         mt.MultiTaskVecEnv([mt.Task("A", of_this_machine.Env)], 1, backend="ray")
+
+
+@pytest.mark.slow
+def test_an_actor_that_waits_for_a_cpu_is_an_error(connected, monkeypatch):
+    env = mt.MultiTaskVecEnv(drift_tasks(1), 3, seed=0, backend="ray")
+    monkeypatch.setattr(ray_actors, "START", 1)
+    with pytest.raises(
+        mt.WorkerError, match=r"'A': .* did not start within 1 s; [01] of the cluster's 4 CPUs are free"
+    ):
+        mt.MultiTaskVecEnv(drift_tasks(1), 2, backend="ray", worker_timeout=1)
+    env.reset()
+    env.close()
 
 
 @pytest.mark.slow

@@ -96,8 +96,8 @@ class RayBackend(RemoteBackend):
             raise ValueError(
                 f'`backend="ray"` reserves {num_cpus:g} CPU for each of {len(self.names)} sub-environments, and the '
                 f"cluster has {available:g}. Take fewer copies, or a fraction, "
-                f"MultiTaskVecEnv(..., worker_cpus={max(int(100 * available / len(self.names)), 1) / 100:g}); for a "
-                f"cluster that grows, call ray.autoscaler.sdk.request_resources(num_cpus={needed:g}) first."
+                f"MultiTaskVecEnv(..., worker_cpus={int(100 * available / len(self.names)) / 100:g}); for a cluster "
+                f"that grows, call ray.autoscaler.sdk.request_resources(num_cpus={needed:g}) first."
             )
 
     def _send(self, row: int, command: str, args: tuple[Any, ...]) -> None:
@@ -120,9 +120,15 @@ class RayBackend(RemoteBackend):
             done, _ = self._ray.wait(replies, num_returns=len(replies), timeout=0)
             late = [row for row, reply in zip(rows, replies, strict=True) if reply not in done]
             if late:
-                self._fail(late, f"did not {'start' if starting else 'answer'} within {timeout:g} s")
+                what = f"did not start within {timeout:g} s; {self._free()}" if starting else None
+                self._fail(late, what or f"did not answer within {timeout:g} s")
             answers = self._ray.get(replies)  # the last one came after the timeout
         return [self._value(row, *loads(answer)) for row, answer in zip(rows, answers, strict=True)]  # noqa: S301
+
+    def _free(self) -> str:
+        """Describe the CPUs for which an actor may be waiting."""
+        free, all_of_them = self._ray.available_resources(), self._ray.cluster_resources()
+        return f"{free.get('CPU', 0):g} of the cluster's {all_of_them.get('CPU', 0):g} CPUs are free"
 
     def _raise_if_dead(self, rows: Sequence[int]) -> None:
         """Raise WorkerError if actors have died, which names those of the first one's task."""
