@@ -1,10 +1,12 @@
 """``backend="ray"``: the numbers of "dummy", and a named error within seconds if an actor or a node is lost."""
 
 import copy
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,23 +44,30 @@ def test_configs_know_the_backend():
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def ray_folder():
+    """A folder for Ray's files, by which it finds a cluster of this machine: no other test must find one of these."""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short path, since Ray's sockets lie in it
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder):
     """A cluster of two nodes with two CPUs each; ``RAY_ADDRESS`` names it."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    before = dict(os.environ)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=2)
-        cluster.wait_for_nodes()
-        os.environ["RAY_ADDRESS"] = cluster.address
-        yield cluster
-    finally:
-        cluster.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", ray_folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else a process that finds the cluster takes the token at home
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        try:
+            cluster.add_node(num_cpus=2)
+            cluster.wait_for_nodes()
+            patch.setenv("RAY_ADDRESS", cluster.address)
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -269,11 +278,10 @@ def test_a_cluster_that_is_too_small_or_lacks_a_module_is_an_error(connected, tm
     with pytest.raises(ValueError, match=r"1 CPU for each of 6 .* cluster has 4\..*worker_cpus=0.66"):
         mt.MultiTaskVecEnv(drift_tasks(3), 2, backend="ray")
 
-    (tmp_path / "of_this_machine.py").write_text("from helpers.drift import DriftEnv as Env\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    import of_this_machine
-
-    monkeypatch.undo()
+    (tmp_path / "of_this_machine.py").write_text("from helpers.drift import DriftEnv\nclass Env(DriftEnv): pass\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        of_this_machine = importlib.import_module("of_this_machine")
     with pytest.raises(mt.WorkerError, match=r"'A'(.|\n)*ModuleNotFoundError: No module named 'of_this_machine'"):
         mt.MultiTaskVecEnv([mt.Task("A", of_this_machine.Env)], 1, backend="ray")
 
@@ -306,7 +314,7 @@ def test_actors_make_what_only_this_process_has_registered(connected):
 @pytest.mark.parametrize("lost", ["killed", "unreachable"])
 @pytest.mark.parametrize("first", ["step", "reset"])
 def test_a_node_that_is_lost_is_an_error_within_seconds(cluster, connected, lost, first):
-    node = cluster.add_node(num_cpus=2, resources={"doomed": 2})
+    node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     env = mt.MultiTaskVecEnv(drift_tasks(2), 3, seed=0, backend="ray", worker_timeout=60 if lost == "killed" else 2)
     where = actors_of(env)
@@ -391,11 +399,32 @@ env.close()
 
 @pytest.fixture
 def script(tmp_path):
-    """A script, run with Ray of its own, and the environment variables for it."""
+    """A script, and the environment variables with which it finds no cluster."""
     pytest.importorskip("ray")
     path = tmp_path / "train.py"
     path.write_text(SCRIPT)
-    return path, {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        yield path, {**variables, "RAY_TMPDIR": folder}
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_on_this_machine_is_used_and_stays(cluster):
+    script = """
+import sb3_multitask as mt
+env = mt.MultiTaskVecEnv(["Pendulum-v1"], 1, backend="ray", seed=0)
+import ray
+print(len(ray.nodes()))
+env.close()
+assert not ray.is_initialized()
+"""
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False
+        )
+        assert (done.stderr, done.returncode) == ("", 0)
+        assert int(done.stdout) >= 2
 
 
 @pytest.mark.slow

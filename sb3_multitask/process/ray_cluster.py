@@ -39,7 +39,7 @@ class RayConnection:
     """
 
     _users: ClassVar[int] = 0
-    _job: ClassVar[str | None] = None  # Ray's name of the connection that was made here
+    _made: ClassVar[tuple[str, str] | None] = None  # the connection that was made here
     _has_started: ClassVar[bool] = False
 
     def __init__(self, what: str) -> None:
@@ -48,9 +48,9 @@ class RayConnection:
         if not self.ray.is_initialized():
             with _signals_kept():
                 cls._has_started = _connect(self.ray)
-            cls._users, cls._job = 0, self._current_job()
-        self._own_job = self._current_job()
-        self._is_ours = self._own_job == cls._job
+            cls._users, cls._made = 0, self._current()
+        self._own = self._current()
+        self._is_ours = self._own == cls._made
         cls._users += self._is_ours
 
     @property
@@ -61,10 +61,12 @@ class RayConnection:
     @property
     def is_open(self) -> bool:
         """Whether this process is still connected as it was at the beginning."""
-        return bool(self.ray.is_initialized()) and self._current_job() == self._own_job
+        return bool(self.ray.is_initialized()) and self._current() == self._own
 
-    def _current_job(self) -> str:
-        return str(self.ray.get_runtime_context().get_job_id())
+    def _current(self) -> tuple[str, str]:
+        """Identify what this process is connected to: jobs are numbered, so those of two clusters may be equal."""
+        context = self.ray.get_runtime_context()
+        return context.get_node_id(), context.get_job_id()
 
     def close(self) -> None:
         """End the use."""
