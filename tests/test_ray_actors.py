@@ -452,3 +452,12 @@ def test_no_actor_outlives_a_trainer_that_is_stopped(script, signum):
     assert trainer.returncode != 0
     assert ("KeyboardInterrupt" in err) == (signum == signal.SIGINT)
     assert_ended(pids)
+
+
+def test_a_cluster_without_the_token_is_told_apart_from_an_actor_that_died():
+    lost = "The actor died.\n\tpid: 7\n\tip: 10.0.0.2\nIt is dead because {}.\nThe worker ended. Some common causes are"
+    assert (
+        ray_actors._death(RuntimeError(lost.format("it was killed"))) == "died (pid 7 at 10.0.0.2): The worker ended."
+    )
+    refused = ray_actors._death(RuntimeError(lost.format("all references to the actor were removed")))
+    assert "set RAY_AUTH_MODE=disabled" in refused

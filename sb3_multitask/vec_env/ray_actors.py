@@ -20,6 +20,11 @@ from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env.remote import GRACE, START, RemoteBackend, spec_of
 from sb3_multitask.vec_env.worker import RAISED, Worker
 
+_REFUSED = (
+    " Ray 2.60 says so of a cluster that began before ~/.ray/auth_token was written: set RAY_AUTH_MODE=disabled, or "
+    "start the cluster again."
+)
+
 
 class RayWorker:
     """A worker as an actor.
@@ -163,4 +168,5 @@ def _death(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     where = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     process = f" (pid {where['pid']} at {where['ip']})" if {"pid", "ip"} <= where.keys() else ""
-    return f"died{process}: {lines[-1].strip().partition(' Some common causes')[0]}"
+    hint = _REFUSED if any("all references to the actor were removed" in line for line in lines) else ""
+    return f"died{process}: {lines[-1].strip().partition(' Some common causes')[0]}{hint}"
