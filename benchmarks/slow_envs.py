@@ -63,10 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40, help="steps of one timing")
     parser.add_argument("--repeats", type=int, default=8, help="timings, of which the best counts")
+    parser.add_argument("--delays", type=float, nargs="*", default=DELAYS, help="milliseconds of waiting")
     args = parser.parse_args()
     print("| ms that an environment waits |", " | ".join(f'"{name}"' for name in BACKENDS), "|")
     print("|---" * (len(BACKENDS) + 1) + "|")
-    for delay in DELAYS:
+    for delay in args.delays:
         cells = (f"{milliseconds(name, delay, args.steps, args.repeats):.2f}" for name in BACKENDS)
         print(f"| {delay:g} |", " | ".join(cells), "|", flush=True)
 
