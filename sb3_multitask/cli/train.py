@@ -147,7 +147,7 @@ def _how_to_go_on(config: TrainConfig, folder: RunFolder, modules: Sequence[str]
 
 
 def _announce(text: str) -> None:
-    console.print(text, markup=False)  # brackets in names and paths are no markup
+    console.print(text, markup=False, soft_wrap=True)  # brackets in names and paths are no markup
 
 
 def split_tasks(tasks: str) -> str | tuple[str, ...]:
