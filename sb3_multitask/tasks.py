@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -180,8 +181,7 @@ def resolve_tasks(tasks: TasksLike, *, import_modules: bool = True) -> tuple[Tas
     resolved = tuple(task for entry in entries for task in _resolve_entry(entry, import_modules))
     if not resolved:
         raise ValueError("`tasks` must hold at least one task (got none)")
-    names = [task.name for task in resolved]
-    duplicates = sorted({name for name in names if names.count(name) > 1})
+    duplicates = sorted(name for name, count in Counter(task.name for task in resolved).items() if count > 1)
     if duplicates:
         raise ValueError(
             f"Task names must be unique (twice or more: {', '.join(duplicates)}). "

@@ -7,6 +7,7 @@ import torch as th
 from helpers.drift import recorded_tasks
 from helpers.killed_runs import KillAt, Killed
 from helpers.models import weights_equal
+from helpers.policies import OwnFeatures
 from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_multitask as mt
@@ -69,7 +70,7 @@ class Weights(BaseCallback):
 
 
 def is_critics(name):
-    return name.startswith(("mlp_extractor.value_net", "value_net"))
+    return name.startswith(("mlp_extractor.value_net", "value_net", "vf_features_extractor"))
 
 
 def moves_of(model, n_rollouts=8):
@@ -101,6 +102,26 @@ def test_a_warm_up_needs_no_teachers(engine, schedule):
     moved, names = moves_of(model, 6)
     assert all(names - set(filter(is_critics, names)) <= moves for moves in moved[:2])
     assert all(moves and set(filter(is_critics, moves)) == moves for moves in moved[3:])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task_embedding": 2, "layer_norm": True},
+        {"share": "all"},
+        {"features_extractor_class": OwnFeatures},
+        {"features_extractor_class": OwnFeatures, "share_features_extractor": False},
+    ],
+    ids=["learned", "one_head", "extractor", "extractors_apart"],
+)
+def test_a_warm_up_knows_what_the_actor_shares_with_the_critic(options):
+    rl = mt.PiecewiseConstant({0: 1.0, 0.5: 0.0})
+    model = student("ppo", "torch", rl_coef=rl, critic_coef=1.0, ent_coef=0.1, policy_kwargs=options)
+    moved, names = moves_of(model, 6)
+    critic = set(filter(is_critics, names))
+    assert ("vf_features_extractor.net.0.weight" in critic) == (options.get("share_features_extractor") is False)
+    assert all(names == moves for moves in moved[:2])
+    assert all(moves == critic for moves in moved[3:])
 
 
 def test_what_is_frozen_stays_so(teachers):

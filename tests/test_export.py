@@ -86,6 +86,10 @@ CASES = {
     "state_dependent": {"log_std_mode": "state_dependent", "log_std_init": -1.0, "activation_fn": th.nn.ELU},
     "deep_heads": {"net_arch": {"pi": [], "vf": []}, "head_arch": {"pi": [5, 4], "vf": []}},
     "leaky_relu": {"activation_fn": th.nn.LeakyReLU},
+    "layer_norm": {"layer_norm": True, "head_arch": {"pi": [6, 5], "vf": [4]}},
+    "onehot": {"task_embedding": "onehot"},
+    "learned_vectors": {"task_embedding": 2, "net_arch": [], "head_arch": [6]},
+    "one_head": {"share": "all", "head_arch": [5], "layer_norm": True, "log_std_mode": "state_dependent"},
     "raw": {"normalize": False},
     "one_task": {"tasks": drift_tasks(1, high=0.5)},
 }

@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from helpers.drift import DriftEnv, drift_tasks, recorded_tasks
 from helpers.models import make_model, recorded_model
+from helpers.policies import OwnFeatures
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch import nn
@@ -200,6 +201,11 @@ def test_in_cycle_every_task_is_logged():
     [
         ({"policy_kwargs": {"activation_fn": nn.ReLU}}, "the activation is ReLU, not Tanh"),
         ({"policy_kwargs": {"log_std_mode": "state_dependent"}}, 'log_std_mode is "state_dependent"'),
+        ({"policy_kwargs": {"layer_norm": True}}, "layer_norm is True"),
+        ({"policy_kwargs": {"layer_norm": "critic", "head_arch": []}}, 'layer_norm is "critic"'),
+        ({"policy_kwargs": {"task_embedding": 3}}, "task_embedding is 3"),
+        ({"policy_kwargs": {"share": "all"}}, 'task_embedding is "onehot"'),
+        ({"policy_kwargs": {"features_extractor_class": OwnFeatures}}, "features_extractor_class is OwnFeatures"),
         ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "the optimizer is AdamW"),
         ({"policy_kwargs": {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"momentum": 0.9}}}, "momentum"),
     ],

@@ -182,15 +182,30 @@ def test_unfit_spaces_are_refused_with_the_remedy():
             super().__init__()
             self.observation_space = spaces.Text(5)
 
-    class Discretised(DriftEnv):
-        def __init__(self):
-            super().__init__()
-            self.action_space = spaces.Discrete(2)
-
     with pytest.raises(ValueError, match=r"'x'.*observation space.*Text space.*TransformObservation"):
         mt.MultiTaskVecEnv([mt.Task("x", Written)])
-    with pytest.raises(ValueError, match="Task 'x': its action space must be a Box"):
-        mt.MultiTaskVecEnv([mt.Task("x", Discretised)])
+
+
+@pytest.mark.parametrize(
+    ("space", "instead"),
+    [
+        (spaces.Discrete(2), r"stable_baselines3.PPO, A2C or DQN, a model for each task\."),
+        (spaces.MultiDiscrete([2, 3]), r"stable_baselines3.PPO or A2C, a model for each task\."),
+        (spaces.MultiBinary(3), r"stable_baselines3.PPO or A2C, a model for each task\."),
+        (spaces.Box(-1, 1, (2, 3)), "TransformAction"),
+        (spaces.Tuple([spaces.Discrete(2)]), r"continuous control\.$"),
+    ],
+)
+def test_other_actions_than_vectors_are_refused_with_what_trains_on_them(space, instead):
+    class Acts(DriftEnv):
+        def __init__(self):
+            super().__init__()
+            self.action_space = space
+
+    with pytest.raises(ValueError, match=f"(?s)Task 'x': its action space must be a Box.*{instead}"):
+        mt.MultiTaskVecEnv([mt.Task("x", Acts)])
+    with pytest.raises(ValueError, match=f"(?s)Task 'x': its action space must be a Box.*{instead}"):
+        mt.TaskEnv(Acts(), "x", ["x"])
 
 
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)])

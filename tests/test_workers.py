@@ -110,7 +110,7 @@ def test_a_worker_that_does_not_start_is_an_error(kind, message, monkeypatch):
             time.sleep(60) if kind == "hang" else os.kill(os.getpid(), signal.SIGKILL)
         return DriftEnv()
 
-    monkeypatch.setattr(subproc, "_START", 1)
+    monkeypatch.setattr(subproc, "START", 1)
     with pytest.raises(mt.WorkerError, match=f"Task 'A': .*{message}"):
         alone(factory, worker_timeout=1)
     assert not mp.active_children()

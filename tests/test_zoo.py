@@ -122,7 +122,10 @@ def test_the_zoos_settings_are_those_of_a_run(zoo_file, run_file):
         ({"callback": "stable_baselines3.common.callbacks.NoCallback"}, "`callback` must be a callback of"),
         ({"callback": "stable_baselines3.PPO"}, "`callback` must be a callback of"),
         ({"n_timesteps": None, "learning_rate": "fast"}, "`learning_rate` must be a number, or lin_"),
-        ({"policy_kwargs": {"activation_fn": "nn.ReLU"}}, "`activation_fn` must be one of tanh, relu"),
+        (
+            {"policy_kwargs": {"activation_fn": "nn.RelLU"}},
+            "`activation_fn` must be one of tanh, relu.*Did you mean 'relu'",
+        ),
     ],
 )
 def test_bad_hyperparameters_are_refused(values, message):

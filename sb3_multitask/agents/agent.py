@@ -16,12 +16,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_multitask.envs.observations import (
-    checked_observation,
-    observation_dtype,
-    own_actions,
-    padded_observation,
-)
+from sb3_multitask.agents.layers import Layers, heads_of, trunk_of
+from sb3_multitask.envs.observations import checked_observation, observation_dtype, own_actions, padded_observation
 from sb3_multitask.envs.task_space import TaskSizes, TaskSpace, padded
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
@@ -37,15 +33,15 @@ _ACTIVATIONS: dict[str, Any] = {
     "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "LeakyReLU": lambda x: np.where(x > 0, x, 0.01 * x),
 }
-Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Agent:
-    """A Gaussian policy with a head per task that takes raw, unnormalised observations.
+    """A Gaussian policy with a head per task, or one for all, that takes raw, unnormalised observations.
 
-    :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``, and the
-        critic's weights, which are kept and not used
+    :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``,
+        ``task_vectors.weight`` of a policy with the task in its input, and the critic's weights, which are kept and not
+        used
     :param task_names: in the order of the heads; a single-task policy has one
     :param statistics: statistics that normalise observations; ``None`` for a policy of raw observations
     :param activation: "Tanh", "ReLU", "ELU" or "LeakyReLU"
@@ -89,14 +85,13 @@ class Agent:
                 f"{', '.join(self.task_names)}"
             )
         try:
-            trunk, heads = self._trunk(), self._heads()
-            mean, log_std = self._forward(trunk, [(w[:1], b[:1]) for w, b in heads], 0, np.zeros((1, self.obs_dim)))
+            trunk, heads = trunk_of(self.weights), heads_of(self.weights)
+            mean, log_std = self._forward(
+                trunk, [layer.of_head(slice(1)) for layer in heads], 0, np.zeros((1, self.obs_dim))
+            )
         except (KeyError, ValueError, IndexError) as e:
             raise ValueError(f"the policy's weights do not fit together ({e})") from e
-        if any(len(weight) != n_tasks for weight, _ in heads):
-            raise ValueError(
-                f"the policy has {len(heads[0][0])} heads for {n_tasks} tasks: {', '.join(self.task_names)}"
-            )
+        self._check_tasks(heads)
         if mean.shape != log_std.shape:
             raise ValueError(f"the policy's means {mean.shape} and log-stds {log_std.shape} do not fit")
         if self.statistics is not None and self.statistics.mean.shape != (n_tasks, self.obs_dim):
@@ -131,22 +126,36 @@ class Agent:
             if not low < init < high:
                 raise ValueError(f"`log_std_bounds` must be low, high and a start between (got {self.log_std_bounds})")
 
+    def _check_tasks(self, heads: Layers) -> None:
+        n_heads, vectors, tasks = len(heads[0].weight), self.task_vectors, ", ".join(self.task_names)
+        accepted = (self.n_tasks,) if vectors is None else (self.n_tasks, 1)  # tasks in the input may share a head
+        if n_heads not in accepted or any(len(layer.weight) != n_heads for layer in heads):
+            raise ValueError(f"the policy has {n_heads} heads for {self.n_tasks} tasks: {tasks}")
+        if vectors is not None and len(vectors) != self.n_tasks:
+            raise ValueError(f"the policy has vectors of {len(vectors)} tasks for {self.n_tasks} tasks: {tasks}")
+
     @property
     def n_tasks(self) -> int:
         return len(self.task_names)
 
     @property
     def obs_dim(self) -> int:
-        return int(self._trunk()[0][0].shape[0]) if self._trunk() else int(self._heads()[0][0].shape[1])
+        first = [*trunk_of(self.weights), *heads_of(self.weights)][0].weight
+        return int(first.shape[-2]) - (0 if self.task_vectors is None else self.task_vectors.shape[1])
+
+    @property
+    def task_vectors(self) -> np.ndarray | None:
+        """What follows the observation in the input, a vector per task, (n_tasks, dim); ``None``: nothing."""
+        return self.weights.get("task_vectors.weight")
 
     @property
     def action_dim(self) -> int:
-        width = int(self._heads()[-1][0].shape[2])
+        width = int(heads_of(self.weights)[-1].weight.shape[2])
         return width // 2 if self.log_std_bounds is not None else width
 
     @property
     def layers(self) -> tuple[Layers, Layers]:
-        """Weights and biases of the shared trunk, (in, out) and (out,), and of the heads, with a leading (n_tasks,)."""
+        """Layers of the shared trunk, and of the heads, with a leading (n_tasks,), or (1,) for a head for all tasks."""
         parts: tuple[Layers, Layers] = self._parts  # type: ignore[attr-defined]
         return parts
 
@@ -200,7 +209,8 @@ class Agent:
             obs = self.statistics.normalize(obs, head)
         if sizes.has_padding:
             obs = np.where(sizes.obs_mask[head], obs, 0)
-        mean, log_std = self._forward(trunk, [(w[head], b[head]) for w, b in heads], head, obs)
+        mine = [layer.of_head(head if len(layer.weight) > 1 else 0) for layer in heads]
+        mean, log_std = self._forward(trunk, mine, head, obs)
         n = sizes.action_dims[head]
         return mean[:, :n], log_std[:, :n]
 
@@ -243,33 +253,16 @@ class Agent:
             actions = actions[0]
         return own_actions(actions, task, self.sizes), state
 
-    # The networks, from a state dict of ours or of SB3
-
-    def _trunk(self) -> Layers:
-        """(weight (in, out), bias (out,)) of every shared layer."""
-        return [(w.T, b) for w, b in self._numbered("mlp_extractor.policy_net.")]
-
-    def _heads(self) -> Layers:
-        """(weight (n_tasks, in, out), bias (n_tasks, out)) of every layer of the heads."""
-        if "action_net.weight" in self.weights:  # SB3's single head is one Linear
-            return [(self.weights["action_net.weight"].T[None], self.weights["action_net.bias"][None])]
-        return self._numbered("action_net.layers.")
-
-    def _numbered(self, prefix: str) -> Layers:
-        numbers = sorted(
-            int(name[len(prefix) : -len(".weight")])
-            for name in self.weights
-            if name.startswith(prefix) and name.endswith(".weight")
-        )
-        return [(self.weights[f"{prefix}{i}.weight"], self.weights[f"{prefix}{i}.bias"]) for i in numbers]
-
     def _forward(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         activation = _ACTIVATIONS[self.activation]
         x = np.asarray(x, dtype=np.float32)
-        *hidden, (weight, bias) = [*trunk, *head]
-        for w, b in hidden:
-            x = activation(x @ w + b)
-        output = x @ weight + bias
+        if self.task_vectors is not None:
+            mine = self.task_vectors[index]
+            x = np.concatenate([x, np.broadcast_to(mine, (len(x), len(mine)))], axis=1)
+        *hidden, last = [*trunk, *head]
+        for layer in hidden:
+            x = activation(layer(x))
+        output = last(x)
         output = output[0] if output.ndim == 3 else output
         if self.log_std_bounds is not None:
             mean, raw = np.split(output, 2, axis=-1)

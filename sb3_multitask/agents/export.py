@@ -16,7 +16,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from torch import nn
+from torch.nn import functional
 
 from sb3_multitask.agents.agent import Agent, agent_of
 from sb3_multitask.agents.files import describe_tasks
+from sb3_multitask.policies.heads import TaskLayerNorm
 from sb3_multitask.storage.files import replacing
 
 if TYPE_CHECKING:
@@ -110,8 +112,9 @@ def metadata_of(agent: Agent) -> dict[str, str]:
 class _DeterministicPolicy(nn.Module):
     """An agent's normaliser, trunk and heads, written with operations that every runtime has.
 
-    Every head is applied to every row, and the output of the row's task is selected. ONNX cannot group rows as
-    ``policies.heads.TaskRows`` does, and weights gathered by row would be larger than the outputs of all heads.
+    A head that all tasks share is applied once. Else every head is applied to every row, and the output of the row's
+    task is selected. ONNX cannot group rows as ``policies.heads.TaskRows`` does, and weights gathered by row would be
+    larger than the outputs of all heads.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -119,8 +122,11 @@ class _DeterministicPolicy(nn.Module):
         trunk, heads = agent.layers
         self.n_tasks, self.action_dim = agent.n_tasks, agent.action_dim
         self.activation = getattr(nn, agent.activation)()
-        self.trunk = nn.ModuleList(_Layer(weight, bias) for weight, bias in trunk)
-        self.heads = nn.ModuleList(_Layer(weight, bias[:, None]) for weight, bias in heads)
+        self.n_heads = len(heads[0].weight)
+        self.trunk = nn.ModuleList(_Layer(*layer) for layer in trunk)
+        self.heads = nn.ModuleList(_Layer(layer.weight, *_by_head(layer[1:])) for layer in heads)
+        vectors = agent.task_vectors
+        self.task_vectors = None if vectors is None else nn.Buffer(th.from_numpy(vectors.astype(np.float32)))
         statistics = agent.statistics
         self.clip = None if statistics is None else statistics.clip
         if statistics is not None:  # float64, as in the normaliser, so that large observations keep their precision
@@ -144,28 +150,50 @@ class _DeterministicPolicy(nn.Module):
         hidden = obs.float()
         if self.has_padding:
             hidden = th.where(self.obs_mask[task], hidden, 0.0)
+        if self.task_vectors is not None:
+            hidden = th.cat([hidden, self.task_vectors[task]], dim=1)
         for layer in self.trunk:
             hidden = self.activation(layer(hidden))
-        hidden = hidden.expand(self.n_tasks, -1, -1)
+        hidden = hidden.expand(self.n_heads, -1, -1)
         *own, output = self.heads
         for layer in own:
             hidden = self.activation(layer(hidden))
         outputs = output(hidden).transpose(0, 1)[:, :, : self.action_dim]  # a log-std may follow the mean
-        mine = task.view(-1, 1, 1).expand(-1, 1, self.action_dim)
-        mean = outputs.gather(1, mine).squeeze(1)
+        if self.n_heads == 1 < self.n_tasks:
+            mean = outputs[:, 0]
+        else:
+            mine = task.view(-1, 1, 1).expand(-1, 1, self.action_dim)
+            mean = outputs.gather(1, mine).squeeze(1)
         low, high = (self.low, self.high) if self.low.ndim == 1 else (self.low[task], self.high[task])
         return th.minimum(th.maximum(mean, low), high)  # which are 0 in the padding
 
 
-class _Layer(nn.Module):
-    """``x @ weight + bias``, for weights (in, out), or (n_tasks, in, out) with a bias (n_tasks, 1, out)."""
+def _by_head(parts: Iterable[np.ndarray | None]) -> Iterator[np.ndarray | None]:
+    """(n_heads, out) -> (n_heads, 1, out), for rows of every head."""
+    return (None if part is None else part[:, None] for part in parts)
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+
+class _Layer(nn.Module):
+    """``x @ weight + bias``, for weights (in, out), or (n_heads, in, out) with a bias (n_heads, 1, out).
+
+    With ``scale`` and ``shift``, like the bias, a layer norm follows.
+    """
+
+    weight: th.Tensor
+    bias: th.Tensor
+    scale: th.Tensor | None
+    shift: th.Tensor
+
+    def __init__(self, weight: np.ndarray, *others: np.ndarray | None) -> None:
         super().__init__()
-        self.weight, self.bias = (nn.Buffer(th.from_numpy(array.astype(np.float32))) for array in (weight, bias))
+        for name, array in zip(("weight", "bias", "scale", "shift"), (weight, *others), strict=True):
+            self.register_buffer(name, None if array is None else th.from_numpy(array.astype(np.float32)))
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return x @ self.weight + self.bias
+        x = x @ self.weight + self.bias
+        if self.scale is None:
+            return x
+        return functional.layer_norm(x, x.shape[-1:], eps=TaskLayerNorm.eps) * self.scale + self.shift
 
 
 def _traced(agent: Agent) -> th.export.ExportedProgram:

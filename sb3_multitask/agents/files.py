@@ -126,7 +126,7 @@ def _agent_of_zoo(training: ZooFolder, normalizer: str | Path | None) -> Agent:
     policy = read_sb3_zip(training.model)
     if normalizer is None and policy.statistics is None:
         normalizer = training.statistics
-    if policy.n_heads > 1 or policy.task_names is not None:
+    if policy.n_tasks > 1 or policy.task_names is not None:
         return _agent_of_zip(policy, normalizer, training.tasks)
     facts = {"env_id": training.own_id, **({"wrapper": training.wrapper} if training.wrapper else {})}
     agent = _agent_of_zip(
@@ -146,9 +146,9 @@ def _agent_of_zip(
         statistics = read_vec_normalize(normalizer)
     names = policy.task_names or (statistics and statistics.task_names)
     names = names or (tuple(task.name for task in tasks) if tasks else None)
-    if names is None and policy.n_heads > 1:
+    if names is None and policy.n_tasks > 1:
         raise ValueError(
-            f"it does not name the tasks of its {policy.n_heads} heads: they are in the folder of its training, and in "
+            f"it does not name its {policy.n_tasks} tasks: they are in the folder of its training, and in "
             "the file of its normaliser (`normalizer`)"
         )
     if policy.saw_vec_normalize and statistics is None:

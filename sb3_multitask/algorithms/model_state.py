@@ -13,6 +13,8 @@ import torch as th
 from sb3_multitask.tasks import Task
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+OPTIONS = "policy_options"
+"""Key of a setting that says how the policy's nets differ from the default; it is left out if they do not."""
 _NORMALIZER = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 
 
@@ -36,10 +38,22 @@ def settings_of(model: Any) -> dict[str, Any]:
         "n_envs_per_task": getattr(model.env and model.env.unwrapped, "n_envs_per_task", None),
         "frozen": list(model.frozen),
         "activation": getattr(policy.activation_fn, "__name__", repr(policy.activation_fn)),
+        **({OPTIONS: _plain_option(options)} if (options := policy.options()) else {}),
         "envs": [_describe(task) for task in model.tasks or ()],
         "task_names": list(model.task_names or ()),
         "weights": {name: list(tensor.shape) for name, tensor in policy.state_dict().items()},
     }
+
+
+def _plain_option(value: Any) -> Any:
+    """An argument of the policy with names in place of classes and functions, the same in every process."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain_option(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_option(item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def number_or_schedule(value: Any) -> Any:

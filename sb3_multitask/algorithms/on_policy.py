@@ -278,7 +278,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         total_timesteps, callback_object = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        task_logs.make_room_for_tasks(self.logger, self.task_names or ())
+        task_logs.make_room_for_tasks(self.logger, self.task_names or (), shorten=not self._custom_logger)
         if self.task_schedule == "cycle":  # every task has its turn
             env: Any = self.env
             rollout = self.n_steps * self.n_envs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Never
@@ -14,7 +14,9 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.algorithms.task_table import TaskTableFormat, shorten_tables
 from sb3_multitask.losses import Evaluation, Loss
+from sb3_multitask.many_tasks import listed
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.storage.csv_log import quote_keys
@@ -23,18 +25,26 @@ _NOWHERE = ("",)  # SB3's way to say that a value is excluded from no output
 _LONGEST_PREFIX_AND_KEY = len("rollout//explained_variance")
 
 
-def make_room_for_tasks(logger: Logger, task_names: Iterable[str], prefix: str = "") -> None:
+def make_room_for_tasks(
+    logger: Logger, task_names: Collection[str], prefix: str = "", *, shorten: bool = False
+) -> None:
     """Widen the logger's tables so that keys with task names are not cut, and let its CSV quote commas in them.
 
     :param prefix: what stands before the task's name; what is before its first slash is a heading of the table
+    :param shorten: whether the table on stdout leaves out most rows of many tasks, as the logger's are that SB3 makes;
+        a logger of the user's own keeps everything
     SB3 cuts keys at 36 characters and raises when two become equal, which long task names make happen.
     """
     longest = max(map(len, task_names), default=0)
     needed = longest + _LONGEST_PREFIX_AND_KEY + len(prefix.partition("/")[2])
     quote_keys(logger)
+    if shorten:
+        shorten_tables(logger)
     for output_format in logger.output_formats:
         if isinstance(output_format, HumanOutputFormat):
             output_format.max_length = max(output_format.max_length, needed)
+        if isinstance(output_format, TaskTableFormat):
+            output_format.know_tasks(task_names, logger)
 
 
 def log_evaluation(
@@ -250,6 +260,6 @@ def refuse_update(names: Sequence[str], evaluation: Evaluation) -> Never:
     """
     guilty = [names[task] for task in evaluation.not_finite()]
     raise RuntimeError(
-        f"The loss is not finite because of {', '.join(guilty) or 'the policy itself'}: NaN or infinite rewards, "
+        f"The loss is not finite because of {listed(guilty) or 'the policy itself'}: NaN or infinite rewards, "
         "observations or weights. The update was not made."
     )

@@ -11,15 +11,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
-from sb3_multitask.policies.task_steps import stacked_parameters
+from sb3_multitask.policies.task_steps import onehot_inputs, stacked_parameters
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
+_EXTRACTORS = ("features_extractor.", "vf_features_extractor.")
 
 
 def transfer(
     model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mapping[str, str], heads: bool = True
 ) -> None:
-    """Give tasks of a model what another task has learned: weights of its head, log-std, and statistics.
+    """Give tasks of a model what another task has learned: its head, log-std, place in the input, and statistics.
 
     From another model the trunk is copied too, so that its heads go on to mean the same. The optimizer's state stays.
     Everything is checked first: a call that raises has changed nothing.
@@ -44,19 +45,22 @@ def transfer(
     _check_same_sizes(model, source, tasks, heads=heads)
     ours, theirs = (_carried(side.policy, heads=heads) for side in (model, source))
     per_task = set(stacked_parameters(model.policy))
-    _check_same_nets(ours, theirs, per_task)
     _check_same_meaning(model, source, heads=heads)
+    onehot = {
+        name: (model.policy.n_tasks, source.policy.n_tasks) for name in onehot_inputs(model.policy) if name in ours
+    }
+    _check_same_nets(ours, theirs, per_task, onehot)
     receiver, giver = model.get_vec_normalize_env(), source.get_normalizer_state()
     if receiver is None and model.get_normalizer_state() is not None:
         raise ValueError("`model` has no env, whose normaliser takes over the statistics: load it with one")
     copies = {name: parameter.detach().clone() for name, parameter in theirs.items()}
+    for name in onehot:
+        copies[name] = _with_columns_of(
+            ours[name].detach(), copies[name], model.policy.n_tasks, pairs, name in per_task
+        )
     with th.no_grad():
-        for name, parameter in ours.items():
-            if name not in per_task:
-                parameter.copy_(copies[name])
-                continue
-            for target, origin in pairs:
-                parameter[target] = copies[name][origin]
+        _copy_weights(ours, copies, per_task, pairs)
+        _copy_averages(model, source)
     if receiver is not None and giver is not None:
         _copy_statistics(receiver, giver, pairs, returns=heads)
 
@@ -64,8 +68,9 @@ def transfer(
 def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     """Keep parameters as they are from now on; ``save`` and ``load`` keep that too.
 
-    :param what: ``"trunk"``: the layers that all tasks share; ``"all_but_last"``: everything but the heads' output
-        layers and the log-std (the paper's fine-tuning, section 4.2); ``"nothing"``: train everything again
+    :param what: ``"trunk"``: the layers that all tasks share before the heads, a features extractor included;
+        ``"all_but_last"``: everything but the heads' output layers and the log-std (the paper's fine-tuning, section
+        4.2); ``"nothing"``: train everything again
     :raises TypeError: if it is no multi-task model
     :raises ValueError: on anything else
     """
@@ -73,13 +78,11 @@ def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     if what not in get_args(Frozen):
         raise ValueError(f"`what` must be one of {', '.join(get_args(Frozen))} (got {what!r})")
     policy = model.policy
-    trunk = [f"mlp_extractor.{name}" for name, _ in policy.mlp_extractor.named_parameters()]
-    hidden = [
-        f"{net}.layers.{i}.{part}"
-        for net, heads in (("action_net", policy.action_net), ("value_net", policy.value_net))
-        for i in range(len(heads.layers) - 1)
-        for part in ("weight", "bias")
-    ]
+    names = [name for name, _ in policy.named_parameters()]
+    trunk = [name for name in names if name.startswith((*_EXTRACTORS, "mlp_extractor."))]
+    last = [f"{net}.layers.{len(getattr(policy, net).layers) - 1}." for net in ("action_net", "value_net")]
+    before_last = [name for name in names if name.startswith(("task_vectors.", "action_net.", "value_net."))]
+    hidden = [name for name in before_last if not name.startswith(tuple(last))]
     frozen = {"trunk": trunk, "all_but_last": trunk + hidden, "nothing": []}[what]
     model.frozen = tuple(frozen)
     policy.set_frozen(frozen)
@@ -89,6 +92,46 @@ def _carried(policy: Any, *, heads: bool) -> dict[str, nn.Parameter]:
     """Return names and parameters of what is carried: all, or the trunk."""
     of_heads = () if heads else ("action_net.", "value_net.", "log_std")
     return {name: parameter for name, parameter in policy.named_parameters() if not name.startswith(of_heads)}
+
+
+def _copy_weights(
+    ours: Mapping[str, th.Tensor],
+    copies: Mapping[str, th.Tensor],
+    per_task: set[str],
+    pairs: Sequence[tuple[int, int]],
+) -> None:
+    for name, parameter in ours.items():
+        if name not in per_task:
+            parameter.copy_(copies[name])
+            continue
+        for target, origin in pairs:
+            parameter[target] = copies[name][origin]
+
+
+def _copy_averages(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm) -> None:
+    """Copy what a features extractor keeps besides weights, such as averages of a batch norm."""
+    theirs = dict(source.policy.named_buffers())
+    for name, buffer in model.policy.named_buffers():
+        if name.startswith(_EXTRACTORS):
+            buffer.copy_(theirs[name])
+
+
+def _with_columns_of(
+    ours: th.Tensor, theirs: th.Tensor, n_tasks: int, pairs: Sequence[tuple[int, int]], is_per_task: bool
+) -> th.Tensor:
+    """Return the source's weights of a layer with one-hot tasks among its inputs, with a column for each of our tasks.
+
+    A task that receives gets the column of the task that it receives from; other tasks keep theirs.
+
+    :param ours: weights, whose axis 1 are the inputs; the last ``n_tasks`` of these are the tasks
+    :param theirs: the source's, with its own tasks
+    :param is_per_task: whether axis 0 are the tasks of either side, of whose columns each needs its own only
+    """
+    n_features = ours.shape[1] - n_tasks
+    columns = theirs.new_zeros(len(theirs), n_tasks, *theirs.shape[2:]) if is_per_task else ours[:, n_features:].clone()
+    for target, origin in pairs:
+        columns[:, target] = theirs[:, n_features + origin]
+    return th.cat([theirs[:, :n_features], columns], dim=1)
 
 
 def _copy_statistics(
@@ -148,7 +191,10 @@ def _check_same_sizes(
 
 def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, *, heads: bool) -> None:
     """Weights mean the same under the same activation, log-std and normalisation only."""
-    names = ["activation_fn", *(["log_std_mode"] if heads else [])]
+    options = {**model.policy.options(), **source.policy.options()}
+    names = ["activation_fn", *(name for name in options if name != "share")]
+    if heads:
+        names += ["log_std_mode", "share"]
     if heads and model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these
         names += ["log_std_bounds", "log_std_init"]
     for name in names:
@@ -164,11 +210,21 @@ def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, *
         raise ValueError(f"The source has weights that are not finite: {', '.join(bad)}")
 
 
-def _check_same_nets(ours: Mapping[str, th.Tensor], theirs: Mapping[str, th.Tensor], per_task: set[str]) -> None:
-    def sizes(parameters: Mapping[str, th.Tensor]) -> dict[str, list[int]]:
-        return {name: list(p.shape[1:] if name in per_task else p.shape) for name, p in parameters.items()}
+def _check_same_nets(
+    ours: Mapping[str, th.Tensor],
+    theirs: Mapping[str, th.Tensor],
+    per_task: set[str],
+    onehot: Mapping[str, tuple[int, int]],
+) -> None:
+    """Raise if parameters differ in their sizes, but for the tasks, which are ``onehot``'s inputs on either side."""
 
-    first, second = sizes(ours), sizes(theirs)
+    def sizes(parameters: Mapping[str, th.Tensor], side: int) -> dict[str, list[int]]:
+        found = {name: list(parameter.shape) for name, parameter in parameters.items()}
+        for name in onehot.keys() & found.keys():
+            found[name][1] -= onehot[name][side]
+        return {name: size[1:] if name in per_task else size for name, size in found.items()}
+
+    first, second = sizes(ours, 0), sizes(theirs, 1)
     different = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     if different:
         lines = [f"  {name}: {first.get(name)} here, {second.get(name)} in the source" for name in different]

@@ -55,6 +55,5 @@ def evaluate(
         deterministic=chosen.deterministic,
         seed=chosen.seed,
     )
-    console.print(
-        results_table({"return": results}, f"{escape(chosen.model)}, episodes per task: {chosen.n_eval_episodes}")
-    )
+    title = f"{escape(chosen.model)}, episodes per task: {chosen.n_eval_episodes}"
+    console.print(results_table({"return": results}, title, "mt.evaluate_tasks returns all in Python"))

@@ -125,7 +125,8 @@ def train(
         if resume is None and run_dir is None and not folder.results.exists():  # of a run that never began
             shutil.rmtree(folder.path)
         raise
-    console.print(results_table(results, f"Return per episode, {run_config.n_eval_episodes} episodes each"))
+    title = f"Return per episode, {run_config.n_eval_episodes} episodes each"
+    console.print(results_table(results, title, f"all are in {escape(str(folder.results))}"))
     curves = "" if run_config.sequential else "No episode ended, so there are no learning curves; "
     if folder.curves.exists():
         curves = f"Learning curves: [bold]{escape(str(folder.curves))}[/bold]; "

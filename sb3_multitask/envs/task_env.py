@@ -90,6 +90,17 @@ def task_observation_space(box: spaces.Box, n_tasks: int) -> spaces.Dict:
     return spaces.Dict({"obs": box, "task": spaces.Discrete(n_tasks)})
 
 
+def _instead_of(action_space: spaces.Space[Any]) -> str:
+    """Name what trains on actions that this package does not take."""
+    if isinstance(action_space, spaces.Discrete):
+        return " Train on it with stable_baselines3.PPO, A2C or DQN, a model for each task."
+    if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return " Train on it with stable_baselines3.PPO or A2C, a model for each task."
+    if isinstance(action_space, spaces.Box):
+        return " A wrapper of the environment, such as gymnasium.wrappers.TransformAction, can flatten it."
+    return ""
+
+
 def check_spaces(env: Description) -> tuple[spaces.Box, spaces.Box]:
     """Return the observation and action space of a task's environment, if this package can train on them.
 
@@ -114,7 +125,7 @@ def check_spaces(env: Description) -> tuple[spaces.Box, spaces.Box]:
     if not isinstance(env.action_space, spaces.Box) or len(env.action_space.shape) != 1:
         raise ValueError(
             f"Task {env.task!r}: its action space must be a Box of shape (action_dim,), not {env.action_space}: "
-            "this package is for continuous control."
+            f"this package is for continuous control.{_instead_of(env.action_space)}"
         )
     return env.observation_space, env.action_space
 

@@ -90,7 +90,8 @@ class MultiTaskEvalCallback(EvalCallback):
 
     def _on_training_start(self) -> None:
         self._last_timesteps = self.num_timesteps
-        make_room_for_tasks(self.logger, checked_env(self.model, self.eval_env).task_names, self.log_name)
+        names = checked_env(self.model, self.eval_env).task_names
+        make_room_for_tasks(self.logger, names, self.log_name, shorten=not self.model._custom_logger)
 
     def _on_step(self) -> bool:
         due = self.num_timesteps // self.eval_freq > self._last_timesteps // self.eval_freq

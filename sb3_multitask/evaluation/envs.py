@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
@@ -99,12 +100,21 @@ def heads_of(model: Evaluable, tasks: Sequence[Task]) -> np.ndarray | None:
     if len(names) == 1:
         return np.zeros(len(tasks), dtype=np.int64)
     own = getattr(model, "tasks", None) or getattr(env, "tasks", None) or ()
-    by_id = {registered_id(one.env_id): one.name for one in own if isinstance(one.env_id, str) and not one.env_kwargs}
+    by_id = defaultdict(list)
+    for one in own:
+        if isinstance(one.env_id, str) and not one.env_kwargs:
+            by_id[registered_id(one.env_id)].append(one.name)
     heads = []
     for task in tasks:
         name = task.name
         if name not in names and isinstance(task.env_id, str) and name == registered_id(task.env_id):  # a bare id
-            name = by_id.get(name, name)
+            same = by_id[name]
+            if len(same) > 1:
+                raise ValueError(
+                    f"The model has several heads for {name}: {', '.join(same)}. Say which one is evaluated by its "
+                    f"name: Task({same[0]!r}, {task.env_id!r})"
+                )
+            name = same[0] if same else name
         if name not in names:
             raise ValueError(
                 f"The model has no head for task {task.name!r}.{did_you_mean(task.name, names)} "

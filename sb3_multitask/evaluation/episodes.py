@@ -28,7 +28,7 @@ class TaskEpisodesCallback(BaseCallback):
     def _on_training_start(self) -> None:
         names: tuple[str, ...] = self.training_env.unwrapped.task_names  # type: ignore[attr-defined]
         self._tasks = {name: deque(maxlen=self.model._stats_window_size) for name in names}
-        make_room_for_tasks(self.logger, names)
+        make_room_for_tasks(self.logger, names, shorten=not self.model._custom_logger)
 
     def _on_rollout_start(self) -> None:
         if self._all is not None:

@@ -26,6 +26,7 @@ from sb3_multitask.evaluation.envs import (
     wrappers_of,
 )
 from sb3_multitask.evaluation.results import TaskResult, TaskResults
+from sb3_multitask.many_tasks import listed
 from sb3_multitask.process.generators import seed_torch, seeded_globals
 from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.tasks import TasksLike, resolve_tasks
@@ -136,11 +137,11 @@ def _run_episodes(
                 capped.add(name)
     faults = {name: count - n_faults[name] for name, count in venv.fault_counts.items() if count > n_faults[name]}
     if faults:
-        counts = ", ".join(f"{name} ({count})" for name, count in faults.items())
+        counts = listed([f"{name} ({count})" for name, count in faults.items()])
         warnings.warn(f"Episodes with faults were played again: {counts}.", stacklevel=3)
     if capped:
         warnings.warn(
-            f"Episodes of {', '.join(sorted(capped))} did not end within {max_episode_steps} steps "
+            f"Episodes of {listed(sorted(capped))} did not end within {max_episode_steps} steps "
             "(`max_episode_steps`); their returns count up to there.",
             stacklevel=3,
         )

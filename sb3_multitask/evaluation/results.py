@@ -8,6 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from sb3_multitask.many_tasks import AT_EACH_END, gap, shown_tasks
+
 _MAX_RETURN = 1e300  # the variance of larger returns overflows
 
 
@@ -93,13 +95,18 @@ class TaskResults(dict[str, TaskResult]):
     def __str__(self) -> str:
         """Return a table: mean, standard deviation, number and mean length of each task's episodes; mean over tasks.
 
-        It has a column of success rates if a task says success.
+        It has a column of success rates if a task says success. Of more than 20 tasks it shows the ten with the lowest
+        and the ten with the highest mean return; the dict and its means have all.
         """
         rows = [["task", "mean return", "std", "episodes", "mean length", "success"]]
-        for name, result in self.items():
+        shown = shown_tasks({name: result.mean_reward for name, result in self.items()})
+        for name in shown:
+            result = self[name]
             length, n_episodes = f"{np.mean(result.episode_lengths):.1f}", str(len(result.episode_rewards))
             returns = [f"{result.mean_reward:.1f}", f"{result.std_reward:.1f}"]
             rows.append([name, *returns, n_episodes, length, percent(result.success_rate)])
+        if len(shown) < len(self):
+            rows.insert(1 + AT_EACH_END, [gap(len(self)), *[""] * (len(rows[0]) - 1)])
         mean_success = mean_success_rate(self.values())
         if len(self) > 1:
             mean = np.mean([result.mean_reward for result in self.values()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,6 +16,7 @@ from sb3_multitask.algorithms import arguments_of, has_ability, task_terms_of
 from sb3_multitask.checkpoint.snapshot import descend
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation.envs import tasks_of
+from sb3_multitask.many_tasks import MANY, listed
 
 Layout = dict[str, dict[str, list[Any]]]
 _NOT_HPARAMS = {"env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}
@@ -25,10 +26,11 @@ _VIDEO_SIZE = (192, 144)
 class MultiTaskTensorBoardCallback(BaseCallback):
     """In TensorBoard, show one chart for all tasks, the hyper-parameters, and on request films.
 
-    In the tab *Custom Scalars* the charts ``rollout``, ``train``, ``distill`` and ``eval`` have a line per task. The
-    tab *HParams* has the arguments of the algorithm and the returns of each task. With ``video_freq`` the tab *Images*
-    has a film of every task, from the untrained agent on, deterministic and at real-time speed. A separate process
-    renders the films; they do not change the training.
+    In the tab *Custom Scalars* the charts ``rollout``, ``train``, ``distill`` and ``eval`` have a line per task, and at
+    most 20 lines: more tasks have several charts of each key, and of returns and lengths one of the means over the
+    tasks. The tab *HParams* has the arguments of the algorithm and the returns of each task, of more than 20 tasks
+    their mean. With ``video_freq`` the tab *Images* has a film of every task, from the untrained agent on,
+    deterministic and at real-time speed. A separate process renders the films; they do not change the training.
 
     :param video_freq: **environment steps** (over all tasks) between two films of every task; ``None`` makes no films
     :param video_steps: environment steps of each task that a film lasts
@@ -138,17 +140,37 @@ def chart_layout(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Se
     if has_ability(model, "distils") and getattr(model, "is_taught", False):
         keys["distill"] = ("loss", "kl")
     keys |= dict.fromkeys(eval_names, ("mean_reward", "mean_ep_length"))
-    return {  # TensorBoard interprets tags as regular expressions
-        group: {key: ["Multiline", [re.escape(f"{group}/{name}/{key}") for name in task_names]] for key in of_group}
-        for group, of_group in keys.items()
-    }
+    layout: Layout = {}
+    for group, of_group in keys.items():
+        layout[group] = {}
+        for key in of_group:
+            if len(task_names) > MANY and group in ("rollout", *eval_names):
+                overall = ("mean_reward", "worst_task_reward") if key == "mean_reward" else (key,)
+                layout[group][f"{key}, of all tasks"] = _chart(f"{group}/{one}" for one in overall)
+            for title, names in _charts_of_tasks(key, task_names):
+                layout[group][title] = _chart(f"{group}/{name}/{key}" for name in names)
+    return layout
+
+
+def _chart(tags: Iterable[str]) -> list[Any]:
+    return ["Multiline", [re.escape(tag) for tag in tags]]  # TensorBoard interprets tags as regular expressions
+
+
+def _charts_of_tasks(key: str, names: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the title and the tasks of every chart of a key: of at most 20 lines."""
+    if len(names) <= MANY:
+        yield key, names
+        return
+    for start in range(0, len(names), MANY):
+        some = names[start : start + MANY]
+        yield f"{key}, tasks {start + 1} to {start + len(some)}", some
 
 
 def hyper_parameters(model: BaseAlgorithm, task_names: Sequence[str]) -> dict[str, bool | float | str]:
     """Return the arguments of a model that it stores; schedules by their initial values."""
     found: dict[str, bool | float | str] = {
         "algorithm": type(model).__name__,
-        "tasks": ", ".join(task_names),
+        "tasks": listed(task_names),
         "n_envs": model.n_envs,
     }
     for name in arguments_of(type(model)):
@@ -164,7 +186,9 @@ def hyper_parameters(model: BaseAlgorithm, task_names: Sequence[str]) -> dict[st
 
 
 def _metrics(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Sequence[str]) -> list[str]:
-    """Return the tags by which runs are compared."""
+    """Return the tags by which runs are compared; those of single tasks, unless there are more than 20."""
+    if len(task_names) > MANY:
+        task_names = ()
     of_tasks = [f"rollout/{name}/ep_rew_mean" for name in task_names] if has_ability(model, "logs_tasks") else []
     metrics = ["rollout/ep_rew_mean", *of_tasks]
     for group in eval_names:

@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+
 from sb3_multitask.agents.files import save_agent
 from sb3_multitask.agents.trained_files import SHARED_NAME
 from sb3_multitask.evaluation.films import NoRendererError
 from sb3_multitask.evaluation.results import TaskResult, mean_success_rate, percent
 from sb3_multitask.experiments.card_sources import CardSource, read_source
 from sb3_multitask.experiments.report.clips import render_clips
-from sb3_multitask.experiments.report.tables import Table, markdown_text
+from sb3_multitask.experiments.report.tables import Table, brief_rows, markdown_text
+from sb3_multitask.many_tasks import listed, shown_tasks, shown_words
 from sb3_multitask.storage.files import write_text
 from sb3_multitask.storage.yaml_files import yaml_text
 
@@ -61,11 +64,17 @@ def write_card(run: str | Path, output: str | Path, clips: bool = True, n_eval_e
 
 
 def _film(run: CardSource, output: Path) -> dict[str, Path]:
-    """Film clips of the run's tasks; return none if there is no renderer."""
+    """Film clips of the run's tasks, of many those that the table shows; return none if there is no renderer."""
+    shown = set(shown_tasks({task.name: _scores(run).get(task.name, np.nan) for task in run.tasks}))
+    tasks = [task for task in run.tasks if task.name in shown]
     try:
-        return render_clips(output / SHARED_NAME, run.tasks, output / _CLIPS)
+        return render_clips(output / SHARED_NAME, tasks, output / _CLIPS)
     except NoRendererError:
         return {}
+
+
+def _scores(run: CardSource) -> dict[str, float]:
+    return {task: result.mean_reward for task, result in run.results["after"].items()}
 
 
 def _check_output(output: Path) -> None:
@@ -112,7 +121,7 @@ def _metrics(result: TaskResult) -> dict[str, str]:
 
 
 def _introduction(run: CardSource) -> str:
-    names = ", ".join(markdown_text(task.name) for task in run.tasks)
+    names = listed([markdown_text(task.name) for task in run.tasks])
     return (
         f"# {run.algorithm} on {run.tasks_name}\n\n"
         f"One agent for {names} ({run.heads}), trained with **sb3-multitask**, "
@@ -125,8 +134,8 @@ def _introduction(run: CardSource) -> str:
 def _returns(run: CardSource) -> str:
     untrained, steps = run.results.get("before", {}), run.agent.facts.get("num_timesteps")
     say_success = mean_success_rate(run.results["after"].values()) is not None
-    rows = [
-        (
+    rows = {
+        task: (
             markdown_text(task),
             f"`{run.env_ids[task]}`",
             f"{result.mean_reward:.1f} ± {result.std_reward:.1f}",
@@ -137,16 +146,19 @@ def _returns(run: CardSource) -> str:
             "-" if steps is None else f"{steps:,}",
         )
         for task, result in run.results["after"].items()
-    ]
+    }
+    scores = _scores(run)
     note = (
         "Undiscounted return per episode of the deterministic policy: mean ± standard deviation over the episodes, of "
         "one training run (its seed is in the table). Steps are environment steps of the training, over all tasks."
     )
     if say_success:
         note += " Success: the share of the episodes with a successful step."
+    if words := shown_words(len(rows)):
+        note += f" Shown are {words}, whose mean is {np.mean(list(scores.values())):.1f}; this file's header has all."
     success = ["success"] if say_success else []
     header = ("task", "environment", "return", "untrained", *success, "episodes", "seed", "steps")
-    return Table("returns", "Returns", note, header, rows).markdown()
+    return Table("returns", "Returns", note, header, brief_rows(rows, scores)).markdown()
 
 
 def _films(films: Mapping[str, Path] | None, output: Path) -> str:

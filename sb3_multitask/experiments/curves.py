@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sb3_multitask.experiments.monitor_files import Episode, read_monitor_files
+from sb3_multitask.many_tasks import shown_tasks, shown_words
 from sb3_multitask.readers import UnreadableFileError, read_npz
 from sb3_multitask.storage.files import replacing
 
@@ -167,6 +168,9 @@ def draw_learning_curves(
 ) -> None:
     """Draw one panel per task, with one colour per run.
 
+    Of more than 20 tasks it draws the ten that end with the lowest and the ten that end with the highest return, and
+    the title says so.
+
     Training returns are a line, the mean of the last ``window`` episodes; for a single run each episode is a dot too.
     Success rates are drawn in the same way.
     Evaluations are joined points.
@@ -176,6 +180,9 @@ def draw_learning_curves(
     """
     from matplotlib.figure import Figure
 
+    if words := shown_words(len(tasks), y_label):
+        title = f"{title}: {words}"
+        tasks = shown_tasks({task: _last_value(runs.values(), task, window) for task in tasks})
     n_columns = min(3, len(tasks))
     n_rows = -(-len(tasks) // n_columns)
     figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows + 0.5), layout="constrained")
@@ -201,6 +208,20 @@ def draw_learning_curves(
     figure.supylabel(f"{y_label}{f' (line: mean of {window})' if has_training else ''}", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _last_value(runs: Iterable[RunCurves], task: str, window: int) -> float:
+    """Return where the curves of a task end, mean over the runs: the last evaluation, or the last training returns.
+
+    NaN for a task without a curve, which counts as the lowest.
+    """
+    ends = []
+    for curves in runs:
+        if task in curves.evaluations:
+            ends.append(curves.evaluations[task][1][-1])
+        elif task in curves.training:
+            ends.append(curves.training[task][1][-window:].mean())
+    return float(np.mean(ends)) if ends else float("nan")
 
 
 def _draw_run(

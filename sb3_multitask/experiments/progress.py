@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stable_baselines3.common.logger import KVWriter, Logger, make_output_format
 
+from sb3_multitask.algorithms.task_table import shorten_tables
 from sb3_multitask.storage.csv_log import QuotedCSVOutputFormat, csv_line
 from sb3_multitask.storage.files import write_text
 
@@ -29,7 +30,9 @@ def make_logger(path: Path, formats: list[str], up_to: int) -> Logger:
     file = path.open("r+", encoding="utf-8", newline="")  # closed by the logger
     file.seek(0, os.SEEK_END)
     others: list[KVWriter] = [make_output_format(name, str(path.parent)) for name in formats]
-    return Logger(str(path.parent), [QuotedCSVOutputFormat(file, header), *others])
+    logger = Logger(str(path.parent), [QuotedCSVOutputFormat(file, header), *others])
+    shorten_tables(logger)
+    return logger
 
 
 def read_progress(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -6,7 +6,6 @@ node if necessary, and it resumes from its newest checkpoint. A run has one fold
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,6 +17,7 @@ from sb3_multitask.experiments.grid import GridRun
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.scheduler import Job, Launch
 from sb3_multitask.experiments.train import train_run
+from sb3_multitask.process.ray_cluster import RayConnection
 from sb3_multitask.tasks import import_env_module
 
 if TYPE_CHECKING:
@@ -34,13 +34,8 @@ def ray_cluster(modules: Sequence[str] = ()) -> Iterator[Launch]:
     :param modules: modules that register environments of the runs
     :raises ImportError: without Ray
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as e:
-        raise ImportError("--engine ray needs Ray: pip install 'sb3-multitask[ray]'") from e
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    task = ray.remote(num_cpus=1, max_retries=_RESTARTS)(work)
+    connection = RayConnection("--engine ray")
+    task = connection.ray.remote(num_cpus=1, max_retries=_RESTARTS)(work)
 
     def launch(run: GridRun) -> Job:
         return _RayJob(task.remote(str(run.folder.absolute()), str(Path.cwd()), list(modules)))
@@ -48,7 +43,7 @@ def ray_cluster(modules: Sequence[str] = ()) -> Iterator[Launch]:
     try:
         yield launch
     finally:
-        ray.shutdown()
+        connection.close()
 
 
 def work(path: str, cwd: str, modules: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The policy: a shared trunk, a head per task."""
 
-from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy, SharedMlpExtractor
+from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy
+from sb3_multitask.policies.trunk import SharedMlpExtractor
 
 __all__ = ["MultiTaskActorCriticPolicy", "SharedMlpExtractor"]

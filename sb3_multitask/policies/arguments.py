@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from torch import nn
 
 from sb3_multitask.tasks import did_you_mean
@@ -19,6 +18,9 @@ from sb3_multitask.tasks import did_you_mean
 NetArch: TypeAlias = Mapping[str, Sequence[int]] | Sequence[int]
 """Units of the layers, ``dict(pi=[...], vf=[...])``; a list applies to both."""
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
+LayerNormOf: TypeAlias = bool | Literal["critic"]
+TaskEmbedding: TypeAlias = int | Literal["onehot"]
+Share: TypeAlias = Literal["heads", "all"]
 LOG_STD_BOUNDS = (-5.0, 1.0)
 """Default bounds of a state-dependent log-std."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -59,6 +61,39 @@ def check_log_std(mode: str, init: float, bounds: tuple[float, float]) -> None:
         raise ValueError(f"`log_std_init` must be a finite number (got {init!r})")
     if mode == "state_dependent" and not bounds[0] < init < bounds[1]:
         raise ValueError(f"`log_std_init` must lie within `log_std_bounds` {tuple(bounds)} (got {init})")
+
+
+def check_layer_norm(layer_norm: object) -> None:
+    """Raise on anything but the values of ``layer_norm``.
+
+    :raises ValueError: names the argument, its value and the accepted values
+    """
+    if not isinstance(layer_norm, bool) and layer_norm != "critic":
+        raise ValueError(f'`layer_norm` must be False, "critic" or True (got {layer_norm!r})')
+
+
+def check_task_embedding(task_embedding: object) -> None:
+    """Raise on anything but the values of ``task_embedding``.
+
+    :raises ValueError: names the argument, its value and the accepted values
+    """
+    is_size = isinstance(task_embedding, int) and not isinstance(task_embedding, bool) and task_embedding >= 1
+    if task_embedding is not None and task_embedding != "onehot" and not is_size:
+        raise ValueError(
+            f'`task_embedding` must be None, "onehot", or a whole number from 1, the size of a learned vector '
+            f"(got {task_embedding!r})"
+        )
+
+
+def check_share(share: object) -> None:
+    """Raise on anything but the values of ``share``.
+
+    :raises ValueError: names the argument, its value and the accepted values
+    """
+    accepted = get_args(Share)
+    if share not in accepted:
+        hint = did_you_mean(share, accepted) if isinstance(share, str) else ""
+        raise ValueError(f"`share` must be one of {', '.join(accepted)} (got {share!r}).{hint}")
 
 
 def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -138,18 +173,6 @@ def check_sb3s_keys(given: Mapping[str, Any]) -> None:
         raise ValueError(
             f"`squash_output={given['squash_output']!r}` is not supported (SB3 has it with gSDE only): leave it out. "
             "Actions are drawn from a Gaussian and clipped to the bounds of the action space."
-        )
-    extractor = given["features_extractor_class"]
-    if extractor not in (None, FlattenExtractor, CombinedExtractor):
-        raise ValueError(
-            f"`features_extractor_class={getattr(extractor, '__name__', extractor)}` is not supported: observations "
-            "are vectors, which go to the shared layers as they are. Leave it out and use `net_arch`, or compute "
-            "features in a wrapper of the environments."
-        )
-    if given["features_extractor_kwargs"]:
-        raise ValueError(
-            f"`features_extractor_kwargs={given['features_extractor_kwargs']!r}` is for a features extractor, of "
-            "which there is none here: leave it out and use `net_arch`"
         )
 
 

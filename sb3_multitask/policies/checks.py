@@ -9,13 +9,15 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import nn
 
 from sb3_multitask.policies.distributions import MaskedGaussianDistribution
-from sb3_multitask.policies.heads import TaskHeads, TaskLinear
-from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy, SharedMlpExtractor
+from sb3_multitask.policies.features import PLAIN
+from sb3_multitask.policies.heads import TaskHeads, TaskLayerNorm, TaskLinear, TaskVectors
+from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy
+from sb3_multitask.policies.trunk import SharedMlpExtractor
 
 ACTING = (
     *("split_observation", "_distribution", "_bounded_log_std", "forward", "get_distribution", "predict", "_predict"),
     *("obs_to_tensor", "is_vectorized_observation", "extract_features", "unscale_action", "set_training_mode"),
-    *("_get_action_dist_from_latent", "__call__", "_call_impl", "state_dict"),
+    *("_trunk_input", "_latents", "_get_action_dist_from_latent", "__call__", "_call_impl", "state_dict"),
 )
 """Methods between an observation and an action; an agent uses none of the critic or of training."""
 
@@ -40,20 +42,40 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
         yield f"its `action_dist` is a {type(policy.action_dist).__name__}, not a {gaussian.__name__}"
     if policy.squash_output:
         yield "its `squash_output` is True"
+    if type(policy.pi_features_extractor) is not PLAIN:
+        yield f"it has a features extractor, {type(policy.pi_features_extractor).__name__}, and agents have none"
+    if policy.task_vectors is not None:
+        yield from _wrong_type("task_vectors", policy.task_vectors, TaskVectors)
     extractor = policy.mlp_extractor
     yield from _wrong_type("mlp_extractor", extractor, SharedMlpExtractor)
     yield from _wrong_type("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
-    for i, layer in enumerate(extractor.policy_net.children()):
-        where = f"mlp_extractor.policy_net.{i}"
-        yield from _wrong_activation(where, layer, policy) if i % 2 else _wrong_type(where, layer, nn.Linear)
-    yield from _wrong_type("action_net", policy.action_net, TaskHeads)
-    heads: Any = policy.action_net
+    yield from _wrong_layers(extractor.policy_net, policy)
+    yield from _wrong_heads(policy.action_net, policy)
+    modules = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules(), policy.task_vectors)
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules if module is not None):
+        yield "it has forward hooks"
+
+
+def _wrong_layers(trunk: nn.Module, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
+    has_norms = policy.layer_norm is True
+    kinds = (nn.Linear, nn.LayerNorm, policy.activation_fn) if has_norms else (nn.Linear, policy.activation_fn)
+    for i, layer in enumerate(trunk.children()):
+        where, kind = f"mlp_extractor.policy_net.{i}", kinds[i % len(kinds)]
+        if kind is policy.activation_fn:
+            yield from _wrong_activation(where, layer, policy)
+            continue
+        yield from _wrong_type(where, layer, kind)
+        if isinstance(layer, nn.LayerNorm) and repr(layer) != repr(nn.LayerNorm(layer.normalized_shape)):
+            yield f"its `{where}` is {layer!r}, and agents have {nn.LayerNorm(layer.normalized_shape)!r}"
+
+
+def _wrong_heads(heads: Any, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
+    yield from _wrong_type("action_net", heads, TaskHeads)
     yield from _wrong_activation("action_net.activation", heads.activation, policy)
     for i, layer in enumerate(heads.layers):
         yield from _wrong_type(f"action_net.layers.{i}", layer, TaskLinear)
-    acting = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules())
-    if any(module._forward_hooks or module._forward_pre_hooks for module in acting):
-        yield "it has forward hooks"
+    for i, norm in enumerate(heads.norms or ()):
+        yield from _wrong_type(f"action_net.norms.{i}", norm, TaskLayerNorm)
 
 
 def _wrong_type(where: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch as th
 from torch import nn
+from torch.nn import functional
 
 
 class TaskRows(NamedTuple):
@@ -41,6 +42,11 @@ class TaskRows(NamedTuple):
         slots = th.empty_like(order)
         slots[order] = th.arange(n_rows, device=task.device) + gap.repeat_interleave(counts)
         return cls(tasks, slots, (k, m))
+
+    @classmethod
+    def of_one_head(cls, task: th.Tensor) -> Self:
+        """Group rows of any tasks, (n_rows,), as those of a single head."""
+        return cls(None, None, (1, len(task)))
 
     def group(self, rows: th.Tensor) -> th.Tensor:
         """(n_rows, dim) -> (k, m, dim); padding is zero."""
@@ -85,17 +91,61 @@ class TaskLinear(nn.Module):
         return th.baddbmm(rows.select(self.bias).unsqueeze(1), grouped, rows.select(self.weight))
 
 
+class TaskLayerNorm(nn.Module):
+    """A layer norm (Ba et al. 2016) per task, as torch's, stacked: ``weight`` and ``bias`` (n_tasks, dim)."""
+
+    eps = 1e-5
+
+    def __init__(self, n_tasks: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(th.ones(n_tasks, dim))
+        self.bias = nn.Parameter(th.zeros(n_tasks, dim))
+
+    def forward(self, grouped: th.Tensor, rows: TaskRows) -> th.Tensor:
+        """(k, m, dim) -> (k, m, dim): each row with mean 0 and variance 1, then scaled and shifted for its task."""
+        normalized = functional.layer_norm(grouped, grouped.shape[-1:], eps=self.eps)
+        return rows.select(self.bias).unsqueeze(1) + normalized * rows.select(self.weight).unsqueeze(1)
+
+
+class TaskVectors(nn.Module):
+    """A vector per task for the trunk's input: ``weight`` (n_tasks, dim).
+
+    :param n_tasks: number of tasks
+    :param embedding: ``"onehot"``, which is fixed, or the size of vectors that are learned and start as standard normal
+        numbers, as torch's ``Embedding``
+    """
+
+    def __init__(self, n_tasks: int, embedding: int | Literal["onehot"]) -> None:
+        super().__init__()
+        if embedding == "onehot":
+            self.weight: th.Tensor = nn.Buffer(th.eye(n_tasks))
+        else:
+            self.weight = nn.Parameter(th.randn(n_tasks, embedding))
+
+    @property
+    def dim(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, task: th.Tensor) -> th.Tensor:
+        """(n_rows,) -> (n_rows, dim)."""
+        return functional.embedding(task, self.weight)
+
+
 class TaskHeads(nn.Module):
     """An MLP per task: hidden layers with an activation, then a linear output.
 
-    :param n_tasks: number of tasks
+    :param n_tasks: number of tasks, or 1 for a head that all tasks share
     :param sizes: ``(in, *hidden, out)``
     :param activation_fn: after each hidden layer
+    :param layer_norm: whether each hidden layer is followed by a layer norm, before the activation
     """
 
-    def __init__(self, n_tasks: int, sizes: Sequence[int], activation_fn: type[nn.Module]) -> None:
+    def __init__(
+        self, n_tasks: int, sizes: Sequence[int], activation_fn: type[nn.Module], layer_norm: bool = False
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TaskLinear(n_tasks, n_in, n_out) for n_in, n_out in pairwise(sizes))
+        self.norms = nn.ModuleList(TaskLayerNorm(n_tasks, dim) for dim in sizes[1:-1]) if layer_norm else None
         self.activation = activation_fn()
 
     def init_orthogonal(self, hidden_gain: float, output_gain: float) -> None:
@@ -108,6 +158,9 @@ class TaskHeads(nn.Module):
         """(n_rows, in) -> (n_rows, out), each row through the head of its task."""
         grouped = rows.group(latent)
         *hidden, output = self.layers
-        for layer in hidden:
-            grouped = self.activation(layer(grouped, rows))
+        for i, layer in enumerate(hidden):
+            grouped = layer(grouped, rows)
+            if self.norms is not None:
+                grouped = self.norms[i](grouped, rows)
+            grouped = self.activation(grouped)
         return rows.ungroup(output(grouped, rows))

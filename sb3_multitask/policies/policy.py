@@ -1,10 +1,10 @@
-"""The multi-task policy: a shared trunk, one Gaussian head and one value head per task."""
+"""The multi-task policy: a shared trunk, one Gaussian head and one value head per task, or for all."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
@@ -20,54 +20,28 @@ from sb3_multitask.envs.observations import checked_observation, own_actions, pa
 from sb3_multitask.envs.task_space import TaskSizes, TaskSpace
 from sb3_multitask.policies.arguments import (
     LOG_STD_BOUNDS,
+    LayerNormOf,
     LogStdMode,
     NetArch,
+    Share,
+    TaskEmbedding,
     activation_class,
+    check_layer_norm,
     check_log_std,
     check_optimizer_kwargs,
     check_sb3s_keys,
+    check_share,
+    check_task_embedding,
     checked_arch,
     checked_sizes,
 )
 from sb3_multitask.policies.devices import advise_cpu
 from sb3_multitask.policies.distributions import MaskedGaussianDistribution
-from sb3_multitask.policies.heads import TaskHeads, TaskRows
+from sb3_multitask.policies.features import PLAIN, extractor_class, make_extractor
+from sb3_multitask.policies.heads import TaskHeads, TaskRows, TaskVectors
+from sb3_multitask.policies.trunk import SharedMlpExtractor
 from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.vec_env.saved_statistics import SavedStatistics
-
-
-class SharedMlpExtractor(nn.Module):
-    """The trunk: an MLP for the actor and one for the critic, both shared by all tasks.
-
-    Like SB3's ``MlpExtractor``, with its names, so that tools that look for ``policy_net`` and ``value_net``
-    find them.
-
-    :param features_dim: obs_dim
-    :param net_arch: ``dict(pi=[...], vf=[...])``, units per shared layer; empty lists are allowed
-    :param activation_fn: after each layer
-    """
-
-    def __init__(
-        self, features_dim: int, net_arch: Mapping[str, Sequence[int]], activation_fn: type[nn.Module]
-    ) -> None:
-        super().__init__()
-        pi, vf = list(net_arch["pi"]), list(net_arch["vf"])
-        self.policy_net = nn.Sequential(*create_mlp(features_dim, -1, pi, activation_fn))
-        self.value_net = nn.Sequential(*create_mlp(features_dim, -1, vf, activation_fn))
-        self.latent_dim_pi = pi[-1] if pi else features_dim
-        self.latent_dim_vf = vf[-1] if vf else features_dim
-
-    def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """(n_rows, obs_dim) -> latents of the actor and of the critic."""
-        return self.forward_actor(features), self.forward_critic(features)
-
-    def forward_actor(self, features: th.Tensor) -> th.Tensor:
-        latent: th.Tensor = self.policy_net(features)
-        return latent
-
-    def forward_critic(self, features: th.Tensor) -> th.Tensor:
-        latent: th.Tensor = self.value_net(features)
-        return latent
 
 
 class MultiTaskActorCriticPolicy(ActorCriticPolicy):
@@ -92,20 +66,31 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     :param ortho_init: orthogonal initialisation, each head separately, with SB3's gains
     :param use_sde: must be False
     :param log_std_init: initial logarithm of the standard deviation
-    :param log_std_mode: ``"per_task"``, a free vector per task; ``"shared"``, one for all;
-        ``"state_dependent"``, an output of the head (the paper's text), squashed into ``log_std_bounds``
+    :param log_std_mode: ``"per_task"``, a free vector per task, the default with a head per task; ``"shared"``, one for
+        all, the default with ``share="all"``; ``"state_dependent"``, an output of the head (the paper's text), squashed
+        into ``log_std_bounds``
     :param log_std_bounds: (low, high) for ``"state_dependent"``
     :param optimizer_class: as in SB3
     :param optimizer_kwargs: as in SB3
     :param full_std: SB3's, for gSDE: must keep its default
     :param use_expln: SB3's, for gSDE: must keep its default
     :param squash_output: SB3's, for gSDE: must keep its default
-    :param features_extractor_class: must be SB3's own, since observations are flat vectors already
-    :param features_extractor_kwargs: must be empty
-    :param share_features_extractor: SB3's; has no effect, since there is nothing to share
+    :param features_extractor_class: a class as SB3's ``BaseFeaturesExtractor``: made with the Box of ``obs``, it maps
+        (n_rows, obs_dim) to (n_rows, ``features_dim``), which go into the trunk. ``None``: observations as they are.
+        Such a policy runs on the torch engine, and cannot become an agent
+    :param features_extractor_kwargs: further arguments of that class
+    :param share_features_extractor: one extractor for actor and critic, as in SB3, or one for each
     :param normalize_images: SB3's; has no effect, since there are no images
-    :raises ValueError: on spaces without a task, gSDE, an unknown mode or key, or an argument of SB3's policies that
-        would have no effect
+    :param layer_norm: ``True``: a ``LayerNorm`` (Ba et al. 2016, https://arxiv.org/abs/1607.06450) after each hidden
+        linear layer, before the activation, in the trunk and in the heads, which have their own; ``"critic"``: in the
+        critic only
+    :param task_embedding: the task in the trunk's input, after the features: ``"onehot"``, n_tasks numbers, or as many
+        learned numbers per task as this says, which start as standard normal ones. ``None``: not in the input, but
+        ``"onehot"`` with ``share="all"``
+    :param share: ``"heads"``: a head per task; ``"all"``: one head (action net, log-std and value net) for all tasks,
+        which differ by the task in the input
+    :raises ValueError: on spaces without a task, gSDE, an unknown mode or key, a features extractor that does not take
+        the observations, or an argument of SB3's policies that would have no effect
     """
 
     def __init__(
@@ -119,7 +104,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         ortho_init: bool = True,
         use_sde: bool = False,
         log_std_init: float = 0.0,
-        log_std_mode: LogStdMode = "per_task",
+        log_std_mode: LogStdMode | None = None,
         log_std_bounds: tuple[float, float] = LOG_STD_BOUNDS,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -128,8 +113,11 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         squash_output: bool = False,
         features_extractor_class: type[nn.Module] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = True,  # noqa: ARG002 (SB3's, without effect on vectors)
-        normalize_images: bool = True,  # noqa: ARG002
+        share_features_extractor: bool = True,
+        normalize_images: bool = True,  # noqa: ARG002 (SB3's, without effect on vectors)
+        layer_norm: LayerNormOf = False,
+        task_embedding: TaskEmbedding | None = None,
+        share: Share = "heads",
     ) -> None:
         obs_dim, n_tasks = checked_sizes(observation_space, action_space)
         if use_sde:
@@ -142,11 +130,14 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 "full_std": full_std,
                 "use_expln": use_expln,
                 "squash_output": squash_output,
-                "features_extractor_class": features_extractor_class,
-                "features_extractor_kwargs": features_extractor_kwargs,
             }
         )
         check_optimizer_kwargs(optimizer_class, optimizer_kwargs)
+        check_layer_norm(layer_norm)
+        check_task_embedding(task_embedding)
+        check_share(share)
+        if log_std_mode is None:
+            log_std_mode = "shared" if share == "all" else "per_task"
         check_log_std(log_std_mode, log_std_init, log_std_bounds)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
@@ -154,6 +145,9 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         self.head_arch = checked_arch("head_arch", head_arch, {"pi": [], "vf": [64]})
         self.log_std_mode = log_std_mode
         self.log_std_bounds = log_std_bounds
+        self.layer_norm = layer_norm
+        self.task_embedding = "onehot" if share == "all" and task_embedding is None else task_embedding
+        self.share = share
         super().__init__(
             observation_space,
             action_space,
@@ -162,6 +156,9 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             activation_fn=activation_class(activation_fn),
             ortho_init=ortho_init,
             log_std_init=log_std_init,
+            features_extractor_class=extractor_class(features_extractor_class, features_extractor_kwargs),
+            features_extractor_kwargs=copy.copy(features_extractor_kwargs),
+            share_features_extractor=share_features_extractor,
             optimizer_class=optimizer_class,
             optimizer_kwargs=copy.deepcopy(optimizer_kwargs),
         )
@@ -176,7 +173,25 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             "head_arch": self.head_arch,
             "log_std_mode": self.log_std_mode,
             "log_std_bounds": self.log_std_bounds,
+            **self.options(),
         }
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that are not the default, of those for the trunk's input, layer norms and sharing."""
+        own: dict[str, Any] = {}
+        if self.features_extractor_class is not PLAIN:
+            own |= {
+                "features_extractor_class": self.features_extractor_class,
+                "features_extractor_kwargs": self.features_extractor_kwargs,
+                "share_features_extractor": self.share_features_extractor,
+            }
+        others = {"layer_norm": False, "task_embedding": None, "share": "heads"}
+        return own | {name: getattr(self, name) for name, default in others.items() if getattr(self, name) != default}
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Make the features extractor of the vectors; called by SB3's constructor."""
+        box = self.observation_space["obs"]  # type: ignore[index]
+        return make_extractor(self.features_extractor_class, self.features_extractor_kwargs, box)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Create the networks and the optimizer; called by SB3's constructor."""
@@ -185,7 +200,12 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             for name in ("obs_mask", "action_mask"):
                 self.register_buffer(name, th.from_numpy(getattr(self.sizes, name)), persistent=False)
         arch: dict[str, list[int]] = self.net_arch  # type: ignore[assignment]
-        self.mlp_extractor = SharedMlpExtractor(self.obs_dim, arch, self.activation_fn)  # type: ignore[assignment]
+        embedding = self.task_embedding
+        self.task_vectors = None if embedding is None else TaskVectors(self.n_tasks, embedding)
+        input_dim = self.features_dim + (0 if self.task_vectors is None else self.task_vectors.dim)
+        self.mlp_extractor = SharedMlpExtractor(  # type: ignore[assignment]
+            input_dim, arch, self.activation_fn, self.layer_norm
+        )
         action_dim = self.action_space.shape[0]  # type: ignore[index]
         state_dependent = self.log_std_mode == "state_dependent"
         pi_sizes = [
@@ -194,16 +214,19 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             action_dim * (1 + state_dependent),
         ]
         vf_sizes = [self.mlp_extractor.latent_dim_vf, *self.head_arch["vf"], 1]
-        self.action_net = TaskHeads(self.n_tasks, pi_sizes, self.activation_fn)
-        value_net = TaskHeads(self.n_tasks, vf_sizes, self.activation_fn)
+        n_heads = 1 if self.share == "all" else self.n_tasks
+        self.action_net = TaskHeads(n_heads, pi_sizes, self.activation_fn, self.layer_norm is True)
+        value_net = TaskHeads(n_heads, vf_sizes, self.activation_fn, bool(self.layer_norm))
         self.value_net = value_net  # type: ignore[assignment]  # SB3 has a Linear there
         if not state_dependent:  # SB3 and sb3-contrib read `log_std` if the attribute exists
             shape = (self.n_tasks, action_dim) if self.log_std_mode == "per_task" else (action_dim,)
             self.log_std = nn.Parameter(th.full(shape, float(self.log_std_init)))
         if self.ortho_init:
             with threads_for_arrays():  # QR decompositions round differently for other numbers of threads
-                for module in self.mlp_extractor.modules():
-                    self.init_weights(module, gain=np.sqrt(2))
+                extractors = dict.fromkeys((self.pi_features_extractor, self.vf_features_extractor))
+                for part in (*extractors, self.mlp_extractor):
+                    for module in part.modules():
+                        self.init_weights(module, gain=np.sqrt(2))
                 self.action_net.init_orthogonal(math.sqrt(2), output_gain=0.01)
                 value_net.init_orthogonal(math.sqrt(2), output_gain=1.0)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -237,13 +260,27 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 parameter.grad = None
 
     def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
-        """Return features (n_rows, obs_dim), the grouping of the rows by task, and the task of each row (n_rows,)."""
+        """Return vectors (n_rows, obs_dim), the grouping of the rows by head, and the task of each row (n_rows,)."""
         assert isinstance(obs, dict), "observations are {'obs': ..., 'task': ...}"
         task = obs["task"].long().flatten()
-        features = obs["obs"].float()
+        vectors = obs["obs"].float()
         if self.sizes.has_padding:
-            features = th.where(self.obs_mask[task], features, 0.0)  # type: ignore[index]
-        return features, TaskRows.of(task, self.n_tasks), task
+            vectors = th.where(self.obs_mask[task], vectors, 0.0)  # type: ignore[index]
+        rows = TaskRows.of_one_head(task) if self.share == "all" else TaskRows.of(task, self.n_tasks)
+        return vectors, rows, task
+
+    def _trunk_input(self, extractor: nn.Module, vectors: th.Tensor, task: th.Tensor) -> th.Tensor:
+        """Return the features of the vectors, and the tasks' vectors beside them if there are some."""
+        features: th.Tensor = vectors if self.features_extractor_class is PLAIN else extractor(vectors)
+        return features if self.task_vectors is None else th.cat([features, self.task_vectors(task)], dim=1)
+
+    def _latents(self, vectors: th.Tensor, task: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Return what the trunk gives the actor's and the critic's heads."""
+        of_actor = self._trunk_input(self.pi_features_extractor, vectors, task)
+        if self.share_features_extractor:
+            return self.mlp_extractor(of_actor)  # type: ignore[no-any-return]
+        of_critic = self._trunk_input(self.vf_features_extractor, vectors, task)
+        return self.mlp_extractor.forward_actor(of_actor), self.mlp_extractor.forward_critic(of_critic)
 
     def _distribution(self, latent_pi: th.Tensor, rows: TaskRows, task: th.Tensor) -> Distribution:
         mean = self.action_net(latent_pi, rows)
@@ -302,8 +339,8 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return actions (n_rows, action_dim), values (n_rows, 1) and log-probabilities (n_rows,)."""
-        features, rows, task = self.split_observation(obs)
-        latent_pi, latent_vf = self.mlp_extractor(features)
+        vectors, rows, task = self.split_observation(obs)
+        latent_pi, latent_vf = self._latents(vectors, task)
         values = self.value_net(latent_vf, rows)
         distribution = self._distribution(latent_pi, rows, task)
         actions = distribution.get_actions(deterministic=deterministic)
@@ -311,18 +348,20 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
 
     def evaluate_actions(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """Return values (n_rows, 1), log-probabilities (n_rows,) and entropies (n_rows,) of given actions."""
-        features, rows, task = self.split_observation(obs)
-        latent_pi, latent_vf = self.mlp_extractor(features)
+        vectors, rows, task = self.split_observation(obs)
+        latent_pi, latent_vf = self._latents(vectors, task)
         distribution = self._distribution(latent_pi, rows, task)
         return self.value_net(latent_vf, rows), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """Return the action distribution; one object that every call updates, as in SB3."""
-        features, rows, task = self.split_observation(obs)
+        vectors, rows, task = self.split_observation(obs)
+        features = self._trunk_input(self.pi_features_extractor, vectors, task)
         return self._distribution(self.mlp_extractor.forward_actor(features), rows, task)
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """Return values, (n_rows, 1)."""
-        features, rows, _ = self.split_observation(obs)
+        vectors, rows, task = self.split_observation(obs)
+        features = self._trunk_input(self.vf_features_extractor, vectors, task)
         values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(features), rows)
         return values

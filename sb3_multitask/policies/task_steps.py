@@ -23,8 +23,24 @@ _STARTED = f"started{_OF_TASKS}"
 
 def stacked_parameters(policy: MultiTaskActorCriticPolicy) -> dict[str, nn.Parameter]:
     """Return names and parameters with a task axis, which comes first."""
-    of_heads = ("action_net.", "value_net.", *(["log_std"] if policy.log_std_mode == "per_task" else []))
-    return {name: parameter for name, parameter in policy.named_parameters() if name.startswith(of_heads)}
+    per_task = (
+        "task_vectors.",
+        *(["action_net.", "value_net."] if policy.share == "heads" else []),
+        *(["log_std"] if policy.log_std_mode == "per_task" else []),
+    )
+    return {name: parameter for name, parameter in policy.named_parameters() if name.startswith(per_task)}
+
+
+def onehot_inputs(policy: MultiTaskActorCriticPolicy) -> list[str]:
+    """Return names of the parameters whose last n_tasks inputs, on axis 1, are a task each: of ``"onehot"``."""
+    if policy.task_embedding != "onehot":
+        return []
+    nets = (("policy_net", "action_net"), ("value_net", "value_net"))
+    has_layers = [len(getattr(policy.mlp_extractor, trunk)) > 0 for trunk, _ in nets]
+    return [
+        f"mlp_extractor.{trunk}.0.weight" if has_trunk else f"{heads}.layers.0.weight"
+        for (trunk, heads), has_trunk in zip(nets, has_layers, strict=True)
+    ]
 
 
 def step_of_tasks(policy: MultiTaskActorCriticPolicy, present: Sequence[bool]) -> None:
@@ -90,7 +106,7 @@ def actor_held(policy: MultiTaskActorCriticPolicy, when: bool) -> Iterator[None]
     if not when:
         yield
         return
-    critic = ("mlp_extractor.value_net.", "value_net.")
+    critic = ("mlp_extractor.value_net.", "value_net.", "vf_features_extractor.")
     held = [p for name, p in policy.named_parameters() if p.requires_grad and not name.startswith(critic)]
     for parameter in held:
         parameter.requires_grad = False

@@ -20,9 +20,11 @@ _HEAD = re.compile(r"action_net\.layers\.(\d+)\.weight")
 _OF_AN_MLP = re.compile(
     r"mlp_extractor\.(policy|value)_net\.\d+\.(weight|bias)|(action|value)_net\.(weight|bias)|log_std"
 )
-_ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>|(\w+)")
+_ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>|(?:[\w.]+\.)?(\w+)")
 _ACTIVATIONS = {name.lower(): name for name in ("Tanh", "ReLU", "ELU", "LeakyReLU")}
 _PLAIN_EXTRACTORS = ("FlattenExtractor", "CombinedExtractor")
+
+_VECTORS = "task_vectors.weight"
 
 Weights = dict[str, np.ndarray]
 
@@ -32,8 +34,10 @@ def has_heads(weights: Mapping[str, np.ndarray]) -> bool:
     return any(_HEAD.fullmatch(name) for name in weights)
 
 
-def n_heads(weights: Mapping[str, np.ndarray]) -> int:
-    """Return the number of heads of a multi-task policy; 1 for any other policy."""
+def n_tasks(weights: Mapping[str, np.ndarray]) -> int:
+    """Return the number of tasks of a multi-task policy, by its heads or its tasks' vectors; 1 for any other policy."""
+    if _VECTORS in weights:  # all tasks may share a head
+        return len(weights[_VECTORS])
     return next((len(array) for name, array in weights.items() if _HEAD.fullmatch(name)), 1)
 
 
@@ -73,8 +77,10 @@ def check_parts(weights: Weights, policy_kwargs: Mapping[str, Any]) -> None:
         )
     if strange:
         raise UnreadableFileError(f"its policy has weights that no MlpPolicy has: {', '.join(strange[:5])}")
+    has_norms = has_heads(weights) and policy_kwargs.get("layer_norm")
     for name, array in weights.items():
-        if _OF_A_TRUNK.fullmatch(name) and array.ndim != (2 if name.endswith("weight") else 1):
+        is_norm = has_norms and array.ndim == 1
+        if _OF_A_TRUNK.fullmatch(name) and array.ndim != (2 if name.endswith("weight") else 1) and not is_norm:
             raise UnreadableFileError(
                 f"its policy has layers between that are not linear: {name} has the shape {list(array.shape)}"
             )
@@ -107,7 +113,20 @@ def dimensions(weights: Weights, is_state_dependent: bool) -> tuple[int, int]:
 
 
 def _obs_dim(weights: Weights, heads: Mapping[int, np.ndarray]) -> int:
-    """Return the input size of the first layer: the trunk's, or the head's without hidden layers (``pi=[]``)."""
+    """Return the size of an observation, from that of the first layer's input.
+
+    The first layer is the trunk's, or the head's without hidden layers (``pi=[]``). Vectors of the tasks may follow the
+    observation in its input.
+    """
+    vectors = weights.get(_VECTORS, np.empty((1, 0)))
+    if vectors.ndim != 2:
+        raise UnreadableFileError(
+            f"its policy's {_VECTORS} has the shape {list(vectors.shape)}, and is no vector per task"
+        )
+    return _input_dim(weights, heads) - int(vectors.shape[1])
+
+
+def _input_dim(weights: Weights, heads: Mapping[int, np.ndarray]) -> int:
     layers = sorted(int(match[1]) for name in weights if (match := _TRUNK.fullmatch(name)))
     if layers:
         first = weights[f"mlp_extractor.policy_net.{layers[0]}.weight"]

@@ -21,7 +21,7 @@ from sb3_multitask.readers.saved_policy import (
     check_spaces,
     dimensions,
     log_std_bounds,
-    n_heads,
+    n_tasks,
     task_space,
     without_shared_layers,
 )
@@ -70,9 +70,9 @@ class SavedPolicy:
     task_space: TaskSpace | None = None
 
     @property
-    def n_heads(self) -> int:
-        """Number of heads of a multi-task policy; 1 for any other policy."""
-        return n_heads(self.weights)
+    def n_tasks(self) -> int:
+        """Number of tasks of a multi-task policy; 1 for any other policy."""
+        return n_tasks(self.weights)
 
 
 def read_sb3_zip(path: str | Path) -> SavedPolicy:

@@ -41,7 +41,8 @@ class QuotedCSVOutputFormat(CSVOutputFormat):
         for kind, name in _UNSUPPORTED.items():
             if any(isinstance(value, kind) for value in values.values()):
                 raise FormatUnsupportedError(["csv"], name)
-        if new := [key for key in values if key not in self.keys]:
+        known = set(self.keys)
+        if new := [key for key in values if key not in known]:
             self._add_columns(new)
         self.file.write(csv_line([values.get(key) for key in self.keys]))
         self.file.flush()

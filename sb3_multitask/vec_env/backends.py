@@ -24,7 +24,7 @@ from sb3_multitask.vec_env.wrappers import wrappers_of
 
 Info: TypeAlias = dict[str, Any]
 _PHYSICS_FAULT = "sb3_multitask/physics_fault"  # a key that no environment has
-BackendName: TypeAlias = Literal["auto", "batch", "dummy", "subproc"]
+BackendName: TypeAlias = Literal["auto", "batch", "dummy", "subproc", "ray"]
 EnvStep: TypeAlias = tuple[np.ndarray, float, bool, Info, int]
 """The step of one sub-environment: observation, reward, whether its episode ended, info, and success (-1, 0 or 1)."""
 

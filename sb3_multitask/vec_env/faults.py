@@ -50,7 +50,7 @@ class TaskFault(RuntimeError):  # noqa: N818 (a fault of a task; users catch it 
 
 
 class WorkerError(RuntimeError):
-    """A worker process of ``backend="subproc"`` raised, died or does not reply; all workers have been ended."""
+    """A worker of ``backend="subproc"`` or ``"ray"`` raised, died or does not reply; all workers have been ended."""
 
 
 def bad_rows(kind: str, values: np.ndarray) -> dict[int, str]:

@@ -34,7 +34,8 @@ def make_multitask_vec_env(
     :param tasks: a set's name (``"HalfCheetahBody6"``), an id, or a list of ids and tasks
     :param n_envs_per_task: copies of each task; ``{"a": 8, "b": 2}`` for each by its name
     :param seed: determines the seeds of all sub-environments, see ``MultiTaskVecEnv``; ``None`` is random
-    :param backend: ``"batch"`` (native), ``"dummy"``, ``"subproc"``, or ``"auto"`` for the fastest that fits
+    :param backend: ``"batch"`` (native), ``"dummy"``, ``"subproc"``, ``"ray"`` (a cluster), or ``"auto"`` for the
+        faster of the first two that fits
     :param normalize: put ``MultiTaskVecNormalize`` on top; a mapping holds its arguments, such as
         ``{"norm_reward": False, "gamma": 0.98}``
     :param training: ``False`` for evaluation: statistics frozen, raw rewards, and other episodes for the same ``seed``

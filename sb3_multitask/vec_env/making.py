@@ -19,9 +19,9 @@ from sb3_multitask.vec_env.backends import Backend, BackendName, DummyBackend
 from sb3_multitask.vec_env.batch import BatchBackend, Prototypes, why_not_batch
 from sb3_multitask.vec_env.batch_group import BATCH_IS_MISSING, BatchRefusedError
 from sb3_multitask.vec_env.copies import Copies
-from sb3_multitask.vec_env.subproc import SubprocBackend
+from sb3_multitask.vec_env.remote import RemoteBackend
 
-Workers: TypeAlias = Callable[..., SubprocBackend]
+Workers: TypeAlias = Callable[..., RemoteBackend]
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def start_backend(
 
     :param copies: of each task
     :param seeds: for the global generators, while the environment of each row is made
-    :param workers: function that makes the backend of "subproc"
+    :param workers: function that makes the backend of "subproc" or "ray"
     :raises ValueError: on an unknown backend, one that cannot run these tasks, or spaces that are not flat Boxes
     """
     if name not in get_args(BackendName):
         raise ValueError(f"`backend` must be one of {', '.join(get_args(BackendName))} (got {name!r})")
-    if name == "subproc":
+    if name in ("subproc", "ray"):
         backend = workers(tasks, copies, render_mode, seeds)
         try:
             return _running(tasks, backend, name, None, backend.descriptions)

@@ -15,6 +15,8 @@ from sb3_multitask.tasks import TasksLike, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName, DummyBackend
 from sb3_multitask.vec_env.copies import Copies, EnvsPerTask
 from sb3_multitask.vec_env.faults import OnFault
+from sb3_multitask.vec_env.making import Workers
+from sb3_multitask.vec_env.ray_actors import RayBackend
 from sb3_multitask.vec_env.sub_envs import SubEnvs
 from sb3_multitask.vec_env.subproc import SubprocBackend
 from sb3_multitask.vec_env.task_view import SubEnvsView, TaskView
@@ -37,7 +39,8 @@ class MultiTaskVecEnv(SubEnvsView):
     :param n_envs_per_task: copies of each task, at least 1; ``{"a": 8, "b": 2}`` for each by its name
     :param backend: ``"batch"`` (all simulations in one native call: the environments of this package and most of
         Gymnasium's MuJoCo ones), ``"dummy"`` (one after the other in this process), ``"subproc"`` (one process each),
-        or ``"auto"``: ``"batch"`` if possible, else ``"dummy"``. All give the same numbers. The attribute ``backend``
+        ``"ray"`` (one actor of a Ray cluster each; needs the extra ``ray``), or ``"auto"``: ``"batch"`` if possible,
+        else ``"dummy"``. All give the same numbers. The attribute ``backend``
         names the backend, and ``backend_reason`` says why "auto" did not take "batch".
     :param seed: determines the seeds of all sub-environments, which are independent of each other and of those of other
         seeds (``process.seeding.env_seeds``); they are used at the next reset. Python's, numpy's and torch's
@@ -46,7 +49,7 @@ class MultiTaskVecEnv(SubEnvsView):
     :param monitor_dir: folder for SB3's monitor files; ``None`` writes none
     :param override_existing: whether rows of earlier runs in ``monitor_dir`` are replaced, with a warning, at the first
         step; ``False`` appends to them
-    :param render_mode: as in ``gymnasium.make``; rendering needs "dummy" or "subproc"
+    :param render_mode: as in ``gymnasium.make``; rendering needs "dummy", "subproc" or "ray"
     :param n_threads: physics threads of ``"batch"``; ``None`` takes torch's number. Results do not depend on it.
     :param on_fault: reaction to a NaN, infinite or huge (beyond 1e15) observation, reward or action, or to a failed
         MuJoCo simulation. ``"stop"`` raises ``TaskFault`` before anything is learned from it. ``"quarantine"`` resets
@@ -56,9 +59,12 @@ class MultiTaskVecEnv(SubEnvsView):
     :param torch_threads: torch's number of threads from the first step until ``close()``, unless this env is for
         evaluation, so that threads that wait do not spin on the cores that the physics needs; ``None`` leaves it alone
     :param start_method: of the processes of ``"subproc"``: "fork", "forkserver" or "spawn"; ``None`` is SB3's choice
-    :param worker_timeout: seconds that a process of ``"subproc"`` may take for a step or a reset
+    :param worker_timeout: seconds that a process of ``"subproc"`` or ``"ray"`` may take for a step or a reset
     :param flatten: flatten observations that are not a flat Box, see ``FlatObservation``; False refuses them. The
         attribute ``layouts`` says for each such task which numbers are which part
+    :param worker_cpus: CPUs of the cluster that each actor of ``"ray"`` reserves; where no cluster runs, Ray is started
+        on this machine and reserves none
+    :raises ImportError: ``backend="ray"`` without Ray
     :raises ValueError: observations that cannot be flattened, actions that are no flat Boxes, copies of a task that
         differ in them, vectorised environments, rewards that are vectors, an unknown backend, too few copies
     :raises RuntimeError: if a task's environment cannot be made; the message names the task
@@ -87,11 +93,17 @@ class MultiTaskVecEnv(SubEnvsView):
         start_method: str | None = None,
         worker_timeout: float = 60.0,
         flatten: bool = True,
+        worker_cpus: float = 1.0,
     ) -> None:
         if on_fault not in get_args(OnFault):
             raise ValueError(f"`on_fault` must be one of {', '.join(get_args(OnFault))} (got {on_fault!r})")
         if not worker_timeout > 0:
             raise ValueError(f"`worker_timeout` must be a positive number of seconds (got {worker_timeout!r})")
+        if not 0 <= worker_cpus < float("inf"):
+            raise ValueError(f"`worker_cpus` must be a number of CPUs of at least 0 (got {worker_cpus!r})")
+        workers: Workers = partial(SubprocBackend, start_method=start_method, timeout=worker_timeout)
+        if backend == "ray":
+            workers = partial(RayBackend, num_cpus=worker_cpus, timeout=worker_timeout)
         resolved = resolve_tasks(tasks)
         sub_envs = SubEnvs(
             resolved,
@@ -102,7 +114,7 @@ class MultiTaskVecEnv(SubEnvsView):
             render_mode,
             n_threads,
             on_fault,
-            partial(SubprocBackend, start_method=start_method, timeout=worker_timeout),
+            workers,
             monitor_dir,
             override_existing,
             TorchThreads(torch_threads if training else None),

@@ -11,6 +11,7 @@ import numpy as np
 from sb3_multitask.envs.number_checks import is_integer
 from sb3_multitask.envs.task_env import StepReturn, TaskObs
 from sb3_multitask.envs.task_space import TaskSizes, padded
+from sb3_multitask.many_tasks import listed
 from sb3_multitask.process.seeding import env_seeds
 from sb3_multitask.process.threads import TorchThreads
 from sb3_multitask.tasks import Task
@@ -224,7 +225,7 @@ class SubEnvs:
             for task, reason in zip(self.task_ids, self.backend.why_inexact(), strict=True)
             if reason is not None
         }
-        return "; ".join(sorted(reasons)) or None
+        return listed(sorted(reasons), "; ") or None
 
     def get_state(self) -> dict[str, Any]:
         """Return the state that determines the sub-environments' next steps: dicts, lists, plain values and arrays."""

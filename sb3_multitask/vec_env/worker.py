@@ -1,4 +1,4 @@
-"""The worker process of ``backend="subproc"``, which replies even if its environment raises."""
+"""The worker of ``backend="subproc"`` and ``"ray"``, which replies even if its environment raises."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -40,9 +41,7 @@ def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: st
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     end_with_parent()
     task, spec = job.var
-    if spec is not None and spec.id not in gym.registry:
-        gym.registry[spec.id] = spec
-    worker = Worker(task, copy, render_mode)
+    worker = Worker(task, spec, copy, render_mode)
     while True:
         try:
             command, args = remote.recv()
@@ -50,13 +49,7 @@ def work(remote: Connection, job: CloudpickleWrapper, copy: int, render_mode: st
             break
         if command == "close":
             break
-        try:
-            answer = ForkingPickler.dumps((DONE, getattr(worker, command)(*args)))
-        except AttributeError as e:
-            kind = MISSING if command in ("get_attr", *_USER_CALLS) else RAISED
-            answer = ForkingPickler.dumps((kind, str(e) if kind == MISSING else traceback.format_exc()))
-        except Exception:  # an environment may raise anything, or return an object that cannot be pickled
-            answer = ForkingPickler.dumps((REFUSED if command in _USER_CALLS else RAISED, traceback.format_exc()))
+        answer = worker.reply(command, args, ForkingPickler.dumps)
         try:
             remote.send_bytes(answer)
         except ConnectionError:
@@ -81,13 +74,30 @@ class Worker:
     """One sub-environment, with a method for each command.
 
     :param task: task of the environment
+    :param spec: Gymnasium's specification of it, which may be registered in another process only; ``None``: none
     :param copy: index of the copy of the task
     :param render_mode: as in ``gymnasium.make``
     """
 
-    def __init__(self, task: Task, copy: int, render_mode: str | None) -> None:
+    def __init__(self, task: Task, spec: Any, copy: int, render_mode: str | None) -> None:
+        if spec is not None and spec.id not in gym.registry:
+            gym.registry[spec.id] = spec
         self.task, self.copy, self.render_mode = task, copy, render_mode
         self.env: gym.Env[Any, Any] | None = None
+
+    def reply(self, command: str, args: tuple[Any, ...], dumps: Callable[[Any], Any]) -> Any:
+        """Carry out a command; return the pickled reply.
+
+        :param command: name of another method
+        :param dumps: function that pickles the reply
+        """
+        try:
+            return dumps((DONE, getattr(self, command)(*args)))
+        except AttributeError as e:
+            kind = MISSING if command in ("get_attr", *_USER_CALLS) else RAISED
+            return dumps((kind, str(e) if kind == MISSING else traceback.format_exc()))
+        except Exception:  # an environment may raise anything, or return an object that cannot be pickled
+            return dumps((REFUSED if command in _USER_CALLS else RAISED, traceback.format_exc()))
 
     def make(self, seed: int | None) -> Description:
         """Make the environment.

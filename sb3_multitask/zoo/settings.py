@@ -20,7 +20,7 @@ from sb3_multitask.experiments.algorithm_settings import check_sub_sampling
 from sb3_multitask.experiments.schedules import SCHEDULES, as_schedule
 from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
-from sb3_multitask.policies.arguments import ACTIVATIONS
+from sb3_multitask.policies.arguments import activation_class
 from sb3_multitask.storage.yaml_files import ConfigError, load_values
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
@@ -152,9 +152,10 @@ def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
         arguments["policy_kwargs"] = {**arguments["policy_kwargs"]}
         activation = arguments["policy_kwargs"].get("activation_fn")
         if isinstance(activation, str):
-            if activation not in ACTIVATIONS:
-                raise ConfigError(f"`activation_fn` must be one of {', '.join(ACTIVATIONS)} (got {activation!r})")
-            arguments["policy_kwargs"]["activation_fn"] = ACTIVATIONS[activation]
+            try:
+                arguments["policy_kwargs"]["activation_fn"] = activation_class(activation)
+            except ValueError as e:
+                raise ConfigError(str(e)) from e
     return arguments
 
 

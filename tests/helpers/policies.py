@@ -7,9 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
 
 import sb3_multitask as mt
 from sb3_multitask.envs.task_space import TaskSpace
+
+
+class OwnFeatures(BaseFeaturesExtractor):
+    """A features extractor of one layer."""
+
+    def __init__(self, observation_space, features_dim=5):
+        super().__init__(observation_space, features_dim)
+        self.net = nn.Sequential(nn.Linear(observation_space.shape[0], features_dim), nn.ReLU())
+
+    def forward(self, observations):
+        return self.net(observations)
 
 
 def make_policy(n_tasks=3, obs_dim=4, action_dim=2, seed=0, **kwargs):

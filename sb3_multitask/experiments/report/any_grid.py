@@ -12,8 +12,9 @@ from sb3_multitask.experiments.report import continual, statistics
 from sb3_multitask.experiments.report.collect import Run, of_same_seeds, presets_of_runs, returns, select, success_rates
 from sb3_multitask.experiments.report.sequential import sequential_tables
 from sb3_multitask.experiments.report.statistics import estimates
-from sb3_multitask.experiments.report.tables import Table
+from sb3_multitask.experiments.report.tables import Table, brief_rows
 from sb3_multitask.experiments.run_folder import folder_of_agent
+from sb3_multitask.many_tasks import AT_EACH_END, MANY, gap, shown_tasks
 
 
 def tables_of_preset(runs: Sequence[Run], preset: str) -> list[Table]:
@@ -29,15 +30,19 @@ def tables_of_grid(runs: Sequence[Run]) -> list[Table]:
 
 def gains(runs: Sequence[Run], preset: str) -> Table | None:
     """Return a table of every task of every run of a preset, before and after training; None without runs."""
-    rows = []
+    rows: list[list[str]] = []
+    brief: list[Sequence[str]] = []
     for name, seeds in _by_name(runs, preset, lambda config: not config.sequential):
         tasks = seeds[0].config.task_names
         before, after = (returns(seeds, stage, tasks) for stage in ("before", "after"))
+        of_tasks = {}
         for i, task in enumerate(tasks):
             first, last = before[:, [i]], after[:, [i]]
             gain = statistics.mean(last - first)
             cells = [str(statistics.mean(first)), str(statistics.mean(last)), str(gain)]
-            rows.append([name, task, *cells, "yes" if gain.low > 0 else "no", str(len(seeds))])
+            of_tasks[task] = [name, task, *cells, "yes" if gain.low > 0 else "no", str(len(seeds))]
+        rows += of_tasks.values()
+        brief += brief_rows(of_tasks, _by_task(tasks, after), column=1)
     return _table(
         f"gains_{preset}",
         f"Before and after training ({preset})",
@@ -45,23 +50,32 @@ def gains(runs: Sequence[Run], preset: str) -> Table | None:
         f"Before: the untrained agent, or the one that a run with `init_from` begins with. {statistics.FEW_SEEDS}",
         ["run", "task", "before", "after", "gain", "above 0", "seeds"],
         rows,
+        brief,
     )
 
 
 def success(runs: Sequence[Run], preset: str) -> Table | None:
     """Return a table of the success of every task of a preset's runs that says it; None if no task does."""
-    rows = []
+    rows: list[list[str]] = []
+    brief: list[Sequence[str]] = []
     for name, seeds in _by_name(runs, preset, lambda _config: True):
         config = seeds[0].config
         tasks = [*config.task_names, *config.also_on]
         before, after = (100 * success_rates(seeds, stage, tasks) for stage in ("before", "after"))
         said = np.isfinite(after).all(axis=0).nonzero()[0].tolist()
-        columns = {tasks[i]: [i] for i in said}
+        labels = [(tasks[i], [i]) for i in said]
         if len(said) > 1:
-            columns["mean"] = said
-        for label, chosen in columns.items():
+            labels.append(("mean", said))
+        of_labels = []
+        for label, chosen in labels:
             cells = [str(statistics.mean(values[:, chosen])) for values in (before, after)]
-            rows.append([name, label, *cells, str(len(seeds))])
+            of_labels.append([name, label, *cells, str(len(seeds))])
+        of_tasks = {tasks[i]: row for i, row in zip(said, of_labels, strict=False)}
+        rows += of_labels
+        brief += [
+            *brief_rows(of_tasks, _by_task([tasks[i] for i in said], after[:, said]), column=1),
+            *of_labels[len(said) :],
+        ]
     return _table(
         f"success_{preset}",
         f"Success before and after training ({preset})",
@@ -69,25 +83,32 @@ def success(runs: Sequence[Run], preset: str) -> Table | None:
         f"mean: over the tasks that say success. {statistics.FEW_SEEDS}",
         ["run", "task", "before, %", "after, %", "seeds"],
         rows,
+        brief,
     )
 
 
 def taught(runs: Sequence[Run], preset: str) -> Table | None:
     """Compare students with their teachers that are runs of the grid, seed by seed; None without such runs."""
-    rows = []
+    rows: list[list[str]] = []
+    brief: list[Sequence[str]] = []
     for name, students in _by_name(runs, preset, lambda config: bool(config.teachers)):
         tasks = students[0].config.task_names
         theirs = np.array([[_of_teacher(runs, run, task) for task in tasks] for run in students])
         ours = returns(students, "after", tasks)
         known = np.isfinite(theirs).all(axis=1)
         theirs, ours = theirs[known], ours[known]
-        for label, columns in (*((task, [i]) for i, task in enumerate(tasks)), ("mean", list(range(len(tasks))))):
-            if label == "mean" and len(tasks) == 1:
-                continue
+        labels = [(task, [i]) for i, task in enumerate(tasks)]
+        if len(tasks) > 1:
+            labels.append(("mean", list(range(len(tasks)))))
+        of_labels = []
+        for label, columns in labels:
             teacher, student = statistics.mean(theirs[:, columns]), statistics.mean(ours[:, columns])
             apart = statistics.paired_difference(ours[:, columns], theirs[:, columns])
             share = f"{student.value / teacher.value:.0%}" if teacher.value > 0 else "-"
-            rows.append([name, label, str(teacher), str(student), str(apart), share, str(known.sum())])
+            of_labels.append([name, label, str(teacher), str(student), str(apart), share, str(known.sum())])
+        rows += of_labels
+        of_tasks = dict(zip(tasks, of_labels, strict=False))
+        brief += [*brief_rows(of_tasks, _by_task(tasks, ours), column=1), *of_labels[len(tasks) :]]
     return _table(
         f"taught_{preset}",
         f"Students beside their teachers ({preset})",
@@ -95,6 +116,7 @@ def taught(runs: Sequence[Run], preset: str) -> Table | None:
         f"by seed, since a student shares its seed's teachers. {statistics.FEW_SEEDS}",
         ["run", "task", "teachers", "student", "difference", "share", "seeds"],
         rows,
+        brief,
     )
 
 
@@ -156,25 +178,28 @@ def presets_compared(runs: Sequence[Run]) -> Table | None:
 
 def all_runs(runs: Sequence[Run]) -> Table:
     """Return a table of every run's final returns: each task, and the tasks' mean, median and worst."""
-    rows = []
+    rows: list[list[str]] = []
+    brief: list[Sequence[str]] = []
     for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
         seeds = select(runs, preset, name)
         tasks = seeds[0].config.task_names
         scores = returns(seeds, "after", tasks)
-        per_task = "; ".join(f"{task} {np.mean(scores[:, i]):.0f}" for i, task in enumerate(tasks))
-        rows.append(
-            [
-                f"{preset}/{name}",
-                str(len(seeds)),
-                str(statistics.mean(scores)),
-                str(statistics.interquartile_mean(scores)),
-                str(statistics.median_task(scores)),
-                str(statistics.worst_task(scores)),
-                per_task,
-                _minutes(seeds),
-                _revisions(seeds),
-            ]
+        by_task = _by_task(tasks, scores)
+        numbers = [
+            f"{preset}/{name}",
+            str(len(seeds)),
+            str(statistics.mean(scores)),
+            str(statistics.interquartile_mean(scores)),
+            str(statistics.median_task(scores)),
+            str(statistics.worst_task(scores)),
+        ]
+        each, shown = (
+            [f"{task} {by_task[task]:.0f}" for task in some] for some in (list(by_task), shown_tasks(by_task))
         )
+        if len(shown) < len(each):
+            shown.insert(AT_EACH_END, gap(len(each)))
+        rows.append([*numbers, "; ".join(each), _minutes(seeds), _revisions(seeds)])
+        brief.append([*numbers, "; ".join(shown), _minutes(seeds), _revisions(seeds)])
     return Table(
         "runs",
         "All runs",
@@ -183,6 +208,7 @@ def all_runs(runs: Sequence[Run]) -> Table:
         f"seed, evaluations included; and the revisions of the code that ran. {statistics.WORST_TASK}",
         ["run", "seeds", "mean", "IQM", "median task", "worst task", "each task", "CPU minutes", "code"],
         rows,
+        brief,
     )
 
 
@@ -194,8 +220,25 @@ def _by_name(
         yield name, select(runs, preset, name)
 
 
-def _table(name: str, title: str, note: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table | None:
-    return Table(name, title, note, header, rows) if rows else None
+def _table(
+    name: str,
+    title: str,
+    note: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    brief: Sequence[Sequence[str]] | None = None,
+) -> Table | None:
+    if not rows:
+        return None
+    if brief is not None and len(brief) < len(rows):
+        note += f" Of more than {MANY} tasks the lowest and the highest are shown; {name}.csv has all."
+    return Table(name, title, note, header, rows, brief)
+
+
+def _by_task(tasks: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    """Return the mean over the seeds of each task, NaN without a seed; ``scores`` (n_seeds, n_tasks)."""
+    means = scores.mean(axis=0) if len(scores) else np.full(len(tasks), np.nan)
+    return dict(zip(tasks, means.tolist(), strict=True))
 
 
 def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from matplotlib.ticker import EngFormatter
 from sb3_multitask.experiments.curves import Curve
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.report.collect import Run, presets_of_runs, select
+from sb3_multitask.many_tasks import shown_tasks, shown_words
 from sb3_multitask.storage.files import replacing
 
 Panel = tuple[str, Sequence[Run], str]
@@ -39,13 +41,22 @@ def draw_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def _draw_tasks(sides: Mapping[str, Sequence[Mapping[str, Curve]]], path: Path, y_label: str) -> list[Path]:
-    """Draw the curves of the seeds of several sides, with a panel per task."""
-    tasks = dict.fromkeys(task for curves in sides.values() for seed in curves for task in seed)
+    """Draw the curves of the seeds of several sides, with a panel per task.
+
+    Of more than 20 tasks these are the ten that end with the lowest and the ten that end with the highest values, mean
+    over sides and seeds, and the label of the steps says so.
+    """
+    ends = defaultdict(list)
+    for seed in (seed for curves in sides.values() for seed in curves):
+        for task, (_, values) in seed.items():
+            ends[task].append(values[-1])
+    tasks = shown_tasks({task: float(np.mean(last)) for task, last in ends.items()})
+    words = shown_words(len(ends), y_label.partition(",")[0])
     panels = {
         task: {preset: [seed[task] for seed in side if task in seed] for preset, side in sides.items()}
         for task in tasks
     }
-    return draw_sides(panels, path, "steps of a task", y_label)
+    return draw_sides(panels, path, f"steps of a task{words and f' ({words})'}", y_label)
 
 
 def draw_sides(panels: Mapping[str, Sides], path: Path, x_label: str, y_label: str = _RETURN) -> list[Path]:

@@ -6,10 +6,11 @@ import csv
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sb3_multitask.many_tasks import AT_EACH_END, gap, shown_tasks
 from sb3_multitask.storage.files import write_text
 
 _LONG = 50
@@ -18,35 +19,58 @@ _LONG = 50
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title and a sentence that explains it; for :meth:`write` its cells are plain text."""
+    """A table with a title and a sentence that explains it; for :meth:`write` its cells are plain text.
+
+    :param brief: rows that Markdown and HTML show in place of ``rows``, which the CSV has; ``None`` for ``rows``
+    """
 
     name: str
     title: str
     note: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    brief: Sequence[Sequence[str]] | None = None
+
+    @property
+    def shown(self) -> Sequence[Sequence[str]]:
+        """The rows that people read."""
+        return self.rows if self.brief is None else self.brief
 
     def markdown(self) -> str:
         """Return the table as Markdown; cells may be Markdown too."""
         lines = [f"## {self.title}", "", self.note, "", _line(self.header), _line(["---"] * len(self.header))]
-        return "\n".join([*lines, *map(_line, self.rows)]) + "\n"
+        return "\n".join([*lines, *map(_line, self.shown)]) + "\n"
 
     def html(self) -> str:
         """Return a section with the table's name as its id; columns have the classes "words", "long" and "numbers"."""
-        kinds = [_kind([row[i] for row in self.rows]) for i in range(len(self.header))]
+        kinds = [_kind([row[i] for row in self.shown]) for i in range(len(self.header))]
         head = _row("th", self.header, kinds)
-        body = "".join(_row("td", row, kinds) for row in self.rows)
+        body = "".join(_row("td", row, kinds) for row in self.shown)
         title, note = html.escape(self.title), html.escape(self.note)
         table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
         return f"<section id='{self.name}'><h2>{title}</h2><p>{note}</p>{table}</section>"
 
     def write(self, folder: Path) -> None:
         """Write ``<name>.md`` and ``<name>.csv``."""
-        plain = replace(self, header=_plain(self.header), rows=list(map(_plain, self.rows)))
+        plain = replace(self, header=_plain(self.header), rows=list(map(_plain, self.shown)), brief=None)
         write_text(folder / f"{self.name}.md", plain.markdown())
         file = io.StringIO()
         csv.writer(file, lineterminator="\n").writerows([self.header, *self.rows])
         write_text(folder / f"{self.name}.csv", file.getvalue())
+
+
+def brief_rows(rows: Mapping[str, Sequence[str]], scores: Mapping[str, float], column: int = 0) -> list[Sequence[str]]:
+    """Return the rows of the tasks that are shown, with a row between that says how many are not.
+
+    :param rows: task -> its row
+    :param scores: task -> its return
+    :param column: column of the tasks; those before it are equal in all rows
+    """
+    shown = [rows[task] for task in shown_tasks(scores)]
+    if len(shown) < len(rows):
+        first = shown[0]
+        shown.insert(AT_EACH_END, [*first[:column], gap(len(rows)), *[""] * (len(first) - column - 1)])
+    return shown
 
 
 def markdown_text(text: str) -> str:

@@ -15,6 +15,7 @@ from sb3_multitask.experiments.report.collect import Run, read_runs, write_data
 from sb3_multitask.experiments.report.figures import draw_runs
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
+from sb3_multitask.many_tasks import shown_tasks
 from sb3_multitask.readers import UnreadableFileError
 from sb3_multitask.storage.files import write_text
 
@@ -80,8 +81,11 @@ def _film_best(runs: Sequence[Run], preset: str, folder: Path) -> str:
     if not agents:
         return ""
     best = max(agents, key=lambda run: np.mean([result.mean_reward for result in run.results["after"].values()]))
+    tasks, after = best.config.resolved_tasks(), best.results["after"]
+    shown = set(shown_tasks({task.name: after[task.name].mean_reward for task in tasks}))
+    tasks = tuple(task for task in tasks if task.name in shown)
     try:
-        clips = render_clips(RunFolder(best.path).agents / "final", best.config.resolved_tasks(), folder)
+        clips = render_clips(RunFolder(best.path).agents / "final", tasks, folder)
     except (RuntimeError, UnreadableFileError) as e:
         return f"<p>No clips of {preset}/{best.name}: {html.escape(str(e))}</p>"
     images = []
