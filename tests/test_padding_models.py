@@ -1,7 +1,9 @@
 """Models of tasks of different sizes: engines, agents, teachers and transfer."""
 
+import base64
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.algorithms.engine import TorchEngine
 from sb3_multitask.losses import A2CLoss
+from sb3_multitask.readers import UnreadableFileError
 
 RECORDED = sized_tasks(RecordedEnv)
 PPO_SETTINGS = {"n_steps": 16, "batch_size": 16, "n_epochs": 2}
@@ -199,6 +202,21 @@ def test_an_agents_files_and_a_models_hold_the_sizes(trained, tmp_path):
         assert loaded.digest == agent.digest
         np.testing.assert_array_equal(*(one.predict(observations(), deterministic=True)[0] for one in (agent, loaded)))
     assert json.loads((tmp_path / "agent.json").read_text())["schema"] == 3  # older versions would not mask
+
+
+def test_a_model_whose_sizes_cannot_be_read_is_refused(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(members["data"])
+    content = base64.b64decode(data["observation_space"][":serialized:"])
+    for damaged in (content.replace(b"obs_dims", b"abs_dims"), content[:-9], b"no pickle"):
+        data["observation_space"][":serialized:"] = base64.b64encode(damaged).decode()
+        with zipfile.ZipFile(tmp_path / "damaged.zip", "w") as archive:
+            for name, member in {**members, "data": json.dumps(data)}.items():
+                archive.writestr(name, member)
+        with pytest.raises(UnreadableFileError, match="its tasks differ in size, but how cannot be read"):
+            mt.load_agent(tmp_path / "damaged.zip")
 
 
 def test_agents_of_equal_sizes_are_saved_as_before(tmp_path):

@@ -108,10 +108,11 @@ class Agent:
         space = self.task_space
         if space is None:
             return
-        dims = [(obs_dim, len(low)) for obs_dim, (low, _) in zip(space.obs_dims, space.action_bounds, strict=True)]
+        dims = [(obs_dim, len(low)) for obs_dim, (low, _) in zip(space.obs_dims, space.action_bounds, strict=False)]
         fit = all(1 <= obs_dim <= self.obs_dim and 1 <= n <= self.action_dim for obs_dim, n in dims)
         ordered = all(len(low) == len(high) and np.less_equal(low, high).all() for low, high in space.action_bounds)
-        if len(dims) != self.n_tasks or not (fit and ordered):
+        are_all = len(space.obs_dims) == len(space.action_bounds) == self.n_tasks
+        if not (are_all and fit and ordered):
             raise ValueError(
                 f"`task_space` must have {self.n_tasks} tasks with observations of at most {self.obs_dim} and actions "
                 f"of at most {self.action_dim} numbers, between the lowest and the highest (got {space})"
