@@ -51,7 +51,7 @@ def test_overrides_win(tmp_path):
         ("seed: 1\n\nn_steps: 0\n", r"run.yml:3: `n_steps`: .*greater than or equal to 1 \(got 0\)"),
         ("seed: 1\nseed: 2\n", "duplicate key"),
         ("tasks: HalfCheetahBody5\n", "run.yml:1: `tasks`: Unknown task set.*HalfCheetahBody6"),
-        ("task_schedule: round\n", "`task_schedule`: Input should be 'joint' or 'cycle' .got 'round'"),
+        ("task_schedule: round\n", "`task_schedule`: must be joint, cycle, or a schedule.*got 'round'"),
         ("learning_rate: .nan\n", "`learning_rate"),
         ("learning_rate: lin_nan\n", "`learning_rate`: must be finite and not negative"),
         ("ent_coef: .nan\n", "`ent_coef`: .*finite"),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "sb3_multitask"
 ROOMS = (
-    *("process", "storage", "tasks", "many_tasks", "envs", "vec_env", "policies", "losses", "readers", "agents"),
-    *("distillation", "fast", "algorithms", "checkpoint", "evaluation", "experiments", "cli", "zoo", "zoo_configs"),
+    *("process", "storage", "tasks", "task_schedules", "many_tasks", "envs", "vec_env", "policies", "losses"),
+    *("readers", "agents", "distillation", "fast", "algorithms", "checkpoint", "evaluation", "experiments", "cli"),
+    *("zoo", "zoo_configs"),
 )
 """From the bottom to the top; a room is a module or a package of the root."""
 

@@ -5,6 +5,7 @@ read from its constructor, and what it can do from its class attributes:
 
 - ``resumable``: ``ResumableCheckpointCallback`` resumes its training to the same bits
 - ``distils``: it learns from ``teachers``
+- ``weighs_tasks``: its updates weigh the losses of tasks, as a schedule in mode "weights" asks for
 - ``carries_statistics``: its file holds its tasks and the normaliser's statistics, and it checks its env's normaliser
 - ``logs_tasks``: it logs the episodes of every task, and its last update; ``task_terms`` names what it logs of a task's
   update, below ``train/<task>/``
@@ -45,7 +46,7 @@ ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
 """By the name that a config has for them."""
 
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-Ability: TypeAlias = Literal["resumable", "distils", "carries_statistics", "logs_tasks"]
+Ability: TypeAlias = Literal["resumable", "distils", "weighs_tasks", "carries_statistics", "logs_tasks"]
 
 
 def has_ability(algorithm: BaseAlgorithm | type[BaseAlgorithm], ability: Ability) -> bool:

@@ -22,7 +22,7 @@ from sb3_multitask.policies.arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kw
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.policies.task_steps import actor_held
 from sb3_multitask.tasks import TasksLike
-from sb3_multitask.vec_env.layers import TaskSchedule
+from sb3_multitask.vec_env.layers import TaskScheduleLike
 
 
 class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
@@ -45,7 +45,10 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
     :param policy_kwargs: as in SB3; ``optimizer_kwargs`` without an ``optimizer_class`` are for A2C's RMSprop
     :param device: ``"auto"`` is the CPU, on which nets of this size are fastest; others are taken, with a warning
     :param task_schedule: ``"joint"`` steps all tasks together and makes one update from the mean over all rows;
-        ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1)
+        ``"cycle"`` collects with one task, updates, and goes to the next (the paper, section 4.3.1); an object of
+        ``sb3_multitask.task_schedules`` picks the next task, or weighs the losses of all tasks. The model trains with
+        a copy of the object, ``model.task_schedule``. A file holds its state, not the object: pass one to ``load`` to
+        continue the training.
     :param engine: what computes actions and updates: ``"torch"``; ``"fast"``, the same mathematics in numpy and closed
         form (within rounding, see ``sb3_multitask.fast``); or ``"auto"``, "fast" where it applies
     :param teachers: task name -> teacher: an ``Agent``, a multi-task model, a model of SB3, the path of one of these,
@@ -94,7 +97,7 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        task_schedule: TaskSchedule = "joint",
+        task_schedule: TaskScheduleLike = "joint",
         engine: EngineName = "auto",
         teachers: Mapping[str, TeacherLike] | None = None,
         distill_loss: DistillLoss = "forward_kl",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import pathlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Never, Self
 
 import numpy as np
@@ -14,11 +16,26 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
-from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, check_learns_from_teachers, why_torch
+from sb3_multitask.algorithms.engine import (
+    Engine,
+    EngineName,
+    TorchEngine,
+    check_learns_from_teachers,
+    trains_as_sb3,
+    why_torch,
+)
 from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices, check_counts
 from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
+from sb3_multitask.algorithms.task_schedule import (
+    begun,
+    check_has_schedule,
+    check_task_schedule,
+    check_weights_are_used,
+    log_schedule,
+    saved_as_settings,
+)
 from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
 from sb3_multitask.distillation.settings import Coefficient, Coefficients, DistillationSettings
 from sb3_multitask.distillation.sources import TeacherLike
@@ -32,9 +49,10 @@ from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.arguments import check_names
 from sb3_multitask.process.kernels import COMPILING, compiles_first
 from sb3_multitask.process.threads import threads_for_arrays
+from sb3_multitask.task_schedules.base import TaskSchedule, one_task_at_a_time
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
-from sb3_multitask.vec_env.layers import TaskSchedule, scheduled
+from sb3_multitask.vec_env.layers import TaskScheduleLike, scheduled
 
 _COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
 
@@ -47,6 +65,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     """
 
     distils: ClassVar[bool] = True  # has `teachers`
+    weighs_tasks: ClassVar[bool] = True  # its updates multiply the losses by `loss_weights`
     needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
     torch_threads: int = 1  # of torch and of numpy's products while it trains; the physics has its own
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
@@ -56,20 +75,23 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     def begin(
         self,
-        task_schedule: TaskSchedule,
+        task_schedule: TaskScheduleLike,
         engine: EngineName,
         n_steps: int,
         task_weights: TaskWeights | None = None,
     ) -> None:
         """Set what a model has beside SB3's attributes; before SB3's constructor.
 
-        :raises TypeError: if ``n_steps`` is no whole number
+        :raises TypeError: if ``n_steps`` is no whole number, or ``task_schedule`` a class or a mapping
         :raises ValueError: on another schedule or engine, or rollouts without a step
         """
-        check_choices(task_schedule=(task_schedule, TaskSchedule), engine=(engine, EngineName))
+        check_task_schedule(task_schedule)
+        check_choices(engine=(engine, EngineName))
         check_counts(n_steps=n_steps)
         self._begin_with_tasks()
-        self.task_schedule: TaskSchedule = task_schedule
+        self.task_schedule: TaskScheduleLike = task_schedule
+        self.schedule_state: dict[str, Any] | None = None  # of a file: settings and state of its schedule
+        self._schedule: TaskSchedule | None = None  # the model's own copy, which `task_schedule` then is
         self.engine: EngineName = engine
         self.task_weights: TaskWeights | None = task_weights
         self._numerics: Engine | None = None
@@ -100,7 +122,10 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._teaching: TeachersInEnv | None = None
 
     def _setup_model(self) -> None:
-        check_choices(task_schedule=(self.task_schedule, TaskSchedule), engine=(self.engine, EngineName))
+        check_task_schedule(self.task_schedule, from_file=True)
+        weighs = self.weighs_tasks and not trains_as_sb3(self)
+        check_weights_are_used(self.task_schedule, type(self).__name__, weighs_tasks=weighs)
+        check_choices(engine=(self.engine, EngineName))
         check_counts(n_steps=self.n_steps)
         check_number_or_schedule("learning_rate", self.learning_rate)
         checked_weights(self.task_weights, None)
@@ -130,6 +155,12 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:
         return scheduled(env, self.task_schedule)
+
+    def _adopt_env(self, env: VecEnv) -> None:
+        super()._adopt_env(env)
+        if isinstance(self.task_schedule, TaskSchedule) and self.task_schedule is not self._schedule:
+            self._schedule = begun(self.task_schedule, self.task_names or (), self.seed, self.schedule_state)
+            self.task_schedule, self.schedule_state = self._schedule, None
 
     # Rollouts
 
@@ -169,10 +200,20 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             return self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
 
     def next_task(self) -> None:
-        """In "cycle", continue with the next task where it stopped; in "joint" nothing."""
-        if self.task_schedule == "cycle":
+        """End an update: continue with the next task, or the one that the schedule picks, where it stopped.
+
+        The schedule also learns which tasks the update was of. In "joint" nothing happens.
+        """
+        if self._schedule is not None:
             env: Any = self.env
-            self._last_obs = env.next_task()
+            is_one = one_task_at_a_time(self._schedule)
+            self._schedule.note_visits([env.active_task] if is_one else range(self._schedule.n_tasks))
+        self._show_next_task()
+
+    def _show_next_task(self) -> None:
+        if one_task_at_a_time(self.task_schedule):
+            env: Any = self.env
+            self._last_obs = env.next_task(None if self._schedule is None else self._schedule.next_task())
             self._last_episode_starts = env.episode_starts
 
     def _check_buffer(self, purpose: str) -> TaskRolloutBuffer:
@@ -194,14 +235,26 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         super()._update_info_buffer(infos, dones)
         for info in infos:
             if "episode" in info and "task" in info:
-                self.task_ep_info_buffers[info["task"]].append(task_logs.episode_of(info))
+                episode = task_logs.episode_of(info)
+                self.task_ep_info_buffers[info["task"]].append(episode)
+                if self._schedule is not None:
+                    task = self._schedule.task_names.index(info["task"])
+                    self._schedule.note_episode(task, episode["r"], episode.get("success"))
 
     # Objectives
 
     @property
     def loss_weights(self) -> np.ndarray | None:
-        """What the losses of each task's rows are multiplied by, (n_tasks,); ``None``: all by 1."""
-        return checked_weights(self.task_weights, self.task_names)
+        """What the losses of each task's rows are multiplied by, (n_tasks,); ``None``: all by 1.
+
+        These are ``task_weights``, times the weights of a schedule that gives some.
+        """
+        weights = checked_weights(self.task_weights, self.task_names)
+        if self._schedule is None or self._schedule.mode != "weights":
+            return weights
+        of_schedule = self._schedule.weights()
+        weights = of_schedule if weights is None else weights * of_schedule
+        return None if (weights == 1).all() else weights
 
     @property
     def distillation(self) -> DistillationSettings:
@@ -251,11 +304,12 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         """Train; SB3's arguments and behaviour, but that the log of the last update is written too.
 
         :param total_timesteps: environment steps over all tasks, a lower bound: training ends after a whole
-            rollout, in "cycle" after a whole cycle of tasks
+            rollout, in "cycle" (but no other schedule) after a whole cycle of tasks
         :param log_interval: updates between two lines of the log; ``None``: no lines
         :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
-        :raises ValueError: if the model has no env, or lacks the teachers from whom it learned
+        :raises ValueError: if the model has no env, or lacks the teachers or the schedule with which it learned
         """
+        check_has_schedule(type(self).__name__, self.task_schedule)
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
         self._choose_engine()
         name = tb_log_name or type(self).__name__
@@ -275,9 +329,12 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or not self.task_ep_info_buffers:
             self.task_ep_info_buffers = {name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()}
+        resets = reset_num_timesteps or self._last_obs is None  # as SB3
         total_timesteps, callback_object = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        if resets and self._schedule is not None:  # the reset has shown the first task
+            self._show_next_task()
         task_logs.make_room_for_tasks(self.logger, self.task_names or (), shorten=not self._custom_logger)
         if self.task_schedule == "cycle":  # every task has its turn
             env: Any = self.env
@@ -304,6 +361,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         for name, count in getattr(self.env.unwrapped if self.env else None, "fault_counts", {}).items():
             if count:
                 self.logger.record(f"faults/{name}", count)
+        if self._schedule is not None:
+            log_schedule(self.logger, self._schedule)
         means = task_logs.log_episodes(self.logger, self.task_ep_info_buffers)
         with task_logs.episodes_replaced(self, means):
             super().dump_logs(iteration)
@@ -311,16 +370,37 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     # Files and state
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_numerics", "_last_engine_message", "teachers", "_teaching", "_distillation"]
+        ours = ["_numerics", "_last_engine_message", "teachers", "_teaching", "_distillation", "_schedule"]
         if self.rollout_buffer_class is self.default_buffer_class:  # which it is by itself
             ours.append("rollout_buffer_class")
         return [*super()._excluded_save_params(), *ours]
 
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        with saved_as_settings(self):
+            super().save(path, exclude, include)
+
+    save.__doc__ = MultiTaskAlgorithm.save.__doc__
+
+    def get_state(self) -> dict[str, Any]:
+        state = super().get_state()
+        return state if self._schedule is None else {**state, "task_schedule": self._schedule.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if self._schedule is not None:
+            self._schedule.set_state(state["task_schedule"])
+
     def settings(self) -> dict[str, Any]:
-        names = ("task_schedule", "n_steps", *self.live_settings, "distill_loss")
-        weights = self.loss_weights
+        names = ("n_steps", *self.live_settings, "distill_loss")
+        schedule, weights = self.task_schedule, checked_weights(self.task_weights, self.task_names)
         return {
             **super().settings(),
+            "task_schedule": schedule.settings() if isinstance(schedule, TaskSchedule) else schedule,
             "task_weights": {} if weights is None else dict(zip(self.task_names or (), weights.tolist(), strict=True)),
             **{name: getattr(self, name) for name in names},
             **{name: number_or_schedule(getattr(self, name)) for name in _COEFFICIENTS},

@@ -26,7 +26,7 @@ from sb3_multitask.losses.schedules import check_number_or_schedule
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.policies.task_steps import actor_held
 from sb3_multitask.tasks import TasksLike
-from sb3_multitask.vec_env.layers import TaskSchedule
+from sb3_multitask.vec_env.layers import TaskScheduleLike
 
 _LEAST_AND_MOST_RATE = (1e-5, 1e-2)  # rsl_rl's bounds of the learning rate
 
@@ -84,7 +84,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         seed: int | None = None,
         device: th.device | str = "auto",
         desired_kl: float | None = None,
-        task_schedule: TaskSchedule = "joint",
+        task_schedule: TaskScheduleLike = "joint",
         engine: EngineName = "auto",
         teachers: Mapping[str, TeacherLike] | None = None,
         distill_loss: DistillLoss = "forward_kl",

@@ -20,7 +20,7 @@ from sb3_multitask.algorithms.task_logs import log_explained_variance, log_std
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.policies.task_steps import absent_heads_kept
 from sb3_multitask.tasks import TasksLike
-from sb3_multitask.vec_env.layers import TaskSchedule
+from sb3_multitask.vec_env.layers import TaskScheduleLike
 
 
 class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
@@ -28,13 +28,14 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
 
     All arguments of sb3-contrib's TRPO, with its defaults, and ``task_schedule``; see :class:`A2CMultiTask` for it, and
     for ``policy``, ``env`` and ``device``. The update is sb3-contrib's, by torch. In "cycle" heads of waiting tasks
-    and their optimizer state stay as they are. There are no teachers.
+    and their optimizer state stay as they are. There are no teachers, and no weights of tasks.
 
-    :raises ValueError: as :class:`A2CMultiTask`; on a ``sub_sampling_factor`` other than 1, with which sb3-contrib's
-        update fails on observations that are dicts
+    :raises ValueError: as :class:`A2CMultiTask`; on a schedule in mode "weights"; on a ``sub_sampling_factor`` other
+        than 1, with which sb3-contrib's update fails on observations that are dicts
     """
 
     distils: ClassVar[bool] = False
+    weighs_tasks: ClassVar[bool] = False
     task_terms: ClassVar[tuple[str, ...]] = ("explained_variance",)
     live_settings = (*MultiTaskOnPolicyAlgorithm.live_settings, "target_kl")
     default_buffer_class = KeptRowsRolloutBuffer
@@ -66,7 +67,7 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        task_schedule: TaskSchedule = "joint",
+        task_schedule: TaskScheduleLike = "joint",
         _init_setup_model: bool = True,
     ) -> None:
         check_batch_size(batch_size, normalize_advantage)  # which sb3-contrib asserts before `_setup_model`

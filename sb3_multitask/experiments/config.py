@@ -14,6 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms import ALGORITHMS, arguments_of, has_ability
 from sb3_multitask.algorithms.engine import EngineName
+from sb3_multitask.algorithms.task_schedule import check_weights_are_used
 from sb3_multitask.algorithms.task_weights import checked_weights
 from sb3_multitask.algorithms.transfer import Frozen
 from sb3_multitask.evaluation.callback import Score
@@ -38,11 +39,13 @@ from sb3_multitask.losses import DistillLoss
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.storage.yaml_files import ConfigError
+from sb3_multitask.task_schedules import make_task_schedule
+from sb3_multitask.task_schedules.base import TaskSchedule, one_task_at_a_time
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName
 from sb3_multitask.vec_env.copies import Copies
 from sb3_multitask.vec_env.faults import OnFault
-from sb3_multitask.vec_env.layers import TaskSchedule
+from sb3_multitask.vec_env.layers import ScheduleName
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 
 __all__ = ["ConfigError", "EvaluateConfig", "FolderName", "TrainConfig", "dump_config", "load_config", "make_config"]
@@ -78,7 +81,10 @@ class TrainConfig(Config):
         4, description="Copies of each task; {a: 8, b: 2} for each by its name"
     )
     seed: int = Field(0, ge=0, description="Seed of envs, weights and actions")
-    task_schedule: TaskSchedule = Field("joint", description="All tasks in one update, or one after the other")
+    task_schedule: ScheduleName | dict[str, dict[str, Any]] = Field(
+        "joint",
+        description="joint: all tasks in one update; cycle: one after the other; or {progress: {window: 10}}, ...",
+    )
     algo: AlgorithmName = Field("a2c_mt", description=_ALGO)
     algo_kwargs: dict[str, Any] = Field({}, description="Further arguments of the algorithm, such as batch_size")
     sequential: bool = Field(default=False, description="One head learns the tasks in turn, n_timesteps over all")
@@ -154,6 +160,12 @@ class TrainConfig(Config):
             _check_arguments(normalize, MultiTaskVecNormalize)
         return normalize
 
+    @field_validator("task_schedule", mode="before")
+    @classmethod
+    def _is_schedule_of_tasks(cls, task_schedule: Any) -> Any:
+        make_task_schedule(task_schedule)
+        return task_schedule
+
     @field_validator("learning_rate", *COEFFICIENTS, mode="before")
     @classmethod
     def _number_or_schedule(cls, value: Any, info: ValidationInfo) -> Any:
@@ -201,8 +213,14 @@ class TrainConfig(Config):
     def _numbers_are_of_tasks(self) -> Self:
         checked_weights(self.task_weights, self.task_names)
         copies = Copies.of(self.n_envs_per_task, self.task_names)
+        schedule = make_task_schedule(self.task_schedule)
+        if isinstance(schedule, TaskSchedule):
+            schedule.begin(self.task_names, self.seed)  # checks the tasks in its arguments
+            check_weights_are_used(
+                schedule, self._algorithm.__name__, weighs_tasks=has_ability(self._algorithm, "weighs_tasks")
+            )
         differ = isinstance(self.n_envs_per_task, dict) if self.sequential else not copies.are_equal
-        if differ and (self.sequential or self.task_schedule != "joint"):
+        if differ and (self.sequential or one_task_at_a_time(schedule)):
             raise ValueError(
                 f"n_envs_per_task must be one number where one task learns at a time (got {self.n_envs_per_task})"
             )
@@ -276,6 +294,8 @@ class TrainConfig(Config):
         arguments, left_out = arguments_of(self._algorithm), self.left_out()
         names = [name for name in _OF_ALGORITHMS if name in arguments and name not in left_out]
         own = {name: copy.deepcopy(getattr(self, name)) for name in names}  # SB3 writes into policy_kwargs
+        if "task_schedule" in own:
+            own["task_schedule"] = make_task_schedule(self.task_schedule)
         return {**common, **with_schedules(own), **with_schedules(self.algo_kwargs)}
 
     def left_out(self) -> Collection[str]:

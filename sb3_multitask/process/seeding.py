@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_TRAINING, _EVALUATION = 0, 1
+_TRAINING, _EVALUATION, _SCHEDULE = 0, 1, 2
 
 
 def env_seed(seed: int, task: int, copy: int = 0, *, training: bool = True) -> int:
@@ -33,3 +33,11 @@ def env_seeds(seed: int, n_tasks: int, n_envs_per_task: int | Sequence[int], *, 
     copies = [n_envs_per_task] * n_tasks if isinstance(n_envs_per_task, int) else n_envs_per_task
     places = ((task, copy) for task, n in enumerate(copies) for copy in range(n))
     return [env_seed(seed, task, copy, training=training) for task, copy in places]
+
+
+def schedule_generator(seed: int | None) -> np.random.Generator:
+    """Return the generator of a task schedule, which shares no numbers with the sub-environments' generators.
+
+    :param seed: seed of the run; ``None``: other numbers in every process
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SCHEDULE,)))

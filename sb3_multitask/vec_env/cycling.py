@@ -16,9 +16,10 @@ from sb3_multitask.envs.task_env import StepReturn, TaskObs
 class TaskCyclingVecEnv(VecEnv):
     """Show one task of a multi-task VecEnv at a time; ``num_envs`` is the number of its copies (section 4.3.1).
 
-    ``next_task()`` goes from E1 to E2, ... En and back to E1. Waiting tasks keep their state: their episodes continue
-    where they stopped. A multi-task model with ``task_schedule="cycle"`` puts this under its normaliser. On this
-    VecEnv, an algorithm of SB3's own would bootstrap from the next task's observation.
+    ``next_task()`` goes from E1 to E2, ... En and back to E1, and ``next_task(i)`` to any task. Waiting tasks keep
+    their state: their episodes continue where they stopped. A multi-task model with ``task_schedule="cycle"``, or a
+    schedule that picks the next task, puts this under its normaliser. On this VecEnv, an algorithm of SB3's own would
+    bootstrap from the next task's observation.
 
     It is not a ``VecEnvWrapper``, so that ``sync_envs_normalization`` takes it for the innermost VecEnv, which it
     represents.
@@ -94,14 +95,19 @@ class TaskCyclingVecEnv(VecEnv):
         view: VecEnv = self.venv.task_view(task_id)
         return view
 
-    def next_task(self) -> TaskObs:
-        """Make the next task the active one and return its last observations.
+    def next_task(self, task: int | None = None) -> TaskObs:
+        """Make another task the active one and return its last observations.
 
         ``first_visit`` is then true if these have not been returned since the reset.
 
+        :param task: its index, that of the active task included; ``None``: the one after the active task, in turn
+        :raises IndexError: if there is no such task
         :raises RuntimeError: before the first ``reset``
         """
-        task = (self.active_task + 1) % self.n_tasks
+        if task is None:
+            task = (self.active_task + 1) % self.n_tasks
+        elif not 0 <= task < self.n_tasks:
+            raise IndexError(f"`task` must be from 0 to {self.n_tasks - 1} (got {task})")
         obs = self._last_obs[task]
         if obs is None:
             raise RuntimeError("Call reset() before next_task()")

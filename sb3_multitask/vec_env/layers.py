@@ -9,11 +9,14 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_multitask.envs.task_env import box_of
+from sb3_multitask.task_schedules.base import TaskSchedule, one_task_at_a_time
 from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
 from sb3_multitask.vec_env.multitask_vec_env import MultiTaskVecEnv
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 
-TaskSchedule: TypeAlias = Literal["joint", "cycle"]
+ScheduleName: TypeAlias = Literal["joint", "cycle"]
+TaskScheduleLike: TypeAlias = ScheduleName | TaskSchedule
+"""All tasks in every update, one after the other, or what an object of ``sb3_multitask.task_schedules`` decides."""
 
 
 def layers_of(env: VecEnv) -> Iterator[Any]:
@@ -48,16 +51,18 @@ def task_normalizer_of(env: VecEnv) -> MultiTaskVecNormalize | None:
     return normalizer
 
 
-def scheduled(env: VecEnv, schedule: TaskSchedule) -> VecEnv:
+def scheduled(env: VecEnv, schedule: Any) -> VecEnv:
     """Return the env for an algorithm with this schedule: all tasks at once, or cycling under the normaliser.
 
+    :param schedule: a ``TaskScheduleLike``, or the settings of a schedule
     :raises ValueError: if the env cannot have this schedule
     """
+    given = repr(schedule).replace("'", '"') if isinstance(schedule, str) else f"{schedule!r:.100}"
     is_cycling = any(isinstance(layer, TaskCyclingVecEnv) for layer in layers_of(env))
-    if schedule == "joint":
+    if not one_task_at_a_time(schedule):
         if is_cycling:
             raise ValueError(
-                'task_schedule="joint" needs all tasks in one step, and a TaskCyclingVecEnv shows one at a time: '
+                f"task_schedule={given} needs all tasks in one step, and a TaskCyclingVecEnv shows one at a time: "
                 'pass the env inside it, or task_schedule="cycle".'
             )
         return env
@@ -71,7 +76,7 @@ def scheduled(env: VecEnv, schedule: TaskSchedule) -> VecEnv:
     if isinstance(env, MultiTaskVecEnv):
         return TaskCyclingVecEnv(env)
     raise ValueError(
-        'task_schedule="cycle" needs a MultiTaskVecEnv, or a MultiTaskVecNormalize over one, without other wrappers '
+        f"task_schedule={given} needs a MultiTaskVecEnv, or a MultiTaskVecNormalize over one, without other wrappers "
         f"(got {env!r}): a wrapper would mix up what it remembers of the tasks."
     )
 

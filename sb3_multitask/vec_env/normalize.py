@@ -117,9 +117,12 @@ class MultiTaskVecNormalize(SharedStatistics):
         """Return a normaliser over a ``TaskCyclingVecEnv`` of the same tasks that shares these statistics."""
         return self.over(TaskCyclingVecEnv(self.venv))
 
-    def next_task(self) -> TaskObs:
-        """Select the next task of a ``TaskCyclingVecEnv`` and return its last observations, normalised."""
-        obs = self.venv.next_task()
+    def next_task(self, task: int | None = None) -> TaskObs:
+        """Select a task of a ``TaskCyclingVecEnv`` and return its last observations, normalised.
+
+        :param task: its index; ``None``: the one after the active task, in turn
+        """
+        obs = self.venv.next_task(task)
         self.old_obs = obs
         if self.venv.first_visit:
             return self._seen(obs)

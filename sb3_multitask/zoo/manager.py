@@ -24,6 +24,7 @@ from sb3_multitask.evaluation.callback import MultiTaskEvalCallback, Score
 from sb3_multitask.evaluation.episodes import TaskEpisodesCallback
 from sb3_multitask.storage.files import write_text
 from sb3_multitask.storage.yaml_files import ConfigError, write_yaml
+from sb3_multitask.task_schedules.base import one_task_at_a_time
 from sb3_multitask.tasks import Task, resolve_tasks
 from sb3_multitask.vec_env import MultiTaskVecEnv, MultiTaskVecNormalize
 from sb3_multitask.zoo.normalization import EarlierModel, SaveStatistics, check_same_normalization
@@ -35,6 +36,7 @@ from sb3_multitask.zoo.settings import (
     default_config,
     merged,
     read_hyperparameters,
+    schedule_of,
 )
 from sb3_multitask.zoo.study import check_study
 from sb3_multitask.zoo.trials import TrialCallback, hyperparameters_of_trial, pruning_breakdowns
@@ -106,7 +108,7 @@ class MultiTaskExperimentManager(ExperimentManager):
         if self._eval_env_kwargs_args is None:  # the zoo would leave those of a config out
             self.eval_env_kwargs = hyperparams.get("env_kwargs") or self.env_kwargs
         self._gamma = hyperparams.get("gamma", self._gamma)
-        is_cycling = hyperparams.get("task_schedule") == "cycle"
+        is_cycling = one_task_at_a_time(schedule_of(hyperparams))
         policy = hyperparams.pop("policy", "MultiTaskMlpPolicy")
         values, *rest = super()._preprocess_hyperparams(hyperparams)
         self._n_rows = self.n_envs * (1 if is_cycling else len(self.tasks))

@@ -22,6 +22,7 @@ from sb3_multitask.experiments.shipped import find_config, shipped_config
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.arguments import activation_class
 from sb3_multitask.storage.yaml_files import ConfigError, load_values
+from sb3_multitask.task_schedules import make_task_schedule
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
 
@@ -94,10 +95,23 @@ def check_hyperparameters(values: Mapping[str, Any], algo: str) -> None:
         arguments = list(inspect.signature(MultiTaskVecNormalize).parameters)[1:]
         _check_keys(values["normalize"], arguments, "argument of MultiTaskVecNormalize in `normalize`")
     _check_callbacks(values.get("callback"))
+    schedule_of(values)
     try:
         check_sub_sampling(ALGORITHMS[algo], values)
     except ValueError as e:
         raise ConfigError(str(e)) from e
+
+
+def schedule_of(values: Mapping[str, Any]) -> Any:
+    """The ``task_schedule`` of hyper-parameters as an algorithm takes it; "joint" if they have none.
+
+    :raises ConfigError: if it is none
+    """
+    given = values.get("task_schedule", "joint")
+    try:
+        return make_task_schedule(given)
+    except ValueError as e:
+        raise ConfigError(f"`task_schedule`: {e} (got {given!r})") from e
 
 
 def _must_be_a_mapping(name: str, value: Any, others: str = "") -> str:
@@ -140,6 +154,8 @@ def constructor_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     :raises ConfigError: on a schedule or an activation that is none
     """
     arguments = dict(values)
+    if "task_schedule" in arguments:
+        arguments["task_schedule"] = schedule_of(arguments)
     for name in SCHEDULES:
         if name in arguments:
             try:
