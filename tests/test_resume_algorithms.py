@@ -5,6 +5,7 @@ from helpers.killed_runs import BODIES, killed_and_resumed, random_kills
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
+from sb3_multitask.task_schedules import TaskBandit
 
 pytestmark = pytest.mark.native
 
@@ -25,6 +26,7 @@ CASES = {
     "desired_kl": {"desired_kl": 5e-4, "learning_rate": 1e-3},
     "desired_kl in cycle": {"desired_kl": 5e-4, "learning_rate": 1e-3, "task_schedule": "cycle"},
     "teachers": {"student_rollout_prob": 0.5, "rl_coef": 0.5, "distill_coef": falls(1.0)},
+    "task schedule": {"task_schedule": TaskBandit("shortfall", dict.fromkeys(BODIES, 1000.0), window=1)},
     "teachers in cycle": {"student_rollout_prob": falls(0.9), "rl_coef": 0.5, "task_schedule": "cycle"},
 }
 """What a resume of PPO may lose: stopped epochs, schedules, adapted learning rates, who acts, whose turn it is."""

@@ -14,6 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import sb3_multitask as mt
+from sb3_multitask.task_schedules import UniformSampling
 from sb3_multitask.evaluation.films import NoRendererError, filming
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -71,9 +72,10 @@ def teachers(tasks):
         ({"policy_kwargs": {"log_std_mode": "shared"}}, {"rollout", "train", "eval"}),
         ({"teachers": teachers}, {"rollout", "train", "eval", "distill"}),
         ({"with_eval": False}, {"rollout", "train"}),
+        ({"task_schedule": UniformSampling()}, {"rollout", "train", "eval", "schedule"}),
         ({"algorithm": PPO, "policy": mt.MultiTaskActorCriticPolicy, "n_steps": 64}, {"eval"}),
     ],
-    ids=["fast", "torch", "shared std", "taught", "without evaluation", "ppo"],
+    ids=["fast", "torch", "shared std", "taught", "without evaluation", "task schedule", "ppo"],
 )
 def test_every_scalar_of_a_task_is_in_the_chart_of_all_tasks_and_nothing_else(tmp_path, kwargs, groups):
     tasks = drift_tasks()

@@ -17,6 +17,7 @@ from sb3_multitask.checkpoint.snapshot import descend
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
 from sb3_multitask.evaluation.envs import tasks_of
 from sb3_multitask.many_tasks import MANY, listed
+from sb3_multitask.task_schedules import TaskSchedule
 
 Layout = dict[str, dict[str, list[Any]]]
 _NOT_HPARAMS = {"env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}
@@ -137,6 +138,8 @@ def chart_layout(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Se
         has_std = getattr(model.policy, "log_std_mode", None) == "per_task"
         keys["rollout"] = ("ep_rew_mean", "ep_len_mean")
         keys["train"] = (*task_terms_of(model), *(["std"] if has_std else []))
+    if isinstance(getattr(model, "task_schedule", None), TaskSchedule):
+        keys["schedule"] = ("probability", "visits")
     if has_ability(model, "distils") and getattr(model, "is_taught", False):
         keys["distill"] = ("loss", "kl")
     keys |= dict.fromkeys(eval_names, ("mean_reward", "mean_ep_length"))
