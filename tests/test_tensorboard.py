@@ -14,11 +14,11 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import sb3_multitask as mt
-from sb3_multitask.task_schedules import UniformSampling
 from sb3_multitask.evaluation.films import NoRendererError, filming
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.train import train_run
+from sb3_multitask.task_schedules import UniformSampling
 
 EVERYTHING = {"tensors": 0, "scalars": 0, "images": 0}
 

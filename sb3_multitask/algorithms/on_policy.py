@@ -384,8 +384,6 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         with saved_as_settings(self):
             super().save(path, exclude, include)
 
-    save.__doc__ = MultiTaskAlgorithm.save.__doc__
-
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()
         return state if self._schedule is None else {**state, "task_schedule": self._schedule.get_state()}

@@ -61,7 +61,9 @@ def check_has_schedule(name: str, task_schedule: object) -> None:
         )
 
 
-def begun(schedule: TaskSchedule, names: Sequence[str], seed: int | None, saved: Mapping[str, Any] | None) -> Any:
+def begun(
+    schedule: TaskSchedule, names: Sequence[str], seed: int | None, saved: Mapping[str, Any] | None
+) -> TaskSchedule:
     """Return a model's own copy of a schedule, begun, with the memory of an equal one if a file has it.
 
     :param saved: what :func:`saved_schedule` returned; ``None``: there is no memory

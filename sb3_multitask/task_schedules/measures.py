@@ -22,18 +22,26 @@ class Measure(ABC):
     def __init__(self, window: int, n_kept: int) -> None:
         self.window, self._n_kept = window, n_kept
         self._returns: list[deque[float]] = []
+        self._values: np.ndarray | None = None  # None when an episode has come since they were computed
 
     def begin(self, task_names: Sequence[str]) -> None:
         """Take the tasks, and forget all episodes."""
-        self._returns = [deque(maxlen=self._n_kept) for _ in task_names]
+        self._returns, self._values = [deque(maxlen=self._n_kept) for _ in task_names], None
 
     def note_episode(self, task: int, episode_return: float) -> None:
         """Take in an episode of a task."""
         self._returns[task].append(float(episode_return))
+        self._values = None
+
+    def values(self) -> np.ndarray:
+        """Return the number of each task, (n_tasks,); an update asks for them once or more, and episodes are rare."""
+        if self._values is None:
+            self._values = self._computed()
+        return self._values
 
     @abstractmethod
-    def values(self) -> np.ndarray:
-        """Return the number of each task, (n_tasks,)."""
+    def _computed(self) -> np.ndarray:
+        """The number of each task, (n_tasks,), from the episodes that are kept."""
 
     def get_state(self) -> dict[str, Any]:
         """Return what episodes have changed, as plain values."""
@@ -42,6 +50,7 @@ class Measure(ABC):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`get_state` returned."""
         self._returns = [deque(returns, maxlen=self._n_kept) for returns in state["returns"]]
+        self._values = None
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments."""
@@ -84,7 +93,7 @@ class Shortfall(Measure):
         self._target = np.array([self.targets[name] for name in task_names])
         self._scale = np.array([self.scales.get(name, abs(self.targets[name])) for name in task_names])
 
-    def values(self) -> np.ndarray:
+    def _computed(self) -> np.ndarray:
         known = [task for task, returns in enumerate(self._returns) if returns]
         means = np.array([np.mean(self._returns[task]) for task in known])
         of_known = (self._target[known] - means) / self._scale[known]
@@ -117,7 +126,7 @@ class Progress(Measure):
         self._lowest[task] = min(self._lowest[task], episode_return)
         self._highest[task] = max(self._highest[task], episode_return)
 
-    def values(self) -> np.ndarray:
+    def _computed(self) -> np.ndarray:
         known = [task for task, returns in enumerate(self._returns) if len(returns) == self._n_kept]
         of_known = [self._of(task) for task in known]
         values = np.full(len(self._returns), max(of_known, default=1.0))

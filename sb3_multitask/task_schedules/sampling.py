@@ -92,15 +92,15 @@ class ShortfallSampling(SoftmaxSampling):
     / scale[i]``, 0 at the target and negative above it. The mean is over the task's latest ``window`` training
     episodes, or all if there are fewer. The scale is ``|target[i]|``, the paper's for positive targets, unless
     ``scales`` has the task; a target of 0 needs it. A task without an episode has the greatest shortfall of the others,
-    and at least 1, which is the paper's for a mean return of 0.
+    and at least 1, which is that of a mean return of 0 where the target is positive.
 
     :param targets: task -> return to reach, in the units of the environment's rewards, for every task. Those of
         teachers are the mean returns of an evaluation: ``{task: result.mean_reward for task, result in
         evaluate_tasks(...).items()}``
-    :param temperature: positive; the paper's is 0.05
-    :param window: episodes of the mean return; the paper's is 10
+    :param temperature: positive; a low one prefers the greatest shortfall more
+    :param window: episodes of the mean return
     :param scales: task -> positive scale of the shortfall, in the units of the rewards
-    :param floor: share of the probability that all tasks divide equally, from 0 to 1; the paper has none
+    :param floor: share of the probability that all tasks divide equally, from 0 to 1; 0 is the paper's formula
     :param mode: see :class:`TaskSchedule`
     :raises TypeError: if ``targets`` or ``scales`` is no mapping, or ``window`` no whole number
     :raises ValueError: on a number out of range; when a model is made, on an unknown or a missing task
