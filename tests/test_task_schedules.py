@@ -427,7 +427,7 @@ def test_trpo_takes_no_weights():
 @pytest.mark.parametrize(
     ("schedule", "error", "message"),
     [
-        ("round", ValueError, r"`task_schedule` must be one of joint, cycle, or an object .* \(got 'round'\)"),
+        ("round", ValueError, r"`task_schedule` must be one of joint, cycle or an object .* \(got 'round'\)"),
         (None, ValueError, r"\(got None\)"),
         (UniformSampling, TypeError, r"make an object, UniformSampling\(...\)"),
         ({"uniform": {}}, TypeError, r"make_task_schedule"),

@@ -25,7 +25,7 @@ def check_task_schedule(task_schedule: object, *, from_file: bool = False) -> No
     is_settings = isinstance(task_schedule, Mapping) and {"class", "mode"} <= set(task_schedule)
     if isinstance(task_schedule, TaskSchedule) or (from_file and is_settings):
         return
-    accepted = f"{', '.join(get_args(ScheduleName))}, or an object of sb3_multitask.task_schedules"
+    accepted = f"{', '.join(get_args(ScheduleName))} or an object of sb3_multitask.task_schedules"
     message = f"`task_schedule` must be one of {accepted} (got {task_schedule!r:.100})"
     if isinstance(task_schedule, type) and issubclass(task_schedule, TaskSchedule):
         raise TypeError(f"{message}: make an object, {task_schedule.__name__}(...)")
