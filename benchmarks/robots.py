@@ -51,4 +51,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=DATA, help="the grid's folder, or the data of its report")
     finished, _ = read_runs(parser.parse_args().runs)
-    print(table(finished))  # noqa: T201
+    print(table(finished))
