@@ -253,9 +253,13 @@ def test_sizes_that_do_not_fit_the_weights_are_refused(trained):
             dataclasses.replace(agent, task_space=type(agent.task_space)(change, bounds))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"share": "all", "layer_norm": True}, {"task_embedding": 2, "log_std_mode": "state_dependent"}]
+)
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_exports_leave_the_padding_out(trained, tmp_path, kind):
-    agent, given = agent_of(trained), observations()
+def test_exports_leave_the_padding_out(tmp_path, kind, options):
+    model = make_model(sized_tasks(), {"A": 1, "B": 3, "C": 2}, policy_kwargs=options).learn(60)
+    agent, given = agent_of(model), observations()
     expected, _ = agent.predict(given, deterministic=True)
     obs = np.where(agent.sizes.obs_mask[given["task"]], given["obs"], 1e3).astype(agent.obs_dtype)
     if kind == "torch":
