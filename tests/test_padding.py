@@ -119,6 +119,41 @@ def test_five_robots_give_the_same_on_the_native_backend(n_envs):
     assert same(play(native, 80), play(single, 80))
 
 
+@pytest.mark.parametrize(
+    ("robots", "backend"),
+    [
+        (("Reacher", "Pusher", "InvertedPendulum", "Humanoid"), "dummy"),  # bounds of 1, 2, 3 and 0.4
+        pytest.param(("Ant", "Hopper", "HalfCheetah"), "batch", marks=pytest.mark.native),
+    ],
+)
+def test_robots_play_as_gymnasiums_own(robots, backend):
+    ids = {name: f"{name}-v5" for name in robots}
+    env = mt.make_multitask_vec_env(ids, 1, seed=1, backend=backend, normalize=False)
+    seeds, rng = env.unwrapped.sub_envs.seeds_for(1), np.random.default_rng(0)
+    alone = [gym.make(env_id) for env_id in ids.values()]
+    obs = env.reset()["obs"]
+    for i, (single, seed) in enumerate(zip(alone, seeds, strict=True)):
+        first, _ = single.reset(seed=seed)
+        np.testing.assert_array_equal(obs[i, : len(first)], first.astype(obs.dtype))
+    n_ended = 0
+    for _ in range(50):
+        actions = rng.uniform(env.action_space.low, env.action_space.high, (len(robots), *env.action_space.shape))
+        obs, rewards, dones, infos = env.step(actions)
+        for i, single in enumerate(alone):
+            space = single.action_space
+            action = np.clip(actions[i, : len(space.low)].astype(np.float32), space.low, space.high)
+            own, reward, terminated, truncated, _ = single.step(action)
+            last = infos[i]["terminal_observation"]["obs"] if dones[i] else obs["obs"][i]
+            np.testing.assert_array_equal(last[: len(own)], own.astype(last.dtype))
+            assert not last[len(own) :].any()
+            assert (rewards[i], dones[i]) == (np.float32(reward), terminated or truncated)
+            if dones[i]:
+                n_ended += 1
+                single.reset()
+    assert n_ended
+    env.close()
+
+
 @pytest.mark.parametrize("n_envs", [3, {"wide": 1, "narrow": 4, "middle": 2}])
 @pytest.mark.parametrize("kernels", ["1", "0"])
 def test_a_normaliser_never_sees_padding(n_envs, kernels, monkeypatch):

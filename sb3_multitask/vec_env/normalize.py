@@ -164,8 +164,8 @@ class MultiTaskVecNormalize(SharedStatistics):
 
     def _step(self, kernels: Any, obs: TaskObs, rewards: np.ndarray, training: bool) -> tuple[TaskObs, np.ndarray]:
         """Add a step to the statistics if ``training``, and normalise it."""
-        moments, start = self._moments, self._present().start or 0
-        returns = self._returns[self._rows()]
+        moments, start = self._moments, self._first_task()
+        returns = self._returns[self._rows(start)]
         new_obs, new_rewards = kernels.normalize_step(
             obs["obs"],
             rewards,
@@ -214,6 +214,10 @@ class MultiTaskVecNormalize(SharedStatistics):
             else:
                 self._moments.update(tasks, batch, columns)
 
+    def _first_task(self) -> int:
+        """Return the first task of the rows."""
+        return 0 if self.venv.num_envs == self._returns.size else int(self.venv.task_ids[0])
+
     def _present(self) -> slice:
         """Return the tasks of the rows, which are consecutive, as an index of a task axis."""
         venv = self.venv
@@ -221,11 +225,9 @@ class MultiTaskVecNormalize(SharedStatistics):
             return slice(None)
         return slice(int(venv.task_ids[0]), int(venv.task_ids[-1]) + 1)
 
-    def _rows(self) -> slice:
+    def _rows(self, first_task: int | None = None) -> slice:
         """Return the rows that the VecEnv shows among those of all tasks."""
-        if self.venv.num_envs == self._returns.size:
-            return slice(None)
-        first = self._copies.bounds[int(self.venv.task_ids[0])]
+        first = self._copies.bounds[self._first_task() if first_task is None else first_task]
         return slice(first, first + self.venv.num_envs)
 
     def _parts(self) -> list[tuple[slice, slice, int]]:
