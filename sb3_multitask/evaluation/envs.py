@@ -62,11 +62,9 @@ def fresh_env(
 
 def sizes_of(model: Evaluable) -> TaskSizes:
     """Return the sizes of the tasks of a model or an agent."""
-    if not isinstance(model, Agent):
-        return TaskSizes.of(model.observation_space, model.action_space)
-    obs_dims, action_dims = np.full(model.n_tasks, model.obs_dim), np.full(model.n_tasks, model.action_dim)
-    low, high = (np.zeros((model.n_tasks, model.action_dim)) + bound for bound in (model.action_low, model.action_high))
-    return TaskSizes(model.obs_dim, model.action_dim, obs_dims, action_dims, low, high)
+    if isinstance(model, Agent):
+        return model.sizes
+    return TaskSizes.of(model.observation_space, model.action_space)
 
 
 def tasks_of(model: Evaluable) -> tuple[Task, ...]:
