@@ -71,6 +71,9 @@ def test_task_spaces_are_equal_by_their_sizes():
     assert space != TaskSpace([3, 2], bounds[::-1])
     assert space != spaces.Discrete(2)
     assert spaces.Discrete(2) != space
+    assert repr(space) == "TaskSpace(obs_dims=[3, 2], action_dims=[1, 2], action_bounds=[{}])".format(
+        "-1.0 to 1.0, (-1.0, -2.0) to (1.0, 2.0)"
+    )
 
 
 @pytest.mark.parametrize("n_envs", [2, {"wide": 1, "narrow": 3, "middle": 2}])

@@ -66,8 +66,7 @@ def plot_runs(
         raise ValueError(f"`output` must end in {', '.join(_FORMATS)} (got {str(output)!r})")
     runs = {name: read_run(folder, which) for name, folder in zip(_names(folders, group), folders, strict=True)}
     if max_timesteps is not None:
-        for name, folder in zip(runs, map(Path, folders), strict=True):
-            runs[name] = runs[name].up_to(max_timesteps, read_n_envs(_monitor_of(folder), folder / _EVALUATIONS))
+        runs = _up_to(max_timesteps, runs, folders)
     if group:
         runs = _grouped(runs)
     tasks = list(dict.fromkeys(task for curves in runs.values() for task in (*curves.training, *curves.evaluations)))
@@ -100,6 +99,11 @@ def read_run(folder: Path, which: Which = "both") -> RunCurves:
         looked_for = [missing[one] for one in (("training", "evaluations") if which == "both" else (which,))]
         raise FileNotFoundError(f"{folder} has nothing to plot: {', and '.join(looked_for)}")
     return RunCurves(training, evaluations)
+
+
+def _up_to(max_timesteps: int, runs: Mapping[str, RunCurves], folders: Sequence[Path]) -> dict[str, RunCurves]:
+    n_envs = [read_n_envs(_monitor_of(folder), folder / _EVALUATIONS) for folder in map(Path, folders)]
+    return {name: runs[name].up_to(max_timesteps, of_run) for name, of_run in zip(runs, n_envs, strict=True)}
 
 
 def _monitor_of(folder: Path) -> Path:

@@ -37,7 +37,7 @@ class SharedStatistics(VecNormalize):
         """Raise ValueError unless these statistics, of a file, are of observations of these sizes."""
         n_tasks, obs_dim = self.obs_rms["obs"].mean.shape
         # Files of earlier releases have no sizes: all tasks were as wide.
-        self._obs_dims: np.ndarray = vars(self).get("_obs_dims", np.full(n_tasks, obs_dim))
+        self._obs_dims = vars(self).get("_obs_dims", np.full(n_tasks, obs_dim))
         if sizes.obs_dim != obs_dim or not np.array_equal(self._obs_dims, sizes.obs_dims):
             raise ValueError(
                 "These statistics are of observations of other sizes.\n"
