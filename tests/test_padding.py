@@ -71,6 +71,9 @@ def test_task_spaces_are_equal_by_their_sizes():
     assert space != TaskSpace([3, 2], bounds[::-1])
     assert space != spaces.Discrete(2)
     assert spaces.Discrete(2) != space
+    assert repr(space) == "TaskSpace(obs_dims=[3, 2], action_dims=[1, 2], action_bounds=[{}])".format(
+        "-1.0 to 1.0, (-1.0, -2.0) to (1.0, 2.0)"
+    )
 
 
 @pytest.mark.parametrize("n_envs", [2, {"wide": 1, "narrow": 3, "middle": 2}])
@@ -180,6 +183,40 @@ def test_a_normaliser_never_sees_padding(n_envs, kernels, monkeypatch):
             own = getattr(rms, part)[i, : SIZES[task.name][0]]
             np.testing.assert_allclose(own, getattr(alone.obs_rms["obs"], part)[0], rtol=1e-9)
             np.testing.assert_allclose(getattr(env.ret_rms, part)[i], getattr(alone.ret_rms, part)[0], rtol=1e-9)
+
+
+def swapped_tasks():
+    """The same names, of which the first two have each other's sizes."""
+    wide, narrow, middle = sized_tasks()
+    return [mt.Task("wide", narrow.env_id, narrow.env_kwargs), mt.Task("narrow", wide.env_id, wide.env_kwargs), middle]
+
+
+@pytest.mark.parametrize("kernels", ["1", "0"])
+@pytest.mark.parametrize("how", ["attributes", "dict"])
+def test_statistics_of_other_sizes_leave_the_padding_as_it_is(how, kernels, monkeypatch):
+    monkeypatch.setenv("SB3_MULTITASK_KERNELS", kernels)
+    env, other = mt.make_multitask_vec_env(sized_tasks(), 2, seed=0), mt.make_multitask_vec_env(swapped_tasks(), 2)
+    play(env)
+    if how == "attributes":
+        other.obs_rms = env.obs_rms
+    else:
+        other.set_statistics(env.get_statistics())
+    other.training = False
+    mask = other.venv.sub_envs.sizes.obs_mask
+    np.testing.assert_array_equal(other.obs_rms["obs"].mean, np.where(mask, env.obs_rms["obs"].mean, 0))
+    assert not other.reset()["obs"][~mask[other.venv.task_ids]].any()
+
+
+@pytest.mark.parametrize("tasks", [swapped_tasks(), drift_tasks(3)], ids=["swapped", "narrower"])
+def test_a_normalisers_file_is_for_tasks_of_its_sizes(tasks, tmp_path):
+    env = mt.make_multitask_vec_env(sized_tasks(), 2, seed=0)
+    play(env)
+    env.save(tmp_path / "vecnormalize.pkl")
+    tasks = [mt.Task(name, task.env_id, task.env_kwargs) for name, task in zip(SIZES, tasks, strict=True)]
+    with pytest.raises(ValueError, match=r"of other sizes.\n  statistics: \[5, 2, 4\], 5 with .*\n  env:"):
+        mt.MultiTaskVecNormalize.load(tmp_path / "vecnormalize.pkl", mt.MultiTaskVecEnv(tasks))
+    loaded = mt.MultiTaskVecNormalize.load(tmp_path / "vecnormalize.pkl", mt.MultiTaskVecEnv(sized_tasks(), 3))
+    np.testing.assert_array_equal(loaded.obs_rms["obs"].mean, env.obs_rms["obs"].mean)
 
 
 def test_actions_are_clipped_to_the_bounds_of_their_task():

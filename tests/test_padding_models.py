@@ -221,6 +221,23 @@ def test_an_agents_files_and_a_models_hold_the_sizes(trained, tmp_path):
     assert json.loads((tmp_path / "agent.json").read_text())["schema"] == 3  # older versions would not mask
 
 
+@pytest.mark.parametrize("tasks", [None, ["B"], ["C", "A"]])
+def test_an_agent_is_evaluated_on_tasks_of_its_sizes_as_its_model(trained, tasks):
+    tasks = None if tasks is None else [task for name in tasks for task in sized_tasks() if task.name == name]
+    mine, theirs = (mt.evaluate_tasks(one, tasks, n_eval_episodes=3) for one in (agent_of(trained), trained))
+    assert list(mine) == list(theirs)
+    for task, result in mine.items():
+        assert result.episode_rewards == pytest.approx(theirs[task].episode_rewards, abs=1e-4)
+
+
+def test_an_env_of_other_sizes_under_the_same_names_is_refused(trained):
+    a, b, c = sized_tasks()
+    env = mt.MultiTaskVecEnv([mt.Task("A", b.env_id, b.env_kwargs), mt.Task("B", a.env_id, a.env_kwargs), c])
+    for model in (trained, agent_of(trained)):
+        with pytest.raises(ValueError, match=r"'A' has 3 numbers in .* and 3 in an action; .* head has 5 and 2"):
+            mt.evaluate_tasks(model, env)
+
+
 def test_a_model_whose_sizes_cannot_be_read_is_refused(trained, tmp_path):
     trained.save(tmp_path / "model")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:

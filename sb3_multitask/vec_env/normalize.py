@@ -82,7 +82,8 @@ class MultiTaskVecNormalize(SharedStatistics):
     def set_venv(self, venv: Any) -> None:
         """Set the VecEnv to wrap, after unpickling.
 
-        :raises ValueError: if it has other tasks than these statistics, or is normalised already
+        :raises ValueError: if it has other tasks than these statistics, or tasks of other sizes, or is normalised
+            already
         """
         _check_raw(venv)
         if venv.task_names != self._task_names:
@@ -90,6 +91,7 @@ class MultiTaskVecNormalize(SharedStatistics):
                 "These statistics are of other tasks, or in another order.\n"
                 f"  statistics: {', '.join(self._task_names)}\n  env:        {', '.join(venv.task_names)}"
             )
+        self._check_sizes(TaskSizes.of(venv.observation_space, venv.action_space))
         self._make_returns(venv)
         super().set_venv(venv)
         self._set_observation_space(venv)
