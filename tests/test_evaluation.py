@@ -33,6 +33,16 @@ def test_every_task_gets_the_same_number_of_episodes(model, n_eval_episodes):
         assert results[task].mean_reward == pytest.approx(np.mean(results[task].episode_rewards))
 
 
+@pytest.mark.parametrize("n_eval_episodes", [1, 3, 7])
+@pytest.mark.parametrize("copies", [{"A": 3, "B": 1, "C": 2}, {"A": 1, "B": 3, "C": 2}])
+def test_tasks_with_different_numbers_of_copies_get_the_same_number_of_episodes(model, copies, n_eval_episodes):
+    env = mt.MultiTaskVecEnv(drift_tasks(3), copies, seed=0, training=False)
+    results = mt.evaluate_tasks(model, env, n_eval_episodes=n_eval_episodes)
+    assert {task: result.episode_lengths for task, result in results.items()} == {
+        task: (horizon,) * n_eval_episodes for task, horizon in zip("ABC", (5, 7, 9), strict=True)
+    }
+
+
 def test_returns_are_raw_and_those_of_the_policy(model):
     """One task by hand: Gymnasium's loop, the model's statistics, its mean action."""
     task = drift_tasks(3)[1]

@@ -597,3 +597,30 @@ def test_a_goal_task_is_learned_to_success(tmp_path):
         successes = episodes[episodes["task"] == task]["is_success"]
         assert successes.tail(100).mean() > successes.head(100).mean() + 0.3
     assert (tmp_path / "evaluations.npz").exists()
+
+
+class Keyed(SampledEnv):
+    """Gymnasium sorts the keys of a dictionary's space that is given as one, and not those given by name."""
+
+    def __init__(self, *, is_sorted=True):
+        parts = {"velocity": spaces.Box(-1, 1, (1,)), "angle": spaces.Box(-1, 1, (2,))}
+        super().__init__(spaces.Dict(parts) if is_sorted else spaces.Dict(**parts))
+
+
+def test_a_model_refuses_equal_spaces_that_are_flattened_in_another_order(tmp_path):
+    def env_of(*, is_sorted):
+        return mt.make_multitask_vec_env([mt.Task("keyed", Keyed, {"is_sorted": is_sorted})], 1, seed=0)
+
+    first, second = Keyed().observation_space, Keyed(is_sorted=False).observation_space
+    assert first == second
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", env_of(is_sorted=True), seed=0)
+    model.learn(5)
+    model.save(tmp_path / "model")
+    message = (
+        r"'keyed' are flattened in another way.*\n  model: 3 numbers: angle \[0:2\].*\n  env:   3 .*velocity \[0:1\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.set_env(env_of(is_sorted=False))
+    with pytest.raises(ValueError, match=message):
+        mt.A2CMultiTask.load(tmp_path / "model", env=env_of(is_sorted=False))
+    assert mt.A2CMultiTask.load(tmp_path / "model", env=env_of(is_sorted=True)).layouts == model.layouts

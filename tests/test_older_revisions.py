@@ -56,6 +56,15 @@ def test_a_checkpoint_is_resumed(tmp_path):
     assert model.num_timesteps == 48 + 24
 
 
+@pytest.mark.parametrize("copies", [1, {TASKS[0]: 1, TASKS[1]: 2}])
+def test_a_normaliser_goes_on(copies):
+    loaded = mt.MultiTaskVecNormalize.load(FILES / "vecnormalize.pkl", mt.MultiTaskVecEnv(TASKS, copies, seed=0))
+    before = loaded.obs_rms["obs"].count[:, 0].copy()
+    loaded.reset()
+    loaded.step(np.zeros((loaded.num_envs, 6)))
+    np.testing.assert_allclose(loaded.obs_rms["obs"].count[:, 0] - before, 2 * np.array(loaded.venv.copies.of_tasks))
+
+
 def test_an_agent_and_a_model_act_alike():
     agent, of_model = mt.load_agent(FILES / "agent"), mt.load_agent(FILES / "model.zip")
     obs = {"obs": np.linspace(-1, 1, 34).reshape(2, 17), "task": np.array([0, 1])}

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.cli import app
+from sb3_multitask.cli.output import console
 from sb3_multitask.cli.packages import modules_of
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -163,14 +164,14 @@ def test_modules_are_imported_for_whoever_asks_for_them(tmp_path, not_imported):
     assert CliRunner().invoke(app, [*line, "--gym-packages", "own_envs"]).exit_code == 0
 
 
-def test_ctrl_c_names_the_modules_too(tmp_path, not_imported, monkeypatch, capsys):
+def test_ctrl_c_names_the_modules_too(tmp_path, not_imported, monkeypatch):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt("SIGINT")
 
     monkeypatch.setattr("sb3_multitask.experiments.train.train_run", interrupted)
-    done = CliRunner().invoke(app, ["train", "--tasks", ARM, "--run-dir", str(tmp_path / "run")])
-    shown = done.output + capsys.readouterr().out  # rich keeps the stream that it met first
-    assert f"--resume {tmp_path / 'run'} --gym-packages own_envs" in shown
+    with console.capture() as shown:  # rich keeps the stream that it met first
+        CliRunner().invoke(app, ["train", "--tasks", ARM, "--run-dir", str(tmp_path / "run")])
+    assert f"--resume {tmp_path / 'run'} --gym-packages own_envs" in shown.get()
 
 
 @pytest.mark.slow

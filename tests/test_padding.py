@@ -71,6 +71,9 @@ def test_task_spaces_are_equal_by_their_sizes():
     assert space != TaskSpace([3, 2], bounds[::-1])
     assert space != spaces.Discrete(2)
     assert spaces.Discrete(2) != space
+    assert repr(space) == "TaskSpace(obs_dims=[3, 2], action_dims=[1, 2], action_bounds=[{}])".format(
+        "-1.0 to 1.0, (-1.0, -2.0) to (1.0, 2.0)"
+    )
 
 
 @pytest.mark.parametrize("n_envs", [2, {"wide": 1, "narrow": 3, "middle": 2}])
@@ -119,6 +122,41 @@ def test_five_robots_give_the_same_on_the_native_backend(n_envs):
     assert same(play(native, 80), play(single, 80))
 
 
+@pytest.mark.parametrize(
+    ("robots", "backend"),
+    [
+        (("Reacher", "Pusher", "InvertedPendulum", "Humanoid"), "dummy"),  # bounds of 1, 2, 3 and 0.4
+        pytest.param(("Ant", "Hopper", "HalfCheetah"), "batch", marks=pytest.mark.native),
+    ],
+)
+def test_robots_play_as_gymnasiums_own(robots, backend):
+    ids = {name: f"{name}-v5" for name in robots}
+    env = mt.make_multitask_vec_env(ids, 1, seed=1, backend=backend, normalize=False)
+    seeds, rng = env.unwrapped.sub_envs.seeds_for(1), np.random.default_rng(0)
+    alone = [gym.make(env_id) for env_id in ids.values()]
+    obs = env.reset()["obs"]
+    for i, (single, seed) in enumerate(zip(alone, seeds, strict=True)):
+        first, _ = single.reset(seed=seed)
+        np.testing.assert_array_equal(obs[i, : len(first)], first.astype(obs.dtype))
+    n_ended = 0
+    for _ in range(50):
+        actions = rng.uniform(env.action_space.low, env.action_space.high, (len(robots), *env.action_space.shape))
+        obs, rewards, dones, infos = env.step(actions)
+        for i, single in enumerate(alone):
+            space = single.action_space
+            action = np.clip(actions[i, : len(space.low)].astype(np.float32), space.low, space.high)
+            own, reward, terminated, truncated, _ = single.step(action)
+            last = infos[i]["terminal_observation"]["obs"] if dones[i] else obs["obs"][i]
+            np.testing.assert_array_equal(last[: len(own)], own.astype(last.dtype))
+            assert not last[len(own) :].any()
+            assert (rewards[i], dones[i]) == (np.float32(reward), terminated or truncated)
+            if dones[i]:
+                n_ended += 1
+                single.reset()
+    assert n_ended
+    env.close()
+
+
 @pytest.mark.parametrize("n_envs", [3, {"wide": 1, "narrow": 4, "middle": 2}])
 @pytest.mark.parametrize("kernels", ["1", "0"])
 def test_a_normaliser_never_sees_padding(n_envs, kernels, monkeypatch):
@@ -145,6 +183,40 @@ def test_a_normaliser_never_sees_padding(n_envs, kernels, monkeypatch):
             own = getattr(rms, part)[i, : SIZES[task.name][0]]
             np.testing.assert_allclose(own, getattr(alone.obs_rms["obs"], part)[0], rtol=1e-9)
             np.testing.assert_allclose(getattr(env.ret_rms, part)[i], getattr(alone.ret_rms, part)[0], rtol=1e-9)
+
+
+def swapped_tasks():
+    """The same names, of which the first two have each other's sizes."""
+    wide, narrow, middle = sized_tasks()
+    return [mt.Task("wide", narrow.env_id, narrow.env_kwargs), mt.Task("narrow", wide.env_id, wide.env_kwargs), middle]
+
+
+@pytest.mark.parametrize("kernels", ["1", "0"])
+@pytest.mark.parametrize("how", ["attributes", "dict"])
+def test_statistics_of_other_sizes_leave_the_padding_as_it_is(how, kernels, monkeypatch):
+    monkeypatch.setenv("SB3_MULTITASK_KERNELS", kernels)
+    env, other = mt.make_multitask_vec_env(sized_tasks(), 2, seed=0), mt.make_multitask_vec_env(swapped_tasks(), 2)
+    play(env)
+    if how == "attributes":
+        other.obs_rms = env.obs_rms
+    else:
+        other.set_statistics(env.get_statistics())
+    other.training = False
+    mask = other.venv.sub_envs.sizes.obs_mask
+    np.testing.assert_array_equal(other.obs_rms["obs"].mean, np.where(mask, env.obs_rms["obs"].mean, 0))
+    assert not other.reset()["obs"][~mask[other.venv.task_ids]].any()
+
+
+@pytest.mark.parametrize("tasks", [swapped_tasks(), drift_tasks(3)], ids=["swapped", "narrower"])
+def test_a_normalisers_file_is_for_tasks_of_its_sizes(tasks, tmp_path):
+    env = mt.make_multitask_vec_env(sized_tasks(), 2, seed=0)
+    play(env)
+    env.save(tmp_path / "vecnormalize.pkl")
+    tasks = [mt.Task(name, task.env_id, task.env_kwargs) for name, task in zip(SIZES, tasks, strict=True)]
+    with pytest.raises(ValueError, match=r"of other sizes.\n  statistics: \[5, 2, 4\], 5 with .*\n  env:"):
+        mt.MultiTaskVecNormalize.load(tmp_path / "vecnormalize.pkl", mt.MultiTaskVecEnv(tasks))
+    loaded = mt.MultiTaskVecNormalize.load(tmp_path / "vecnormalize.pkl", mt.MultiTaskVecEnv(sized_tasks(), 3))
+    np.testing.assert_array_equal(loaded.obs_rms["obs"].mean, env.obs_rms["obs"].mean)
 
 
 def test_actions_are_clipped_to_the_bounds_of_their_task():

@@ -193,6 +193,23 @@ def test_an_agent_acts_as_its_model(trained):
         agent.predict({"obs": np.zeros(4), "task": 1})
 
 
+@pytest.mark.parametrize("names", ["ABC", "CA", "B"])
+def test_an_agent_is_evaluated_as_its_model(trained, tmp_path, names):
+    mt.save_agent(agent_of(trained), tmp_path / "agent")
+    tasks = [task for name in names for task in sized_tasks() if task.name == name]
+    models = trained, agent_of(trained), mt.load_agent(tmp_path / "agent")
+    expected, *others = (mt.evaluate_tasks(model, tasks, n_eval_episodes=2) for model in models)
+    for results in others:
+        assert list(results) == list(names)
+        for name, result in results.items():
+            np.testing.assert_allclose(result.episode_rewards, expected[name].episode_rewards, rtol=1e-5)
+
+
+def test_an_agent_is_not_evaluated_on_a_task_of_another_size(trained):
+    with pytest.raises(ValueError, match=r"'A' has 3 numbers in an observation and 2 .* has 5 and 2"):
+        mt.evaluate_tasks(agent_of(trained), drift_tasks(1), n_eval_episodes=1)
+
+
 def test_an_agents_files_and_a_models_hold_the_sizes(trained, tmp_path):
     agent = agent_of(trained)
     mt.save_agent(agent, tmp_path / "agent")
@@ -202,6 +219,23 @@ def test_an_agents_files_and_a_models_hold_the_sizes(trained, tmp_path):
         assert loaded.digest == agent.digest
         np.testing.assert_array_equal(*(one.predict(observations(), deterministic=True)[0] for one in (agent, loaded)))
     assert json.loads((tmp_path / "agent.json").read_text())["schema"] == 3  # older versions would not mask
+
+
+@pytest.mark.parametrize("tasks", [None, ["B"], ["C", "A"]])
+def test_an_agent_is_evaluated_on_tasks_of_its_sizes_as_its_model(trained, tasks):
+    tasks = None if tasks is None else [task for name in tasks for task in sized_tasks() if task.name == name]
+    mine, theirs = (mt.evaluate_tasks(one, tasks, n_eval_episodes=3) for one in (agent_of(trained), trained))
+    assert list(mine) == list(theirs)
+    for task, result in mine.items():
+        assert result.episode_rewards == pytest.approx(theirs[task].episode_rewards, abs=1e-4)
+
+
+def test_an_env_of_other_sizes_under_the_same_names_is_refused(trained):
+    a, b, c = sized_tasks()
+    env = mt.MultiTaskVecEnv([mt.Task("A", b.env_id, b.env_kwargs), mt.Task("B", a.env_id, a.env_kwargs), c])
+    for model in (trained, agent_of(trained)):
+        with pytest.raises(ValueError, match=r"'A' has 3 numbers in .* and 3 in an action; .* head has 5 and 2"):
+            mt.evaluate_tasks(model, env)
 
 
 def test_a_model_whose_sizes_cannot_be_read_is_refused(trained, tmp_path):
@@ -236,9 +270,13 @@ def test_sizes_that_do_not_fit_the_weights_are_refused(trained):
             dataclasses.replace(agent, task_space=type(agent.task_space)(change, bounds))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"share": "all", "layer_norm": True}, {"task_embedding": 2, "log_std_mode": "state_dependent"}]
+)
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_exports_leave_the_padding_out(trained, tmp_path, kind):
-    agent, given = agent_of(trained), observations()
+def test_exports_leave_the_padding_out(tmp_path, kind, options):
+    model = make_model(sized_tasks(), {"A": 1, "B": 3, "C": 2}, policy_kwargs=options).learn(60)
+    agent, given = agent_of(model), observations()
     expected, _ = agent.predict(given, deterministic=True)
     obs = np.where(agent.sizes.obs_mask[given["task"]], given["obs"], 1e3).astype(agent.obs_dtype)
     if kind == "torch":

@@ -7,6 +7,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers.policies import batch_for, make_policy, make_sized_policy, sized_spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.distributions import DiagGaussianDistribution, kl_divergence
 
 import sb3_multitask as mt
@@ -86,13 +88,55 @@ def test_padding_changes_nothing(mode):
     other, obs = with_other_padding(policy), batch_for(policy, [0, 1, 2, 2])
     noisy = {**obs, "obs": th.where(policy.obs_mask[obs["task"]], obs["obs"], th.nan)}
     results = []
-    for one, given in ((policy, obs), (other, noisy)):
+    for one, batch in ((policy, obs), (other, noisy)):
         th.manual_seed(0)
-        actions, values, log_prob = one.forward(given)
-        results.append((actions, values, log_prob, one.get_distribution(given).entropy(), one.predict_values(given)))
+        actions, values, log_prob = one.forward(batch)
+        results.append((actions, values, log_prob, one.get_distribution(batch).entropy(), one.predict_values(batch)))
         results[-1] += (one.action_dist.distribution.mean, one.action_dist.distribution.stddev, one.action_dist.mode())
     for mine, theirs in zip(*results, strict=True):
         th.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+SIZES_OF_TASKS = st.lists(
+    st.tuples(st.integers(1, 6), st.integers(1, 4), st.sampled_from([0.4, 1.0, 3.0])), min_size=2, max_size=5
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(SIZES_OF_TASKS, st.sampled_from(MODES), st.integers(0, 2**31))
+def test_for_any_sizes_permuted_padding_changes_nothing(sizes, mode, seed):
+    policy, rng = make_sized_policy(*zip(*sizes, strict=True), log_std_mode=mode), np.random.default_rng(seed)
+    task = rng.integers(len(sizes), size=7)
+    obs, is_own = batch_for(policy, task.tolist(), seed), policy.sizes.action_mask[task]
+    actions = rng.normal(size=(7, policy.sizes.action_dim)).astype(np.float32)
+    permuted, given_actions = copy.deepcopy(policy), actions.copy()
+    given_actions[~is_own] = rng.permutation(actions[~is_own])
+    given_obs = obs["obs"].clone()
+    padding = ~th.from_numpy(policy.sizes.obs_mask[task])
+    given_obs[padding] = given_obs[padding][rng.permutation(int(padding.sum()))]
+    with th.no_grad():
+        for name, where in padding_of(policy).items():
+            parameter = dict(permuted.named_parameters())[name]
+            parameter[where] = parameter[where][rng.permutation(int(where.sum()))]
+    results = []
+    for one, all_obs, all_actions in ((policy, obs["obs"], actions), (permuted, given_obs, given_actions)):
+        batch = {"obs": all_obs, "task": obs["task"]}
+        outputs = one.evaluate_actions(batch, th.from_numpy(all_actions))
+        sum(output.sum() for output in outputs).backward()
+        th.manual_seed(0)
+        numpy_batch = {"obs": all_obs.numpy(), "task": task}
+        results.append([*outputs, th.from_numpy(one.predict(numpy_batch, deterministic=True)[0])])
+        results[-1] += [th.from_numpy(one.predict(numpy_batch)[0])]
+        results[-1] += [parameter.grad for parameter in one.parameters() if parameter.grad is not None]
+    for mine, theirs in zip(*results, strict=True):
+        th.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    for name, where in padding_of(policy).items():
+        assert not dict(policy.named_parameters())[name].grad[where].any()
+    assert not results[0][3].numpy()[~is_own].any()
+    for i, (obs_dim, action_dim, high) in enumerate(sizes):
+        one, _ = policy.predict({"obs": np.ones(obs_dim), "task": i})
+        assert one.shape == (action_dim,)
+        assert (np.abs(one) <= np.float32(high)).all()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.drift import drift_tasks
+from helpers.drift import ReachingEnv, drift_tasks
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -182,6 +182,23 @@ def test_curves_end_where_they_should(ours, tmp_path, drawn):
     assert max(steps.max() for steps, _ in drawn["runs"]["ours"].training.values()) <= 60
     with pytest.raises(FileNotFoundError, match="nothing to plot in the steps"):
         plot_runs([ours], tmp_path / "c.png", max_timesteps=1)
+
+
+def test_steps_of_tasks_with_different_numbers_of_copies_are_their_own(tmp_path, drawn):
+    tasks = [*drift_tasks(2), mt.Task("C", ReachingEnv, {"at": ((1,),)})]  # alone in saying success
+    env = mt.make_multitask_vec_env(tasks, {"A": 3, "B": 1, "C": 2}, seed=0, monitor_dir=tmp_path / "monitor")
+    callback = mt.MultiTaskEvalCallback(mt.MultiTaskVecEnv(tasks, 1), eval_freq=90, log_path=tmp_path, verbose=0)
+    mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, device="cpu").learn(180, callback)
+    curves = read_run(tmp_path)
+    for task, share in {"A": 1 / 2, "B": 1 / 6, "C": 1 / 3}.items():
+        np.testing.assert_allclose(curves.evaluations[task][0], [90 * share, 180 * share])
+        assert curves.training[task][0][-1] <= 180 * share
+    for which in ("both", "success"):
+        plot_runs([tmp_path], tmp_path / "c.png", which, max_timesteps=90)
+        cut = drawn["runs"][tmp_path.name].evaluations
+        assert {task: steps.tolist() for task, (steps, _) in cut.items()} == {
+            task: [steps] for task, steps in {"A": 45, "B": 15, "C": 30}.items() if task == "C" or which == "both"
+        }
 
 
 def test_training_returns_have_no_groups(ours, tmp_path):

@@ -465,12 +465,13 @@ def test_a_source_of_other_options_is_refused_by_its_argument():
     assert weights_equal(model, copy)
 
 
-def test_averages_of_an_extractor_go_with_its_weights():
-    class Averaging(OwnFeatures):
-        def __init__(self, observation_space):
-            super().__init__(observation_space)
-            self.net.append(nn.BatchNorm1d(5))
+class Averaging(OwnFeatures):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.net.append(nn.BatchNorm1d(5))
 
+
+def test_averages_of_an_extractor_go_with_its_weights():
     source, model = (make(seed=seed, features_extractor_class=Averaging) for seed in (0, 1))
     source.learn(60)
     mt.transfer(model, source, {"A": "A"})
@@ -493,6 +494,32 @@ def test_freezing_knows_all_parts():
     assert th.equal(model.policy.features_extractor.net[0].weight, before)
     mt.freeze(model, "nothing")
     assert trained() == {name for name, _ in model.policy.named_parameters()}
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("how", ["frozen", "warm_up"])
+def test_averages_of_an_extractor_that_does_not_learn_stay(how, apart):
+    options = {"features_extractor_class": Averaging, "share_features_extractor": not apart}
+    model = make(**options)
+    if how == "frozen":
+        mt.freeze(model, "trunk")
+    else:
+        teacher = dict.fromkeys(model.task_names, lambda obs: np.zeros((len(obs), 2)))
+        env = mt.make_multitask_vec_env(model.tasks, 2, seed=0)
+        settings = {"distill_coef": 0.0, "rl_coef": 0.0, "critic_coef": 1.0, "policy_kwargs": options}
+        model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, teachers=teacher, seed=0, **settings)
+
+    def averages(side):
+        return getattr(model.policy, f"{side}_features_extractor").net[-1].running_mean.clone()
+
+    before = {side: averages(side) for side in ("pi", "vf")}
+    model.learn(60)
+    assert th.equal(averages("pi"), before["pi"])
+    assert th.equal(averages("vf"), before["vf"]) == (how == "frozen" or not apart)
+    if how == "frozen":
+        mt.freeze(model, "nothing")
+        model.learn(60)
+        assert not th.equal(averages("pi"), before["pi"])
 
 
 # What is refused

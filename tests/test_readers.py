@@ -359,6 +359,12 @@ def test_arrays_that_claim_what_is_not_there_are_refused(tmp_path, content, mess
         {"timesteps": np.arange(3), "results": np.zeros(3)},
         {"timesteps": np.arange(3), "results": np.zeros((3, 0))},
         {"timesteps": np.arange(3), "task_names": np.array(["A"]), "task_results": np.zeros((3, 2, 4))},
+        {
+            "timesteps": np.arange(3),
+            "task_names": np.array(["A", "B"]),
+            "task_results": np.zeros((3, 2, 4)),
+            "task_n_envs": np.array([2, -1]),
+        },
         {"timesteps": np.array(3), "results": np.zeros((3, 4))},
         {"timesteps": np.arange(3), "results": np.array([["a"], ["b"], ["c"]])},
     ],

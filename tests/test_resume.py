@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers.drift import DriftEnv, drift_tasks
+from helpers.drift import DriftEnv, ReachingEnv, drift_tasks, sized_tasks
 from helpers.killed_runs import BODIES, TOTAL, KillAt, difference, killed_and_resumed, monitor_rows, run
 from helpers.models import weights_equal
 from stable_baselines3.common.callbacks import BaseCallback
@@ -81,6 +81,29 @@ def test_a_wrapper_with_memory_is_announced(tmp_path):
 
     with pytest.warns(UserWarning, match="RecordEpisodeStatistics has no get_state"):
         run(tmp_path, tasks=[mt.Task("A", make)], total=20)
+
+
+UNEQUAL = {"A": 1, "B": 3, "C": 2}
+OF_SIZES = {
+    "unequal copies": {"n_envs": UNEQUAL, "task_weights": {"A": 2.0}},
+    "in turn": {"task_schedule": "cycle", "algorithm": mt.PPOMultiTask, "policy_kwargs": {"task_embedding": 2}},
+    "one head": {"n_envs": UNEQUAL, "policy_kwargs": {"share": "all", "layer_norm": True}},
+    "trpo": {"n_envs": UNEQUAL, "algorithm": mt.TRPOMultiTask},
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["unequal copies", *(pytest.param(name, marks=pytest.mark.slow) for name in list(OF_SIZES)[1:])]
+)
+def test_tasks_of_different_sizes_that_say_success_resume_exactly(tmp_path, name):
+    at = {"A": ((1,), ()), "B": ((), (5, 3)), "C": ((2,), (1,), ())}
+    tasks = [mt.Task(one.name, ReachingEnv, {**one.env_kwargs, "at": at[one.name]}) for one in sized_tasks()]
+    on_rows = {} if "algorithm" not in OF_SIZES[name] else {"n_steps": 16, "batch_size": 16}
+    kwargs = {"tasks": tasks, "total": 1600, **on_rows, **OF_SIZES[name]}
+    different, _ = killed_and_resumed(tmp_path, [(777, 0.0), (1423, 0.02)], **kwargs)
+    assert different == []
+    with np.load(tmp_path / "killed" / "evaluations.npz") as evaluations:
+        assert evaluations["task_successes"].shape == (1, 3, 1)
 
 
 class Collector(BaseCallback):

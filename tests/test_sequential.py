@@ -49,6 +49,11 @@ def test_one_head_learns_the_tasks_in_turn(tmp_path, settings):
     assert again == results
 
 
+def test_tasks_of_different_sizes_have_no_head_in_common(tmp_path):
+    with pytest.raises(ConfigError, match=r"one size: 'Swimmer-v5' has 8 numbers .* 2 in .*'Hopper-v5' has 11 and 3"):
+        run(tmp_path / "run", tasks=("Hopper-v5", "Swimmer-v5"), sequential=True)
+
+
 def test_phases_go_on_with_the_weights_and_the_statistics(tmp_path):
     """Two phases of one task are more steps of it, but for new episodes at the border."""
     _, folder = run(tmp_path / "run", tasks={"first": "Hopper-v5", "second": "Hopper-v5"}, sequential=True)

@@ -124,6 +124,7 @@ def test_a_run_with_other_weights_is_another_run(tmp_path):
         ({"A": "2"}, ValueError, r"of 'A' must be a finite number"),
         (dict.fromkeys("ABC", 0), ValueError, r"a weight above 0"),
         ([1, 2, 3], TypeError, r"must map tasks to weights"),
+        (0, TypeError, r"must map tasks to weights.*\(got 0\)"),
     ],
 )
 def test_bad_weights_are_refused(weights, error, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, get_args
 
@@ -128,8 +129,30 @@ def warn_of_other_gamma(gamma: float, normalizer: Any) -> None:
 
 def print_layouts(env: Any) -> None:
     """Print how the observations of a VecEnv's tasks are flattened, if some are."""
-    for line in layout_lines(getattr(getattr(env, "unwrapped", None), "layouts", {})):
+    for line in layout_lines(layouts_of(env)):
         print(line)  # noqa: T201
+
+
+def layouts_of(env: Any) -> dict[str, str]:
+    """Return how an env flattens the observations of tasks: task -> layout."""
+    return dict(getattr(getattr(env, "unwrapped", None), "layouts", {}))
+
+
+def check_same_layouts(of_model: Mapping[str, str], of_env: Mapping[str, str]) -> None:
+    """Raise if an env flattens observations in another order than a model learned with.
+
+    Gymnasium's dictionaries are equal whatever the order of their keys, and flattened in that order.
+
+    :param of_model: task -> layout
+    :raises ValueError: names the task and both layouts
+    """
+    for task in of_model.keys() & of_env.keys():
+        if of_model[task] != of_env[task]:
+            raise ValueError(
+                f"The observations of task {task!r} are flattened in another way than those the model learned from, "
+                f"which Gymnasium's spaces need not show: they compare equal in any order of keys.\n"
+                f"  model: {of_model[task]}\n  env:   {of_env[task]}"
+            )
 
 
 def backend_message(env: Any) -> str:

@@ -41,6 +41,7 @@ def settings_of(model: Any) -> dict[str, Any]:
         **({OPTIONS: _plain_option(options)} if (options := policy.options()) else {}),
         "envs": [_describe(task) for task in model.tasks or ()],
         "task_names": list(model.task_names or ()),
+        "layouts": dict(model.layouts),
         "weights": {name: list(tensor.shape) for name, tensor in policy.state_dict().items()},
     }
 

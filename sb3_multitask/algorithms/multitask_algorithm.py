@@ -16,7 +16,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.agents.trained_files import model_zip
 from sb3_multitask.algorithms import model_state
-from sb3_multitask.algorithms.env_checks import check_bounded_actions, print_layouts, warn_of_other_gamma
+from sb3_multitask.algorithms.env_checks import (
+    check_bounded_actions,
+    check_same_layouts,
+    layouts_of,
+    print_layouts,
+    warn_of_other_gamma,
+)
 from sb3_multitask.envs.observations import observation_dtype
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
@@ -53,6 +59,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         self.tasks: tuple[Task, ...] | None = None
         self.task_names: tuple[str, ...] | None = None
         self.obs_dtype = "float32"  # of observations before they are normalised
+        self.layouts: dict[str, str] = {}  # task -> how its observations are flattened, if they are
         self.normalizer_state: dict[str, Any] | None = None
         self.normalizer_settings: dict[str, Any] | None = None  # of its rewards
         self.why_no_agent: str | None = None  # of a file, for who reads only its weights
@@ -98,6 +105,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
     def _check_env(self, env: VecEnv, state: dict[str, Any] | None) -> None:
         """Raise if an env is not one for this model, whose statistics are ``state``; changes nothing."""
         check_same_tasks(self.task_names, task_names_of(env))
+        check_same_layouts(self.layouts, layouts_of(env))
         normalizes = task_normalizer_of(env) is not None
         if state is not None and not normalizes:
             raise ValueError(
@@ -119,6 +127,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
             self._vec_normalize_env.set_statistics(self.normalizer_state)
         self.task_names = task_names_of(env)
         self.tasks = getattr(env, "tasks", None)
+        self.layouts = layouts_of(env)
         if self.verbose >= 1:
             print_layouts(env)
         self.obs_dtype = observation_dtype(env.unwrapped.observation_space["obs"].dtype).name  # type: ignore[index]

@@ -166,11 +166,12 @@ def stds(names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> dict[str, 
     if policy.log_std_mode == "state_dependent":
         return {}
     std: np.ndarray = np.exp(policy.log_std.numpy(force=True))
-    dims = [std.shape[-1]]
-    if policy.log_std_mode == "per_task":
-        std, dims = std * policy.sizes.action_mask, policy.sizes.action_dims.tolist()
-    sums = np.add.reduce(std, axis=-1).reshape(-1).tolist()
-    means = [total / dim for total, dim in zip(sums, dims, strict=True)]
+    if policy.log_std_mode == "per_task" and policy.sizes.has_padding:
+        dims = policy.sizes.action_dims.tolist()
+        sums = np.add.reduce(std * policy.sizes.action_mask, axis=-1).tolist()
+        means = [total / dim for total, dim in zip(sums, dims, strict=True)]
+    else:
+        means = [total / std.shape[-1] for total in np.add.reduce(std, axis=-1).reshape(-1).tolist()]
     values = {"train/std": sum(means) / len(means)}
     if policy.log_std_mode == "per_task":
         values.update(zip(_std_keys(tuple(names)), means, strict=True))

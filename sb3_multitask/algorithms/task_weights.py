@@ -20,7 +20,7 @@ def checked_weights(task_weights: Any, task_names: Sequence[str] | None) -> np.n
     :raises TypeError: if it is no mapping
     :raises ValueError: on a weight that is no finite number of at least 0, an unknown task, or no weight above 0
     """
-    if not task_weights:
+    if task_weights is None:
         return None
     if not isinstance(task_weights, Mapping):
         raise TypeError(f"`task_weights` must map tasks to weights, such as {{'a': 2.0}} (got {task_weights!r:.100})")
@@ -33,7 +33,7 @@ def checked_weights(task_weights: Any, task_names: Sequence[str] | None) -> np.n
                 f"`task_weights` has a weight for {name!r}, which is no task.{did_you_mean(str(name), task_names)} "
                 f"Tasks: {', '.join(task_names)}"
             )
-    if task_names is None:
+    if task_names is None or not task_weights:
         return None
     weights = np.array([float(task_weights.get(name, 1.0)) for name in task_names])
     if not weights.any():

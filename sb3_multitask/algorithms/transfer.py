@@ -68,9 +68,9 @@ def transfer(
 def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     """Keep parameters as they are from now on; ``save`` and ``load`` keep that too.
 
-    :param what: ``"trunk"``: the layers that all tasks share before the heads, a features extractor included;
-        ``"all_but_last"``: everything but the heads' output layers and the log-std (the paper's fine-tuning, section
-        4.2); ``"nothing"``: train everything again
+    :param what: ``"trunk"``: the layers that all tasks share before the heads, a features extractor and its averages
+        included; ``"all_but_last"``: everything but the heads' output layers and the log-std (the paper's fine-tuning,
+        section 4.2); ``"nothing"``: train everything again
     :raises TypeError: if it is no multi-task model
     :raises ValueError: on anything else
     """

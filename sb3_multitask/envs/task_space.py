@@ -42,7 +42,14 @@ class TaskSpace(spaces.Discrete):
     __hash__ = None  # type: ignore[assignment]  # as every space
 
     def __repr__(self) -> str:
-        return f"TaskSpace(obs_dims={list(self.obs_dims)}, action_dims={[len(low) for low, _ in self.action_bounds]})"
+        dims = f"obs_dims={list(self.obs_dims)}, action_dims={[len(low) for low, _ in self.action_bounds]}"
+        bounds = ", ".join(f"{_shown(low)} to {_shown(high)}" for low, high in self.action_bounds)
+        return f"TaskSpace({dims}, action_bounds=[{bounds}])"
+
+
+def _shown(bounds: tuple[float, ...]) -> str:
+    """One number if all are equal."""
+    return str(bounds[0] if len(set(bounds)) == 1 else bounds)
 
 
 def _numbers(values: Sequence[float]) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from sb3_multitask.evaluation.envs import checked_env
 from sb3_multitask.evaluation.evaluate import evaluate_tasks
 from sb3_multitask.evaluation.results import TaskResult, mean_success_rate
 from sb3_multitask.storage.files import replacing
+from sb3_multitask.vec_env.copies import Copies
 
 Score: TypeAlias = Literal["mean", "worst", "success"]
 
@@ -28,7 +29,8 @@ class MultiTaskEvalCallback(EvalCallback):
 
     ``evaluations.npz`` has SB3's arrays (all tasks' episodes in one row), ``task_names``, and ``task_results`` and
     ``task_ep_lengths`` of shape (n_evaluations, n_tasks, n_eval_episodes). If a task says success, it has SB3's
-    ``successes``, of the tasks that do, and ``task_successes``, of the same shape, NaN where nothing is said.
+    ``successes``, of the tasks that do, and ``task_successes``, of the same shape, NaN where nothing is said. If tasks
+    have different numbers of environments in training, it has these as ``task_n_envs``, (n_tasks,).
 
     :param eval_env: a ``MultiTaskVecEnv``, normalised or not; it is evaluated with the model's statistics
     :param callback_on_new_best: called when a new best model is found
@@ -128,9 +130,12 @@ class MultiTaskEvalCallback(EvalCallback):
         self.evaluations_successes = [] if successes is None else _of_saying_tasks(successes).tolist()
         if self.log_path is None:
             return
-        of_success: dict[str, Any] = {}
+        others: dict[str, Any] = {}
         if successes is not None:
-            of_success = {"successes": self.evaluations_successes, "task_successes": successes}
+            others = {"successes": self.evaluations_successes, "task_successes": successes}
+        copies: Copies | None = getattr(self.training_env.unwrapped, "copies", None)
+        if copies is not None and not copies.are_equal:
+            others["task_n_envs"] = np.array(copies.of_tasks)
         with replacing(f"{self.log_path}.npz") as temporary:
             np.savez(
                 temporary,
@@ -140,7 +145,7 @@ class MultiTaskEvalCallback(EvalCallback):
                 task_names=np.array(list(results)),
                 task_results=[[result.episode_rewards for result in row] for row in history],
                 task_ep_lengths=[[result.episode_lengths for result in row] for row in history],
-                **of_success,
+                **others,
             )
 
     def get_state(self) -> dict[str, Any]:

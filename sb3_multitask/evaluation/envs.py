@@ -48,25 +48,29 @@ def fresh_env(
     training_env: Any = training_env_of(model)
     on_fault: OnFault = getattr(training_env and training_env.unwrapped, "on_fault", "stop")
     env = MultiTaskVecEnv(tasks, n_envs_per_task, seed=seed, training=False, on_fault=on_fault)
-    theirs, ours = TaskSizes.of(env.observation_space, env.action_space), sizes_of(model)
-    for i, head in enumerate(range(len(tasks)) if heads is None else heads):
+    try:
+        _check_sizes(model, env, heads)
+    except ValueError:
+        env.close()
+        raise
+    return env
+
+
+def _check_sizes(model: Evaluable, env: MultiTaskVecEnv, heads: np.ndarray | None) -> None:
+    """Raise ValueError if a task has other sizes than its head; None for ``heads`` are the tasks' own."""
+    theirs, ours = env.sub_envs.sizes, sizes_of(model)
+    for i, head in enumerate(range(env.n_tasks) if heads is None else heads):
         their_dims, our_dims = ((int(s.obs_dims[j]), int(s.action_dims[j])) for s, j in ((theirs, i), (ours, head)))
         if their_dims != our_dims:
-            env.close()
             raise ValueError(
-                f"Task {tasks[i].name!r} has {their_dims[0]} numbers in an observation and {their_dims[1]} in an "
+                f"Task {env.task_names[i]!r} has {their_dims[0]} numbers in an observation and {their_dims[1]} in an "
                 f"action; the model's head has {our_dims[0]} and {our_dims[1]}"
             )
-    return env
 
 
 def sizes_of(model: Evaluable) -> TaskSizes:
     """Return the sizes of the tasks of a model or an agent."""
-    if not isinstance(model, Agent):
-        return TaskSizes.of(model.observation_space, model.action_space)
-    obs_dims, action_dims = np.full(model.n_tasks, model.obs_dim), np.full(model.n_tasks, model.action_dim)
-    low, high = (np.zeros((model.n_tasks, model.action_dim)) + bound for bound in (model.action_low, model.action_high))
-    return TaskSizes(model.obs_dim, model.action_dim, obs_dims, action_dims, low, high)
+    return model.sizes if isinstance(model, Agent) else TaskSizes.of(model.observation_space, model.action_space)
 
 
 def tasks_of(model: Evaluable) -> tuple[Task, ...]:
@@ -142,6 +146,7 @@ def checked_env(model: Evaluable, env: VecEnv) -> MultiTaskVecEnv:
             f"`env` must have the model's tasks, in their order.\n  model: {', '.join(names)}\n"
             f"  env:   {', '.join(venv.task_names)}"
         )
+    _check_sizes(model, venv, None)
     return venv
 
 

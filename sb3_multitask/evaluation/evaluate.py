@@ -127,8 +127,11 @@ def _run_episodes(
     episodes: dict[str, list[Played]] = {name: [] for name in venv.task_names}
     capped: set[str] = set()
     n_faults = dict(venv.fault_counts)
-    while n_missing := n_eval_episodes - len(episodes[venv.task_names[0]]):
-        wanted = np.array([copy < n_missing for _, copy in venv.copies.places()])
+    while True:
+        n_missing = [n_eval_episodes - len(of_task) for of_task in episodes.values()]
+        if not any(n_missing):
+            break
+        wanted = np.array([copy < n_missing[task] for task, copy in venv.copies.places()])
         played = _run_round(predict, env, wanted, max_episode_steps)
         for row, episode in played.items():
             name = venv.task_names[venv.task_ids[row]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +30,18 @@ class RunCurves:
     evaluations: Mapping[str, Curve] = field(default_factory=dict)
     standard_errors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def up_to(self, max_timesteps: int) -> RunCurves:
-        """Return the curves up to ``max_timesteps`` environment steps over all tasks."""
+    def up_to(self, max_timesteps: int, n_envs: Mapping[str, int]) -> RunCurves:
+        """Return the curves up to ``max_timesteps`` environment steps over all tasks.
+
+        :param n_envs: environments of each task, as of :func:`read_n_envs`; a task that has none there has all steps
+        """
+        total = sum(n_envs.values())
 
         def cut(curves: Mapping[str, Curve]) -> dict[str, Curve]:
-            limit = max_timesteps / max(len(curves), 1)
-            kept = {task: (steps[steps <= limit], returns[steps <= limit]) for task, (steps, returns) in curves.items()}
+            kept = {}
+            for task, (steps, returns) in curves.items():
+                within = steps <= (max_timesteps * n_envs[task] / total if task in n_envs else max_timesteps)
+                kept[task] = (steps[within], returns[within])
             return {task: curve for task, curve in kept.items() if len(curve[0])}
 
         return RunCurves(cut(self.training), cut(self.evaluations))
@@ -135,10 +141,34 @@ def _read_evaluations(arrays: Mapping[str, np.ndarray], path: Path, stock: str, 
         if "task_names" not in arrays:
             return {ALL_TASKS: (steps, _means(arrays[stock][:, None], len(steps), 1)[:, 0])}
         names = [str(name) for name in arrays["task_names"]]
-        values = _means(arrays[ours], len(steps), len(names))
-        return {name: (steps / len(names), values[:, i]) for i, name in enumerate(names)}
+        values, n_envs = _means(arrays[ours], len(steps), len(names)), _n_envs(arrays)
+        return {name: (steps * n_envs[i] / n_envs.sum(), values[:, i]) for i, name in enumerate(names)}
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UnreadableFileError(f"{path}: holds no evaluations ({e})") from e
+
+
+def read_n_envs(monitor_dir: Path, evaluations: Path) -> dict[str, int]:
+    """Return how many environments each task of a run has, which say its share of the steps; in ratio to each other.
+
+    :param monitor_dir: folder of SB3 monitor files, which are counted if there are no evaluations
+    :param evaluations: an ``evaluations.npz``, which may not exist
+    :return: task -> number; empty if the tasks are not known
+    :raises ValueError: if the file is damaged
+    """
+    arrays = read_npz(evaluations) if evaluations.exists() else {}
+    if "task_names" in arrays:
+        return dict(zip(map(str, arrays["task_names"]), _n_envs(arrays).tolist(), strict=False))
+    tasks = [{episode.task for episode in episodes} for episodes in read_monitor_files(monitor_dir)]
+    return Counter(task for of_env in tasks for task in of_env)
+
+
+def _n_envs(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return how many environments each task has, (n_tasks,), or 1 of each in a file that does not say it."""
+    n_tasks = len(arrays["task_names"])
+    n_envs = arrays.get("task_n_envs", np.ones(n_tasks, dtype=np.int64))
+    if n_envs.shape != (n_tasks,) or n_envs.dtype.kind not in "iu" or not (n_envs > 0).all():
+        raise ValueError(f"{n_envs!r:.100} environments of {n_tasks} tasks")
+    return n_envs
 
 
 def _means(values: np.ndarray, n_evaluations: int, n_tasks: int) -> np.ndarray:

@@ -14,12 +14,14 @@ from sb3_multitask.experiments.curves import (
     draw_learning_curves,
     mean_of_runs,
     read_evaluations,
+    read_n_envs,
     read_success_rates,
     read_training_returns,
     read_training_successes,
 )
 
 Which: TypeAlias = Literal["both", "training", "evaluations", "success"]
+_EVALUATIONS = "evaluations.npz"
 _FORMATS = (".png", ".svg", ".pdf")
 _NUMBER = re.compile(r"_\d+(_[0-9a-f-]{36})?$")
 """End of the names of runs' folders: their number, and rl_zoo3's ``--uuid``."""
@@ -64,7 +66,7 @@ def plot_runs(
         raise ValueError(f"`output` must end in {', '.join(_FORMATS)} (got {str(output)!r})")
     runs = {name: read_run(folder, which) for name, folder in zip(_names(folders, group), folders, strict=True)}
     if max_timesteps is not None:
-        runs = {name: curves.up_to(max_timesteps) for name, curves in runs.items()}
+        runs = _up_to(max_timesteps, runs, folders)
     if group:
         runs = _grouped(runs)
     tasks = list(dict.fromkeys(task for curves in runs.values() for task in (*curves.training, *curves.evaluations)))
@@ -81,12 +83,11 @@ def read_run(folder: Path, which: Which = "both") -> RunCurves:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give that of a run")
-    monitor = folder / "monitor" if (folder / "monitor").is_dir() else folder
     read_training, read_evaluated = read_training_returns, read_evaluations
     if which == "success":
         read_training, read_evaluated = read_training_successes, read_success_rates
-    training = read_training(monitor) if which != "evaluations" else {}
-    evaluations = read_evaluated(folder / "evaluations.npz") if which != "training" else {}
+    training = read_training(_monitor_of(folder)) if which != "evaluations" else {}
+    evaluations = read_evaluated(folder / _EVALUATIONS) if which != "training" else {}
     if len(training) == 1 and ALL_TASKS in evaluations:
         evaluations = dict(zip(training, evaluations.values(), strict=True))
     if not training and not evaluations:
@@ -98,6 +99,15 @@ def read_run(folder: Path, which: Which = "both") -> RunCurves:
         looked_for = [missing[one] for one in (("training", "evaluations") if which == "both" else (which,))]
         raise FileNotFoundError(f"{folder} has nothing to plot: {', and '.join(looked_for)}")
     return RunCurves(training, evaluations)
+
+
+def _up_to(max_timesteps: int, runs: Mapping[str, RunCurves], folders: Sequence[Path]) -> dict[str, RunCurves]:
+    n_envs = [read_n_envs(_monitor_of(folder), folder / _EVALUATIONS) for folder in map(Path, folders)]
+    return {name: runs[name].up_to(max_timesteps, of_run) for name, of_run in zip(runs, n_envs, strict=True)}
+
+
+def _monitor_of(folder: Path) -> Path:
+    return folder / "monitor" if (folder / "monitor").is_dir() else folder
 
 
 def _names(folders: Sequence[Path], group: bool) -> list[str]:

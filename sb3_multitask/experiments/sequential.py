@@ -31,6 +31,7 @@ from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.signals import Stop
 from sb3_multitask.process.seeding import env_seed
 from sb3_multitask.storage.files import file_name
+from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import Task
 from sb3_multitask.vec_env import MultiTaskVecEnv, make_multitask_vec_env
 from sb3_multitask.vec_env.layers import task_normalizer_of
@@ -53,6 +54,7 @@ def train_in_turn(
     was learning, at its step. The results of the earlier tasks are in its files.
 
     :return: facts of the run
+    :raises ConfigError: if the tasks differ in size
     """
     tasks, newest = config.resolved_tasks(), folder.newest_checkpoint_in_turn()
     first, steps = newest or (0, 0)
@@ -144,11 +146,26 @@ def _next_env(model: OnPolicyAlgorithm, config: TrainConfig, folder: RunFolder, 
     return env
 
 
+def _check_sizes(model: OnPolicyAlgorithm, env: MultiTaskVecEnv, first: Task, task: Task) -> None:
+    """Raise if a task has other sizes than the first: the head could not act in it.
+
+    :raises ConfigError: names both
+    """
+    sides: Any = (model, env)
+    ours, theirs = ((side.observation_space["obs"].shape[0], side.action_space.shape[0]) for side in sides)
+    if ours != theirs:
+        raise ConfigError(
+            f"sequential training has one head, for tasks of one size: {task.name!r} has {theirs[0]} numbers in an "
+            f"observation and {theirs[1]} in an action, {first.name!r} has {ours[0]} and {ours[1]}"
+        )
+
+
 def _evaluate(model: OnPolicyAlgorithm, tasks: tuple[Task, ...], config: TrainConfig) -> Mapping[str, TaskResult]:
     results = {}
     for task in tasks:
         alone = [Task(HEAD, task.env_id, task.env_kwargs)]
         n_envs = min(config.n_eval_episodes, 5)
         with closing(MultiTaskVecEnv(alone, n_envs, seed=0, training=False, on_fault=config.on_fault)) as env:
+            _check_sizes(model, env, tasks[0], task)
             (results[task.name],) = evaluate_tasks(model, env, config.n_eval_episodes).values()
     return results

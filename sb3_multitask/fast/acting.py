@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch as th
 
+from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.fast.nets import Tasks, forward, heads_forward, of_tasks, trunk_forward
 from sb3_multitask.fast.parameters import FlatParameters, Layers
 from sb3_multitask.fast.rollout_memory import Activations, RolloutMemory
@@ -15,6 +17,27 @@ from sb3_multitask.process.arrays import Scratch, aligned_zeros
 from sb3_multitask.process.kernels import load_kernels
 
 _HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
+
+
+class _RowsShown(NamedTuple):
+    """What is fixed for the rows of a VecEnv that shows k tasks.
+
+    :ivar bounds: lowest and highest actions of each task, (2, k, action_dim)
+    :ivar own_dims: how many actions each task has, (k,)
+    :ivar starts: the first row of each task, and the number of rows, (k + 1,)
+    :ivar task_of_env: the task of each row, from 0 to k - 1, (n_envs,)
+    """
+
+    bounds: np.ndarray
+    own_dims: np.ndarray
+    starts: np.ndarray
+    task_of_env: np.ndarray
+
+    @classmethod
+    def of(cls, sizes: TaskSizes, tasks: Tasks, counts: tuple[int, ...]) -> Self:
+        bounds: np.ndarray = np.stack((sizes.action_low[tasks], sizes.action_high[tasks]))
+        of_env = np.repeat(np.arange(len(counts)), counts)
+        return cls(bounds, np.ascontiguousarray(sizes.action_dims[tasks]), np.cumsum((0, *counts)), of_env)
 
 
 class Acting:
@@ -29,7 +52,6 @@ class Acting:
         policy, nets, dtype = parameters.policy, parameters.weight_nets, parameters.weights.dtype
         self.n_steps, self.n_envs, self.dtype = n_steps, n_envs, dtype
         self.weights = ReadyWeights(parameters)
-        self._all_bounds: np.ndarray = np.stack((policy.sizes.action_low, policy.sizes.action_high))
         # step by step, as rows come from the VecEnv: (n_steps, n_envs, dim)
         self._hidden, self._outputs = (
             tuple(aligned_zeros((n_steps, n_envs, bias.shape[-1]), dtype) for bias in layers.biases)
@@ -40,7 +62,7 @@ class Acting:
         self._noise_array, self._noise_of_step = self._noise.numpy(), list(self._noise)
         self._columns = Scratch(dtype)
         self._memories: dict[tuple[int, ...], RolloutMemory] = {}
-        self._shown: tuple[slice, tuple[int, ...]] | None = None
+        self._rows_shown: dict[tuple[Any, ...], _RowsShown] = {}
 
     def start(self, parameters: FlatParameters, tasks: Tasks, counts: tuple[int, ...]) -> None:
         """Begin a rollout with the weights as they are now.
@@ -50,13 +72,10 @@ class Acting:
         """
         self._log_stds: list[np.ndarray] = []
         self.weights.take(parameters, tasks, len(counts))
-        if isinstance(tasks, slice) and self._shown == (tasks, counts):
-            return
-        self._shown = (tasks, counts) if isinstance(tasks, slice) else None
-        self.bounds = np.ascontiguousarray(self._all_bounds[:, tasks])
-        self.own_dims = np.ascontiguousarray(parameters.policy.sizes.action_dims[tasks])
-        self.starts = np.cumsum((0, *counts))
-        self.task_of_env = np.repeat(np.arange(len(counts)), counts)  # among the k
+        key = (tasks.start, tasks.stop, counts) if isinstance(tasks, slice) else (*tasks.tolist(), counts)
+        if key not in self._rows_shown:  # in a cycle it changes with every rollout
+            self._rows_shown[key] = _RowsShown.of(parameters.policy.sizes, tasks, counts)
+        self.bounds, self.own_dims, self.starts, self.task_of_env = self._rows_shown[key]
         if counts not in self._memories:
             self._memories[counts] = RolloutMemory(self.n_steps, counts, parameters)
         self.memory = self._memories[counts]

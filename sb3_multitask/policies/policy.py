@@ -259,6 +259,15 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             if name in names:
                 parameter.grad = None
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, as in torch; a features extractor that does not learn evaluates, so that no average moves."""
+        super().train(mode)
+        for extractor in (self.pi_features_extractor, self.vf_features_extractor):
+            parameters = list(extractor.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                extractor.eval()
+        return self
+
     def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
         """Return vectors (n_rows, obs_dim), the grouping of the rows by head, and the task of each row (n_rows,)."""
         assert isinstance(obs, dict), "observations are {'obs': ..., 'task': ...}"

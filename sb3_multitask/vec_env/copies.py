@@ -52,11 +52,11 @@ class Copies:
         """The first row of each task, and the number of all rows, (n_tasks + 1,)."""
         return tuple(accumulate(self.of_tasks, initial=0))
 
-    @property
+    @cached_property
     def n_rows(self) -> int:
         return self.bounds[-1]
 
-    @property
+    @cached_property
     def are_equal(self) -> bool:
         """Whether all tasks have as many copies."""
         return len(set(self.of_tasks)) == 1

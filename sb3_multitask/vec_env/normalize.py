@@ -82,7 +82,8 @@ class MultiTaskVecNormalize(SharedStatistics):
     def set_venv(self, venv: Any) -> None:
         """Set the VecEnv to wrap, after unpickling.
 
-        :raises ValueError: if it has other tasks than these statistics, or is normalised already
+        :raises ValueError: if it has other tasks than these statistics, or tasks of other sizes, or is normalised
+            already
         """
         _check_raw(venv)
         if venv.task_names != self._task_names:
@@ -90,6 +91,7 @@ class MultiTaskVecNormalize(SharedStatistics):
                 "These statistics are of other tasks, or in another order.\n"
                 f"  statistics: {', '.join(self._task_names)}\n  env:        {', '.join(venv.task_names)}"
             )
+        self._check_sizes(TaskSizes.of(venv.observation_space, venv.action_space))
         self._make_returns(venv)
         super().set_venv(venv)
         self._set_observation_space(venv)
@@ -167,8 +169,8 @@ class MultiTaskVecNormalize(SharedStatistics):
 
     def _step(self, kernels: Any, obs: TaskObs, rewards: np.ndarray, training: bool) -> tuple[TaskObs, np.ndarray]:
         """Add a step to the statistics if ``training``, and normalise it."""
-        moments, start = self._moments, self._present().start or 0
-        returns = self._returns[self._rows()]
+        moments, start = self._moments, self._first_task()
+        returns = self._returns[self._rows(start)]
         new_obs, new_rewards = kernels.normalize_step(
             obs["obs"],
             rewards,
@@ -217,6 +219,10 @@ class MultiTaskVecNormalize(SharedStatistics):
             else:
                 self._moments.update(tasks, batch, columns)
 
+    def _first_task(self) -> int:
+        """Return the first task of the rows."""
+        return 0 if self.venv.num_envs == self._returns.size else int(self.venv.task_ids[0])
+
     def _present(self) -> slice:
         """Return the tasks of the rows, which are consecutive, as an index of a task axis."""
         venv = self.venv
@@ -224,11 +230,9 @@ class MultiTaskVecNormalize(SharedStatistics):
             return slice(None)
         return slice(int(venv.task_ids[0]), int(venv.task_ids[-1]) + 1)
 
-    def _rows(self) -> slice:
+    def _rows(self, first_task: int | None = None) -> slice:
         """Return the rows that the VecEnv shows among those of all tasks."""
-        if self.venv.num_envs == self._returns.size:
-            return slice(None)
-        first = self._copies.bounds[int(self.venv.task_ids[0])]
+        first = self._copies.bounds[self._first_task() if first_task is None else first_task]
         return slice(first, first + self.venv.num_envs)
 
     def _parts(self) -> list[tuple[slice, slice, int]]:

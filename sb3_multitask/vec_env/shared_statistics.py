@@ -33,6 +33,18 @@ class SharedStatistics(VecNormalize):
         self._obs_columns, self._ret_column = slice(0, obs_dim), slice(obs_dim, obs_dim + 1)
         self._obs_dims = sizes.obs_dims
 
+    def _check_sizes(self, sizes: TaskSizes) -> None:
+        """Raise ValueError unless these statistics, of a file, are of observations of these sizes."""
+        n_tasks, obs_dim = self.obs_rms["obs"].mean.shape
+        # Files of earlier releases have no sizes: all tasks were as wide.
+        self._obs_dims = vars(self).get("_obs_dims", np.full(n_tasks, obs_dim))
+        if sizes.obs_dim != obs_dim or not np.array_equal(self._obs_dims, sizes.obs_dims):
+            raise ValueError(
+                "These statistics are of observations of other sizes.\n"
+                f"  statistics: {self._obs_dims.tolist()}, {obs_dim} with padding\n"
+                f"  env:        {sizes.obs_dims.tolist()}, {sizes.obs_dim} with padding"
+            )
+
     def _make_returns(self, venv: Any) -> None:
         """Make the discounted returns of every sub-environment, (n_rows of all tasks,), shared with the views."""
         self._copies: Copies = venv.copies

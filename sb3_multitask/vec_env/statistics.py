@@ -73,6 +73,10 @@ class TaskMoments:
             var += batch_var
         if not isinstance(tasks, slice):  # which selects views; these are copies
             self.mean[tasks, columns], self.var[tasks, columns], self.count[tasks, columns] = mean, var, count
+        self.clear_padding()
+
+    def clear_padding(self) -> None:
+        """Put the moments with which the padding began there."""
         if self._padding is not None:
             padding = self._padding
             self.mean[padding], self.var[padding], self.count[padding] = 0, 1, self._epsilon
@@ -87,7 +91,7 @@ class TaskMoments:
 class TaskRunningMeanStd(RunningMeanStd):
     """Some columns of a :class:`TaskMoments` in the form of SB3's ``RunningMeanStd``; task axis first.
 
-    Values assigned to ``mean``, ``var`` or ``count`` are written into the table.
+    Values assigned to ``mean``, ``var`` or ``count`` are written into the table, but not into the padding of tasks.
 
     :param moments: the table
     :param columns: a slice (observations: (n_tasks, obs_dim)) or a column (returns: (n_tasks,))
@@ -125,6 +129,7 @@ class TaskRunningMeanStd(RunningMeanStd):
     @mean.setter
     def mean(self, value: np.ndarray) -> None:
         self._moments.mean[:, self._columns] = value
+        self._moments.clear_padding()
 
     @property
     def var(self) -> np.ndarray:
@@ -133,6 +138,7 @@ class TaskRunningMeanStd(RunningMeanStd):
     @var.setter
     def var(self, value: np.ndarray) -> None:
         self._moments.var[:, self._columns] = value
+        self._moments.clear_padding()
 
     @property  # type: ignore[override]  # SB3 has one count, here each task has its own
     def count(self) -> np.ndarray:
@@ -141,6 +147,7 @@ class TaskRunningMeanStd(RunningMeanStd):
     @count.setter
     def count(self, value: np.ndarray | float) -> None:
         self._moments.count[:, self._columns] = value
+        self._moments.clear_padding()
 
 
 class ObsRms(dict[str, TaskRunningMeanStd]):
