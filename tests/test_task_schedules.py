@@ -496,6 +496,18 @@ def test_a_resumed_run_makes_the_same_bits(tmp_path, name, engine):
     assert resumed.num_timesteps == uninterrupted.num_timesteps
 
 
+def test_a_schedule_that_does_not_tell_what_it_remembers_is_inexact(tmp_path):
+    class Forgetful(UniformSampling):
+        def note_episode(self, task, episode_return, success):
+            self.latest = task
+
+    assert [make().why_inexact() for make in MAKERS.values()] == [None] * len(MAKERS)
+    with pytest.warns(UserWarning, match=r"Forgetful notes what happens and has no get_state\(\)"):
+        made(schedule=Forgetful(), tasks=resumable_tasks()).learn(
+            60, mt.ResumableCheckpointCallback(tmp_path / "checkpoints", 30)
+        )
+
+
 @pytest.mark.filterwarnings("ignore:A run that resumes")
 def test_a_run_with_another_schedule_is_another_run(tmp_path):
     def train(schedule, total):

@@ -31,6 +31,7 @@ from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.distillation.teacher_vec_env import TeacherVecEnv
 from sb3_multitask.process.generators import global_states, set_global_states
 from sb3_multitask.storage.plain import is_plain
+from sb3_multitask.task_schedules import TaskSchedule
 from sb3_multitask.vec_env.layers import layers_of
 
 _PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "stable-baselines3")
@@ -104,6 +105,9 @@ def why_inexact(model: MultiTaskAlgorithm, root: BaseCallback, snapshot: dict[st
     for name, callback in stateful(root):
         reasons += _inexact_callback(name, callback)
     reasons += _inexact_functions(root)
+    schedule = getattr(model, "task_schedule", None)
+    if isinstance(schedule, TaskSchedule) and (reason := schedule.why_inexact()):
+        reasons.append(reason)
     if snapshot is None:
         return reasons
     for name, now in _platform(model).items():

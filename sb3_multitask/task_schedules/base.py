@@ -122,6 +122,16 @@ class TaskSchedule(ABC):
         self.visits = np.array(state["visits"], dtype=np.int64)
         self._generator = make_generator(state["generator"])
 
+    def why_inexact(self) -> str | None:
+        """Return why a training that resumes would not follow the same sequence; ``None`` if it would.
+
+        A class that notes what happens, and does not say what it remembers, would forget it.
+        """
+        for kind in type(self).__mro__:
+            if {"note_episode", "note_visits"} & set(vars(kind)) and "get_state" not in vars(kind):
+                return f"{kind.__name__} notes what happens and has no get_state() and set_state(state) of its own"
+        return None
+
     def settings(self) -> dict[str, Any]:
         """Return what makes it the same schedule, as plain values: a training resumes with equal settings only."""
         return {"class": type(self).__qualname__, "mode": self.mode}
