@@ -67,10 +67,17 @@ class Task:
 
         :param copy: its index, from 0
         :raises TypeError: if ``env_kwargs`` is a function that returns no mapping
+        :raises RuntimeError: if the function fails; the message names the task and the copy
         """
         kwargs = self.env_kwargs
         if callable(kwargs):
-            kwargs = kwargs(copy)
+            try:
+                kwargs = kwargs(copy)
+            except Exception as e:
+                raise RuntimeError(
+                    f"Task {self.name!r}: `env_kwargs` failed for copy {copy} ({type(e).__name__}: {e}). An evaluation "
+                    "makes copies of its own, up to five: the function must know every copy, such as by copy % n."
+                ) from e
         elif not isinstance(kwargs, Mapping):
             kwargs = kwargs[copy % len(kwargs)]
         if not isinstance(kwargs, Mapping):

@@ -1,6 +1,13 @@
 import numpy as np
+import pytest
 
-from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns, smooth
+from sb3_multitask.experiments.curves import (
+    RunCurves,
+    _are_of_one_scale,
+    draw_learning_curves,
+    read_training_returns,
+    smooth,
+)
 
 
 def write_monitor(folder, row, episodes, task):
@@ -29,3 +36,10 @@ def test_curves_are_drawn_even_without_episodes(tmp_path):
     curves = RunCurves({"A": (np.array([1.0]), np.array([2.0]))})
     draw_learning_curves({"": curves}, ["A", "B"], tmp_path / "c.png", "t")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("scale", "is_one"), [(1.0, True), (9.0, True), (30.0, False)])
+def test_panels_share_an_axis_unless_returns_are_of_other_sizes(scale, is_one):
+    steps = np.arange(5)
+    curves = RunCurves({"A": (steps, np.full(5, -3.0)), "B": (steps, np.full(5, 3 * scale))}, {})
+    assert _are_of_one_scale([curves], ["A", "B"]) is is_one

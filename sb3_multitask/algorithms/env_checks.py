@@ -11,22 +11,37 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_multitask.envs.flattening import layout_lines
+from sb3_multitask.envs.task_space import TaskSpace
 from sb3_multitask.losses.schedules import as_number
+from sb3_multitask.many_tasks import listed
+from sb3_multitask.vec_env.layers import task_names_of
 
 
-def check_bounded_actions(action_space: spaces.Space[Any]) -> None:
+def check_bounded_actions(action_space: spaces.Space[Any], env: Any = None) -> None:
     """Raise on a Box without finite bounds, which SB3's algorithms cannot take.
+
+    :param env: whose tasks are named if they differ in their bounds
 
     :raises ValueError: says what to do
     """
     if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
         unbounded = ~(np.isfinite(action_space.low) & np.isfinite(action_space.high))
         raise ValueError(
-            f"`env` has the action space {action_space}, of which {int(unbounded.sum())} of {unbounded.size} actions "
-            "have no finite bounds: SB3's algorithms need them. gymnasium.wrappers.ClipAction takes them away: leave "
-            "it out, since models clip their actions to the bounds anyway. Otherwise give bounds by "
-            "gymnasium.wrappers.RescaleAction(env, -1, 1) or by an action_space of your own."
+            f"`env` has the action space {action_space}{_unbounded_tasks(env)}, of which {int(unbounded.sum())} of "
+            f"{unbounded.size} actions have no finite bounds: SB3's algorithms need them. "
+            "gymnasium.wrappers.ClipAction takes them away: leave it out, since models clip their actions to the "
+            "bounds anyway. Otherwise give bounds by gymnasium.wrappers.RescaleAction(env, -1, 1) or by an "
+            "action_space of your own."
         )
+
+
+def _unbounded_tasks(env: Any) -> str:
+    """Name the tasks whose actions have no finite bounds; nothing if the tasks do not differ."""
+    task = getattr(env, "observation_space", {"task": None})["task"]
+    if not isinstance(task, TaskSpace):
+        return ""
+    pairs = zip(task_names_of(env), task.action_bounds, strict=True)
+    return f" (by the tasks {listed([name for name, bounds in pairs if not np.isfinite(bounds).all()])})"
 
 
 def check_choices(**arguments: tuple[object, Any]) -> None:

@@ -72,7 +72,7 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         if env is None:
             return None
         venv = self._wrap_env(env, normalize={"gamma": gamma})
-        check_bounded_actions(venv.action_space)
+        check_bounded_actions(venv.action_space, venv)
         return venv
 
     @staticmethod

@@ -28,6 +28,12 @@ def checked_observation(observation: Any, n_tasks: int) -> dict[str, Any]:
             "`observation` must be {'obs': (..., obs_dim), 'task': task ids}, as MultiTaskVecEnv and TaskEnv give it "
             f"(got {got})"
         )
+    if isinstance(observation["obs"], Mapping | tuple):
+        raise ValueError(
+            "`observation['obs']` must be the numbers of an observation as one vector, and this one has several parts "
+            f"(got {observation['obs']!r:.100}): sb3_multitask.FlatObservation(env) or TaskEnv(env, task, tasks) gives "
+            "them in the order in which the VecEnv does"
+        )
     shape = np.shape(observation["obs"])
     return {**observation, "task": _checked_tasks(observation["task"], shape, n_tasks)}
 
@@ -41,7 +47,8 @@ def task_ids(task: Any, n_tasks: int, argument: str) -> np.ndarray:
     ids = np.asarray(task)
     # no bool, no text, no NaN
     if ids.dtype.kind not in "iuf" or (ids.dtype.kind == "f" and not np.array_equal(ids, np.floor(ids))):
-        raise ValueError(f"`{argument}['task']` must be whole numbers, task ids (got {task!r:.100})")
+        hint = ", of a name its place among `task_names`" if ids.dtype.kind in "US" else ""
+        raise ValueError(f"`{argument}['task']` must be whole numbers, task ids{hint} (got {task!r:.100})")
     if ids.size and not (ids.min() >= 0 and ids.max() < n_tasks):
         raise ValueError(f"`{argument}['task']` must be task ids from 0 to {n_tasks - 1} (got {ids})")
     return ids.astype(np.int64, copy=False)

@@ -81,7 +81,7 @@ def tasks_of(model: Evaluable) -> tuple[Task, ...]:
     tasks = getattr(model, "tasks", None) or getattr(training_env_of(model), "tasks", None)
     if tasks is None:
         raise ValueError(
-            "The model's tasks are not known, since it was not trained on a MultiTaskVecEnv, or is an agent whose file "
+            "The environments of the model's tasks are not known: it was not trained on a MultiTaskVecEnv, or its file "
             "does not name their ids. Pass `env=make_multitask_vec_env(tasks, training=False)`."
         )
     return cast("tuple[Task, ...]", tasks)

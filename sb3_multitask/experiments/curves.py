@@ -188,6 +188,18 @@ def smooth(returns: np.ndarray, window: int = 20) -> np.ndarray:
     return means
 
 
+def _are_of_one_scale(runs: Sequence[RunCurves], tasks: Sequence[str]) -> bool:
+    """Return whether one vertical axis shows the returns of all tasks."""
+    sizes = []
+    for task in tasks:
+        curves = [of_run[task][1] for run in runs for of_run in (run.training, run.evaluations) if task in of_run]
+        values = np.concatenate([np.ravel(returns) for returns in curves] or [np.zeros(0)])
+        values = np.abs(values[np.isfinite(values)])
+        if values.size:
+            sizes.append(float(np.quantile(values, 0.9)))
+    return not sizes or max(sizes) <= 10 * max(min(sizes), 1e-9)
+
+
 def draw_learning_curves(
     runs: Mapping[str, RunCurves],
     tasks: Sequence[str],
@@ -202,7 +214,8 @@ def draw_learning_curves(
     the title says so.
 
     Training returns are a line, the mean of the last ``window`` episodes; for a single run each episode is a dot too.
-    Success rates are drawn in the same way.
+    Success rates are drawn in the same way. Panels share their vertical axis unless the returns of some task are more
+    than ten times those of another.
     Evaluations are joined points.
 
     :param runs: name -> its curves
@@ -216,7 +229,8 @@ def draw_learning_curves(
     n_columns = min(3, len(tasks))
     n_rows = -(-len(tasks) // n_columns)
     figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows + 0.5), layout="constrained")
-    axes = list(figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flat)
+    is_one_scale = _are_of_one_scale(list(runs.values()), tasks)
+    axes = list(figure.subplots(n_rows, n_columns, sharex=True, sharey=is_one_scale, squeeze=False).flat)
     for axis, task in zip(axes, tasks, strict=False):
         for number, (name, curves) in enumerate(runs.items()):
             _draw_run(axis, curves, task, name, f"C{number}", window, with_episodes=len(runs) == 1)

@@ -63,12 +63,12 @@ def why_inexact(env: gym.Env[Any, Any]) -> str | None:
     for layer in _layers(env):
         if _offers_state(layer) or kind_of(layer) in _WRAPPERS:
             continue
-        if not isinstance(layer, MujocoEnv):
+        if not isinstance(layer, MujocoEnv | gym.Wrapper):
             return f"{type(layer).__name__} has no get_state() and set_state(state)"
         kept = [name for name, value in _own_attributes(layer) if not _is_storable(value) and not _is_fixed(value)]
         if kept:
             return f"{type(layer).__name__} keeps {', '.join(kept)} and has no get_state() and set_state(state)"
-        if (reason := why_untold(layer.model)) is not None:
+        if isinstance(layer, MujocoEnv) and (reason := why_untold(layer.model)) is not None:
             return f"{type(layer).__name__} {reason}"
     return None
 
@@ -76,9 +76,9 @@ def why_inexact(env: gym.Env[Any, Any]) -> str | None:
 def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     """Return the state that determines an environment's next steps, as far as it is known (:func:`why_inexact`).
 
-    MuJoCo's environments and Gymnasium's usual wrappers are known. Any other environment or wrapper takes part by
-    ``get_state()``, which returns dicts, lists, plain values and arrays for itself and what it wraps, and
-    ``set_state(state)``. The generator ``self.np_random`` is part of the state.
+    MuJoCo's environments and Gymnasium's usual wrappers are known, and wrappers that keep plain values only. Any other
+    environment or wrapper takes part by ``get_state()``, which returns dicts, lists, plain values and arrays for itself
+    and what it wraps, and ``set_state(state)``. The generator ``self.np_random`` is part of the state.
     """
     return {
         "np_random": generator_state(env.unwrapped._np_random),
@@ -144,24 +144,29 @@ def _layer_state(layer: Any) -> dict[str, Any]:
     name = type(layer).__name__
     if _offers_state(layer):
         return {"class": name, "own": layer.get_state()}
-    if isinstance(layer, MujocoEnv):
-        own = dict(_own_attributes(layer))
-        return {
-            "class": name,
-            "attributes": {key: copy.deepcopy(value) for key, value in own.items() if is_plain(value)},
-            "generators": {k: generator_state(v) for k, v in own.items() if isinstance(v, np.random.Generator)},
-            "mujoco": _get_mujoco(layer),
-        }
-    known = _WRAPPERS.get(kind_of(layer), ())
-    return {"class": name, "attributes": {attribute: getattr(layer, attribute) for attribute in known}}
+    if kind_of(layer) in _WRAPPERS:
+        return {"class": name, "attributes": {known: getattr(layer, known) for known in _WRAPPERS[kind_of(layer)]}}
+    own = dict(_own_attributes(layer))
+    state = {
+        "class": name,
+        "attributes": {key: copy.deepcopy(value) for key, value in own.items() if is_plain(value)},
+        "generators": {k: generator_state(v) for k, v in own.items() if isinstance(v, np.random.Generator)},
+    }
+    return {**state, "mujoco": _get_mujoco(layer)} if isinstance(layer, MujocoEnv) else state
 
 
 _RESTORED_SEPARATELY = ("model", "data", "mujoco_renderer", "spec")
 _OF_GYMNASIUM = ("_np_random", "_np_random_seed", "_ezpickle_args", "_ezpickle_kwargs")
+_OF_WRAPPERS = ("env", "_action_space", "_observation_space", "_metadata", "_cached_spec", "_saved_kwargs")
 
 
 def _own_attributes(env: Any) -> Iterator[tuple[str, Any]]:
     """Yield the attributes of a class in Python that Gymnasium's state does not include."""
+    if isinstance(env, gym.Wrapper):
+        yield from ((name, value) for name, value in vars(env).items() if name not in _OF_WRAPPERS)
+        return
+    if not isinstance(env, MujocoEnv):
+        return
     for name, value in vars(env).items():
         # an MjData besides the environment's own is scratch memory of sensors
         is_scratch = name == "scratch_data" and isinstance(value, mujoco.MjData)

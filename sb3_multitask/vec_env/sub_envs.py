@@ -65,7 +65,7 @@ class SubEnvs:
         self._was_reset, self._torch_threads = False, torch_threads
         self.monitor = EpisodeMonitor(
             [tasks[task].name for task in self.task_ids],
-            [str(tasks[task].env_id) for task in self.task_ids],
+            [_env_name(tasks[task]) for task in self.task_ids],
             monitor_dir,
             override_existing=override_existing,
             # "batch" has fewer environments than rows, and none with a Monitor
@@ -254,3 +254,8 @@ class SubEnvs:
         self.fault_counts = dict(state.get("fault_counts", self.fault_counts))
         self._consecutive_faults[:] = state.get("faults_in_a_row", 0)
         self._has_failed = bool(self._consecutive_faults.any())
+
+
+def _env_name(task: Task) -> str:
+    """The environment of a task in the header of a monitor file, the same in every run."""
+    return task.env_id if isinstance(task.env_id, str) else getattr(task.env_id, "__qualname__", str(task.env_id))

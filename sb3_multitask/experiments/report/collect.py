@@ -94,7 +94,8 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
     runs += sorted(of_data, key=lambda run: (run.preset, run.name))  # in the order of the folders
     if not runs and not others:
         raise FileNotFoundError(
-            f"{root} holds no runs (<preset>/<run>/seed_<n>, or <preset>/<run>_seed_<n>.json in data/ of a report)"
+            f"{root} holds no runs of a grid (<preset>/<run>/seed_<n>, or <preset>/<run>_seed_<n>.json in data/ of a "
+            "report); `sb3-multitask plot` and `card` are for a single run"
         )
     for preset, name in dict.fromkeys((run.preset, run.name) for run in runs):
         _check_seeds(root, select(runs, preset, name))
