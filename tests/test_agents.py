@@ -202,7 +202,7 @@ def test_an_agent_is_evaluated_as_its_model_is(normalize):
 
 def test_tasks_that_are_ids_are_kept_in_the_file(tmp_path, saved):
     assert mt.load_agent(saved).tasks is None  # classes in a script cannot be found again
-    with pytest.raises(ValueError, match="an agent whose file does not name their ids"):
+    with pytest.raises(ValueError, match="its file does not name their ids"):
         mt.evaluate_tasks(mt.load_agent(saved))
     tasks = (mt.Task("light", "HalfCheetahSmallFoot-v0", {"ctrl_cost_weight": 0.5}),)
     mt.save_agent(mt.A2CMultiTask("MultiTaskMlpPolicy", tasks, device="cpu"), tmp_path / "ids")
@@ -223,6 +223,7 @@ def test_an_unknown_pretrained_agent_is_an_error_with_the_names():
         mt.load_pretrained("nobody")
 
 
+@pytest.mark.slow
 def test_pretrained_agents_are_as_good_as_their_files_say():
     assert set(PRETRAINED) == {
         "HalfCheetahBody6-vanilla",

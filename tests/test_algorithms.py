@@ -101,6 +101,7 @@ def test_an_algorithm_of_ones_own_has_the_zoos_name_of_its_row():
     assert list(ZOO_ALGORITHMS) == ["a2c_mt", "ppo_mt", "trpo_mt"]
 
 
+@pytest.mark.slow
 def test_a_row_of_the_table_is_enough(tmp_path):
     code = """
 import sb3_multitask as mt

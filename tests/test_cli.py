@@ -72,6 +72,7 @@ def test_train_leaves_a_run_folder_and_nothing_else(trained):
     assert (folder / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_training_in_which_no_episode_ends_draws_nothing(tmp_path):
     done = run("train", "--tasks", "Swimmer-v5", "--n-timesteps", 40, "--set", "n_eval_episodes=1", cwd=tmp_path)
     assert "No episode ended, so there are no learning curves; Model: " in done.stdout
@@ -109,6 +110,7 @@ def test_evaluate_from_a_config(trained):
     (cwd / "e.yml").unlink()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_unless_asked(trained):
     cwd, _ = trained
     done = run("train", "--run-dir", "runs/2_tasks_1", *TINY, cwd=cwd)
@@ -245,6 +247,7 @@ def test_a_failed_run_says_why_in_its_folder(tmp_path):
     assert "log_std_mode" in facts["reason"]
 
 
+@pytest.mark.slow
 def test_plot_draws_the_run_beside_its_folder(trained):
     cwd, _ = trained
     done = run("plot", "runs/2_tasks_1", cwd=cwd)
@@ -253,6 +256,7 @@ def test_plot_draws_the_run_beside_its_folder(trained):
     assert (cwd / "runs" / "2_tasks_1_curves.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_renderer() is None, reason="nothing can render here")
 def test_enjoy_films_the_tasks_that_are_asked_for(tmp_path):
     tasks = ["--task", "BigFoot", "--task", "SmallFoot"]

@@ -61,6 +61,7 @@ def test_tests_run_from_the_source_distribution(unpacked):
     assert " passed" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [".", "tests"])
 def test_a_fresh_clone_needs_no_folder_for_temporary_files(folder, tmp_path):
     for name in ("pyproject.toml", "tests/conftest.py"):

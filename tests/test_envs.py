@@ -174,6 +174,7 @@ def test_task_env_carries_the_task():
         mt.TaskEnv(gym.make("HalfCheetahBigFoot-v0"), "Foot", ["SmallFoot"])
 
 
+@pytest.mark.slow
 @pytest.mark.native
 def test_nothing_is_printed_and_no_log_file_is_left(tmp_path):
     """Neither by our bodies nor by Gymnasium's HalfCheetah, whose file asks for what MuJoCo calls deprecated."""

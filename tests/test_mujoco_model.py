@@ -138,6 +138,7 @@ class NoisyCheetah(HalfCheetahEnv):
         return obs, reward + np.random.uniform(), *rest  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_the_state_of_a_worker_has_the_global_generators_of_its_process():
     np.testing.assert_array_equal(*continued_elsewhere(NoisyCheetah, "subproc"))
 

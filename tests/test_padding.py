@@ -106,6 +106,7 @@ def test_each_task_plays_as_in_a_vec_env_of_its_own(n_envs):
                     assert not last[obs_dim:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_envs", [2, {"wide": 1, "narrow": 2, "middle": 1}])
 def test_processes_give_the_same(n_envs):
     here = play(mt.MultiTaskVecEnv(sized_tasks(), n_envs, seed=1))

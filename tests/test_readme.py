@@ -15,7 +15,7 @@ def name_of(page):
 
 
 BLOCKS = [
-    pytest.param(block, id=f"{name_of(page)}-{i}")
+    pytest.param(block, id=f"{name_of(page)}-{i}", marks=[pytest.mark.slow] if 'backend="ray"' in block else [])
     for page in PAGES
     for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
 ]

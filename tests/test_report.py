@@ -179,6 +179,7 @@ def test_gains_over_the_untrained_agent(tmp_path):
     assert rows[2][-2:] == ["no", "1"]
 
 
+@pytest.mark.slow
 def test_what_runs_kept_forgot_and_took_over(tmp_path):
     """By hand; the names are the paper's, which mean nothing here."""
     root = tmp_path / "runs"
@@ -266,6 +267,7 @@ def test_what_a_run_was_is_read_from_its_folder(runs):
     assert list(vanilla.curves()) == [task.name for task in TASK_SETS["HalfCheetahBody6"]]
 
 
+@pytest.mark.slow
 def test_clips_are_films_or_a_line_that_says_why(tmp_path):
     kwargs = {"policy_kwargs": {"ortho_init": False}}  # it moves untrained
     tasks = [mt.Task("Small", "HalfCheetahSmallFoot-v0"), mt.Task("Big", "HalfCheetahBigFoot-v0")]

@@ -79,7 +79,7 @@ def test_a_wrapper_with_memory_is_announced(tmp_path):
     def make():
         return gym.wrappers.RecordEpisodeStatistics(gym.make("HalfCheetahSmallFoot-v0"))
 
-    with pytest.warns(UserWarning, match="RecordEpisodeStatistics has no get_state"):
+    with pytest.warns(UserWarning, match="RecordEpisodeStatistics keeps .* and has no get_state"):
         run(tmp_path, tasks=[mt.Task("A", make)], total=20)
 
 
@@ -130,6 +130,7 @@ def test_callbacks_keep_their_numbers_and_what_they_lose_is_announced(tmp_path):
     assert totals[0] == totals[1] != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", ["torch", pytest.param("env", marks=pytest.mark.native)])
 def test_a_snapshot_without_one_generator_differs(tmp_path, left_out):
     a, b = tmp_path / "a", tmp_path / "b"
@@ -299,6 +300,7 @@ def test_a_resumed_run_of_the_command_line_has_the_same_results(tmp_path):
     assert "finished already" in out
 
 
+@pytest.mark.slow
 def test_resume_needs_a_run_and_no_other_settings(tmp_path):
     code, _, err = finish(start(tmp_path, "--resume", "nowhere"))
     assert code == 2

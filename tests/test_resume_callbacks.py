@@ -39,6 +39,7 @@ def test_a_setting_that_a_callback_changes_is_resumed(tmp_path):
     assert ends[0][1] == 600
 
 
+@pytest.mark.slow
 def test_a_callback_that_stops_training_does_so_again(tmp_path):
     kwargs = {"total": 10_000, "n_envs": 1}
     a, b = tmp_path / "a", tmp_path / "b"
@@ -52,6 +53,7 @@ def test_a_callback_that_stops_training_does_so_again(tmp_path):
     assert monitor_rows(a) == monitor_rows(b)
 
 
+@pytest.mark.slow
 def test_settings_of_callbacks_are_the_scripts(tmp_path):
     run(tmp_path, 1500, callbacks=[StopTrainingOnMaxEpisodes(2)], total=3000, n_envs=1)
     model = run(tmp_path, callbacks=[StopTrainingOnMaxEpisodes(30)], total=3000, n_envs=1)
@@ -131,6 +133,7 @@ def make_heavy():
     return env
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["dummy", "subproc"])
 def test_a_mujoco_env_with_state_of_its_own_is_resumed_exactly(tmp_path, backend):
     kwargs = {"tasks": [mt.Task("Heavy", make_heavy)], "total": 600, "n_envs": 1, "backend": backend}

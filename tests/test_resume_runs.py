@@ -142,6 +142,7 @@ def test_a_run_that_was_killed_twenty_times_ends_as_one_that_was_not(tmp_path, k
     assert different == []
 
 
+@pytest.mark.slow
 def test_tasks_in_turn_resume_from_between_them(tmp_path):
     """Where a task is learned and not evaluated, evaluated and not stored, or the next one has begun without a step."""
     kills = [
@@ -184,6 +185,7 @@ def test_tasks_in_turn_fall_back_to_the_task_before_if_all_checkpoints_of_one_ar
     assert difference(a, b, "a2c_mt") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ppo", "a2c_mt in turn"])
 def test_a_signal_leaves_a_checkpoint(tmp_path, kind):
     a, b = (begun(tmp_path / name, **KINDS[kind]) for name in "ab")

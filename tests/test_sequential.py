@@ -29,6 +29,7 @@ def run(path, **settings):
     return train_run(TrainConfig(**{**GROUP, **settings}), folder), folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"algo": "trpo", "n_steps": 100, "algo_kwargs": {"batch_size": 50}}], ids=["a2c_mt", "trpo"]
 )

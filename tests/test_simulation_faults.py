@@ -10,6 +10,7 @@ import sb3_multitask as mt
 from sb3_multitask.vec_env.faults import MAX_CONSECUTIVE_FAULTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["batch", "dummy", "subproc"])
 def test_a_simulation_that_fails_is_a_fault(backend, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -54,6 +55,7 @@ def test_a_simulation_of_an_environment_that_is_not_gymnasiums_is_watched_too(ba
     env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["batch", "dummy", "subproc"])
 def test_a_simulation_that_fails_is_quarantined_and_the_others_go_on_to_the_bit(backend, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

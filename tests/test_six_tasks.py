@@ -121,6 +121,7 @@ class BreakSimulations(BaseCallback):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.native
 @pytest.mark.parametrize("engine", ["fast", "torch"])
 def test_six_bodies_two_of_which_fail_leave_the_other_four_the_same_bits(engine):

@@ -63,6 +63,7 @@ def test_cards_of_every_agent(folder, tmp_path):
     assert returns == {task: round(r.mean_reward, 1) for task, r in folder.read_results()["300"].items()}
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_any_model(tmp_path):
     folder = RunFolder.create(tmp_path / "first", "run")
     train_run(TrainConfig(tasks=TASKS, **SMALL), folder)

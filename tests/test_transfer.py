@@ -169,6 +169,7 @@ def test_unknown_parts_are_refused():
         mt.freeze(make(), "heads")
 
 
+@pytest.mark.slow
 def test_in_the_papers_fine_tuning_one_head_meets_both_tasks():
     """E1's model goes on with E2, and what it returns on E1 is its only head's, seen through its present statistics.
 

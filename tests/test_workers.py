@@ -56,6 +56,7 @@ def test_a_worker_killed_from_outside_is_noticed():
     assert not mp.active_children()
 
 
+@pytest.mark.slow
 def test_closing_does_not_wait_for_a_worker_that_hangs():
     env = make("hang", n_envs=1, backend="subproc", normalize=False, start_method="fork")
     env.reset()
@@ -101,6 +102,7 @@ def test_a_worker_that_cannot_make_its_environment_says_why():
     assert not mp.active_children()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "message"), [("hang", "did not answer within 1 s"), ("die", r"died \(exit code -9\)")]
 )
@@ -136,6 +138,7 @@ def test_attributes_are_those_of_the_environment_and_a_missing_one_harms_nobody(
         env.reset()
 
 
+@pytest.mark.slow
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next():
     """As after Ctrl-C between the two halves of a step."""
     broken, whole = (make("", n_envs=1, backend=backend, normalize=False) for backend in ("subproc", "dummy"))

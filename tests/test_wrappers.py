@@ -30,6 +30,7 @@ for backend in ("batch", "dummy", "auto"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order", ["import sb3_multitask as mt; import rl_zoo3", "import rl_zoo3; import sb3_multitask as mt"]
 )

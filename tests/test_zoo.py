@@ -230,6 +230,7 @@ def test_without_the_extra_it_says_what_to_install():
     assert done.stderr == 'Error: rl_zoo3 is missing: pip install "sb3-multitask[zoo]"\n'
 
 
+@pytest.mark.slow
 def test_usage_lists_the_commands():
     usage = zoo()
     assert all(f"  {command} " in usage for command in ("train", "enjoy", "record_video", "plot_train", "all_plots"))

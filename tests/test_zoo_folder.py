@@ -145,7 +145,7 @@ def test_models_of_a_training_that_did_not_end_are_read_with_the_statistics_they
 def test_models_whose_tasks_or_statistics_are_missing_say_so(tmp_path):
     make_folder(tmp_path / "a", "ppo_mt", which="best_model.zip")
     alone = (tmp_path / "a" / "best_model.zip").rename(tmp_path / "best_model.zip")
-    with pytest.raises(UnreadableFileError, match="best_model.zip: .*6 heads"):
+    with pytest.raises(UnreadableFileError, match="best_model.zip: .*6 tasks"):
         mt.load_agent(alone)
     with pytest.raises(ValueError, match=r"best_model\.zip.*environments"):
         load_trained(str(alone))
