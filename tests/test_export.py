@@ -182,7 +182,7 @@ def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", ["per_task", "state_dependent"])
 def test_the_command_takes_zips_and_agents_and_runs_nothing_of_them(tmp_path, mode, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.output.console, "file", io.StringIO())
+    monkeypatch.setattr(cli.output.console, "_file", io.StringIO())  # "file" would be left at the stream of this test
     model = trained(log_std_mode=mode)
     model.save("model.zip")
     mt.save_agent(model, "agent")
