@@ -98,7 +98,7 @@ def is_alive(pid):
 
 
 def assert_ended(pids):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # where other tests keep the cores busy
     while any(map(is_alive, pids)):
         assert time.monotonic() < deadline, "an actor is left behind"
         time.sleep(0.05)
@@ -424,7 +424,7 @@ assert not ray.is_initialized()
             [sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False
         )
         assert (done.stderr, done.returncode) == ("", 0)
-        assert int(done.stdout) >= 2
+        assert int(done.stdout.split()[-1]) >= 2  # before it Ray may tell of nodes that died in other tests
 
 
 @pytest.mark.slow
