@@ -31,7 +31,7 @@ setup: $(VENV)/.installed  ## Make the virtual environment and install
 train: setup  ## Main job: one agent learns six HalfCheetah bodies (one to two minutes on 2 cores)
 	@$(BIN)/sb3-multitask train --config $(CONFIG) --run-dir $(RUN) --overwrite
 
-test: setup  ## The tests (under five minutes on 2 cores)
+test: setup  ## The tests (about five minutes on 2 cores)
 	$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: test  ## The tests and the slow ones (learning, many processes); what CI runs

@@ -258,3 +258,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def check_tasks(name: str, values: Mapping[str, float], task_names: Sequence[str], *, of_all: bool) -> None:
+    """Raise unless the keys of a mapping are tasks.
+
+    :param of_all: whether every task must be among them
+    :raises ValueError: on an unknown task, or a missing one
+    """
+    for task in values:
+        if task not in task_names:
+            raise ValueError(
+                f"`{name}` has a number for {task!r}, which is no task.{did_you_mean(str(task), task_names)} "
+                f"Tasks: {', '.join(task_names)}"
+            )
+    missing = [task for task in task_names if task not in values]
+    if of_all and missing:
+        raise ValueError(f"`{name}` must have a number for every task (none for {', '.join(missing)})")

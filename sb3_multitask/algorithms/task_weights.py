@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sb3_multitask.losses.schedules import as_number
-from sb3_multitask.tasks import did_you_mean
+from sb3_multitask.tasks import check_tasks
 
 TaskWeights: TypeAlias = Mapping[str, float]
 """Task name -> weight; tasks that are not named have 1."""
@@ -28,13 +28,9 @@ def checked_weights(task_weights: Any, task_names: Sequence[str] | None) -> np.n
         number = as_number(value)
         if number is None or not 0 <= number < float("inf"):
             raise ValueError(f"`task_weights` of {name!r} must be a finite number of at least 0 (got {value!r:.100})")
-        if task_names is not None and name not in task_names:
-            raise ValueError(
-                f"`task_weights` has a weight for {name!r}, which is no task.{did_you_mean(str(name), task_names)} "
-                f"Tasks: {', '.join(task_names)}"
-            )
     if task_names is None or not task_weights:
         return None
+    check_tasks("task_weights", task_weights, task_names, of_all=False)
     weights = np.array([float(task_weights.get(name, 1.0)) for name in task_names])
     if not weights.any():
         raise ValueError("`task_weights` must leave a task with a weight above 0: nothing would be learned")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
-
-from sb3_multitask.tasks import did_you_mean
 
 
 def is_number(value: object) -> bool:
@@ -60,20 +58,3 @@ def checked_numbers(name: str, values: Any) -> dict[str, float]:
         if not is_number(value):
             raise ValueError(f"`{name}` of {task!r} must be a finite number (got {value!r:.100})")
     return {str(task): float(value) for task, value in values.items()}
-
-
-def check_tasks(name: str, values: Mapping[str, float], task_names: Sequence[str], *, of_all: bool) -> None:
-    """Raise unless the keys of a mapping are tasks.
-
-    :param of_all: whether every task must be among them
-    :raises ValueError: on an unknown task, or a missing one
-    """
-    for task in values:
-        if task not in task_names:
-            raise ValueError(
-                f"`{name}` has a number for {task!r}, which is no task.{did_you_mean(task, task_names)} "
-                f"Tasks: {', '.join(task_names)}"
-            )
-    missing = [task for task in task_names if task not in values]
-    if of_all and missing:
-        raise ValueError(f"`{name}` must have a number for every task (none for {', '.join(missing)})")

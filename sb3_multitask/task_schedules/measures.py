@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_multitask.task_schedules.checks import check_tasks, checked_count, checked_numbers, checked_positive
+from sb3_multitask.task_schedules.checks import checked_count, checked_numbers, checked_positive
+from sb3_multitask.tasks import check_tasks
 
 
 class Measure(ABC):

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from sb3_multitask.envs.number_checks import is_integer
-from sb3_multitask.tasks import did_you_mean
+from sb3_multitask.tasks import check_tasks
 
 EnvsPerTask: TypeAlias = int | Mapping[str, int]
 """Copies of every task, or of each by its name."""
@@ -36,15 +36,7 @@ class Copies:
         """
         if not isinstance(n_envs_per_task, Mapping):
             return cls((_checked(n_envs_per_task, "`n_envs_per_task`"),) * len(task_names))
-        for name in n_envs_per_task:
-            if name not in task_names:
-                raise ValueError(
-                    f"`n_envs_per_task` has a number for {name!r}, which is no task."
-                    f"{did_you_mean(str(name), task_names)} Tasks: {', '.join(task_names)}"
-                )
-        missing = [name for name in task_names if name not in n_envs_per_task]
-        if missing:
-            raise ValueError(f"`n_envs_per_task` must have a number for every task (none for {', '.join(missing)})")
+        check_tasks("n_envs_per_task", n_envs_per_task, task_names, of_all=True)
         return cls(tuple(_checked(n_envs_per_task[name], f"`n_envs_per_task` of {name!r}") for name in task_names))
 
     @cached_property
