@@ -18,7 +18,13 @@ import numpy as np
 from sb3_multitask.readers.inert_pickle import UnreadableFileError
 from sb3_multitask.readers.saved_algorithms import actor_algorithm_of, algorithm_of
 from sb3_multitask.readers.saved_policy import action_bounds, activation_of, check_extractor, check_spaces
-from sb3_multitask.readers.zip_members import check_policy, read_description, read_members, read_weights
+from sb3_multitask.readers.zip_members import (
+    check_policy,
+    errors_of_model,
+    read_description,
+    read_members,
+    read_weights,
+)
 
 _PART = re.compile(r"actor\.((latent_pi|mu)\.(\d+)|mu|log_std)\.(weight|bias|ra_mean|ra_var|scale)")
 _BATCH_RENORM_EPS = 0.001  # CrossQ's default of `batch_norm_eps`
@@ -76,12 +82,8 @@ def read_sb3_actor(path: str | Path) -> SavedActor | None:
         policy is no ``MlpPolicy`` or uses gSDE, or its weights are not finite or do not fit its spaces
     """
     path = Path(path)
-    try:
+    with errors_of_model(path):
         return _read(path)
-    except UnreadableFileError as e:
-        raise UnreadableFileError(f"{path}: {e}") from e
-    except Exception as e:  # a hostile file may cause any exception
-        raise UnreadableFileError(f"{path}: is no model of SB3 ({type(e).__name__})") from e
 
 
 def _read(path: Path) -> SavedActor | None:

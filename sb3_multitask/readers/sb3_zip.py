@@ -27,6 +27,7 @@ from sb3_multitask.readers.saved_policy import (
 )
 from sb3_multitask.readers.zip_members import (
     check_policy,
+    errors_of_model,
     is_weight,
     load_tensors,
     read_description,
@@ -85,12 +86,8 @@ def read_sb3_zip(path: str | Path) -> SavedPolicy:
         its weights are not finite or do not fit its spaces
     """
     path = Path(path)
-    try:
+    with errors_of_model(path):
         return _read(path)
-    except UnreadableFileError as e:
-        raise UnreadableFileError(f"{path}: {e}") from e
-    except Exception as e:  # a hostile file may cause any exception
-        raise UnreadableFileError(f"{path}: is no model of SB3 ({type(e).__name__})") from e
 
 
 def _read(path: Path) -> SavedPolicy:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -118,3 +119,17 @@ def check_policy(data: dict[str, Any], others: Sequence[str] = ()) -> None:
             reason = f"its class overrides `{'`, `'.join(overridden)}`"
     if reason is not None:
         raise UnreadableFileError(f"its policy acts differently from its weights ({str(reason)[:200]})")
+
+
+@contextmanager
+def errors_of_model(path: Path) -> Iterator[None]:
+    """Turn whatever reading a model's zip raises into an error with its path: a hostile file may cause any exception.
+
+    :raises UnreadableFileError: in place of it
+    """
+    try:
+        yield
+    except UnreadableFileError as e:
+        raise UnreadableFileError(f"{path}: {e}") from e
+    except Exception as e:
+        raise UnreadableFileError(f"{path}: is no model of SB3 ({type(e).__name__})") from e
