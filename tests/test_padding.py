@@ -335,3 +335,11 @@ def test_a_run_with_other_copies_is_another_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"n_envs_per_task: \{'A': 3, 'B': 1\} then, 2 now"):
         learn(2, 80)
     assert learn({"A": 3, "B": 1}, 80).num_timesteps == 80
+
+
+def test_a_start_is_the_same_whatever_the_padding(monkeypatch):
+    """No warning of an environment that does not obey its seed."""
+    monkeypatch.setitem(gym.registry, "PaddedDrift-v0", gym.envs.registration.EnvSpec("PaddedDrift-v0", DriftEnv))
+    task = mt.Task("drift", "PaddedDrift-v0")
+    for others in ([], [mt.Task("wide", DriftEnv, {"obs_dim": 5})]):
+        mt.MultiTaskVecEnv([task, *others], 2, seed=3).reset()
