@@ -339,7 +339,11 @@ def test_a_run_with_other_copies_is_another_run(tmp_path):
 
 def test_a_start_is_the_same_whatever_the_padding(monkeypatch):
     """No warning of an environment that does not obey its seed."""
-    monkeypatch.setitem(gym.registry, "PaddedDrift-v0", gym.envs.registration.EnvSpec("PaddedDrift-v0", DriftEnv))
+    monkeypatch.setitem(
+        gym.registry,
+        "PaddedDrift-v0",
+        gym.envs.registration.EnvSpec("PaddedDrift-v0", DriftEnv, disable_env_checker=True),
+    )
     task = mt.Task("drift", "PaddedDrift-v0")
     for others in ([], [mt.Task("wide", DriftEnv, {"obs_dim": 5})]):
         mt.MultiTaskVecEnv([task, *others], 2, seed=3).reset()
