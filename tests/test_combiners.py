@@ -17,10 +17,8 @@ from sb3_multitask.combiners import (
     COMBINERS,
     Combiner,
     GradientCombining,
-    Mean,
     PCGrad,
     cosines,
-    make_combiners,
     pair_statistics,
     pcgrad_weights,
 )
@@ -124,7 +122,7 @@ def test_gradients_without_conflict_give_the_mean(name):
 def test_a_zero_gradient_changes_nothing(name):
     def combined(rows):
         combining = GradientCombining({"actor": COMBINERS[name]()}, len(rows))
-        return combining.factors("actor", list(range(len(rows))), rows @ rows.T) @ rows
+        return combining.factors("actor", np.arange(len(rows)), rows @ rows.T) @ rows
 
     rows = np.random.default_rng(3).normal(size=(2, 4))
     with_zero = np.stack([rows[0], np.zeros(4), rows[1]])
@@ -136,21 +134,21 @@ def test_combiners_see_a_gramian_of_trace_k_of_those_that_have_a_gradient():
     combiner = Fixed(0.5, 0.25)
     combining = GradientCombining({"critic": combiner}, 3)
     gramian = np.diag([3e-16, 0, 1e-16])
-    np.testing.assert_allclose(combining.factors("critic", [0, 1, 2], gramian), [1, 1, 0.5])
+    np.testing.assert_allclose(combining.factors("critic", np.arange(3), gramian), [1, 1, 0.5])
     np.testing.assert_allclose(combiner.seen, np.diag([1.5, 0.5]))
-    np.testing.assert_array_equal(combining.factors("actor", [0, 1, 2], gramian), 1)  # which is not combined
+    np.testing.assert_array_equal(combining.factors("actor", np.arange(3), gramian), 1)  # which is not combined
 
 
 def test_fewer_than_two_gradients_and_gradients_that_are_not_finite_are_left_alone():
     combining = GradientCombining({"actor": Fixed(5.0)}, 2)
     for gramian in (np.diag([1.0, 0.0]), np.zeros((2, 2)), np.full((2, 2), np.nan)):
-        np.testing.assert_array_equal(combining.factors("actor", [0, 1], gramian), 1)
+        np.testing.assert_array_equal(combining.factors("actor", np.arange(2), gramian), 1)
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, np.nan)])
 def test_weights_of_another_shape_or_not_finite_are_refused(weights):
     with pytest.raises(ValueError, match=r"weights\(\) of Fixed must return 2 finite numbers"):
-        GradientCombining({"actor": Fixed(*weights)}, 2).factors("actor", [0, 1], np.eye(2))
+        GradientCombining({"actor": Fixed(*weights)}, 2).factors("actor", np.arange(2), np.eye(2))
 
 
 def test_cosines_by_hand():
@@ -225,3 +223,300 @@ def test_the_mean_is_no_combiner_within_rounding(algorithm, kwargs):
 def test_measuring_changes_no_bit(algorithm, kwargs, engine):
     plain = learned(algorithm, engine=engine, **kwargs)
     np.testing.assert_array_equal(learned(algorithm, engine=engine, conflict_freq=1, **kwargs), plain)
+
+
+# Beside other settings
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_conflicts_are_logged_every_so_many_rollouts(engine):
+    model = made(engine=engine, n_steps=4, conflict_freq=2)
+    model.set_logger(Logger(None, []))
+    assert model.conflict_cosines == {}
+    seen = []
+
+    class Watch(StopTraining):
+        def _on_rollout_start(self):
+            seen.append("conflict/actor/cosine_mean" in self.model.logger.name_to_value)
+
+        def _on_rollout_end(self):
+            pass
+
+    model.learn(3 * 24, Watch(), log_interval=None)
+    assert seen == [False, False, True]
+    for net, matrix in model.conflict_cosines.items():
+        assert matrix.shape == (3, 3)
+        np.testing.assert_allclose(matrix.diagonal(), 1, atol=1e-6)
+        mean, share = pair_statistics(matrix)
+        assert model.logger.name_to_value[f"conflict/{net}/cosine_mean"] == mean
+        assert model.logger.name_to_value[f"conflict/{net}/negative_share"] == share
+    assert set(model.conflict_cosines) == {"actor", "critic"}
+
+
+def test_both_engines_measure_the_same_cosines():
+    fast, torch = (
+        made(engine=engine, tasks=recorded_tasks(), conflict_freq=1).learn(30).conflict_cosines
+        for engine in ("fast", "torch")
+    )
+    for net in ("actor", "critic"):
+        np.testing.assert_allclose(fast[net], torch[net], atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_tasks_without_rows_are_left_out(engine):
+    """A minibatch of two rows has at most two of three tasks."""
+    model = made(mt.PPOMultiTask, engine=engine, n_steps=4, batch_size=2, gradient_combiner=PCGrad(), conflict_freq=1)
+    model.learn(24)
+    assert np.isfinite(vector_of(model)).all()
+    missing = np.isnan(model.conflict_cosines["actor"].diagonal())
+    assert missing.any()
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_quarantined_rows_have_no_part(engine):
+    """All rows of a task are quarantined: the others are combined, and its head stays."""
+    model = with_rollout(engine=engine)
+    combiner = Fixed(0.2, 0.8)
+    model.rollout_buffer.faults = [(step, env) for env in (2, 3) for step in range(8)]
+    combined = gradients_of(model, model.numerics, GradientCombining({"actor": combiner}, 3))
+    assert combiner.seen.shape == (2, 2)
+    assert all(np.isfinite(gradient).all() for gradient in combined.values())
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_frozen_layers_have_no_part(engine):
+    """The Gramian is of what is trained; nothing is combined where nothing is."""
+    seen = []
+    for frozen in ((), ("mlp_extractor.policy_net.0.weight",)):
+        model = made(engine=engine, n_steps=8)
+        model.frozen = frozen
+        model.policy.set_frozen(frozen)
+        before = model.policy.mlp_extractor.policy_net[0].weight.detach().clone()
+        combiner = Fixed(0.1, 0.2, 0.7)
+        model.combining, model._combining_of = GradientCombining({"actor": combiner}, 3), (None, False)
+        model.learn(1)
+        seen.append(combiner.seen)
+        assert th.equal(before, model.policy.mlp_extractor.policy_net[0].weight) == bool(frozen)
+    assert np.abs(seen[0] - seen[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_while_the_actor_is_held_the_critic_alone_is_combined(engine):
+    teachers = {name: (lambda observations: np.zeros((len(observations), 2))) for name in "ABC"}
+    kwargs = {"teachers": teachers, "rl_coef": 0.0, "distill_coef": 0.0, "critic_coef": 1.0}
+    model = made(engine=engine, **kwargs, gradient_combiner="pcgrad", conflict_freq=1)
+    actor = {name: p.detach().clone() for name, p in model.policy.named_parameters() if "value" not in name}
+    model.learn(60)
+    assert all(th.equal(p, actor[name]) for name, p in model.policy.named_parameters() if name in actor)
+    assert set(model.conflict_cosines) == {"critic"}
+
+
+def test_one_head_for_all_tasks_is_shared():
+    model = made(policy_kwargs={"share": "all"}, gradient_combiner="pcgrad", conflict_freq=1)
+    assert "action_net.layers.0.weight" in shared_names(model, "actor")
+    assert model.learn(60).last_engine == "torch"
+
+
+def test_target_kl_stops_before_the_step_as_without_a_combiner():
+    model = made(mt.PPOMultiTask, n_steps=16, batch_size=32, target_kl=1e-9, gradient_combiner="pcgrad")
+    model.learn(96)
+    assert model._n_updates == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("pcgrat", ValueError, r"must be one of mean, pcgrad, .*\(got 'pcgrat'\).*pcgrad"),
+        ({"actr": "mean"}, ValueError, r"a combiner for 'actr', which is no net. Did you mean 'actor'"),
+        ({"actor": 3}, TypeError, r"must be a name, a Combiner.*\(got 3\)"),
+        (PCGrad, TypeError, r"make an object, PCGrad\(...\)"),
+    ],
+)
+def test_other_combiners_are_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        made(gradient_combiner=given)
+
+
+@pytest.mark.parametrize("freq", [-1, 2.5, True])
+def test_other_frequencies_are_refused(freq):
+    with pytest.raises((TypeError, ValueError), match=rf"`conflict_freq` must be .*\(got {freq}\)"):
+        made(conflict_freq=freq)
+
+
+def test_one_task_at_a_time_has_no_conflicts():
+    for kwargs in ({"gradient_combiner": "pcgrad"}, {"conflict_freq": 1}):
+        with pytest.raises(ValueError, match=rf"`{next(iter(kwargs))}` needs .*`task_schedule` is 'cycle'"):
+            made(task_schedule="cycle", **kwargs)
+        with pytest.raises(ValueError, match=r"the only task is \('A',\)"):
+            made(tasks=drift_tasks(1), **kwargs)
+
+
+def test_nothing_to_combine_is_refused():
+    with pytest.raises(ValueError, match=r"nothing to combine in the actor"):
+        made(policy_kwargs={"net_arch": {"pi": [], "vf": [8]}}, gradient_combiner="mean")
+    made(policy_kwargs={"net_arch": {"pi": [], "vf": [8]}}, gradient_combiner={"critic": "mean"}).learn(30)
+
+
+def test_a_combiner_that_is_set_later_is_taken():
+    model = made(n_steps=4).learn(24)
+    model.gradient_combiner, model.conflict_freq = "pcgrat", 1
+    with pytest.raises(ValueError, match="pcgrat"):
+        model.learn(24)
+    model.gradient_combiner = "pcgrad"
+    model.learn(24)
+    assert model.combining.combines("actor")
+    assert model.conflict_cosines
+
+
+# Files and resume
+
+
+def test_a_saved_model_continues_with_its_combiner(tmp_path):
+    model = made(gradient_combiner={"actor": "pcgrad", "critic": None}).learn(60)
+    model.save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2)
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    assert loaded.combining.settings() == {"actor": {"class": "PCGrad"}}
+    assert loaded.combining.get_state() == model.combining.get_state()
+    with pytest.warns(UserWarning, match=r"trained with the gradient combiners .*PCGrad.*these are others"):
+        mt.A2CMultiTask.load(tmp_path / "model", env=env, gradient_combiner="mean")
+
+
+def test_an_object_is_not_in_the_file(tmp_path):
+    model = made(gradient_combiner=Fixed(0.5, 0.2, 0.3)).learn(60)
+    model.save(tmp_path / "model")
+    assert isinstance(model.gradient_combiner, Fixed)
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2)
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    loaded.predict(env.reset())
+    with pytest.raises(ValueError, match=r"load\(path, env=env, gradient_combiner=...\).*'Fixed'"):
+        loaded.learn(60)
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env, gradient_combiner=Fixed(0.5, 0.2, 0.3))
+    assert loaded.combining.get_state() == model.combining.get_state()
+    loaded.learn(60)
+
+
+@pytest.mark.filterwarnings("ignore:A run that resumes")
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_a_run_that_resumes_continues_to_the_same_bits(tmp_path, engine):
+    """PCGrad's random order is part of the state; another combiner is another run."""
+
+    def learn(n, folder, combiner="pcgrad", **kwargs):
+        model = made(n_steps=4, engine=engine, gradient_combiner=combiner, **kwargs)
+        return model.learn(n, mt.ResumableCheckpointCallback(tmp_path / folder, 48))
+
+    whole = learn(144, "whole")
+    learn(96, "parts")
+    assert weights_equal(learn(144, "parts"), whole)
+    with pytest.raises(CheckpointError, match=r"gradient_combiner: \{'actor': \{'class': 'PCGrad'"):
+        learn(192, "parts", None)
+    with pytest.raises(CheckpointError, match=r"gradient_combiner"):
+        learn(192, "parts", {"actor": "pcgrad"})
+
+
+def test_a_combiner_that_forgets_is_told():
+    class Remembers(Fixed):
+        def reset(self):
+            self.seen = None
+
+    assert "Remembers has reset() and no get_state()" in Remembers(1).why_inexact()
+    assert PCGrad().why_inexact() is None
+
+
+# TorchJD's
+
+
+def test_without_torchjd_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchjd", None)
+    monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
+    with pytest.raises(ImportError, match=r"TorchJD for MGDAWeighting: pip install \"sb3-multitask\[combiners\]\""):
+        made(gradient_combiner="mgda")
+
+
+@pytest.fixture
+def torchjd():
+    return pytest.importorskip("torchjd.aggregation")
+
+
+ALONE = ["aligned_mtl", "gradvac", "imtl_g", "mgda", "fairgrad"]
+OF_TORCHJD = [name for name in COMBINERS if name not in ("mean", "pcgrad")]
+
+
+def made_or_skipped(name):
+    try:
+        return COMBINERS[name]()
+    except ImportError as e:
+        assert name not in ALONE  # which need nothing more
+        assert 'pip install "torchjd[' in str(e)
+        pytest.skip(str(e))
+
+
+@pytest.mark.parametrize("name", OF_TORCHJD)
+def test_torchjds_give_the_mean_of_equal_gradients_and_permute(torchjd, name):
+    combiner, rows = made_or_skipped(name), np.ones((4, 3))
+    np.testing.assert_allclose(combiner.weights(rows @ rows.T) @ rows, 1, rtol=1e-3)
+    if name == "gradvac":  # which draws an order
+        return
+    gramian, p = gramian_of(4, 6), np.array([2, 0, 3, 1])
+    first = combiner.weights(gramian)
+    combiner.reset()
+    np.testing.assert_allclose(combiner.weights(gramian[np.ix_(p, p)]), first[p], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", OF_TORCHJD)
+def test_torchjds_do_not_give_up_on_small_gradients(torchjd, name):
+    """UPGrad would give the mean, and CAGrad 0, where the norm of all gradients together is below 0.01."""
+    rows = np.random.default_rng(4).normal(size=(3, 5))
+    of_size = [
+        GradientCombining({"actor": made_or_skipped(name)}, 3).factors("actor", np.arange(3), size**2 * (rows @ rows.T))
+        for size in (1.0, 1e-6)
+    ]
+    np.testing.assert_allclose(of_size[1], of_size[0], rtol=1e-6)
+    assert np.abs(of_size[0] - 1).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", OF_TORCHJD)
+def test_torchjds_continue_from_their_state_and_leave_torchs_generator(torchjd, name):
+    combiner, gramians = made_or_skipped(name), [gramian_of(k, 6, seed) for seed, k in enumerate((4, 4, 4))]
+    combiner.begin(0)
+    before = th.get_rng_state()
+    combiner.weights(gramians[0])
+    state = combiner.get_state()
+    expected = [combiner.weights(gramian) for gramian in gramians[1:]]
+    assert th.equal(th.get_rng_state(), before)
+    other = made_or_skipped(name)
+    other.begin(5)
+    other.set_state(state)
+    for gramian, weights in zip(gramians[1:], expected, strict=True):
+        np.testing.assert_array_equal(other.weights(gramian), weights)
+    assert combiner.why_inexact() is None
+
+
+@pytest.mark.parametrize("name", OF_TORCHJD)
+def test_torchjds_take_other_tasks(torchjd, name):
+    """A memory of other tasks is not used: the weights are those of a combiner that has just begun."""
+    combining = GradientCombining({"actor": made_or_skipped(name)}, 4)
+    gramian = gramian_of(4, 6)
+    combining.factors("actor", np.arange(4), gramian)
+    state = combining.combiners["actor"].get_state()
+    three = combining.factors("actor", np.array([0, 1, 3]), gramian[:3, :3])
+    new = GradientCombining({"actor": made_or_skipped(name)}, 4)
+    new.combiners["actor"].set_state({"generator": state["generator"]})
+    np.testing.assert_allclose(three, new.factors("actor", np.array([0, 1, 3]), gramian[:3, :3]))
+
+
+def test_pcgrad_is_torchjds_for_the_same_order(torchjd, monkeypatch):
+    gramian, order = gramian_of(5), np.random.default_rng(6).random((5, 5)).argsort(axis=1)
+    orders = iter(order)
+    monkeypatch.setattr(th, "randperm", lambda n: th.from_numpy(next(orders)))
+    theirs = torchjd.PCGradWeighting()(th.from_numpy(gramian))
+    np.testing.assert_allclose(5 * pcgrad_weights(gramian, order), theirs.numpy(), rtol=1e-10)
+
+
+def test_torchjds_objects_are_taken(torchjd):
+    for given in (torchjd.MGDA(), torchjd.MGDAWeighting(), torchjd.FairGrad(alpha=2.0), torchjd.Random()):
+        made(n_steps=4, gradient_combiner={"actor": given}).learn(48)
+    settings = made(gradient_combiner=torchjd.FairGrad(alpha=2.0)).combining.settings()
+    assert settings["actor"] == {"class": "FairGradWeighting", "alpha": 2.0, "max_iters": None}
+    with pytest.raises(TypeError, match=r"cannot be GradDrop.*does not weigh"):
+        made(gradient_combiner=torchjd.GradDrop())

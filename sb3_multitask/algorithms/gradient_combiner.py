@@ -143,11 +143,11 @@ def combine_by_autograd(
     if not nets:
         return
     task = batch.observations["task"].long().flatten()
-    here = task.unique().tolist()
+    here = task.unique().numpy(force=True)
     parameters = [parameter for net in nets for parameter in shared[net]]
     rows = [loss.rows(batch, outputs) for loss in objective]
     jacobian = []
-    for number in here:
+    for number in here.tolist():
         weight = 1.0 if loss_weights is None else float(loss_weights[number])
         is_its_own = (task == number).to(outputs.values.dtype) * weight
         terms = [type(of_loss)(*((is_its_own * row).mean() for row in of_loss)) for of_loss in rows]

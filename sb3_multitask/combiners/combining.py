@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -39,7 +39,7 @@ class GradientCombining:
         """Whether the gradients of a net are needed task by task, to combine or to measure them."""
         return self.measures or net in self.combiners
 
-    def factors(self, net: Net, tasks: Sequence[int], gramian: np.ndarray) -> np.ndarray:
+    def factors(self, net: Net, tasks: np.ndarray, gramian: np.ndarray) -> np.ndarray:
         """Return ``k * w_i``, by which each task's contribution is multiplied, (n,): 1 each gives the mean.
 
         Cosines are noted if this batch is measured. Gradients that are not finite are left as they are, since the
@@ -59,7 +59,7 @@ class GradientCombining:
         if net not in self.combiners or len(here) < 2:
             return factors
         gramian = gramian[np.ix_(here, here)]
-        combiner, taking_part = self.combiners[net], [int(tasks[i]) for i in here]
+        combiner, taking_part = self.combiners[net], tasks[here].tolist()
         if self._taking_part.setdefault(net, taking_part) != taking_part:
             self._taking_part[net] = taking_part
             combiner.reset()
@@ -72,7 +72,7 @@ class GradientCombining:
         factors[here] = len(here) * weights
         return factors
 
-    def _note_cosines(self, net: Net, tasks: Sequence[int], gramian: np.ndarray) -> None:
+    def _note_cosines(self, net: Net, tasks: np.ndarray, gramian: np.ndarray) -> None:
         of_all = np.full((self.n_tasks, self.n_tasks), np.nan)
         of_all[np.ix_(tasks, tasks)] = cosines(gramian)
         self.cosines[net] = of_all
