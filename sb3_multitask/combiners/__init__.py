@@ -1,4 +1,4 @@
-"""What becomes of the gradients of several tasks on the parameters that they share: one gradient, and how they conflict.
+"""One gradient from those of several tasks on the parameters that they share, and how these conflict.
 
 A combiner sees the Gramian of the gradients alone, (k, k), so it knows no net and no engine.
 """

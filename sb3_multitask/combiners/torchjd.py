@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,10 @@ class TorchJDCombiner(Combiner):
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return the class, and what TorchJD lets one set; not the number of tasks, which Nash-MTL is told."""
+        """Return the class and its arguments; not the number of tasks, which Nash-MTL is told."""
         kind = type(self._weighting)
-        names = {name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, property)}
-        values = {name: _plain(getattr(self._weighting, name)) for name in sorted(names - {"n_tasks"})}
+        names = [name for name in signature(kind).parameters if name != "n_tasks" and hasattr(self._weighting, name)]
+        values = {name: _plain(getattr(self._weighting, name)) for name in names}
         return {"class": kind.__name__.removeprefix("_"), **values}
 
 
@@ -122,8 +123,8 @@ def make_torchjd(name: str, arguments: Mapping[str, Any]) -> TorchJDCombiner:
         kind = getattr(importlib.import_module("torchjd.aggregation"), name)
     except ImportError as e:
         raise ImportError(
-            f'`gradient_combiner` needs TorchJD for {name}: pip install "sb3-multitask[combiners]" ("mean" and "pcgrad" '
-            "need nothing)"
+            f'`gradient_combiner` needs TorchJD for {name}: pip install "sb3-multitask[combiners]" ("mean" and '
+            '"pcgrad" need nothing)'
         ) from e
     try:
         return TorchJDCombiner(kind(**arguments))
