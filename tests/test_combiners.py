@@ -1,7 +1,9 @@
 """Gradient combiners, and how the gradients of tasks conflict."""
 
 import contextlib
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,7 +298,7 @@ def test_frozen_layers_have_no_part(engine):
         model.policy.set_frozen(frozen)
         before = model.policy.mlp_extractor.policy_net[0].weight.detach().clone()
         combiner = Fixed(0.1, 0.2, 0.7)
-        model.combining, model._combining_of = GradientCombining({"actor": combiner}, 3), (None, False)
+        model.combining = GradientCombining({"actor": combiner}, 3)
         model.learn(1)
         seen.append(combiner.seen)
         assert th.equal(before, model.policy.mlp_extractor.policy_net[0].weight) == bool(frozen)
@@ -474,7 +476,7 @@ def test_torchjds_give_the_mean_of_equal_gradients_and_permute(torchjd, name):
 @pytest.mark.parametrize("name", OF_TORCHJD)
 def test_torchjds_do_not_give_up_on_small_gradients(torchjd, name):
     """UPGrad would give the mean, and CAGrad 0, where the norm of all gradients together is below 0.01."""
-    rows = np.random.default_rng(0).normal(size=(3, 5))  # of other ones Nash-MTL's solver fails
+    rows = np.array([[1.0, 0, 0], [-2, 1, 0], [0.5, 0.5, 1]])
     of_size = [
         GradientCombining({"actor": made_or_skipped(name)}, 3).factors("actor", np.arange(3), size**2 * (rows @ rows.T))
         for size in (1.0, 1e-6)
@@ -528,3 +530,14 @@ def test_torchjds_objects_are_taken(torchjd):
     assert settings["actor"] == {"class": "FairGradWeighting", "alpha": 2.0, "max_iters": None}
     with pytest.raises(TypeError, match=r"cannot be GradDrop.*does not weigh"):
         made(gradient_combiner=torchjd.GradDrop())
+
+
+def test_the_combiner_of_the_page_works():
+    page = (Path(__file__).parents[1] / "docs" / "combiners.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class " in block]
+    names = {"__name__": "page"}
+    exec(compile(block.partition("\nmodel = ")[0], "combiners.md", "exec"), names)  # noqa: S102
+    own = names["EqualNorms"]()
+    np.testing.assert_allclose(own.weights(np.diag([1.0, 9.0])), [1, 1 / 3])
+    assert own.settings() == {"class": "EqualNorms", "power": 1.0}
+    made(gradient_combiner=own).learn(60)

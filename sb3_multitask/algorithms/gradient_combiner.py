@@ -117,8 +117,9 @@ def combiner_saved_as_settings(model: Any) -> Iterator[None]:
 
 def log_conflicts(logger: Logger, combining: GradientCombining) -> None:
     """Record how the gradients of an update conflict, if it was measured."""
-    for net, of_tasks in combining.cosines.items():
-        statistics = pair_statistics(of_tasks)
+    measured, combining.unlogged = combining.unlogged, []
+    for net in measured:
+        statistics = pair_statistics(combining.cosines[net])
         if statistics is not None:
             logger.record(f"conflict/{net}/cosine_mean", statistics[0])
             logger.record(f"conflict/{net}/negative_share", statistics[1])

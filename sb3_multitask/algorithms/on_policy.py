@@ -188,6 +188,9 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         """Make what combines or measures the tasks' gradients, unless it is there for these settings."""
         settings = (self.gradient_combiner, bool(self.conflict_freq))
         if self._combining_of is None or self._combining_of[0] is not settings[0] or self._combining_of != settings:
+            if trains_as_sb3(self) and any(settings):
+                asked = "gradient_combiner" if settings[0] else "conflict_freq"
+                raise ValueError(f"{type(self).__name__} has SB3's own train(), which ignores `{asked}`: leave it out")
             self.combining, self.combiner_state = begun_combining(self, self.combiner_state), None
             self._combining_of = settings
 
@@ -230,7 +233,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
                 continues = self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
         if self.combining is not None and self.conflict_freq:
             n_rollouts = self.num_timesteps // (n_rollout_steps * env.num_envs)
-            self.combining.measures = n_rollouts % self.conflict_freq == 0
+            if n_rollouts % self.conflict_freq == 0:
+                self.combining.measure_next()
         return continues
 
     def next_task(self) -> None:

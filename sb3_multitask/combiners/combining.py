@@ -29,7 +29,12 @@ class GradientCombining:
         self.n_tasks = n_tasks
         self.measures = False  # the next batch, whose cosines are then known
         self.cosines: dict[Net, np.ndarray] = {}
+        self.unlogged: list[Net] = []  # whose cosines were measured since the last log
         self._taking_part: dict[Net, list[int]] = {}
+
+    def measure_next(self) -> None:
+        """Measure the next batch, and forget the cosines of earlier ones."""
+        self.measures, self.cosines, self.unlogged = True, {}, []
 
     def combines(self, net: Net) -> bool:
         """Whether the gradient of a net is combined."""
@@ -76,6 +81,7 @@ class GradientCombining:
         of_all = np.full((self.n_tasks, self.n_tasks), np.nan)
         of_all[np.ix_(tasks, tasks)] = cosines(gramian)
         self.cosines[net] = of_all
+        self.unlogged.append(net)
 
     def get_state(self) -> dict[str, Any]:
         """Return the combiners' states, as plain values."""
