@@ -10,6 +10,7 @@ import numpy as np
 from sb3_multitask.combiners.base import Combiner
 
 Net: TypeAlias = Literal["actor", "critic"]
+"""A net whose gradients are combined apart from the other's."""
 NETS: tuple[Net, ...] = get_args(Net)
 
 
