@@ -11,10 +11,12 @@ import torch as th
 from helpers.drift import ReachingEnv, drift_tasks, recorded_tasks
 from helpers.killed_runs import KillAt, Killed
 from helpers.models import weights_equal
+from stable_baselines3 import A2C
 from stable_baselines3.common.logger import Logger
 from test_fast import StopTraining
 
 import sb3_multitask as mt
+from sb3_multitask.algorithms import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.engine import TorchEngine
 from sb3_multitask.checkpoint import CheckpointError
 from sb3_multitask.combiners import (
@@ -206,6 +208,24 @@ def test_both_engines_give_the_same_gramian(settings, kernels, monkeypatch):
     loading.load_kernels.cache_clear()
 
 
+def test_parts_of_a_minibatch_add(monkeypatch):
+    """Of 48 rows in parts of at most 20: the same weights are seen, and the same gradient is made, as in one part."""
+    seen, gradients = [], []
+    for chunk in (1024, 20):
+        monkeypatch.setattr("sb3_multitask.fast.minibatches.CHUNK", chunk)
+        model = with_rollout(policy_kwargs={"log_std_mode": "shared"})
+        combiners = {"actor": Fixed(0.1, 0.7, 0.2), "critic": Fixed(0.5, 0.3, 0.2)}
+        model.combining = GradientCombining(combiners, 3)
+        np.random.seed(0)  # noqa: NPY002 (SB3's generator)
+        (batch,) = model.numerics.batches(model.rollout_buffer, 48, normalize_advantage=True)
+        assert len(batch) == -(-48 // chunk)
+        model.numerics.evaluate([A2CLoss(1.0, 0.01, 0.5)], batch)
+        seen.append([combiner.seen for combiner in combiners.values()])
+        gradients.append(model.numerics.parameters.gradient.copy())
+    np.testing.assert_allclose(*seen, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
 def test_both_engines_train_alike(algorithm, kwargs):
     given = {**kwargs, "gradient_combiner": "pcgrad", "task_weights": {"A": 2.0}, "tasks": recorded_tasks()}
@@ -371,6 +391,21 @@ def test_a_combiner_that_is_set_later_is_taken():
     model.learn(24)
     assert model.combining.combines("actor")
     assert model.conflict_cosines
+
+
+class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, A2C):
+    def __init__(self, policy, env, **kwargs):
+        self.begin("joint", "auto", 5, **kwargs)
+        self.learn_from()
+        super().__init__(policy, self._env_of(env, 0.99))
+
+
+@pytest.mark.parametrize("kwargs", [{"gradient_combiner": "pcgrad"}, {"conflict_freq": 1}])
+def test_a_train_that_does_not_combine_is_refused(kwargs):
+    with pytest.raises(
+        ValueError, match=rf"WithSB3sTrain has SB3's own train\(\), which ignores `{next(iter(kwargs))}`"
+    ):
+        WithSB3sTrain("MultiTaskMlpPolicy", drift_tasks(3), **kwargs)
 
 
 # Files and resume
