@@ -159,7 +159,7 @@ def combine_by_autograd(
     for net in nets:
         matrices = [stacked[parameter].flatten(1) for parameter in shared[net]]
         gramian = sum((matrix @ matrix.T for matrix in matrices), start=th.zeros(()))
-        factors = combining.factors(net, here, gramian.numpy(force=True))
+        factors = combining.factors(net, here, gramian.double().numpy(force=True))
         if combining.combines(net):
             of_rows = th.as_tensor(factors, dtype=gramian.dtype, device=gramian.device)
             for parameter, matrix in zip(shared[net], matrices, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -52,31 +53,38 @@ class GradientCombining:
         update is then refused.
 
         :param tasks: ids of n tasks, (n,)
-        :param gramian: of their contributions, ``<c_i, c_j>``, (n, n)
+        :param gramian: of their contributions, ``<c_i, c_j>``, (n, n) float64
         :raises ValueError: if the combiner returns other than k finite numbers
         """
-        gramian = np.asarray(gramian, dtype=np.float64)
-        factors = np.ones(len(gramian))
-        if not np.isfinite(gramian).all():
-            return factors
+        n = len(gramian)
+        trace = float(gramian.trace())  # finite only if all is: no product is above that of the norms
+        if not math.isfinite(trace):
+            return np.ones(n)
         if self.measures:
             self._note_cosines(net, tasks, gramian)
-        here = gramian.diagonal().nonzero()[0]
-        if net not in self.combiners or len(here) < 2:
-            return factors
-        gramian = gramian[np.ix_(here, here)]
-        combiner, taking_part = self.combiners[net], tasks[here].tolist()
-        if self._taking_part.setdefault(net, taking_part) != taking_part:
-            self._taking_part[net] = taking_part
-            combiner.reset()
-        weights = np.asarray(combiner.weights(gramian * (len(here) / gramian.trace())), dtype=np.float64)
-        if weights.shape != (len(here),) or not np.isfinite(weights).all():
+        k, diagonal = n, gramian.diagonal()
+        if net not in self.combiners or (k := int(np.count_nonzero(diagonal))) < 2:
+            return np.ones(n)
+        if k == n:
+            return k * self._weights(net, tasks.tolist(), gramian * (k / trace))
+        here, factors = diagonal.nonzero()[0], np.ones(n)
+        factors[here] = k * self._weights(net, tasks[here].tolist(), gramian[np.ix_(here, here)] * (k / trace))
+        return factors
+
+    def _weights(self, net: Net, tasks: list[int], gramian: np.ndarray) -> np.ndarray:
+        """Return what the combiner of a net gives for k tasks, (k,)."""
+        combiner, k = self.combiners[net], len(tasks)
+        if self._taking_part.get(net) != tasks:
+            if net in self._taking_part:
+                combiner.reset()
+            self._taking_part[net] = tasks
+        weights = np.asarray(combiner.weights(gramian), dtype=np.float64)
+        if weights.shape != (k,) or not math.isfinite(weights.sum()):
             raise ValueError(
-                f"weights() of {type(combiner).__name__} must return {len(here)} finite numbers, one for each task "
+                f"weights() of {type(combiner).__name__} must return {k} finite numbers, one for each task "
                 f"(got {weights!r:.200})"
             )
-        factors[here] = len(here) * weights
-        return factors
+        return weights
 
     def _note_cosines(self, net: Net, tasks: np.ndarray, gramian: np.ndarray) -> None:
         of_all = np.full((self.n_tasks, self.n_tasks), np.nan)

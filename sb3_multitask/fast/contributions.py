@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from sb3_multitask.combiners import NETS, GradientCombining, Net
 from sb3_multitask.fast.parameters import FlatParameters, Layers, Nets
 from sb3_multitask.process.arrays import aligned_zeros
+from sb3_multitask.process.kernels import load_kernels
 
 
 def trunk_of(nets: Nets, net: Net) -> Layers:
@@ -17,47 +20,48 @@ def trunk_of(nets: Nets, net: Net) -> Layers:
 class Contributions:
     """Those of k tasks to the gradient of one net, in memory of their own.
 
-    :param weights: the policy's nets
+    :param parameters: the policy's; another set of trained ones is another object
     :param net: whose shared parameters these are: the trunk's, and of the actor a log-std that all tasks share
     """
 
-    def __init__(self, weights: Nets, net: Net, k: int) -> None:
+    def __init__(self, parameters: FlatParameters, net: Net, k: int) -> None:
         self.net = net
-        self._shapes = [array.shape for layer in trunk_of(weights, net) for array in layer]
-        if net == "actor" and weights.log_std.ndim == 1:
-            self._shapes.append(weights.log_std.shape)
-        sizes = [k * int(np.prod(shape)) for shape in self._shapes]
-        self.flat = aligned_zeros((sum(sizes),), weights.log_std.dtype)
-        blocks = np.split(self.flat, np.cumsum(sizes)[:-1])
-        self._arrays = [block.reshape(k, *shape) for block, shape in zip(blocks, self._shapes, strict=True)]
-        self._matrices = [block.reshape(k, -1) for block in blocks]
-        n_layers = len(trunk_of(weights, net))
-        self.trunk = Layers((self._arrays[2 * i], self._arrays[2 * i + 1]) for i in range(n_layers))
-        self.log_std = self._arrays[2 * n_layers] if len(self._arrays) > 2 * n_layers else None
+        gradient = parameters.gradient_nets
+        targets = [array for layer in trunk_of(gradient, net) for array in layer]
+        n_of_trunk = len(targets)
+        if _has_shared_std(gradient, net):
+            targets.append(gradient.log_std)
+        bounds = np.cumsum([0, *(k * target.size for target in targets)]).tolist()
+        self.flat = aligned_zeros((bounds[-1],), gradient.log_std.dtype)
+        matrices = [self.flat[a:b].reshape(k, -1) for a, b in pairwise(bounds)]
+        arrays = [matrix.reshape(k, *target.shape) for matrix, target in zip(matrices, targets, strict=True)]
+        self.trunk = Layers(zip(arrays[:n_of_trunk:2], arrays[1:n_of_trunk:2], strict=True))
+        self.log_std = arrays[-1] if len(arrays) > n_of_trunk else None
+        trained = parameters.shared_trained(net)
+        self._matrices = tuple(matrix for matrix, is_trained in zip(matrices, trained, strict=True) if is_trained)
+        self._targets = tuple(target.reshape(-1) for target, own in zip(targets, trained, strict=True) if own)
 
-    def combine(self, combining: GradientCombining, tasks: np.ndarray, parameters: FlatParameters) -> None:
+    def combine(self, combining: GradientCombining, tasks: np.ndarray) -> None:
         """Measure or combine the contributions of tasks; what is combined becomes the gradient.
 
         :param tasks: their ids, (k,)
         """
-        gradient = parameters.gradient_nets
-        targets = [array for layer in trunk_of(gradient, self.net) for array in layer]
-        if self.log_std is not None:
-            targets.append(gradient.log_std)
-        trained = parameters.shared_trained(self.net)
-        pairs = [
-            pair
-            for pair, is_trained in zip(zip(self._matrices, targets, strict=True), trained, strict=True)
-            if is_trained
-        ]
-        if not pairs:
+        if not self._matrices:
             return
-        gramian = sum(matrix @ matrix.T for matrix, _ in pairs)
-        factors = combining.factors(self.net, tasks, np.asarray(gramian))
-        if combining.combines(self.net):
-            factors = factors.astype(self.flat.dtype)
-            for matrix, target in pairs:
-                np.dot(factors, matrix, out=target.reshape(-1))
+        kernels = load_kernels("fast")
+        if kernels is None:
+            gramian = np.add.reduce([matrix @ matrix.T for matrix in self._matrices], dtype=np.float64)
+        else:
+            gramian = kernels.gramian(self._matrices)
+        factors = combining.factors(self.net, tasks, gramian)
+        if not combining.combines(self.net):
+            return
+        factors = factors.astype(self.flat.dtype)
+        if kernels is not None:
+            kernels.combine(factors, self._matrices, self._targets)
+            return
+        for matrix, target in zip(self._matrices, self._targets, strict=True):
+            np.dot(factors, matrix, out=target)
 
 
 def wanted(combining: GradientCombining | None, weights: Nets) -> list[Net]:

@@ -270,7 +270,7 @@ class FastEngine:
             first, *others = (part.contributions[net, len(tasks)] for part in memory)
             for other in others:
                 first.flat += other.flat
-            first.combine(combining, tasks, self.parameters)
+            first.combine(combining, tasks)
         combining.measures = False
 
     def _evaluate_part(
@@ -296,7 +296,7 @@ class FastEngine:
         else:
             np.sum(at_outputs.log_std, axis=0, out=gradient.log_std)
         if "actor" in self._nets_by_task and weights.log_std.ndim == 1:
-            by_task = memory.contributions_of("actor", len(rows.tasks), weights)
+            by_task = memory.contributions_of("actor", len(rows.tasks), self.parameters)
             assert by_task.log_std is not None
             by_task.log_std[...] = at_outputs.log_std
         d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
@@ -324,7 +324,7 @@ class FastEngine:
         """Write the gradient of a net, or its heads' and what each task adds to the trunk's; both if it is measured."""
         by_task = net in self._nets_by_task and bool(nets[0])
         if by_task:
-            contributions = memory.contributions_of(net, len(tasks), self.parameters.weight_nets)
+            contributions = memory.contributions_of(net, len(tasks), self.parameters)
             backward_by_task(nets, contributions.trunk, gradients[1], computed, d_out, tasks, scratch)
         if not by_task or not (self._combining and self._combining.combines(net)):
             backward(nets, gradients, computed, d_out, tasks, scratch)

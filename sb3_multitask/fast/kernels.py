@@ -352,3 +352,20 @@ def backward_by_task(trunk, head, rows, grouped, d_out, tasks, by_task, of_heads
     k, m, dim = d_latent.shape
     d_rows = d_latent.reshape(k * m, dim)
     trunk_backward_by_task(trunk, rows, d_rows, k, by_task[0], by_task[1], trunk_scratch)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gramian(matrices):
+    """Compute the sum of the Gramians of some matrices, (k, n) each: (k, k) float64."""
+    total = np.zeros((len(matrices[0]), len(matrices[0])))
+    for number in range(len(matrices)):
+        total += np.dot(matrices[number], matrices[number].T)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def combine(factors, matrices, targets):
+    """Write the sum of the rows of each matrix, (k, n), by some factors, (k,), into its target, (n,)."""
+    for number in range(len(matrices)):
+        matrix, target = matrices[number], targets[number]
+        np.dot(factors, matrix, target)
