@@ -357,9 +357,20 @@ def backward_by_task(trunk, head, rows, grouped, d_out, tasks, by_task, of_heads
 @njit(cache=True, nogil=True, error_model="numpy")
 def gramian(matrices):
     """Compute the sum of the Gramians of some matrices, (k, n) each: (k, k) float64."""
-    total = np.zeros((len(matrices[0]), len(matrices[0])))
+    k = len(matrices[0])
+    total = np.zeros((k, k))
     for number in range(len(matrices)):
-        total += np.dot(matrices[number], matrices[number].T)
+        matrix = matrices[number]
+        if k > 16:
+            total += np.dot(matrix, matrix.T)
+            continue
+        for i in range(k):  # of few rows, products of vectors are faster
+            for j in range(i + 1):
+                total[i, j] += np.dot(matrix[i], matrix[j])
+    if k <= 16:
+        for i in range(k):
+            for j in range(i):
+                total[j, i] = total[i, j]
     return total
 
 
