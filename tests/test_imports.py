@@ -6,7 +6,18 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "sb3_multitask"
 ROOMS = (
-    *("process", "storage", "tasks", "task_schedules", "many_tasks", "envs", "vec_env", "policies", "losses"),
+    *(
+        "process",
+        "storage",
+        "tasks",
+        "task_schedules",
+        "many_tasks",
+        "envs",
+        "vec_env",
+        "policies",
+        "losses",
+        "combiners",
+    ),
     *("readers", "agents", "distillation", "fast", "algorithms", "checkpoint", "evaluation", "experiments", "cli"),
     *("zoo", "zoo_configs"),
 )

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.task_weights import TaskWeights
+from sb3_multitask.combiners import GradientCombiner
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.sources import TeacherLike
 from sb3_multitask.losses import A2CLoss, A2CTerms, DistillLoss
@@ -63,8 +64,17 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
     :param task_weights: task name -> weight, by which the losses of the task's rows are multiplied; tasks that are not
         named have 1. The update is along the mean of the weighted losses over all rows; logs show the losses
         unweighted. 0 trains nothing for the task, whose head an optimizer with a memory may still move
-    :raises ValueError: on an env without tasks, an unknown schedule, engine or policy, weights or teachers that do not
-        fit, or settings of distillation without teachers
+    :param gradient_combiner: how the tasks' gradients on the parameters that all share become one. ``None``: their
+        mean, which is the gradient of the loss. Else a name of ``sb3_multitask.combiners.COMBINERS``, such as
+        ``"pcgrad"``; an object, ``Combiner`` or TorchJD's ``Weighting`` or ``Aggregator``; or ``{"actor": ...,
+        "critic": ...}``. Heads, and log-stds per task, keep their gradients. A file holds an object's state, not the
+        object: pass one to ``load`` to continue the training
+    :param conflict_freq: every so many rollouts, the cosines between the tasks' gradients are measured in the first
+        batch of the update, logged as ``conflict/actor/cosine_mean`` and ``conflict/actor/negative_share`` (the share
+        of pairs below 0), like those of the critic, and kept in ``conflict_cosines``. 0: never
+    :raises ValueError: on an env without tasks, an unknown schedule, engine, policy or combiner, weights or teachers
+        that do not fit, settings of distillation without teachers, or a combiner for one task at a time
+    :raises ImportError: if what the combiner needs is not installed
 
     The fast engine calls ``on_step`` once per vectorised step with SB3's local names, but for ``obs_tensor``,
     ``values`` and ``log_probs``, which do not exist there.
@@ -106,9 +116,11 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         critic_coef: Coefficient | None = None,
         student_rollout_prob: Coefficient = 1.0,
         task_weights: TaskWeights | None = None,
+        gradient_combiner: GradientCombiner | None = None,
+        conflict_freq: int = 0,
         _init_setup_model: bool = True,
     ) -> None:
-        self.begin(task_schedule, engine, n_steps, task_weights)
+        self.begin(task_schedule, engine, n_steps, task_weights, gradient_combiner, conflict_freq)
         self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
         super().__init__(
             policy,

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.algorithms.gradient_combiner import combine_by_autograd
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, present_tasks
 from sb3_multitask.fast import why_not_fast
 from sb3_multitask.losses import Evaluation, Loss, Outputs
@@ -124,7 +125,11 @@ class TorchEngine:
         total = sum(weighted[1:], start=weighted[0])
         self._loss_is_finite = bool(th.isfinite(total))
         policy.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        combining = getattr(self.model, "combining", None)
+        total.backward(retain_graph=combining is not None)  # type: ignore[no-untyped-call]
+        if combining is not None:
+            combine_by_autograd(combining, policy, objective, batch, outputs, weights)
+            combining.measures = False
         with th.no_grad():
             task = batch.observations["task"].long().flatten()
             here = th.bincount(task, minlength=policy.n_tasks).nonzero().flatten().tolist()

@@ -15,6 +15,8 @@ from sb3_multitask.tasks import Task
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 OPTIONS = "policy_options"
 """Key of a setting that says how the policy's nets differ from the default; it is left out if they do not."""
+COMBINER = "gradient_combiner"
+"""Key of a setting that says how the tasks' gradients are combined; it is left out if they are not."""
 _NORMALIZER = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 
 

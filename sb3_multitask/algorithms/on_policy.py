@@ -25,7 +25,15 @@ from sb3_multitask.algorithms.engine import (
     why_torch,
 )
 from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices, check_counts
-from sb3_multitask.algorithms.model_state import number_or_schedule
+from sb3_multitask.algorithms.gradient_combiner import (
+    begun_combining,
+    check_gradient_combiner,
+    check_has_combiner,
+    check_shares,
+    combiner_saved_as_settings,
+    log_conflicts,
+)
+from sb3_multitask.algorithms.model_state import COMBINER, number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.algorithms.task_schedule import (
@@ -37,6 +45,7 @@ from sb3_multitask.algorithms.task_schedule import (
     saved_as_settings,
 )
 from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
+from sb3_multitask.combiners import GradientCombiner, GradientCombining, Net
 from sb3_multitask.distillation.settings import Coefficient, Coefficients, DistillationSettings
 from sb3_multitask.distillation.sources import TeacherLike
 from sb3_multitask.distillation.teacher_vec_env import TeachersInEnv
@@ -79,21 +88,31 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         engine: EngineName,
         n_steps: int,
         task_weights: TaskWeights | None = None,
+        gradient_combiner: GradientCombiner | None = None,
+        conflict_freq: int = 0,
     ) -> None:
         """Set what a model has beside SB3's attributes; before SB3's constructor.
 
-        :raises TypeError: if ``n_steps`` is no whole number, or ``task_schedule`` a class or a mapping
-        :raises ValueError: on another schedule or engine, or rollouts without a step
+        :raises TypeError: if ``n_steps`` is no whole number, ``task_schedule`` a class or a mapping, or
+            ``gradient_combiner`` of another type
+        :raises ValueError: on another schedule, engine or combiner, or rollouts without a step
+        :raises ImportError: if what a combiner needs is not installed
         """
         check_task_schedule(task_schedule)
         check_choices(engine=(engine, EngineName))
         check_counts(n_steps=n_steps)
+        check_gradient_combiner(gradient_combiner, conflict_freq)
         self._begin_with_tasks()
         self.task_schedule: TaskScheduleLike = task_schedule
         self.schedule_state: dict[str, Any] | None = None  # of a file: settings and state of its schedule
         self._schedule: TaskSchedule | None = None  # the model's own copy, which `task_schedule` then is
         self.engine: EngineName = engine
         self.task_weights: TaskWeights | None = task_weights
+        self.gradient_combiner: GradientCombiner | None = gradient_combiner
+        self.conflict_freq = conflict_freq
+        self.combiner_state: dict[str, Any] | None = None  # of a file: settings and state of its combiners
+        self.combining: GradientCombining | None = None
+        self._combining_of: tuple[Any, bool] | None = None  # for which settings it was made
         self._numerics: Engine | None = None
         self._last_engine_message = ""
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
@@ -129,12 +148,14 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         check_counts(n_steps=self.n_steps)
         check_number_or_schedule("learning_rate", self.learning_rate)
         checked_weights(self.task_weights, None)
+        check_gradient_combiner(self.gradient_combiner, self.conflict_freq, from_file=True)
         _ = self.distillation  # checked
         if self.rollout_buffer_class in (None, DictRolloutBuffer):  # what SB3 takes by itself
             self.rollout_buffer_class = self.default_buffer_class
         check_names(self.policy_kwargs, self.policy_class)
         super()._setup_model()
         _ = self.loss_weights
+        check_shares(self)
         if isinstance(self.teachers, Mapping):
             self._take_teachers(self.teachers)
         elif not (self.teachers is None or isinstance(self.teachers, Teachers)):
@@ -161,6 +182,17 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         if isinstance(self.task_schedule, TaskSchedule) and self.task_schedule is not self._schedule:
             self._schedule = begun(self.task_schedule, self.task_names or (), self.seed, self.schedule_state)
             self.task_schedule, self.schedule_state = self._schedule, None
+        self._begin_combining()
+
+    def _begin_combining(self) -> None:
+        """Make what combines or measures the tasks' gradients, unless it is there for these settings."""
+        settings = (self.gradient_combiner, bool(self.conflict_freq))
+        if self._combining_of is None or self._combining_of[0] is not settings[0] or self._combining_of != settings:
+            if trains_as_sb3(self) and any(settings):
+                asked = "gradient_combiner" if settings[0] else "conflict_freq"
+                raise ValueError(f"{type(self).__name__} has SB3's own train(), which ignores `{asked}`: leave it out")
+            self.combining, self.combiner_state = begun_combining(self, self.combiner_state), None
+            self._combining_of = settings
 
     # Rollouts
 
@@ -195,19 +227,28 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     ) -> bool:
         """SB3's, by the engine; with teachers, which may act, what they would have done goes into the buffer."""
         if self._teaching is None:
-            return self.numerics.collect(env, callback, rollout_buffer, n_rollout_steps)
-        with self._teaching.in_env(env, callback, rollout_buffer, self) as with_teachers:
-            return self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
+            continues = self.numerics.collect(env, callback, rollout_buffer, n_rollout_steps)
+        else:
+            with self._teaching.in_env(env, callback, rollout_buffer, self) as with_teachers:
+                continues = self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
+        if self.combining is not None and self.conflict_freq:
+            n_rollouts = self.num_timesteps // (n_rollout_steps * env.num_envs)
+            if n_rollouts % self.conflict_freq == 0:
+                self.combining.measure_next()
+        return continues
 
     def next_task(self) -> None:
         """End an update: continue with the next task, or the one that the schedule picks, where it stopped.
 
-        The schedule also learns which tasks the update was of. In "joint" nothing happens.
+        The schedule also learns which tasks the update was of, and conflicts of gradients are logged if they were
+        measured. In "joint" nothing else happens.
         """
         if self._schedule is not None:
             env: Any = self.env
             is_one = one_task_at_a_time(self._schedule)
             self._schedule.note_visits([env.active_task] if is_one else range(self._schedule.n_tasks))
+        if self.combining is not None:
+            log_conflicts(self.logger, self.combining)
         self._show_next_task()
 
     def _show_next_task(self) -> None:
@@ -255,6 +296,15 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         of_schedule = self._schedule.weights()
         weights = of_schedule if weights is None else weights * of_schedule
         return None if (weights == 1).all() else weights
+
+    @property
+    def conflict_cosines(self) -> dict[Net, np.ndarray]:
+        """The cosines between the tasks' gradients when they were measured last, (n_tasks, n_tasks) of each net.
+
+        They are of the parameters that all tasks share, in the first batch of an update; NaN for a task that had no
+        rows in it. Empty before.
+        """
+        return {} if self.combining is None else dict(self.combining.cosines)
 
     @property
     def distillation(self) -> DistillationSettings:
@@ -310,7 +360,9 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         :raises ValueError: if the model has no env, or lacks the teachers or the schedule with which it learned
         """
         check_has_schedule(type(self).__name__, self.task_schedule)
+        check_has_combiner(type(self).__name__, self.gradient_combiner)
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
+        self._begin_combining()
         self._choose_engine()
         name = tb_log_name or type(self).__name__
         with threads_for_arrays(self.torch_threads):
@@ -371,6 +423,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["_numerics", "_last_engine_message", "teachers", "_teaching", "_distillation", "_schedule"]
+        ours += ["combining", "_combining_of"]
         if self.rollout_buffer_class is self.default_buffer_class:  # which it is by itself
             ours.append("rollout_buffer_class")
         return [*super()._excluded_save_params(), *ours]
@@ -381,25 +434,33 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        with saved_as_settings(self):
+        with saved_as_settings(self), combiner_saved_as_settings(self):
             super().save(path, exclude, include)
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()
-        return state if self._schedule is None else {**state, "task_schedule": self._schedule.get_state()}
+        if self._schedule is not None:
+            state["task_schedule"] = self._schedule.get_state()
+        if self.combining is not None and self.combining.combiners:
+            state["gradient_combiner"] = self.combining.get_state()
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if self._schedule is not None:
             self._schedule.set_state(state["task_schedule"])
+        if self.combining is not None and self.combining.combiners:
+            self.combining.set_state(state["gradient_combiner"])
 
     def settings(self) -> dict[str, Any]:
         names = ("n_steps", *self.live_settings, "distill_loss")
         schedule, weights = self.task_schedule, checked_weights(self.task_weights, self.task_names)
+        combiners = {} if self.combining is None else self.combining.settings()
         return {
             **super().settings(),
             "task_schedule": schedule.settings() if isinstance(schedule, TaskSchedule) else schedule,
             "task_weights": {} if weights is None else dict(zip(self.task_names or (), weights.tolist(), strict=True)),
+            **({COMBINER: combiners} if combiners else {}),
             **{name: getattr(self, name) for name in names},
             **{name: number_or_schedule(getattr(self, name)) for name in _COEFFICIENTS},
             "teachers": self.teachers.digests if isinstance(self.teachers, Teachers) else {},

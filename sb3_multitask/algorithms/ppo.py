@@ -19,6 +19,7 @@ from sb3_multitask.algorithms.model_state import number_or_schedule
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
 from sb3_multitask.algorithms.task_logs import UpdateLog, log_explained_variance, log_std
 from sb3_multitask.algorithms.task_weights import TaskWeights
+from sb3_multitask.combiners import GradientCombiner
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.sources import TeacherLike
 from sb3_multitask.losses import DistillLoss, PPOLoss, PPOTerms
@@ -44,6 +45,8 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
     never enter the first two terms, so ratios are of the student's own actions.
 
     :param task_weights: see :class:`A2CMultiTask`
+    :param gradient_combiner: see :class:`A2CMultiTask`; the gradients of each minibatch are combined
+    :param conflict_freq: see :class:`A2CMultiTask`
     :param desired_kl: ``None``: the learning rate is ``learning_rate``. Else it follows the measured KL divergence of
         each minibatch from the policy that collected the rollout, beginning with ``learning_rate``: it is divided by
         1.5 where that is above twice ``desired_kl``, and multiplied by 1.5 where it is below half of it, within [1e-5,
@@ -93,11 +96,13 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         critic_coef: Coefficient | None = None,
         student_rollout_prob: Coefficient = 1.0,
         task_weights: TaskWeights | None = None,
+        gradient_combiner: GradientCombiner | None = None,
+        conflict_freq: int = 0,
         _init_setup_model: bool = True,
     ) -> None:
         check_batch_size(batch_size, normalize_advantage)  # which SB3 asserts before `_setup_model`
         self.desired_kl = desired_kl
-        self.begin(task_schedule, engine, n_steps, task_weights)
+        self.begin(task_schedule, engine, n_steps, task_weights, gradient_combiner, conflict_freq)
         self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
         super().__init__(
             policy,

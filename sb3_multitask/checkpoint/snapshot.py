@@ -25,7 +25,7 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv
 
-from sb3_multitask.algorithms.model_state import OPTIONS
+from sb3_multitask.algorithms.model_state import COMBINER, OPTIONS
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.checkpoint.format import CheckpointError
 from sb3_multitask.distillation.teacher_vec_env import TeacherVecEnv
@@ -107,6 +107,9 @@ def why_inexact(model: MultiTaskAlgorithm, root: BaseCallback, snapshot: dict[st
     reasons += _inexact_functions(root)
     schedule = getattr(model, "task_schedule", None)
     if isinstance(schedule, TaskSchedule) and (reason := schedule.why_inexact()):
+        reasons.append(reason)
+    combining = getattr(model, "combining", None)
+    if combining is not None and (reason := combining.why_inexact()):
         reasons.append(reason)
     if snapshot is None:
         return reasons
@@ -261,7 +264,7 @@ def _is_setting(value: Any) -> bool:
 
 
 def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
-    now, then = ({OPTIONS: {}, **settings} for settings in (now, then))
+    now, then = ({OPTIONS: {}, COMBINER: {}, **settings} for settings in (now, then))
     different = [name for name in now if name in then and now[name] != then[name]]
     if different:
         lines = [f"  {name}: {then[name]!r:.200} then, {now[name]!r:.200} now" for name in different]

@@ -10,14 +10,17 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.combiners import NETS, GradientCombining, Net
 from sb3_multitask.fast.acting import Acting
+from sb3_multitask.fast.contributions import wanted
 from sb3_multitask.fast.minibatches import Computation, PartMemory, RolloutTable, parts_of_minibatch
-from sb3_multitask.fast.nets import backward
+from sb3_multitask.fast.nets import backward, backward_by_task
 from sb3_multitask.fast.optimizers import clip_gradient, optimizer_of
-from sb3_multitask.fast.parameters import FlatParameters
+from sb3_multitask.fast.parameters import FlatParameters, Layers
 from sb3_multitask.fast.workers import Workers
 from sb3_multitask.losses import Evaluation, GroupedOutputs, GroupedRows, Loss
 from sb3_multitask.losses.loss import SumsOfTerms, evaluate_groups, evaluation_of_sums
+from sb3_multitask.process.arrays import Scratch
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.faults import is_fault
 from sb3_multitask.vec_env.infos import ended_rows
@@ -50,6 +53,8 @@ class FastEngine:
         self._version = self.parameters.version()  # of the weights that act
         self._is_touched = False  # a callback has put in weights since the rollout began
         self._present: Sequence[bool] | None = None
+        self._combining: GradientCombining | None = None
+        self._nets_by_task: list[Net] = []
 
     def _take_parameters(self) -> None:
         self.parameters = FlatParameters(self.model.policy)
@@ -244,11 +249,29 @@ class FastEngine:
             self._memory.append(PartMemory(self.parameters.another_gradient()))
         memory = self._memory[: len(batch)]
         self.loss_weights = getattr(self.model, "loss_weights", None)
+        self._combining = getattr(self.model, "combining", None)
+        self._nets_by_task = wanted(self._combining, self.parameters.weight_nets)
         sums = self._workers.map(partial(self._evaluate_part, objective, len(batch) == 1), batch, memory)
         for of_part in memory[1:]:  # in order, whoever was first
             for start, stop in self.parameters.places(self._present).tolist():
                 self.parameters.gradient[start:stop] += of_part.flat_gradient[start:stop]
+        if self._combining is not None:
+            self._combine(self._combining, memory)
         return evaluation_of_sums(objective, sums)
+
+    def _combine(self, combining: GradientCombining, memory: Sequence[PartMemory]) -> None:
+        """Measure or combine what the tasks add to the gradient of the parameters that they share.
+
+        :param memory: of the parts of the minibatch
+        """
+        assert self._acting is not None
+        tasks = self._shown_tasks(self._acting)
+        for net in self._nets_by_task:
+            first, *others = (part.contributions[net, len(tasks)] for part in memory)
+            for other in others:
+                first.flat += other.flat
+            first.combine(combining, tasks)
+        combining.measures = False
 
     def _evaluate_part(
         self, objective: Sequence[Loss], is_whole: bool, part: Computation, memory: PartMemory
@@ -272,6 +295,10 @@ class FastEngine:
             gradient.log_std[tasks] = at_outputs.log_std
         else:
             np.sum(at_outputs.log_std, axis=0, out=gradient.log_std)
+        if "actor" in self._nets_by_task and weights.log_std.ndim == 1:
+            by_task = memory.contributions_of("actor", len(rows.tasks), self.parameters)
+            assert by_task.log_std is not None
+            by_task.log_std[...] = at_outputs.log_std
         d_values = np.zeros_like(activations.heads_vf[-1]) if at_outputs.values is None else at_outputs.values
         nets = (weights.trunk_pi, weights.head_pi), (weights.trunk_vf, weights.head_vf)
         gradients = (gradient.trunk_pi, gradient.head_pi), (gradient.trunk_vf, gradient.head_vf)
@@ -279,8 +306,28 @@ class FastEngine:
         scratch = (memory.trunk_pi, memory.head_pi), (memory.trunk_vf, memory.head_vf)
         in_threads = is_whole and len(activations.trunk_pi[0]) >= _ROWS_FOR_TWO_THREADS
         apply = self._workers.map if in_threads else map
-        list(apply(backward, nets, gradients, computed, (at_outputs.mean, d_values), [rows.tasks] * 2, scratch))
+        of_net = partial(self._backward, rows.tasks, memory)
+        list(apply(of_net, NETS, nets, gradients, computed, (at_outputs.mean, d_values), scratch))
         return sums
+
+    def _backward(
+        self,
+        tasks: np.ndarray,
+        memory: PartMemory,
+        net: Net,
+        nets: tuple[Layers, Layers],
+        gradients: tuple[Layers, Layers],
+        computed: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+        d_out: np.ndarray,
+        scratch: tuple[Scratch, Scratch],
+    ) -> None:
+        """Write the gradient of a net, or its heads' and what each task adds to the trunk's; both if it is measured."""
+        by_task = net in self._nets_by_task and bool(nets[0])
+        if by_task:
+            contributions = memory.contributions_of(net, len(tasks), self.parameters)
+            backward_by_task(nets, contributions.trunk, gradients[1], computed, d_out, tasks, scratch)
+        if not by_task or not (self._combining and self._combining.combines(net)):
+            backward(nets, gradients, computed, d_out, tasks, scratch)
 
     def step(self, max_grad_norm: float) -> bool:
         """One step of the optimizer along the gradient of the last :meth:`evaluate`, clipped.

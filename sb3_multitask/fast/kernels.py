@@ -278,6 +278,26 @@ def trunk_backward(weights, activations, d_h, gradients, biases, scratch):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def trunk_backward_by_task(weights, activations, d_h, k, gradients, biases, scratch):
+    """Write what the rows of each of k tasks add to the gradient of every layer, as :func:`trunk_backward`.
+
+    :param activations: ``[x, ..., output]``, (k * m, dim) each, whose rows come task by task
+    :param gradients: receives those of the weights, (k, out, in) of each layer
+    :param biases: receives those of the biases, (k, out)
+    """
+    m = len(d_h) // k
+    for i in range(len(weights) - 1, -1, -1):
+        _through_tanh(d_h, activations[i + 1])
+        for task in range(k):
+            d_z = d_h[task * m : (task + 1) * m]
+            np.dot(d_z.T, activations[i][task * m : (task + 1) * m], gradients[i][task])
+            _sum_rows(d_z, biases[i][task])
+        if i:
+            np.dot(d_h, weights[i], scratch[i])
+            d_h = scratch[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def heads_backward(weights, activations, d_out, tasks, gradients, biases, scratch):
     """Write the gradient of the heads of ``tasks``, given that of their output; the last scratch receives the input's.
 
@@ -319,3 +339,44 @@ def backward(trunk, head, rows, grouped, d_out, tasks, of_trunk, of_heads, trunk
     d_latent = head_scratch[0]
     k, m, dim = d_latent.shape
     trunk_backward(trunk, rows, d_latent.reshape(k * m, dim), of_trunk[0], of_trunk[1], trunk_scratch)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def backward_by_task(trunk, head, rows, grouped, d_out, tasks, by_task, of_heads, trunk_scratch, head_scratch):
+    """Write the gradient of the heads, as :func:`backward`, and what each task adds to that of the trunk.
+
+    :param by_task: receive those of weights, (k, out, in), and of biases, (k, out)
+    """
+    heads_backward(head, grouped, d_out, tasks, of_heads[0], of_heads[1], head_scratch)
+    d_latent = head_scratch[0]
+    k, m, dim = d_latent.shape
+    d_rows = d_latent.reshape(k * m, dim)
+    trunk_backward_by_task(trunk, rows, d_rows, k, by_task[0], by_task[1], trunk_scratch)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def gramian(matrices):
+    """Compute the sum of the Gramians of some matrices, (k, n) each: (k, k) float64."""
+    k = len(matrices[0])
+    total = np.zeros((k, k))
+    for number in range(len(matrices)):
+        matrix = matrices[number]
+        if k > 16:
+            total += np.dot(matrix, matrix.T)
+            continue
+        for i in range(k):  # of few rows, products of vectors are faster
+            for j in range(i + 1):
+                total[i, j] += np.dot(matrix[i], matrix[j])
+    if k <= 16:
+        for i in range(k):
+            for j in range(i):
+                total[j, i] = total[i, j]
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def combine(factors, matrices, targets):
+    """Write the sum of the rows of each matrix, (k, n), by some factors, (k,), into its target, (n,)."""
+    for number in range(len(matrices)):
+        matrix, target = matrices[number], targets[number]
+        np.dot(factors, matrix, target)

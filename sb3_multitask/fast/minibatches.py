@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from sb3_multitask.combiners import Net
+from sb3_multitask.fast.contributions import Contributions
 from sb3_multitask.fast.grouping import Grouping
 from sb3_multitask.fast.nets import forward
-from sb3_multitask.fast.parameters import Gradient, Layers
+from sb3_multitask.fast.parameters import FlatParameters, Gradient, Layers
 from sb3_multitask.fast.rollout_memory import Activations
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.losses import GroupedRows
@@ -28,7 +30,14 @@ class PartMemory:
     def __init__(self, gradient: Gradient) -> None:
         self.flat_gradient, self.gradient = gradient
         dtype = self.flat_gradient.dtype
+        self.contributions: dict[tuple[Net, int], Contributions] = {}  # of so many tasks to the gradient of a net
         self.rows, self.trunk_pi, self.head_pi, self.trunk_vf, self.head_vf = (Scratch(dtype) for _ in range(5))
+
+    def contributions_of(self, net: Net, k: int, parameters: FlatParameters) -> Contributions:
+        """Memory for what each of k tasks adds to the gradient of a net."""
+        if (net, k) not in self.contributions:
+            self.contributions[net, k] = Contributions(parameters, net, k)
+        return self.contributions[net, k]
 
 
 class RolloutTable:

@@ -65,6 +65,34 @@ def backward(
     kernels.backward(*weights, rows, grouped, _contiguous(d_out), tasks, of_trunk, of_heads, *memory)
 
 
+def backward_by_task(
+    nets: tuple[Layers, Layers],
+    by_task: Layers,
+    of_heads: Layers,
+    activations: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    d_out: np.ndarray,
+    tasks: np.ndarray,
+    scratch: tuple[Scratch, Scratch],
+) -> None:
+    """Write what the rows of each task add to the gradient of a trunk, and the gradient of the heads.
+
+    The other parameters are those of :func:`backward`.
+
+    :param by_task: receives the former: weights (k, out, in), biases (k, out) of each layer, of which there is one
+    :param of_heads: receives the latter
+    """
+    kernels, (rows, grouped) = load_kernels("fast"), activations
+    if kernels is None:
+        d_latent = heads_backward(nets[1], of_heads, grouped, d_out, tasks, scratch[1])
+        trunk_backward_by_task(nets[0], by_task, rows, d_latent, scratch[0])
+        return
+    memory = scratch[0].like("d_h", rows[:-1]), scratch[1].like("d_h", grouped[:-1])
+    weights = nets[0].weights, nets[1].weights
+    kernels.backward_by_task(
+        *weights, rows, grouped, _contiguous(d_out), tasks, by_task.arrays, of_heads.arrays, *memory
+    )
+
+
 def regroup(arrays: Sequence[np.ndarray], grouped: Sequence[np.ndarray]) -> None:
     """Copy what comes step by step, (n_steps, k * m, dim) each, task by task: (k, n_steps * m, dim)."""
     kernels = load_kernels("fast")
@@ -108,6 +136,21 @@ def trunk_backward(
         d_z = _through_tanh(d_h, activations[i + 1], scratch)
         np.matmul(d_z.T, activations[i], out=gradients[i][0])
         np.matmul(scratch.ones(len(d_z)), d_z, out=gradients[i][1])
+        if i:
+            d_h = np.matmul(d_z, layers[i][0], out=scratch.array(("d_h", i), activations[i].shape))
+
+
+def trunk_backward_by_task(
+    layers: Layers, by_task: Layers, activations: Sequence[np.ndarray], d_h: np.ndarray, scratch: Scratch
+) -> None:
+    """Write what each task adds to the gradient of every layer, given that of the last activation, (k, m, dim)."""
+    k, m, _ = d_h.shape
+    d_h, ones = d_h.reshape(k * m, -1), scratch.ones(m)
+    for i in reversed(range(len(layers))):
+        d_z = _through_tanh(d_h, activations[i + 1], scratch)
+        grouped = d_z.reshape(k, m, -1)
+        np.matmul(grouped.transpose(0, 2, 1), activations[i].reshape(k, m, -1), out=by_task[i][0])
+        np.matmul(ones, grouped, out=by_task[i][1])
         if i:
             d_h = np.matmul(d_z, layers[i][0], out=scratch.array(("d_h", i), activations[i].shape))
 

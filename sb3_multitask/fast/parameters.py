@@ -150,6 +150,18 @@ class FlatParameters:
         flat = aligned_zeros(self.gradient.shape, self.gradient.dtype)
         return flat, self._nets(flat)
 
+    def shared_trained(self, net: str) -> list[bool]:
+        """Whether each parameter is trained that all tasks share: the trunk's, weight and bias of each layer, log-std.
+
+        :param net: "actor" or "critic"; the log-std is the actor's, and the last, if all tasks share it
+        """
+        policy = self.policy
+        trunk = policy.mlp_extractor.policy_net if net == "actor" else policy.mlp_extractor.value_net
+        parameters = list(trunk.parameters())
+        if net == "actor" and policy.log_std.ndim == 1:
+            parameters.append(policy.log_std)
+        return [parameter.requires_grad for parameter in parameters]
+
     def is_current(self) -> bool:
         """Whether the policy and its optimizer still live in the flat arrays."""
         return (

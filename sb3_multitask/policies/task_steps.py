@@ -18,6 +18,7 @@ from torch import nn
 from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy
 
 _OF_TASKS = "_of_tasks"
+_CRITIC = ("mlp_extractor.value_net.", "value_net.", "vf_features_extractor.")
 _STARTED = f"started{_OF_TASKS}"
 
 
@@ -29,6 +30,19 @@ def stacked_parameters(policy: MultiTaskActorCriticPolicy) -> dict[str, nn.Param
         *(["log_std"] if policy.log_std_mode == "per_task" else []),
     )
     return {name: parameter for name, parameter in policy.named_parameters() if name.startswith(per_task)}
+
+
+def shared_parameters(policy: MultiTaskActorCriticPolicy) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters that all tasks share, frozen or not: of the ``"actor"``, and of the ``"critic"`` alone.
+
+    What both read, a features extractor, is the actor's.
+    """
+    found: dict[str, list[nn.Parameter]] = {"actor": [], "critic": []}
+    stacked = stacked_parameters(policy)
+    for name, parameter in policy.named_parameters():
+        if name not in stacked:
+            found["critic" if name.startswith(_CRITIC) else "actor"].append(parameter)
+    return found
 
 
 def onehot_inputs(policy: MultiTaskActorCriticPolicy) -> list[str]:
@@ -106,8 +120,7 @@ def actor_held(policy: MultiTaskActorCriticPolicy, when: bool) -> Iterator[None]
     if not when:
         yield
         return
-    critic = ("mlp_extractor.value_net.", "value_net.", "vf_features_extractor.")
-    held = [p for name, p in policy.named_parameters() if p.requires_grad and not name.startswith(critic)]
+    held = [p for name, p in policy.named_parameters() if p.requires_grad and not name.startswith(_CRITIC)]
     for parameter in held:
         parameter.requires_grad = False
         parameter.grad = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_TRAINING, _EVALUATION, _SCHEDULE = 0, 1, 2
+_TRAINING, _EVALUATION, _SCHEDULE, _COMBINER = 0, 1, 2, 3
 
 
 def env_seed(seed: int, task: int, copy: int = 0, *, training: bool = True) -> int:
@@ -41,3 +41,12 @@ def schedule_generator(seed: int | None) -> np.random.Generator:
     :param seed: seed of the run; ``None``: other numbers in every process
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SCHEDULE,)))
+
+
+def combiner_generator(seed: int | None, net: int) -> np.random.Generator:
+    """Return the generator of a gradient combiner, which shares no numbers with those above.
+
+    :param seed: seed of the run; ``None``: other numbers in every process
+    :param net: 0 for the actor, 1 for the critic
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_COMBINER, net)))
