@@ -41,6 +41,12 @@ class Engine(Protocol):
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
         """Compute an objective, the sum of some losses, and its gradient; the next :meth:`step` takes it."""
 
+    def update_value_statistics(self, rollout_buffer: Any) -> None:
+        """Take the returns of the rollout that was collected last into the statistics of the policy's ``value_norm``.
+
+        Losses of the update that follows are of values, returns and old values that are normalised with these.
+        """
+
     def step(self, max_grad_norm: float) -> bool:
         """Clip the gradient and make a step of the optimizer, in which tasks without rows in the rollout have no part.
 
@@ -112,11 +118,19 @@ class TorchEngine:
             if len(advantages):
                 yield batch
 
+    def update_value_statistics(self, rollout_buffer: Any) -> None:
+        update_value_statistics(self.model.policy, rollout_buffer)
+
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
         policy: Any = self.model.policy
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
+        task = batch.observations["task"].long().flatten()
+        values = values.flatten()
+        if (statistics := policy.value_statistics) is not None:
+            values, *others = (statistics.normalize(v, task) for v in (values, batch.returns, batch.old_values))
+            batch = batch._replace(**dict(zip(("returns", "old_values"), others, strict=True)))
         # SB3 keeps the distribution of the last rows in action_dist.
-        outputs = Outputs(values.flatten(), log_prob, entropy, policy.action_dist.distribution)
+        outputs = Outputs(values, log_prob, entropy, policy.action_dist.distribution)
         terms = [loss.terms(batch, outputs) for loss in objective]
         weights = getattr(self.model, "loss_weights", None)
         of_update = terms if weights is None else _weighted_terms(objective, batch, outputs, weights)
@@ -126,7 +140,6 @@ class TorchEngine:
         policy.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         with th.no_grad():
-            task = batch.observations["task"].long().flatten()
             here = th.bincount(task, minlength=policy.n_tasks).nonzero().flatten().tolist()
             losses = [
                 terms_of_samples(loss, loss.rows(batch, outputs), of_loss, task, policy.n_tasks)
@@ -141,6 +154,15 @@ class TorchEngine:
             return False
         step_of_tasks(policy, self._present)
         return True
+
+
+def update_value_statistics(policy: Any, rollout_buffer: Any) -> None:
+    """Take the returns of a rollout's kept rows into the statistics of a policy's ``value_norm``."""
+    returns = rollout_buffer.returns
+    tasks = np.asarray(rollout_buffer.observations["task"]).reshape(returns.shape).astype(np.int64)
+    keep = rollout_buffer.keep if isinstance(rollout_buffer, TaskRolloutBuffer) else None
+    rows = ... if keep is None else keep
+    policy.update_value_statistics(returns[rows].ravel(), tasks[rows].ravel())
 
 
 def _weighted_terms(objective: Sequence[Loss], batch: Any, outputs: Outputs, weights: np.ndarray) -> list[Any]:
