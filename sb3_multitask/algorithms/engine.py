@@ -119,7 +119,12 @@ class TorchEngine:
                 yield batch
 
     def update_value_statistics(self, rollout_buffer: Any) -> None:
-        update_value_statistics(self.model.policy, rollout_buffer)
+        if isinstance(rollout_buffer, TaskRolloutBuffer):
+            returns, tasks = rollout_buffer.kept_returns()
+        else:
+            returns, tasks = (np.ravel(rows) for rows in (rollout_buffer.returns, rollout_buffer.observations["task"]))
+        policy: Any = self.model.policy
+        policy.update_value_statistics(returns, tasks.astype(np.int64))
 
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
         policy: Any = self.model.policy
@@ -154,15 +159,6 @@ class TorchEngine:
             return False
         step_of_tasks(policy, self._present)
         return True
-
-
-def update_value_statistics(policy: Any, rollout_buffer: Any) -> None:
-    """Take the returns of a rollout's kept rows into the statistics of a policy's ``value_norm``."""
-    returns = rollout_buffer.returns
-    tasks = np.asarray(rollout_buffer.observations["task"]).reshape(returns.shape).astype(np.int64)
-    keep = rollout_buffer.keep if isinstance(rollout_buffer, TaskRolloutBuffer) else None
-    rows = ... if keep is None else keep
-    policy.update_value_statistics(returns[rows].ravel(), tasks[rows].ravel())
 
 
 def _weighted_terms(objective: Sequence[Loss], batch: Any, outputs: Outputs, weights: np.ndarray) -> list[Any]:

@@ -133,12 +133,35 @@ class Acting:
             heads_forward(head, latent[None, rows], [output[None, rows] for output in outputs])
 
     def values(self, observations: np.ndarray) -> np.ndarray:
-        """Values of all observations of a rollout and of those after it.
+        """Values of all observations of a rollout and of those after it, in units of the rewards.
 
         :param observations: (n_steps + 1, n_envs, obs_dim)
         :return: (n_steps + 1, n_envs)
         """
-        return self.memory.values(self.weights.trunk_vf, self.weights.head_vf, observations)
+        values = self.memory.values(self.weights.trunk_vf, self.weights.head_vf, observations)
+        if (units := self.value_units) is not None:
+            std, mean = units
+            values *= std
+            values += mean
+        return values
+
+    @property
+    def value_units(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Standard deviation and mean of the returns of each row's task, (n_envs,) each; None without ``value_norm``."""
+        if self.weights.value_units is None:
+            return None
+        std, mean = (of_tasks[self.tasks][self.task_of_env] for of_tasks in self.weights.value_units)
+        return std, mean
+
+    def update_value_units(self, parameters: FlatParameters) -> None:
+        """Take the weights and the units of values as they are now, and express the rollout's values in these units."""
+        assert self.weights.value_units is not None
+        old_std, old_mean = (of_tasks[self.tasks][:, None, None] for of_tasks in self.weights.value_units)
+        self.take_weights(parameters)
+        std, mean = (of_tasks[self.tasks][:, None, None] for of_tasks in self.weights.value_units)
+        normalized = self.memory.head_vf[-1]
+        normalized *= old_std / std
+        normalized += (old_mean - mean) / std
 
     def values_of(self, task: int, observations: np.ndarray) -> np.ndarray:
         """Values (n_rows,) of observations (n_rows, obs_dim) of one task."""
@@ -147,6 +170,9 @@ class Acting:
         outputs = [np.empty((1, n_rows, bias.shape[1]), self.dtype) for bias in heads.biases]
         latent = trunk_forward(trunk, observations, hidden)
         values: np.ndarray = heads_forward(of_tasks(heads, np.array([task])), latent[None], outputs)
+        if self.weights.value_units is not None:
+            std, mean = self.weights.value_units
+            values = std[task] * values + mean[task]
         return values.ravel()
 
     def log_probs(self) -> np.ndarray:

@@ -32,7 +32,8 @@ def _why_not_policy(policy: Any) -> Iterator[str]:
         yield f"the policy is a {type(policy).__name__}, not MultiTaskActorCriticPolicy itself"
     if policy.activation_fn is not nn.Tanh:
         yield f"the activation is {getattr(policy.activation_fn, '__name__', policy.activation_fn)}, not Tanh"
-    yield from (f"{name} is {_shown(value)}" for name, value in policy.options().items())
+    unknown = {name: value for name, value in policy.options().items() if name != "value_norm"}
+    yield from (f"{name} is {_shown(value)}" for name, value in unknown.items())
     if not (_is_plain(policy.mlp_extractor.policy_net) and _is_plain(policy.mlp_extractor.value_net)):
         yield "the nets were changed: their trunks are not Linear and Tanh in turn"
     if any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()):
