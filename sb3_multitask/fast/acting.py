@@ -147,7 +147,7 @@ class Acting:
 
     @property
     def value_units(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Standard deviation and mean of the returns of each row's task, (n_envs,) each; None without ``value_norm``."""
+        """Standard deviations and means of the returns of each row's task, (n_envs,) each, with ``value_norm``."""
         if self.weights.value_units is None:
             return None
         std, mean = (of_tasks[self.tasks][self.task_of_env] for of_tasks in self.weights.value_units)

@@ -14,9 +14,11 @@ class ReadyWeights:
 
     ``trunk_pi``, ``trunk_vf``, ``head_pi`` and ``head_vf`` are layers for the functions of ``fast.nets``; ``log_std``
     and ``std`` are (k, 1, action_dim), 0 and 1 in the padding; ``action_dims`` is how many actions each task has, (k,)
-    int64, and ``None`` where all have as many; ``value_units`` are standard deviations and means of the returns with
-    which the values of each of the policy's tasks are normalised, (n_tasks,) each, and ``None`` where they are not. Weights of trunks are copied to (in, out): products with these are twice
-    as fast as with ``weight.T``. The copies are aligned, so that results do not depend on where memory was free.
+    int64, and ``None`` where all have as many. ``value_units`` are standard deviations and means of the returns of all
+    tasks of the policy, (n_tasks,) each, with which heads' values are normalised, and ``None`` where they are not.
+
+    Weights of trunks are copied to (in, out): products with these are twice as fast as with ``weight.T``. The copies
+    are aligned, so that results do not depend on where memory was free.
     """
 
     def __init__(self, parameters: FlatParameters) -> None:

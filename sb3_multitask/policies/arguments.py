@@ -107,7 +107,7 @@ def check_value_norm(value_norm: object, share: Share) -> None:
         raise ValueError(f'`value_norm` must be None or "popart" (got {value_norm!r}).{hint}')
     if value_norm is not None and share == "all":
         raise ValueError(
-            f'`value_norm={value_norm!r}` needs a value head for each task, whose output layer is rescaled with the '
+            f"`value_norm={value_norm!r}` needs a value head for each task, whose output layer is rescaled with the "
             'task\'s statistics, and `share="all"` has one for all: use share="heads" or value_norm=None'
         )
 

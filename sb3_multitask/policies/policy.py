@@ -188,7 +188,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         }
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that are not the default, of those for the trunk's input, layer norms, sharing and values."""
+        """Return the arguments that are not the default, of those for the input, layer norms, sharing and values."""
         own: dict[str, Any] = {}
         if self.features_extractor_class is not PLAIN:
             own |= {
