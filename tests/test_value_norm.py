@@ -1,5 +1,7 @@
 """PopArt: value heads learn normalised values, and the values that they stand for do not jump."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch as th
@@ -173,23 +175,23 @@ def test_the_loss_is_of_normalised_values_and_the_buffer_holds_others(name, sche
     objective = [A2CLoss(1.0, 0.0, 0.5) if is_a2c else PPOLoss(0.2, clip, 1.0, 0.0, 0.5)]
     gradients = []
     for engine in (model.numerics, TorchEngine(model)):  # torch's comes last: it reorders the buffer's rows
-        (batch,) = engine.batches(buffer, None if is_a2c else buffer.returns.size, False)
+        (batch,) = engine.batches(buffer, None if is_a2c else buffer.returns.size, normalize_advantage=False)
         evaluation = engine.evaluate(objective, batch)
         assert evaluation.means["value_loss"] == pytest.approx((error**2).mean(), rel=1e-4)
-        gradients.append(
-            {p: g.copy() for p, g in of_parameters(model)}
-            if not gradients
-            else {p: p.grad for p in policy.parameters()}
-        )
+        gradients.append(dict(gradients_of(model, engine)))
     for parameter, mine in gradients[0].items():
-        expected = gradients[1][parameter].flatten().numpy()
+        expected = gradients[1][parameter]
         assert np.abs(mine - expected).max() <= 2e-5 * np.abs(expected).max() + 1e-9
     assert mean.any()
 
 
-def of_parameters(model):
-    flat = model.numerics.parameters
-    return ((parameter, flat.gradient[place]) for parameter, place in flat.offsets.items())
+def gradients_of(model, engine):
+    for name, parameter in model.policy.named_parameters():
+        if engine is model.numerics:
+            flat = engine.parameters
+            yield name, flat.gradient[flat.offsets[parameter]].copy()
+        else:
+            yield name, parameter.grad.flatten().numpy()
 
 
 @pytest.mark.parametrize("n_envs", [2, {"A": 1, "B": 3, "C": 2}], ids=["equal", "unequal"])
@@ -248,7 +250,7 @@ def test_in_cycle_only_the_shown_tasks_statistics_move(engine):
             seen.append(self.model.policy.value_statistics.weight.tolist())
 
     model_of("a2c", engine, task_schedule="cycle").learn(5 * 2 * 6, Watch())
-    n_moved = [[b > a for a, b in zip(*pair, strict=True)] for pair in zip(seen, seen[1:], strict=False)]
+    n_moved = [[b > a for a, b in zip(*pair, strict=True)] for pair in pairwise(seen)]
     assert n_moved == [[i % 3 == task for task in range(3)] for i in range(len(n_moved))]
 
 

@@ -209,9 +209,8 @@ class FastEngine:
     ) -> Iterator[Sequence[Computation]]:
         """Minibatches in the order of SB3's permutation, which counts rows environment by environment."""
         n_steps, n_envs, tasks = acting.n_steps, acting.n_envs, self._shown_tasks(acting)
-        columns = {
-            name: column.reshape(n_steps * n_envs, -1) for name, column in self._columns(acting, rollout_buffer).items()
-        }
+        named = self._columns(acting, rollout_buffer)
+        columns = {name: column.reshape(n_steps * n_envs, -1) for name, column in named.items()}
         observations = rollout_buffer.by_step("obs").reshape(n_steps * n_envs, -1)
         table = RolloutTable(observations, columns, acting.dtype)
         permutation = np.random.permutation(n_steps * n_envs)  # noqa: NPY002 (SB3's generator)
