@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch as th
 
 from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.fast.nets import Tasks, forward, heads_forward, of_tasks, trunk_forward
-from sb3_multitask.fast.parameters import FlatParameters, Layers
+from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.rollout_memory import Activations, RolloutMemory
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
@@ -129,7 +130,7 @@ class Acting:
         latent = trunk_forward(weights.trunk_pi, x, hidden)
         for task in range(self.k):
             rows, one = slice(starts[task], starts[task + 1]), slice(task, task + 1)
-            head = Layers((weight[one], bias[one]) for weight, bias in weights.head_pi)
+            head = weights.head_pi.with_weights((weight[one] for weight in weights.head_pi.weights), itemgetter(one))
             heads_forward(head, latent[None, rows], [output[None, rows] for output in outputs])
 
     def values(self, observations: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ class ReadyWeights:
     def _take_from(self, parameters: FlatParameters) -> None:
         self.nets, dtype = parameters.weight_nets, parameters.weights.dtype
         self.trunk_pi, self.trunk_vf = (
-            Layers(zip(memory_of_copies((w.T.shape for w in layers.weights), dtype), layers.biases, strict=True))
+            layers.with_weights(memory_of_copies((w.T.shape for w in layers.weights), dtype), np.asarray)
             for layers in (self.nets.trunk_pi, self.nets.trunk_vf)
         )
         self._originals = *self.nets.trunk_pi.weights, *self.nets.trunk_vf.weights
