@@ -315,11 +315,13 @@ def test_a_run_resumes_to_the_same_bits(engine, tmp_path):
 def test_agents_act_as_their_models(tmp_path):
     model = model_of(tasks=sized_tasks()).learn(120)
     mt.save_agent(model, tmp_path / "agent")
-    agent, seen = mt.load_agent(tmp_path / "agent"), np.random.default_rng(0).normal(size=5)
-    action, _ = agent.predict({"obs": seen, "task": 0}, deterministic=True)
+    model.save(tmp_path / "model")
+    seen = np.random.default_rng(0).normal(size=5)
     normalized = model.get_vec_normalize_env().normalize_obs({"obs": seen[None], "task": np.array([0])})["obs"][0]
     expected, _ = model.predict({"obs": normalized.astype(np.float32), "task": 0}, deterministic=True)
-    np.testing.assert_allclose(action, expected, atol=1e-6)
+    for name in ("agent", "model.zip"):
+        action, _ = mt.load_agent(tmp_path / name).predict({"obs": seen, "task": 0}, deterministic=True)
+        np.testing.assert_allclose(action, expected, atol=1e-6)
 
 
 def test_statistics_of_a_head_travel_with_it():

@@ -75,6 +75,7 @@ def _add_bias(z, bias, is_tanh):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _has_norm(norms, i):
+    """Whether layer ``i`` has a norm; see ``Layers.arrays``."""
     return 2 * i + 1 < len(norms)
 
 
@@ -104,6 +105,24 @@ def _add_bias_and_normalize(z, bias, scale, shift):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _activate(z, biases, norms, i):
+    """Turn the product of a trunk's layer ``i`` into its activation, in place."""
+    if _has_norm(norms, i):
+        _add_bias_and_normalize(z, biases[i], norms[2 * i], norms[2 * i + 1])
+    else:
+        _add_bias(z, biases[i], is_tanh=True)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _activate_head(z, biases, norms, i, task):
+    """The same of a head, whose last layer is linear; biases and norms are (k, 1, out)."""
+    if _has_norm(norms, i):
+        _add_bias_and_normalize(z, biases[i][task, 0], norms[2 * i][task, 0], norms[2 * i + 1][task, 0])
+    else:
+        _add_bias(z, biases[i][task, 0], is_tanh=i < len(biases) - 1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def forward(x, trunk, hidden, head, grouped):
     """Compute the activations of a trunk and its heads; rows come task by task.
 
@@ -116,10 +135,7 @@ def forward(x, trunk, hidden, head, grouped):
     weights, biases, norms = trunk
     for i in range(len(weights)):
         np.dot(x, weights[i], hidden[i])
-        if _has_norm(norms, i):
-            _add_bias_and_normalize(hidden[i], biases[i], norms[2 * i], norms[2 * i + 1])
-        else:
-            _add_bias(hidden[i], biases[i], is_tanh=True)
+        _activate(hidden[i], biases, norms, i)
         x = hidden[i]
     weights, biases, norms = head
     k, m = grouped[0].shape[:2]
@@ -128,10 +144,7 @@ def forward(x, trunk, hidden, head, grouped):
         for i in range(len(weights)):
             np.dot(rows, weights[i][task], grouped[i][task])
             rows = grouped[i][task]
-            if _has_norm(norms, i):
-                _add_bias_and_normalize(rows, biases[i][task, 0], norms[2 * i][task, 0], norms[2 * i + 1][task, 0])
-            else:
-                _add_bias(rows, biases[i][task, 0], is_tanh=i < len(weights) - 1)
+            _activate_head(rows, biases, norms, i, task)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -154,10 +167,7 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, di
     for i in range(len(weights)):
         h = hidden[i][step]
         np.dot(x, weights[i], h)
-        if _has_norm(norms, i):
-            _add_bias_and_normalize(h, biases[i], norms[2 * i], norms[2 * i + 1])
-        else:
-            _add_bias(h, biases[i], is_tanh=True)
+        _activate(h, biases, norms, i)
         x = h
     weights, biases, norms = head
     for task in range(len(std)):
@@ -165,10 +175,7 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, di
         for i in range(len(weights)):
             z = outputs[i][step, starts[task] : starts[task + 1]]
             np.dot(rows, weights[i][task], z)
-            if _has_norm(norms, i):
-                _add_bias_and_normalize(z, biases[i][task, 0], norms[2 * i][task, 0], norms[2 * i + 1][task, 0])
-            else:
-                _add_bias(z, biases[i][task, 0], is_tanh=i < len(weights) - 1)
+            _activate_head(z, biases, norms, i, task)
             rows = z
     mean, sampled, clipped = outputs[len(outputs) - 1][step], actions[step], np.empty_like(actions[step])
     for task in range(len(std)):
