@@ -86,34 +86,40 @@ class ValueStatistics(nn.Module):
         with np.errstate(invalid="ignore", over="ignore"):  # returns that are not finite are left out below
             mean = np.bincount(tasks, returns, minlength=len(n)) / rows
             variance = np.bincount(tasks, (returns - mean[tasks]) ** 2, minlength=len(n)) / rows
-        moved = th.from_numpy((n > 0) & np.isfinite(mean) & np.isfinite(variance))
-        if not moved.any():
-            return
-        with th.no_grad():
-            before = self.std.double().cpu(), self.mean.double().cpu()
-            self._average(th.from_numpy(n), th.from_numpy(mean), th.from_numpy(variance), moved)
-            after = self.std.double().cpu(), self.mean.double().cpu()
-            _rescale(head, before, after, moved)
+        moved = (n > 0) & np.isfinite(mean) & np.isfinite(variance)
+        if moved.any():
+            old = self.arrays()
+            self._average(n[moved], mean[moved], variance[moved], moved)
+            _rescale(head, old, self.arrays(), moved)
 
-    def _average(self, n: th.Tensor, mean: th.Tensor, variance: th.Tensor, moved: th.Tensor) -> None:
-        old_mean, old_variance, weight = (old.double().cpu() for old in (self.mean, self.variance, self.weight))
-        share = -th.expm1(n * np.log1p(-STEP_SIZE))
-        weight += share * (1 - weight)
-        step = th.where(moved, share / weight, 0.0)
-        distance = th.where(moved, mean - old_mean, 0.0)
-        spread = th.where(moved, variance, 0.0)
-        self.mean.copy_(old_mean + step * distance)
-        self.variance.copy_((1 - step) * old_variance + step * spread + step * (1 - step) * distance**2)
-        self.weight.copy_(th.where(moved, weight, self.weight.double().cpu()))
+    def _average(self, n: np.ndarray, mean: np.ndarray, variance: np.ndarray, moved: np.ndarray) -> None:
+        """Take in n rows of each of some tasks, whose returns have these means and variances."""
+        old_mean, old_variance, old_weight = (_read(old)[moved] for old in (self.mean, self.variance, self.weight))
+        share = -np.expm1(n * np.log1p(-STEP_SIZE))
+        weight = old_weight + share * (1 - old_weight)
+        step, distance = share / weight, mean - old_mean
+        _write(self.mean, old_mean + step * distance, moved)
+        _write(self.variance, (1 - step) * old_variance + step * variance + step * (1 - step) * distance**2, moved)
+        _write(self.weight, weight, moved)
 
 
 def _rescale(
-    head: TaskLinear, before: tuple[th.Tensor, th.Tensor], after: tuple[th.Tensor, th.Tensor], moved: th.Tensor
+    head: TaskLinear, old: tuple[np.ndarray, np.ndarray], new: tuple[np.ndarray, np.ndarray], moved: np.ndarray
 ) -> None:
     """Rescale the output layer of the heads of some tasks, (n_tasks,) bool, in place."""
-    (old_std, old_mean), (std, mean) = before, after
-    weight, bias = head.weight.double().cpu(), head.bias.double().cpu()  # (n_tasks, in, 1), (n_tasks, 1)
-    weight *= (old_std / std)[:, None, None]
-    bias = (old_std[:, None] * bias + (old_mean - mean)[:, None]) / std[:, None]
-    head.weight.copy_(th.where(moved[:, None, None], weight, head.weight.double().cpu()))
-    head.bias.copy_(th.where(moved[:, None], bias, head.bias.double().cpu()))
+    (old_std, old_mean), (std, mean) = ((array[moved].astype(np.float64) for array in units) for units in (old, new))
+    weight, bias = _read(head.weight)[moved], _read(head.bias)[moved]  # (k, in, 1), (k, 1)
+    _write(head.weight, weight * (old_std / std)[:, None, None], moved)
+    _write(head.bias, (old_std[:, None] * bias + (old_mean - mean)[:, None]) / std[:, None], moved)
+
+
+def _read(tensor: th.Tensor) -> np.ndarray:
+    return tensor.numpy(force=True).astype(np.float64)
+
+
+def _write(tensor: th.Tensor, values: np.ndarray, moved: np.ndarray) -> None:
+    """Write the values of some tasks into a tensor, in place."""
+    array = tensor.numpy(force=True).copy()
+    array[moved] = values
+    with th.no_grad():
+        tensor.copy_(th.from_numpy(array))
