@@ -99,7 +99,8 @@ class ValueStatistics(nn.Module):
         weight = old_weight + share * (1 - old_weight)
         step, distance = share / weight, mean - old_mean
         _write(self.mean, old_mean + step * distance, moved)
-        _write(self.variance, (1 - step) * old_variance + step * variance + step * (1 - step) * distance**2, moved)
+        new_variance = (1 - step) * old_variance + step * variance + step * (1 - step) * distance**2
+        _write(self.variance, np.minimum(new_variance, STD_BOUNDS[1] ** 2), moved)  # else it could become infinite
         _write(self.weight, weight, moved)
 
 
