@@ -170,11 +170,24 @@ def test_cosines_by_hand():
 # The engines
 
 
-@pytest.mark.parametrize("log_std_mode", ["per_task", "shared"])
+OPTIONS = [{}, {"log_std_mode": "shared", "net_arch": [7, 5]}, {"layer_norm": True, "value_norm": "popart"}]
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def kernels(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setenv(loading.SWITCH, "0")
+    loading.load_kernels.cache_clear()
+    yield
+    loading.load_kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("nets", [("actor",), ("actor", "critic")])
-def test_both_engines_combine_the_contributions_of_the_tasks(log_std_mode, nets):
+def test_both_engines_combine_the_contributions_of_the_tasks(options, nets):
     """The shared gradient is that of losses weighted by k w_i; everything else is as without a combiner."""
-    model = with_rollout(policy_kwargs={"log_std_mode": log_std_mode})
+    model = with_rollout(policy_kwargs=options)
     fast, torch = model.numerics, TorchEngine(model)
     weights = np.array([0.5, 0.1, 0.9])
     for engine in (fast, torch):
@@ -184,20 +197,17 @@ def test_both_engines_combine_the_contributions_of_the_tasks(log_std_mode, nets)
         weighted = gradients_of(model, engine)
         model.task_weights = None
         shared = [name for net in nets for name in shared_names(model, net)]
-        assert ("log_std" in shared) == (log_std_mode == "shared")
+        assert ("log_std" in shared) == ("log_std_mode" in options)
         for name, gradient in combined.items():
             expected = weighted if name in shared else plain
             np.testing.assert_allclose(gradient, expected[name], atol=1e-6, err_msg=f"{engine.name} {name}")
         assert any(np.abs(combined[name] - plain[name]).max() > 1e-4 for name in shared)
 
 
-@pytest.mark.parametrize("settings", [{}, {"policy_kwargs": {"log_std_mode": "shared", "net_arch": [7, 5]}}])
-@pytest.mark.parametrize("kernels", [True, False])
-def test_both_engines_give_the_same_gramian(settings, kernels, monkeypatch):
-    if not kernels:
-        monkeypatch.setenv(loading.SWITCH, "0")
-        loading.load_kernels.cache_clear()
-    model = with_rollout(**settings)
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_both_engines_give_the_same_gramian(options):
+    model = with_rollout(policy_kwargs=options)
     seen = []
     for engine in (model.numerics, TorchEngine(model)):
         combiners = {"actor": Fixed(1, 1, 1), "critic": Fixed(1, 1, 1)}
@@ -205,7 +215,6 @@ def test_both_engines_give_the_same_gramian(settings, kernels, monkeypatch):
         seen.append([combiner.seen for combiner in combiners.values()])
     for fast, torch in zip(*seen, strict=True):
         np.testing.assert_allclose(fast, torch, rtol=1e-3, atol=1e-5)
-    loading.load_kernels.cache_clear()
 
 
 def test_parts_of_a_minibatch_add(monkeypatch):
@@ -226,9 +235,11 @@ def test_parts_of_a_minibatch_add(monkeypatch):
     np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", OPTIONS[::2])
 @pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
-def test_both_engines_train_alike(algorithm, kwargs):
+def test_both_engines_train_alike(algorithm, kwargs, options):
     given = {**kwargs, "gradient_combiner": "pcgrad", "task_weights": {"A": 2.0}, "tasks": recorded_tasks()}
+    given["policy_kwargs"] = options
     first, second = (learned(algorithm, engine=engine, **given) for engine in ("fast", "torch"))
     np.testing.assert_allclose(first, second, atol=5e-4)
     assert np.abs(first - learned(algorithm, engine="fast", **{**given, "gradient_combiner": None})).max() > 1e-4

@@ -34,6 +34,9 @@ SETTINGS = [
         }
     },
     {"policy_kwargs": {"net_arch": {"pi": [], "vf": []}, "head_arch": {"pi": [6, 5], "vf": [4, 4]}}, "n_steps": 8},
+    {"policy_kwargs": {"layer_norm": "critic"}},
+    {"policy_kwargs": {"layer_norm": True, "net_arch": {"pi": [8, 7], "vf": [6]}, "head_arch": {"pi": [5], "vf": [4]}}},
+    {"policy_kwargs": {"layer_norm": True, "net_arch": [], "head_arch": {"pi": [6], "vf": []}}},
     {"learning_rate": lambda remaining: 1e-3 * remaining, "ent_coef": 0.001},
 ]
 
@@ -201,8 +204,6 @@ def test_in_cycle_every_task_is_logged():
     [
         ({"policy_kwargs": {"activation_fn": nn.ReLU}}, "the activation is ReLU, not Tanh"),
         ({"policy_kwargs": {"log_std_mode": "state_dependent"}}, 'log_std_mode is "state_dependent"'),
-        ({"policy_kwargs": {"layer_norm": True}}, "layer_norm is True"),
-        ({"policy_kwargs": {"layer_norm": "critic", "head_arch": []}}, 'layer_norm is "critic"'),
         ({"policy_kwargs": {"task_embedding": 3}}, "task_embedding is 3"),
         ({"policy_kwargs": {"share": "all"}}, 'task_embedding is "onehot"'),
         ({"policy_kwargs": {"features_extractor_class": OwnFeatures}}, "features_extractor_class is OwnFeatures"),
@@ -364,6 +365,9 @@ def test_nets_that_were_changed_are_torchs():
     model = recorded_model("auto")
     model.policy.mlp_extractor.policy_net[1] = nn.ReLU()
     assert "not Linear and Tanh" in why_torch(model, "auto")
+    model = recorded_model("auto", policy_kwargs={"layer_norm": "critic"})
+    model.policy.mlp_extractor.value_net[1].eps = 1e-3
+    assert "not Linear, LayerNorm and Tanh" in why_torch(model, "auto")
     model = recorded_model("auto")
     model.policy.value_net.register_forward_hook(lambda *_: None)
     assert why_torch(model, "auto") == "the policy has hooks"

@@ -15,6 +15,7 @@ from helpers.models import make_model
 
 import sb3_multitask as mt
 from sb3_multitask.fast import kernels as of_nets
+from sb3_multitask.fast.parameters import Layers
 from sb3_multitask.losses import A2CLoss, GroupedOutputs, GroupedRows, Loss, PPOLoss
 from sb3_multitask.losses import kernels as of_losses
 from sb3_multitask.process import kernels as loading
@@ -119,12 +120,23 @@ def test_nan_stays_nan(loss, where):
 
 def test_nan_and_large_numbers_pass_through_the_nets():
     x = np.array([[np.nan], [1e30], [-1e30], [0.3]], np.float32)
-    weights, biases = (np.ones((1, 1), np.float32),), (np.zeros(1, np.float32),)
+    trunk = Layers([(np.ones((1, 1), np.float32), np.zeros(1, np.float32))])
     hidden, output = np.zeros((4, 1), np.float32), np.zeros((1, 4, 1), np.float32)
-    head = (np.ones((1, 1, 1), np.float32),), (np.zeros((1, 1, 1), np.float32),)
-    of_nets.forward(x, (weights, biases), (hidden,), head, (output,))
+    head = Layers([(np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32))])
+    of_nets.forward(x, trunk.arrays, (hidden,), head.arrays, (output,))
     np.testing.assert_allclose(hidden[:, 0], np.tanh(x[:, 0]), atol=3e-7)
     np.testing.assert_array_equal(output[0], hidden)
+
+
+def test_nan_passes_through_layer_norms_and_stays_in_its_row():
+    x = np.array([[np.nan, 1.0], [0.5, -1.0]], np.float32)
+    eye, zeros, ones = np.eye(2, dtype=np.float32), np.zeros(2, np.float32), np.ones(2, np.float32)
+    trunk, head = Layers([(eye, zeros)], [(ones, zeros)]), Layers([(eye[None], zeros[None, None])])
+    hidden, output = np.zeros((2, 2), np.float32), np.zeros((1, 2, 2), np.float32)
+    of_nets.forward(x, trunk.arrays, (hidden,), head.arrays, (output,))
+    assert np.isnan(hidden[0]).all()
+    scaled = 0.75 / np.sqrt(0.75**2 + 1e-5)  # the mean is -0.25
+    np.testing.assert_allclose(output[0, 1], np.tanh([scaled, -scaled]), atol=3e-7)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2 * LIMIT])
@@ -158,14 +170,15 @@ def test_optimizers_are_torchs(optimizer):
 
 @pytest.mark.parametrize("algorithm", [mt.A2CMultiTask, mt.PPOMultiTask])
 @pytest.mark.parametrize("schedule", ["joint", "cycle"])
-def test_a_training_is_the_same(without_kernels, algorithm, schedule):
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True, "value_norm": "popart"}], ids=["plain", "norms"])
+def test_a_training_is_the_same(without_kernels, algorithm, schedule, options):
     given = {"n_steps": 20, "seed": 0, "device": "cpu", "task_schedule": schedule}
     given |= {"batch_size": 60} if algorithm is mt.PPOMultiTask else {}
     weights = []
     for off in (False, True):
         without_kernels(off)
         env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
-        model = algorithm("MultiTaskMlpPolicy", env, engine="fast", **given).learn(1200)
+        model = algorithm("MultiTaskMlpPolicy", env, engine="fast", policy_kwargs=options, **given).learn(1200)
         weights.append(model.policy.parameters_to_vector())
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-4)
     assert (weights[0] != weights[1]).any()  # two ways that round differently

@@ -29,6 +29,7 @@ DEEP = {"net_arch": {"pi": [8, 7], "vf": [6]}, "head_arch": {"pi": [5], "vf": [4
 ACTING = {
     "norm_of_critic": {"layer_norm": "critic", **DEEP},
     "norms": {"layer_norm": True, **DEEP},
+    "values": {"value_norm": "popart", "layer_norm": "critic", **DEEP},
     "onehot": {"task_embedding": "onehot"},
     "learned": {"task_embedding": 2},
     "learned_without_trunk": {"task_embedding": 2, "net_arch": [], "head_arch": [6]},
@@ -77,10 +78,13 @@ def predicted(model, raw):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_parameter_learns_and_the_file_holds_all(tmp_path, algorithm, options):
+    if algorithm == "trpo" and "value_norm" in options:
+        pytest.skip("it has normalised values no more than teachers")
     model = make(algorithm, **options)
     before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
     model.learn(300)
-    assert model.last_engine == "torch"
+    is_fast = algorithm != "trpo" and options.keys() <= {"layer_norm", "value_norm", *DEEP}
+    assert model.last_engine == ("fast" if is_fast else "torch")
     assert is_finite(model)
     still = [name for name, p in model.policy.named_parameters() if th.equal(p, before[name])]
     assert not still

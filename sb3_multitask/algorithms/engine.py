@@ -42,6 +42,12 @@ class Engine(Protocol):
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
         """Compute an objective, the sum of some losses, and its gradient; the next :meth:`step` takes it."""
 
+    def update_value_statistics(self, rollout_buffer: Any) -> None:
+        """Take the returns of the rollout that was collected last into the statistics of the policy's ``value_norm``.
+
+        Losses of the update that follows are of values, returns and old values that are normalised with these.
+        """
+
     def step(self, max_grad_norm: float) -> bool:
         """Clip the gradient and make a step of the optimizer, in which tasks without rows in the rollout have no part.
 
@@ -113,11 +119,24 @@ class TorchEngine:
             if len(advantages):
                 yield batch
 
+    def update_value_statistics(self, rollout_buffer: Any) -> None:
+        if isinstance(rollout_buffer, TaskRolloutBuffer):
+            returns, tasks = rollout_buffer.kept_returns()
+        else:
+            returns, tasks = (np.ravel(rows) for rows in (rollout_buffer.returns, rollout_buffer.observations["task"]))
+        policy: Any = self.model.policy
+        policy.update_value_statistics(returns, tasks.astype(np.int64))
+
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
         policy: Any = self.model.policy
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
+        task = batch.observations["task"].long().flatten()
+        values = values.flatten()
+        if (statistics := policy.value_statistics) is not None:
+            values, *others = (statistics.normalize(v, task) for v in (values, batch.returns, batch.old_values))
+            batch = batch._replace(**dict(zip(("returns", "old_values"), others, strict=True)))
         # SB3 keeps the distribution of the last rows in action_dist.
-        outputs = Outputs(values.flatten(), log_prob, entropy, policy.action_dist.distribution)
+        outputs = Outputs(values, log_prob, entropy, policy.action_dist.distribution)
         terms = [loss.terms(batch, outputs) for loss in objective]
         weights = getattr(self.model, "loss_weights", None)
         of_update = terms if weights is None else _weighted_terms(objective, batch, outputs, weights)
@@ -131,7 +150,6 @@ class TorchEngine:
             combine_by_autograd(combining, policy, objective, batch, outputs, weights)
             combining.measures = False
         with th.no_grad():
-            task = batch.observations["task"].long().flatten()
             here = th.bincount(task, minlength=policy.n_tasks).nonzero().flatten().tolist()
             losses = [
                 terms_of_samples(loss, loss.rows(batch, outputs), of_loss, task, policy.n_tasks)

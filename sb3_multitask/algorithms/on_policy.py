@@ -75,6 +75,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     distils: ClassVar[bool] = True  # has `teachers`
     weighs_tasks: ClassVar[bool] = True  # its updates multiply the losses by `loss_weights`
+    normalizes_values: ClassVar[bool] = True  # its losses are evaluated by `numerics`, which knows `value_norm`
     needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
     torch_threads: int = 1  # of torch and of numpy's products while it trains; the physics has its own
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
@@ -154,12 +155,27 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             self.rollout_buffer_class = self.default_buffer_class
         check_names(self.policy_kwargs, self.policy_class)
         super()._setup_model()
+        self._take_value_statistics()
         _ = self.loss_weights
         check_shares(self)
         if isinstance(self.teachers, Mapping):
             self._take_teachers(self.teachers)
         elif not (self.teachers is None or isinstance(self.teachers, Teachers)):
             raise TypeError(f"`teachers` must map tasks to teachers (got {self.teachers!r:.100})")
+
+    def _take_value_statistics(self) -> None:
+        """Undertake to update the statistics of the policy's ``value_norm``, if it has some.
+
+        :raises ValueError: if the algorithm's update is of values that are not normalised
+        """
+        if (statistics := self.policy.value_statistics) is None:
+            return
+        if not self.normalizes_values or trains_as_sb3(self):
+            raise ValueError(
+                f"`policy_kwargs` has value_norm={self.policy.value_norm!r}, and {type(self).__name__} learns values "
+                "that are not normalised: use A2CMultiTask or PPOMultiTask, or leave it out"
+            )
+        statistics.are_updated = True
 
     def _take_teachers(self, teachers: Mapping[str, TeacherLike]) -> None:
         self.is_taught, self.teachers, self._teaching = bool(teachers), None, None
@@ -227,15 +243,18 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     ) -> bool:
         """SB3's, by the engine; with teachers, which may act, what they would have done goes into the buffer."""
         if self._teaching is None:
-            continues = self.numerics.collect(env, callback, rollout_buffer, n_rollout_steps)
+            is_whole = self.numerics.collect(env, callback, rollout_buffer, n_rollout_steps)
         else:
             with self._teaching.in_env(env, callback, rollout_buffer, self) as with_teachers:
-                continues = self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
+                is_whole = self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
+        # A rollout by teachers says nothing of the student's returns.
+        if is_whole and self.policy.value_statistics is not None and not self.rollout_by_teacher:
+            self.numerics.update_value_statistics(rollout_buffer)
         if self.combining is not None and self.conflict_freq:
             n_rollouts = self.num_timesteps // (n_rollout_steps * env.num_envs)
             if n_rollouts % self.conflict_freq == 0:
                 self.combining.measure_next()
-        return continues
+        return is_whole
 
     def next_task(self) -> None:
         """End an update: continue with the next task, or the one that the schedule picks, where it stopped.

@@ -153,6 +153,12 @@ class TaskRolloutBuffer(DictRolloutBuffer):
             keep[(starts[-1] if len(starts) else 0) : step + 1, env] = False
         return keep
 
+    def kept_returns(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return returns and tasks of the rows that are learned from, (n_rows,) each."""
+        returns, tasks = self.by_step("returns")[:, :, 0], self.by_step("task")[:, :, 0].astype(np.int64, copy=False)
+        keep = self.keep
+        return (returns.ravel(), tasks.ravel()) if keep is None else (returns[keep], tasks[keep])
+
     def set_targets(self, mean: np.ndarray, log_std: np.ndarray) -> None:
         """Set what the teachers would have done in the rollout.
 

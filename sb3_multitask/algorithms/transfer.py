@@ -61,6 +61,8 @@ def transfer(
     with th.no_grad():
         _copy_weights(ours, copies, per_task, pairs)
         _copy_averages(model, source)
+        if heads and model.policy.value_statistics is not None:
+            _copy_value_statistics(model.policy.value_statistics, source.policy.value_statistics, pairs)
     if receiver is not None and giver is not None:
         _copy_statistics(receiver, giver, pairs, returns=heads)
 
@@ -114,6 +116,13 @@ def _copy_averages(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm) -> Non
     for name, buffer in model.policy.named_buffers():
         if name.startswith(_EXTRACTORS):
             buffer.copy_(theirs[name])
+
+
+def _copy_value_statistics(ours: nn.Module, theirs: nn.Module, pairs: Sequence[tuple[int, int]]) -> None:
+    """Copy the statistics with which value heads normalise."""
+    targets, origins = map(list, zip(*pairs, strict=True))
+    for buffer, given in zip(ours.buffers(), theirs.buffers(), strict=True):
+        buffer[targets] = given[origins]
 
 
 def _with_columns_of(
@@ -192,9 +201,9 @@ def _check_same_sizes(
 def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, *, heads: bool) -> None:
     """Weights mean the same under the same activation, log-std and normalisation only."""
     options = {**model.policy.options(), **source.policy.options()}
-    names = ["activation_fn", *(name for name in options if name != "share")]
+    names = ["activation_fn", *(name for name in options if name not in ("share", "value_norm"))]
     if heads:
-        names += ["log_std_mode", "share"]
+        names += ["log_std_mode", "share", "value_norm"]
     if heads and model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these
         names += ["log_std_bounds", "log_std_init"]
     for name in names:

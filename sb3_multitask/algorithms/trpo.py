@@ -28,7 +28,7 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
 
     All arguments of sb3-contrib's TRPO, with its defaults, and ``task_schedule``; see :class:`A2CMultiTask` for it, and
     for ``policy``, ``env`` and ``device``. The update is sb3-contrib's, by torch. In "cycle" heads of waiting tasks
-    and their optimizer state stay as they are. There are no teachers, and no weights of tasks.
+    and their optimizer state stay as they are. There are no teachers, no weights of tasks and no ``value_norm``.
 
     :raises ValueError: as :class:`A2CMultiTask`; on a schedule in mode "weights"; on a ``sub_sampling_factor`` other
         than 1, with which sb3-contrib's update fails on observations that are dicts
@@ -36,6 +36,7 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
 
     distils: ClassVar[bool] = False
     weighs_tasks: ClassVar[bool] = False
+    normalizes_values: ClassVar[bool] = False
     task_terms: ClassVar[tuple[str, ...]] = ("explained_variance",)
     live_settings = (*MultiTaskOnPolicyAlgorithm.live_settings, "target_kl")
     default_buffer_class = KeptRowsRolloutBuffer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch as th
 
 from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.fast.nets import Tasks, forward, heads_forward, of_tasks, trunk_forward
-from sb3_multitask.fast.parameters import FlatParameters, Layers
+from sb3_multitask.fast.parameters import FlatParameters
 from sb3_multitask.fast.rollout_memory import Activations, RolloutMemory
 from sb3_multitask.fast.weights import ReadyWeights
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
@@ -129,16 +130,39 @@ class Acting:
         latent = trunk_forward(weights.trunk_pi, x, hidden)
         for task in range(self.k):
             rows, one = slice(starts[task], starts[task + 1]), slice(task, task + 1)
-            head = Layers((weight[one], bias[one]) for weight, bias in weights.head_pi)
+            head = weights.head_pi.with_weights((weight[one] for weight in weights.head_pi.weights), itemgetter(one))
             heads_forward(head, latent[None, rows], [output[None, rows] for output in outputs])
 
     def values(self, observations: np.ndarray) -> np.ndarray:
-        """Values of all observations of a rollout and of those after it.
+        """Values of all observations of a rollout and of those after it, in units of the rewards.
 
         :param observations: (n_steps + 1, n_envs, obs_dim)
         :return: (n_steps + 1, n_envs)
         """
-        return self.memory.values(self.weights.trunk_vf, self.weights.head_vf, observations)
+        values = self.memory.values(self.weights.trunk_vf, self.weights.head_vf, observations)
+        if (units := self.value_units) is not None:
+            std, mean = units
+            values *= std
+            values += mean
+        return values
+
+    @property
+    def value_units(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Standard deviations and means of the returns of each row's task, (n_envs,) each, with ``value_norm``."""
+        if self.weights.value_units is None:
+            return None
+        std, mean = (of_tasks[self.tasks][self.task_of_env] for of_tasks in self.weights.value_units)
+        return std, mean
+
+    def update_value_units(self, parameters: FlatParameters) -> None:
+        """Take the weights and the units of values as they are now, and express the rollout's values in these units."""
+        assert self.weights.value_units is not None
+        old_std, old_mean = (of_tasks[self.tasks][:, None, None] for of_tasks in self.weights.value_units)
+        self.take_weights(parameters)
+        std, mean = (of_tasks[self.tasks][:, None, None] for of_tasks in self.weights.value_units)
+        normalized = self.memory.head_vf[-1]
+        normalized *= old_std / std
+        normalized += (old_mean - mean) / std
 
     def values_of(self, task: int, observations: np.ndarray) -> np.ndarray:
         """Values (n_rows,) of observations (n_rows, obs_dim) of one task."""
@@ -147,6 +171,9 @@ class Acting:
         outputs = [np.empty((1, n_rows, bias.shape[1]), self.dtype) for bias in heads.biases]
         latent = trunk_forward(trunk, observations, hidden)
         values: np.ndarray = heads_forward(of_tasks(heads, np.array([task])), latent[None], outputs)
+        if self.weights.value_units is not None:
+            std, mean = self.weights.value_units
+            values = std[task] * values + mean[task]
         return values.ravel()
 
     def log_probs(self) -> np.ndarray:

@@ -32,9 +32,12 @@ def _why_not_policy(policy: Any) -> Iterator[str]:
         yield f"the policy is a {type(policy).__name__}, not MultiTaskActorCriticPolicy itself"
     if policy.activation_fn is not nn.Tanh:
         yield f"the activation is {getattr(policy.activation_fn, '__name__', policy.activation_fn)}, not Tanh"
-    yield from (f"{name} is {_shown(value)}" for name, value in policy.options().items())
-    if not (_is_plain(policy.mlp_extractor.policy_net) and _is_plain(policy.mlp_extractor.value_net)):
-        yield "the nets were changed: their trunks are not Linear and Tanh in turn"
+    unknown = {name: value for name, value in policy.options().items() if name not in ("layer_norm", "value_norm")}
+    yield from (f"{name} is {_shown(value)}" for name, value in unknown.items())
+    nets = policy.mlp_extractor
+    if not (_is_plain(nets.policy_net, policy.layer_norm is True) and _is_plain(nets.value_net, policy.layer_norm)):
+        norm = ", LayerNorm" if policy.layer_norm else ""
+        yield f"the nets were changed: their trunks are not Linear{norm} and Tanh in turn"
     if any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()):
         yield "the policy has hooks"
     if policy.log_std_mode == "state_dependent":
@@ -49,8 +52,12 @@ def _shown(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else getattr(value, "__name__", repr(value))
 
 
-def _is_plain(trunk: nn.Module) -> bool:
-    return all(type(layer) is (nn.Tanh if i % 2 else nn.Linear) for i, layer in enumerate(trunk.children()))
+def _is_plain(trunk: nn.Module, has_norms: object) -> bool:
+    kinds = (nn.Linear, nn.LayerNorm, nn.Tanh) if has_norms else (nn.Linear, nn.Tanh)
+    layers = list(trunk.children())
+    return all(type(layer) is kinds[i % len(kinds)] for i, layer in enumerate(layers)) and all(
+        repr(layer) == repr(nn.LayerNorm(layer.normalized_shape)) for layer in layers if isinstance(layer, nn.LayerNorm)
+    )
 
 
 def _why_not_optimizer(policy: Any) -> Iterator[str]:

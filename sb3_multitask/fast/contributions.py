@@ -27,7 +27,8 @@ class Contributions:
     def __init__(self, parameters: FlatParameters, net: Net, k: int) -> None:
         self.net = net
         gradient = parameters.gradient_nets
-        targets = [array for layer in trunk_of(gradient, net) for array in layer]
+        trunk = trunk_of(gradient, net)
+        targets = trunk.parts()
         n_of_trunk = len(targets)
         if _has_shared_std(gradient, net):
             targets.append(gradient.log_std)
@@ -35,7 +36,7 @@ class Contributions:
         self.flat = aligned_zeros((bounds[-1],), gradient.log_std.dtype)
         matrices = [self.flat[a:b].reshape(k, -1) for a, b in pairwise(bounds)]
         arrays = [matrix.reshape(k, *target.shape) for matrix, target in zip(matrices, targets, strict=True)]
-        self.trunk = Layers(zip(arrays[:n_of_trunk:2], arrays[1:n_of_trunk:2], strict=True))
+        self.trunk = trunk.with_parts(arrays[:n_of_trunk])
         self.log_std = arrays[-1] if len(arrays) > n_of_trunk else None
         trained = parameters.shared_trained(net)
         self._matrices = tuple(matrix for matrix, is_trained in zip(matrices, trained, strict=True) if is_trained)

@@ -164,6 +164,15 @@ class FastEngine:
             for (step, env, _), value in zip(rows, values, strict=True):
                 rollout_buffer.rewards[step, env] += self.model.gamma * value
 
+    def update_value_statistics(self, rollout_buffer: Any) -> None:
+        """Take the returns of the rollout into the statistics of the policy's ``value_norm``."""
+        acting, is_as_collected = self._acting, self.parameters.version() == self._version
+        assert acting is not None, "collect a rollout first"
+        self.model.policy.update_value_statistics(*rollout_buffer.kept_returns())
+        if is_as_collected:  # else the rollout is computed anew
+            acting.update_value_units(self.parameters)
+            self._version = self.parameters.version()
+
     def batches(
         self, rollout_buffer: Any, batch_size: int | None, normalize_advantage: bool
     ) -> Iterator[Sequence[Computation]]:
@@ -189,7 +198,7 @@ class FastEngine:
         self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, normalize_advantage: bool
     ) -> Computation:
         """All rows, with the activations from acting unless a callback has changed what they are of."""
-        observations, named = rollout_buffer.by_step("obs"), self._columns(rollout_buffer)
+        observations, named = rollout_buffer.by_step("obs"), self._columns(acting, rollout_buffer)
         if self._is_touched or not acting.memory.has_seen(observations):
             activations, grouped = acting.recomputed(observations, list(named.values()))
         else:
@@ -205,7 +214,8 @@ class FastEngine:
     ) -> Iterator[Sequence[Computation]]:
         """Minibatches in the order of SB3's permutation, which counts rows environment by environment."""
         n_steps, n_envs, tasks = acting.n_steps, acting.n_envs, self._shown_tasks(acting)
-        columns = {name: column.reshape(n_steps * n_envs, -1) for name, column in self._columns(rollout_buffer).items()}
+        named = self._columns(acting, rollout_buffer)
+        columns = {name: column.reshape(n_steps * n_envs, -1) for name, column in named.items()}
         observations = rollout_buffer.by_step("obs").reshape(n_steps * n_envs, -1)
         table = RolloutTable(observations, columns, acting.dtype)
         permutation = np.random.permutation(n_steps * n_envs)  # noqa: NPY002 (SB3's generator)
@@ -220,12 +230,16 @@ class FastEngine:
             acting.take_weights(self.parameters)  # the last step has changed them
             yield parts_of_minibatch(table, acting.weights, tasks, task, rows, normalize_advantage)
 
-    def _columns(self, rollout_buffer: Any) -> dict[str, np.ndarray]:
-        """What losses read of a rollout, (n_steps, n_envs, dim)."""
+    def _columns(self, acting: Acting, rollout_buffer: Any) -> dict[str, np.ndarray]:
+        """What losses read of a rollout, (n_steps, n_envs, dim); values and returns normalised as the heads' are."""
         names = {"actions": "actions", "advantages": "advantages", "returns": "returns"}
         if self.model.needs_log_probs:
             names |= {"old_values": "values", "old_log_prob": "log_probs"}
         columns: dict[str, np.ndarray] = {name: rollout_buffer.by_step(column) for name, column in names.items()}
+        if (units := acting.value_units) is not None:
+            std, mean = (of_envs[:, None] for of_envs in units)
+            named = (name for name in ("returns", "old_values") if name in columns)
+            columns |= {name: (columns[name] - mean) / std for name in named}
         if rollout_buffer.targets is not None:
             columns["teacher_mean"], columns["teacher_log_std"] = rollout_buffer.targets
         return columns

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from sb3_multitask.policies.heads import TaskLayerNorm
+
+_EPS = TaskLayerNorm.eps
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def rmsprop_step(weights, gradient, average, places, lr, alpha, eps):
@@ -70,28 +74,77 @@ def _add_bias(z, bias, is_tanh):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _has_norm(norms, i):
+    """Whether layer ``i`` has a norm; see ``Layers.arrays``."""
+    return 2 * i + 1 < len(norms)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _standardize(z, bias):
+    """Add a bias to a row and give it mean 0 and variance 1, in place; return 1 / std."""
+    n, mean, variance = len(z), 0.0, 0.0
+    for j in range(n):
+        z[j] += bias[j]
+        mean += z[j]
+    mean /= n
+    for j in range(n):
+        variance += (z[j] - mean) ** 2
+    per_std = 1 / np.sqrt(variance / n + _EPS)
+    for j in range(n):
+        z[j] = (z[j] - mean) * per_std
+    return per_std
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _add_bias_and_normalize(z, bias, scale, shift):
+    """Turn what a linear layer gives without its bias into what its layer norm and tanh give, in place."""
+    for i in range(z.shape[0]):
+        _standardize(z[i], bias)
+        for j in range(z.shape[1]):
+            z[i, j] = _tanh(z[i, j] * scale[j] + shift[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _activate(z, biases, norms, i):
+    """Turn the product of a trunk's layer ``i`` into its activation, in place."""
+    if _has_norm(norms, i):
+        _add_bias_and_normalize(z, biases[i], norms[2 * i], norms[2 * i + 1])
+    else:
+        _add_bias(z, biases[i], is_tanh=True)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _activate_head(z, biases, norms, i, task):
+    """The same of a head, whose last layer is linear; biases and norms are (k, 1, out)."""
+    if _has_norm(norms, i):
+        _add_bias_and_normalize(z, biases[i][task, 0], norms[2 * i][task, 0], norms[2 * i + 1][task, 0])
+    else:
+        _add_bias(z, biases[i][task, 0], is_tanh=i < len(biases) - 1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def forward(x, trunk, hidden, head, grouped):
     """Compute the activations of a trunk and its heads; rows come task by task.
 
     :param x: (k * m, obs_dim)
-    :param trunk: a tuple of weights (in, out) and one of biases (out,)
+    :param trunk: a tuple of weights (in, out), one of biases (out,), and one of norms, see ``Layers.arrays``
     :param hidden: for the trunk's activations, (k * m, out)
-    :param head: a tuple of weights (k, in, out) and one of biases (k, 1, out)
+    :param head: tuples of weights (k, in, out), and of biases and norms (k, 1, out)
     :param grouped: for the heads', (k, m, out); the last are linear
     """
-    weights, biases = trunk
+    weights, biases, norms = trunk
     for i in range(len(weights)):
         np.dot(x, weights[i], hidden[i])
-        _add_bias(hidden[i], biases[i], is_tanh=True)
+        _activate(hidden[i], biases, norms, i)
         x = hidden[i]
-    weights, biases = head
+    weights, biases, norms = head
     k, m = grouped[0].shape[:2]
     for task in range(k):
         rows = x[task * m : (task + 1) * m]
         for i in range(len(weights)):
             np.dot(rows, weights[i][task], grouped[i][task])
             rows = grouped[i][task]
-            _add_bias(rows, biases[i][task, 0], is_tanh=i < len(weights) - 1)
+            _activate_head(rows, biases, norms, i, task)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -110,19 +163,19 @@ def act(step, observations, trunk, head, hidden, outputs, noise, std, bounds, di
     :param actions: receives them, (n_steps, n, action_dim), 0 where they are not the task's own
     :return: the actions within the bounds, (n, action_dim)
     """
-    x, (weights, biases) = observations[step], trunk
+    x, (weights, biases, norms) = observations[step], trunk
     for i in range(len(weights)):
         h = hidden[i][step]
         np.dot(x, weights[i], h)
-        _add_bias(h, biases[i], is_tanh=True)
+        _activate(h, biases, norms, i)
         x = h
-    weights, biases = head
+    weights, biases, norms = head
     for task in range(len(std)):
         rows = x[starts[task] : starts[task + 1]]
         for i in range(len(weights)):
             z = outputs[i][step, starts[task] : starts[task + 1]]
             np.dot(rows, weights[i][task], z)
-            _add_bias(z, biases[i][task, 0], is_tanh=i < len(weights) - 1)
+            _activate_head(z, biases, norms, i, task)
             rows = z
     mean, sampled, clipped = outputs[len(outputs) - 1][step], actions[step], np.empty_like(actions[step])
     for task in range(len(std)):
@@ -259,60 +312,95 @@ def _sum_rows(d_z, total):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def trunk_backward(weights, activations, d_h, gradients, biases, scratch):
+def _through_norm(d_y, z, bias, scale, d_scale, d_shift):
+    """Turn the gradient at the output of a layer norm into that at its input, in place.
+
+    :param z: its input without the bias, like ``d_y`` (n_rows, dim), which is overwritten
+    :param d_scale: receives the gradient of the scale, like ``d_shift``
+    """
+    d_scale[:], d_shift[:] = 0, 0
+    dim = z.shape[1]
+    for i in range(z.shape[0]):
+        normalized, d = z[i], d_y[i]
+        per_std, mean, slope = _standardize(normalized, bias), 0.0, 0.0
+        for j in range(dim):
+            d_scale[j] += d[j] * normalized[j]
+            d_shift[j] += d[j]
+            d[j] *= scale[j]
+            mean += d[j]
+            slope += d[j] * normalized[j]
+        mean, slope = mean / dim, slope / dim
+        for j in range(dim):
+            d[j] = (d[j] - mean - normalized[j] * slope) * per_std
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def trunk_backward(trunk, activations, d_h, gradients, scratch):
     """Write the gradient of every layer of a trunk, given that of its output, (n_rows, dim), which is overwritten.
 
-    :param weights: (out, in) of each layer
+    :param trunk: weights (out, in) of each layer, biases and norms
     :param activations: ``[x, ..., output]``, (n_rows, dim) each
-    :param gradients: receives those of the weights
-    :param biases: receives those of the biases
+    :param gradients: receive those of these
     :param scratch: (n_rows, in) of each layer
     """
+    (weights, biases, norms), (d_weights, d_biases, d_norms) = trunk, gradients
     for i in range(len(weights) - 1, -1, -1):
         _through_tanh(d_h, activations[i + 1])
-        np.dot(d_h.T, activations[i], gradients[i])
-        _sum_rows(d_h, biases[i])
+        if _has_norm(norms, i):
+            z = np.dot(activations[i], weights[i].T)
+            _through_norm(d_h, z, biases[i], norms[2 * i], d_norms[2 * i], d_norms[2 * i + 1])
+        np.dot(d_h.T, activations[i], d_weights[i])
+        _sum_rows(d_h, d_biases[i])
         if i:
             np.dot(d_h, weights[i], scratch[i])
             d_h = scratch[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def trunk_backward_by_task(weights, activations, d_h, k, gradients, biases, scratch):
+def trunk_backward_by_task(trunk, activations, d_h, k, by_task, scratch):
     """Write what the rows of each of k tasks add to the gradient of every layer, as :func:`trunk_backward`.
 
     :param activations: ``[x, ..., output]``, (k * m, dim) each, whose rows come task by task
-    :param gradients: receives those of the weights, (k, out, in) of each layer
-    :param biases: receives those of the biases, (k, out)
+    :param by_task: receive those of the trunk, with an axis of the k tasks before
     """
+    (weights, biases, norms), (d_weights, d_biases, d_norms) = trunk, by_task
     m = len(d_h) // k
     for i in range(len(weights) - 1, -1, -1):
         _through_tanh(d_h, activations[i + 1])
         for task in range(k):
-            d_z = d_h[task * m : (task + 1) * m]
-            np.dot(d_z.T, activations[i][task * m : (task + 1) * m], gradients[i][task])
-            _sum_rows(d_z, biases[i][task])
+            d_z, x = d_h[task * m : (task + 1) * m], activations[i][task * m : (task + 1) * m]
+            if _has_norm(norms, i):
+                z = np.dot(x, weights[i].T)
+                _through_norm(d_z, z, biases[i], norms[2 * i], d_norms[2 * i][task], d_norms[2 * i + 1][task])
+            np.dot(d_z.T, x, d_weights[i][task])
+            _sum_rows(d_z, d_biases[i][task])
         if i:
             np.dot(d_h, weights[i], scratch[i])
             d_h = scratch[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def heads_backward(weights, activations, d_out, tasks, gradients, biases, scratch):
+def heads_backward(heads, activations, d_out, tasks, gradients, scratch):
     """Write the gradient of the heads of ``tasks``, given that of their output; the last scratch receives the input's.
 
-    :param weights: (n_tasks, in, out) of each layer
+    :param heads: weights (n_tasks, in, out) of each layer, biases and norms
     :param activations: ``[x, ..., output]``, (k, m, dim) each
     :param d_out: (k, m, dim)
     :param tasks: ids of the k tasks
+    :param gradients: receive those of the heads
     :param scratch: (k, m, in) of each layer
     """
+    (weights, biases, norms), (d_weights, d_biases, d_norms) = heads, gradients
     for place in range(len(tasks)):
         task, d_z = tasks[place], d_out[place]
         for i in range(len(weights) - 1, -1, -1):
             h, weight, d_h = activations[i][place], weights[i][task], scratch[i][place]
-            np.dot(h.T, d_z, gradients[i][task])
-            _sum_rows(d_z, biases[i][task])
+            if _has_norm(norms, i):
+                z = np.dot(h, weight)
+                d_norm = d_norms[2 * i][task], d_norms[2 * i + 1][task]
+                _through_norm(d_z, z, biases[i][task], norms[2 * i][task], *d_norm)
+            np.dot(h.T, d_z, d_weights[i][task])
+            _sum_rows(d_z, d_biases[i][task])
             if weight.shape[1] == 1:  # a product of a column and a row
                 for row in range(d_h.shape[0]):
                     for j in range(d_h.shape[1]):
@@ -328,30 +416,29 @@ def heads_backward(weights, activations, d_out, tasks, gradients, biases, scratc
 def backward(trunk, head, rows, grouped, d_out, tasks, of_trunk, of_heads, trunk_scratch, head_scratch):
     """Write the gradient of a net of which :func:`forward` computed the activations.
 
-    :param trunk: weights (out, in) of each layer
-    :param head: weights (n_tasks, in, out)
+    :param trunk: weights (out, in) of each layer, biases and norms
+    :param head: the same of the heads, with weights (n_tasks, in, out)
     :param rows: activations of the trunk, ``(x, ..., output)``, (k * m, dim) each
     :param grouped: those of the heads, (k, m, dim), of which the first are the trunk's last
     :param d_out: gradient of the last, (k, m, dim)
-    :param of_trunk: receive those of weights and of biases, like ``of_heads``
+    :param of_trunk: receive those of the trunk, like ``of_heads``
     """
-    heads_backward(head, grouped, d_out, tasks, of_heads[0], of_heads[1], head_scratch)
+    heads_backward(head, grouped, d_out, tasks, of_heads, head_scratch)
     d_latent = head_scratch[0]
     k, m, dim = d_latent.shape
-    trunk_backward(trunk, rows, d_latent.reshape(k * m, dim), of_trunk[0], of_trunk[1], trunk_scratch)
+    trunk_backward(trunk, rows, d_latent.reshape(k * m, dim), of_trunk, trunk_scratch)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def backward_by_task(trunk, head, rows, grouped, d_out, tasks, by_task, of_heads, trunk_scratch, head_scratch):
     """Write the gradient of the heads, as :func:`backward`, and what each task adds to that of the trunk.
 
-    :param by_task: receive those of weights, (k, out, in), and of biases, (k, out)
+    :param by_task: receive those of the trunk, with an axis of the k tasks before
     """
-    heads_backward(head, grouped, d_out, tasks, of_heads[0], of_heads[1], head_scratch)
+    heads_backward(head, grouped, d_out, tasks, of_heads, head_scratch)
     d_latent = head_scratch[0]
     k, m, dim = d_latent.shape
-    d_rows = d_latent.reshape(k * m, dim)
-    trunk_backward_by_task(trunk, rows, d_rows, k, by_task[0], by_task[1], trunk_scratch)
+    trunk_backward_by_task(trunk, rows, d_latent.reshape(k * m, dim), k, by_task, trunk_scratch)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sb3_multitask.fast.parameters import Layers
+from sb3_multitask.policies.heads import TaskLayerNorm
 from sb3_multitask.process.arrays import Scratch, aligned_zeros
 from sb3_multitask.process.kernels import load_kernels
 from sb3_multitask.vec_env.task_major import by_task
@@ -60,9 +61,9 @@ def backward(
         trunk_backward(nets[0], gradients[0], rows, d_latent.reshape(len(rows[0]), -1), scratch[0])
         return
     memory = scratch[0].like("d_h", rows[:-1]), scratch[1].like("d_h", grouped[:-1])
-    weights = nets[0].weights, nets[1].weights
+    of_nets = nets[0].arrays, nets[1].arrays
     of_trunk, of_heads = gradients[0].arrays, gradients[1].arrays
-    kernels.backward(*weights, rows, grouped, _contiguous(d_out), tasks, of_trunk, of_heads, *memory)
+    kernels.backward(*of_nets, rows, grouped, _contiguous(d_out), tasks, of_trunk, of_heads, *memory)
 
 
 def backward_by_task(
@@ -78,7 +79,7 @@ def backward_by_task(
 
     The other parameters are those of :func:`backward`.
 
-    :param by_task: receives the former: weights (k, out, in), biases (k, out) of each layer, of which there is one
+    :param by_task: receives the former: the trunk's arrays with an axis of the k tasks before
     :param of_heads: receives the latter
     """
     kernels, (rows, grouped) = load_kernels("fast"), activations
@@ -87,9 +88,9 @@ def backward_by_task(
         trunk_backward_by_task(nets[0], by_task, rows, d_latent, scratch[0])
         return
     memory = scratch[0].like("d_h", rows[:-1]), scratch[1].like("d_h", grouped[:-1])
-    weights = nets[0].weights, nets[1].weights
+    of_nets = nets[0].arrays, nets[1].arrays
     kernels.backward_by_task(
-        *weights, rows, grouped, _contiguous(d_out), tasks, by_task.arrays, of_heads.arrays, *memory
+        *of_nets, rows, grouped, _contiguous(d_out), tasks, by_task.arrays, of_heads.arrays, *memory
     )
 
 
@@ -121,11 +122,28 @@ def trunk_forward(layers: Layers, x: np.ndarray, hidden: Sequence[np.ndarray]) -
     :param x: (n_rows, obs_dim)
     :param hidden: receives the activations of every layer, each (n_rows, dim)
     """
-    for (weight, bias), h in zip(layers, hidden, strict=True):
+    for i, ((weight, bias), h) in enumerate(zip(layers, hidden, strict=True)):
         x = np.matmul(x, weight, out=h)
         x += bias
+        if i < len(layers.norms):
+            _normalize(x, *layers.norms[i])
         np.tanh(x, out=x)
     return x
+
+
+def _normalize(z: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> None:
+    """Turn rows into what a layer norm gives, in place."""
+    _standardize(z)
+    z *= scale
+    z += shift
+
+
+def _standardize(z: np.ndarray) -> np.ndarray:
+    """Give rows mean 0 and variance 1, in place; return 1 / std of each, (..., 1)."""
+    z -= z.mean(axis=-1, keepdims=True)
+    per_std: np.ndarray = 1 / np.sqrt((z * z).mean(axis=-1, keepdims=True) + TaskLayerNorm.eps)
+    z *= per_std
+    return per_std
 
 
 def trunk_backward(
@@ -134,6 +152,9 @@ def trunk_backward(
     """Write the gradient of every layer, given that of the last activation, (n_rows, dim), which is overwritten."""
     for i in reversed(range(len(layers))):
         d_z = _through_tanh(d_h, activations[i + 1], scratch)
+        if i < len(layers.norms):
+            z, (d_scale, d_shift) = activations[i] @ layers[i][0].T + layers[i][1], gradients.norms[i]
+            d_z, d_scale[...], d_shift[...] = _through_norm(d_z, z, layers.norms[i][0])
         np.matmul(d_z.T, activations[i], out=gradients[i][0])
         np.matmul(scratch.ones(len(d_z)), d_z, out=gradients[i][1])
         if i:
@@ -147,12 +168,17 @@ def trunk_backward_by_task(
     k, m, _ = d_h.shape
     d_h, ones = d_h.reshape(k * m, -1), scratch.ones(m)
     for i in reversed(range(len(layers))):
-        d_z = _through_tanh(d_h, activations[i + 1], scratch)
-        grouped = d_z.reshape(k, m, -1)
+        grouped = _through_tanh(d_h, activations[i + 1], scratch).reshape(k, m, -1)
+        if i < len(layers.norms):
+            z = (activations[i] @ layers[i][0].T + layers[i][1]).reshape(k, m, -1)
+            d_scale, d_shift = by_task.norms[i]
+            grouped, d_scale[...], d_shift[...] = _through_norm(grouped, z, layers.norms[i][0])
         np.matmul(grouped.transpose(0, 2, 1), activations[i].reshape(k, m, -1), out=by_task[i][0])
         np.matmul(ones, grouped, out=by_task[i][1])
         if i:
-            d_h = np.matmul(d_z, layers[i][0], out=scratch.array(("d_h", i), activations[i].shape))
+            d_h = np.matmul(
+                grouped.reshape(k * m, -1), layers[i][0], out=scratch.array(("d_h", i), activations[i].shape)
+            )
 
 
 def _through_tanh(d_h: np.ndarray, h: np.ndarray, scratch: Scratch) -> np.ndarray:
@@ -163,17 +189,35 @@ def _through_tanh(d_h: np.ndarray, h: np.ndarray, scratch: Scratch) -> np.ndarra
     return d_h
 
 
+def _through_norm(d_y: np.ndarray, z: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gradients at the input of a layer norm and at its scale and shift, given that at its output.
+
+    With the standardised rows n it is (g - mean(g) - n mean(g n)) / std, where g is the gradient at n and means are
+    over the numbers of a row.
+
+    :param d_y: (..., n_rows, dim)
+    :param z: the input, like ``d_y``, which is overwritten
+    """
+    per_std = _standardize(z)
+    d_scale, d_shift = (d_y * z).sum(axis=-2), d_y.sum(axis=-2)
+    d_n = d_y * scale
+    d_z = d_n - d_n.mean(axis=-1, keepdims=True)
+    d_z -= z * (d_n * z).mean(axis=-1, keepdims=True)
+    d_z *= per_std
+    return d_z, d_scale, d_shift
+
+
 def of_tasks(layers: Layers, tasks: Tasks) -> Layers:
     """The heads of some tasks, ready for :func:`heads_forward`: weights (k, in, out), biases (k, 1, out).
 
     A slice selects views.
     """
     if isinstance(tasks, slice):
-        return Layers((weight[tasks], bias[tasks][:, None]) for weight, bias in layers)
+        return layers.with_weights((weight[tasks] for weight in layers.weights), lambda bias: bias[tasks][:, None])
     copies = memory_of_copies(((len(tasks), *weight.shape[1:]) for weight in layers.weights), layers.weights[0].dtype)
     for copy, weight in zip(copies, layers.weights, strict=True):
         copy[...] = weight[tasks]
-    return Layers((copy, bias[tasks][:, None]) for copy, bias in zip(copies, layers.biases, strict=True))
+    return layers.with_weights(copies, lambda bias: bias[tasks][:, None])
 
 
 def heads_forward(layers: Layers, x: np.ndarray, outputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -186,6 +230,8 @@ def heads_forward(layers: Layers, x: np.ndarray, outputs: Sequence[np.ndarray]) 
     for i, ((weight, bias), z) in enumerate(zip(layers, outputs, strict=True)):
         x = np.matmul(x, weight, out=z)
         x += bias
+        if i < len(layers.norms):
+            _normalize(x, *layers.norms[i])
         if i < len(layers) - 1:
             np.tanh(x, out=x)
     return x
@@ -202,7 +248,10 @@ def heads_backward(
     """Write the gradient of the heads of ``tasks``, given that of their output; return that of their input."""
     d_z, ones = d_out, scratch.ones(d_out.shape[1])
     for i in reversed(range(len(layers))):
-        weight, _ = layers[i]
+        weight, bias = layers[i]
+        if i < len(layers.norms):
+            z, (d_scale, d_shift) = activations[i] @ weight[tasks] + bias[tasks][:, None], gradients.norms[i]
+            d_z, d_scale[tasks], d_shift[tasks] = _through_norm(d_z, z, layers.norms[i][0][tasks][:, None])
         h, (d_weight, d_bias) = activations[i], gradients[i]
         d_weight[tasks] = np.matmul(h.transpose(0, 2, 1), d_z)
         d_bias[tasks] = np.matmul(ones, d_z)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from typing import Any, Self, TypeAlias
@@ -20,17 +20,43 @@ Layer: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 class Layers(tuple[Layer, ...]):
-    """The layers of a net, (weight, bias) each; compiled functions take ``arrays``: the weights, and the biases."""
+    """The layers of a net, (weight, bias) each, and the layer norms between the first of them and their activations.
+
+    Compiled functions take ``arrays``: weights, biases, and scale and shift of each norm in turn, or one empty array,
+    since a tuple of none has no type.
+
+    :param layers: (weight, bias) each
+    :param norms: (scale, shift) each, of the shape of the biases; there are none, or of all layers with an activation
+    """
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
-    arrays: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
+    norms: tuple[Layer, ...]
+    arrays: tuple[tuple[np.ndarray, ...], ...]
 
-    def __new__(cls, layers: Iterable[Layer]) -> Self:
+    def __new__(cls, layers: Iterable[Layer], norms: Iterable[Layer] = ()) -> Self:
         made = super().__new__(cls, layers)
         made.weights, made.biases = tuple(weight for weight, _ in made), tuple(bias for _, bias in made)
-        made.arrays = made.weights, made.biases
+        made.norms = tuple(norms)
+        none = tuple(np.empty((0,) * bias.ndim, bias.dtype) for bias in made.biases[:1])
+        made.arrays = made.weights, made.biases, tuple(part for norm in made.norms for part in norm) or none
         return made
+
+    def parts(self) -> list[np.ndarray]:
+        """Weight and bias of each layer, and scale and shift of its norm, in the order of torch's parameters."""
+        norms = self.norms or ((),) * len(self)
+        return [part for layer, norm in zip(self, norms, strict=True) for part in (*layer, *norm)]
+
+    def with_parts(self, parts: Sequence[np.ndarray]) -> Layers:
+        """Other arrays, in the order of :meth:`parts`."""
+        n = 4 if self.norms else 2
+        columns = [parts[i::n] for i in range(n)]
+        return Layers(zip(*columns[:2], strict=True), zip(*columns[2:], strict=True))
+
+    def with_weights(self, weights: Iterable[np.ndarray], others: Callable[[np.ndarray], np.ndarray]) -> Layers:
+        """Other weights, and what a function gives for each bias, scale and shift."""
+        norms = ((others(scale), others(shift)) for scale, shift in self.norms)
+        return Layers(zip(weights, map(others, self.biases), strict=True), norms)
 
 
 AVERAGES: dict[type[th.optim.Optimizer], tuple[str, ...]] = {
@@ -65,7 +91,8 @@ class Nets:
     """Arrays in the shape of a policy: its weights, or a gradient.
 
     ``trunk_pi``, ``trunk_vf``: per layer (weight (out, in), bias (out,)); ``head_pi``, ``head_vf``: per layer
-    (weight (n_tasks, in, out), bias (n_tasks, out)); ``log_std`` (n_tasks, action_dim), or (action_dim,) if shared.
+    (weight (n_tasks, in, out), bias (n_tasks, out)); norms are shaped like biases; ``log_std`` (n_tasks, action_dim),
+    or (action_dim,) if shared.
     """
 
     trunk_pi: Layers
@@ -151,7 +178,7 @@ class FlatParameters:
         return flat, self._nets(flat)
 
     def shared_trained(self, net: str) -> list[bool]:
-        """Whether each parameter is trained that all tasks share: the trunk's, weight and bias of each layer, log-std.
+        """Whether each parameter that all tasks share is trained: the trunk's, as ``Layers.parts`` has them, log-std.
 
         :param net: "actor" or "critic"; the log-std is the actor's, and the last, if all tasks share it
         """
@@ -263,12 +290,16 @@ class FlatParameters:
         def view(parameter: Any) -> np.ndarray:
             return flat[self.offsets[parameter]].reshape(parameter.shape)
 
+        def layers(linear: Iterable[Any], norms: Iterable[Any]) -> Layers:
+            return Layers(*([(view(m.weight), view(m.bias)) for m in modules] for modules in (linear, norms)))
+
         def trunk(net: nn.Module) -> Layers:
-            return Layers((view(m.weight), view(m.bias)) for m in net.modules() if isinstance(m, nn.Linear))
+            linear, norms = ([m for m in net.modules() if isinstance(m, kind)] for kind in (nn.Linear, nn.LayerNorm))
+            return layers(linear, norms)
 
         def heads(net: nn.Module) -> Layers:
             assert isinstance(net, TaskHeads)
-            return Layers((view(layer.weight), view(layer.bias)) for layer in net.layers)
+            return layers(net.layers, net.norms or ())
 
         extractor = policy.mlp_extractor
         return Nets(

@@ -14,8 +14,11 @@ class ReadyWeights:
 
     ``trunk_pi``, ``trunk_vf``, ``head_pi`` and ``head_vf`` are layers for the functions of ``fast.nets``; ``log_std``
     and ``std`` are (k, 1, action_dim), 0 and 1 in the padding; ``action_dims`` is how many actions each task has, (k,)
-    int64, and ``None`` where all have as many. Weights of trunks are copied to (in, out): products with these are twice
-    as fast as with ``weight.T``. The copies are aligned, so that results do not depend on where memory was free.
+    int64, and ``None`` where all have as many. ``value_units`` are standard deviations and means of the returns of all
+    tasks of the policy, (n_tasks,) each, with which heads' values are normalised, and ``None`` where they are not.
+
+    Weights of trunks are copied to (in, out): products with these are twice as fast as with ``weight.T``. The copies
+    are aligned, so that results do not depend on where memory was free.
     """
 
     def __init__(self, parameters: FlatParameters) -> None:
@@ -23,11 +26,12 @@ class ReadyWeights:
         self.tasks: Tasks = slice(0)
         self._sizes = parameters.policy.sizes
         self.action_dims: np.ndarray | None = None
+        self.value_units: tuple[np.ndarray, np.ndarray] | None = None
 
     def _take_from(self, parameters: FlatParameters) -> None:
         self.nets, dtype = parameters.weight_nets, parameters.weights.dtype
         self.trunk_pi, self.trunk_vf = (
-            Layers(zip(memory_of_copies((w.T.shape for w in layers.weights), dtype), layers.biases, strict=True))
+            layers.with_weights(memory_of_copies((w.T.shape for w in layers.weights), dtype), np.asarray)
             for layers in (self.nets.trunk_pi, self.nets.trunk_vf)
         )
         self._originals = *self.nets.trunk_pi.weights, *self.nets.trunk_vf.weights
@@ -57,6 +61,8 @@ class ReadyWeights:
                 self._views[key] = self._heads_of(tasks)
             self.head_pi, self.head_vf = self._views[key]
         self.tasks, self.k = tasks, k
+        if (statistics := parameters.policy.value_statistics) is not None:
+            self.value_units = statistics.arrays()
         self.log_std = log_std_of(self.nets, tasks, k).copy()
         if self._sizes.has_padding:
             self.action_dims = self._sizes.action_dims[tasks]

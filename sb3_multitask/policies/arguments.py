@@ -21,6 +21,7 @@ LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
 LayerNormOf: TypeAlias = bool | Literal["critic"]
 TaskEmbedding: TypeAlias = int | Literal["onehot"]
 Share: TypeAlias = Literal["heads", "all"]
+ValueNorm: TypeAlias = Literal["popart"]
 LOG_STD_BOUNDS = (-5.0, 1.0)
 """Default bounds of a state-dependent log-std."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -94,6 +95,21 @@ def check_share(share: object) -> None:
     if share not in accepted:
         hint = did_you_mean(share, accepted) if isinstance(share, str) else ""
         raise ValueError(f"`share` must be one of {', '.join(accepted)} (got {share!r}).{hint}")
+
+
+def check_value_norm(value_norm: object, share: Share) -> None:
+    """Raise on anything but the values of ``value_norm``, and where tasks share one value head.
+
+    :raises ValueError: names the argument, its value and the accepted values
+    """
+    if value_norm not in (None, *get_args(ValueNorm)):
+        hint = did_you_mean(value_norm, get_args(ValueNorm)) if isinstance(value_norm, str) else ""
+        raise ValueError(f'`value_norm` must be None or "popart" (got {value_norm!r}).{hint}')
+    if value_norm is not None and share == "all":
+        raise ValueError(
+            f"`value_norm={value_norm!r}` needs a value head for each task, whose output layer is rescaled with the "
+            'task\'s statistics, and `share="all"` has one for all: use share="heads" or value_norm=None'
+        )
 
 
 def checked_arch(name: str, arch: NetArch | None, default: dict[str, list[int]]) -> dict[str, list[int]]:

@@ -25,6 +25,7 @@ from sb3_multitask.policies.arguments import (
     NetArch,
     Share,
     TaskEmbedding,
+    ValueNorm,
     activation_class,
     check_layer_norm,
     check_log_std,
@@ -32,6 +33,7 @@ from sb3_multitask.policies.arguments import (
     check_sb3s_keys,
     check_share,
     check_task_embedding,
+    check_value_norm,
     checked_arch,
     checked_sizes,
 )
@@ -40,6 +42,7 @@ from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.features import PLAIN, extractor_class, make_extractor
 from sb3_multitask.policies.heads import TaskHeads, TaskRows, TaskVectors
 from sb3_multitask.policies.trunk import SharedMlpExtractor
+from sb3_multitask.policies.value_normalization import ValueStatistics
 from sb3_multitask.process.threads import threads_for_arrays
 from sb3_multitask.vec_env.saved_statistics import SavedStatistics
 
@@ -89,8 +92,13 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         ``"onehot"`` with ``share="all"``
     :param share: ``"heads"``: a head per task; ``"all"``: one head (action net, log-std and value net) for all tasks,
         which differ by the task in the input
+    :param value_norm: ``"popart"``: value heads learn values that are normalised with the mean and the standard
+        deviation of their task's returns, see
+        :class:`~sb3_multitask.policies.value_normalization.ValueStatistics`. All methods give values in units of the
+        rewards. A2CMultiTask and PPOMultiTask update the statistics; others refuse to train such a policy
     :raises ValueError: on spaces without a task, gSDE, an unknown mode or key, a features extractor that does not take
-        the observations, or an argument of SB3's policies that would have no effect
+        the observations, an argument of SB3's policies that would have no effect, or ``value_norm`` with
+        ``share="all"``
     """
 
     def __init__(
@@ -118,6 +126,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         layer_norm: LayerNormOf = False,
         task_embedding: TaskEmbedding | None = None,
         share: Share = "heads",
+        value_norm: ValueNorm | None = None,
     ) -> None:
         obs_dim, n_tasks = checked_sizes(observation_space, action_space)
         if use_sde:
@@ -136,6 +145,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         check_layer_norm(layer_norm)
         check_task_embedding(task_embedding)
         check_share(share)
+        check_value_norm(value_norm, share)
         if log_std_mode is None:
             log_std_mode = "shared" if share == "all" else "per_task"
         check_log_std(log_std_mode, log_std_init, log_std_bounds)
@@ -148,6 +158,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         self.layer_norm = layer_norm
         self.task_embedding = "onehot" if share == "all" and task_embedding is None else task_embedding
         self.share = share
+        self.value_norm = value_norm
         super().__init__(
             observation_space,
             action_space,
@@ -177,7 +188,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         }
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that are not the default, of those for the trunk's input, layer norms and sharing."""
+        """Return the arguments that are not the default, of those for the input, layer norms, sharing and values."""
         own: dict[str, Any] = {}
         if self.features_extractor_class is not PLAIN:
             own |= {
@@ -185,7 +196,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 "features_extractor_kwargs": self.features_extractor_kwargs,
                 "share_features_extractor": self.share_features_extractor,
             }
-        others = {"layer_norm": False, "task_embedding": None, "share": "heads"}
+        others = {"layer_norm": False, "task_embedding": None, "share": "heads", "value_norm": None}
         return own | {name: getattr(self, name) for name, default in others.items() if getattr(self, name) != default}
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
@@ -218,6 +229,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         self.action_net = TaskHeads(n_heads, pi_sizes, self.activation_fn, self.layer_norm is True)
         value_net = TaskHeads(n_heads, vf_sizes, self.activation_fn, bool(self.layer_norm))
         self.value_net = value_net  # type: ignore[assignment]  # SB3 has a Linear there
+        self.value_statistics = None if self.value_norm is None else ValueStatistics(self.n_tasks)
         if not state_dependent:  # SB3 and sb3-contrib read `log_std` if the attribute exists
             shape = (self.n_tasks, action_dim) if self.log_std_mode == "per_task" else (action_dim,)
             self.log_std = nn.Parameter(th.full(shape, float(self.log_std_init)))
@@ -268,6 +280,29 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 extractor.eval()
         return self
 
+    def set_training_mode(self, mode: bool) -> None:
+        """Set the mode, as SB3.
+
+        :raises ValueError: if an algorithm begins to train a policy with ``value_norm`` whose statistics it would leave
+            as they are
+        """
+        if mode and self.value_statistics is not None and not self.value_statistics.are_updated:
+            raise ValueError(
+                f"`value_norm={self.value_norm!r}` is for A2CMultiTask and PPOMultiTask, which update its statistics "
+                "and learn normalised values: train with one of these, or with value_norm=None"
+            )
+        super().set_training_mode(mode)
+
+    def update_value_statistics(self, returns: np.ndarray, tasks: np.ndarray) -> None:
+        """Take the returns of a rollout into the statistics of ``value_norm``; values stay as they are.
+
+        :param returns: of the rows that are learned from, (n_rows,)
+        :param tasks: of each row, (n_rows,) whole numbers
+        """
+        assert self.value_statistics is not None
+        output: Any = self.value_net.layers[-1]  # type: ignore[index]
+        self.value_statistics.update(returns, tasks, output)
+
     def split_observation(self, obs: PyTorchObs) -> tuple[th.Tensor, TaskRows, th.Tensor]:
         """Return vectors (n_rows, obs_dim), the grouping of the rows by head, and the task of each row (n_rows,)."""
         assert isinstance(obs, dict), "observations are {'obs': ..., 'task': ...}"
@@ -290,6 +325,11 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             return self.mlp_extractor(of_actor)  # type: ignore[no-any-return]
         of_critic = self._trunk_input(self.vf_features_extractor, vectors, task)
         return self.mlp_extractor.forward_actor(of_actor), self.mlp_extractor.forward_critic(of_critic)
+
+    def _values(self, latent_vf: th.Tensor, rows: TaskRows, task: th.Tensor) -> th.Tensor:
+        """Return values in units of the rewards, (n_rows, 1)."""
+        values: th.Tensor = self.value_net(latent_vf, rows)
+        return values if self.value_statistics is None else self.value_statistics.denormalize(values, task)
 
     def _distribution(self, latent_pi: th.Tensor, rows: TaskRows, task: th.Tensor) -> Distribution:
         mean = self.action_net(latent_pi, rows)
@@ -350,7 +390,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return actions (n_rows, action_dim), values (n_rows, 1) and log-probabilities (n_rows,)."""
         vectors, rows, task = self.split_observation(obs)
         latent_pi, latent_vf = self._latents(vectors, task)
-        values = self.value_net(latent_vf, rows)
+        values = self._values(latent_vf, rows, task)
         distribution = self._distribution(latent_pi, rows, task)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, values, distribution.log_prob(actions)
@@ -360,7 +400,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         vectors, rows, task = self.split_observation(obs)
         latent_pi, latent_vf = self._latents(vectors, task)
         distribution = self._distribution(latent_pi, rows, task)
-        return self.value_net(latent_vf, rows), distribution.log_prob(actions), distribution.entropy()
+        return self._values(latent_vf, rows, task), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """Return the action distribution; one object that every call updates, as in SB3."""
@@ -372,5 +412,4 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return values, (n_rows, 1)."""
         vectors, rows, task = self.split_observation(obs)
         features = self._trunk_input(self.vf_features_extractor, vectors, task)
-        values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(features), rows)
-        return values
+        return self._values(self.mlp_extractor.forward_critic(features), rows, task)
