@@ -221,12 +221,13 @@ class TenfoldEnv(RecordedEnv):
 
 @pytest.mark.parametrize("engine", ["torch", "fast"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_tenfold_rewards_make_the_same_updates(name, engine):
-    """Where advantages are normalised; from value heads whose first values are 0, which has no units."""
+@pytest.mark.parametrize("normalize_advantage", [True, False])
+def test_tenfold_rewards_make_the_same_updates(name, engine, normalize_advantage):
+    """From value heads whose first values are 0, which has no units."""
     models = []
     for kind in (RecordedEnv, TenfoldEnv):
         tasks = [mt.Task(task.name, kind, task.env_kwargs) for task in recorded_tasks()]
-        model = model_of(name, engine, tasks, normalize={"norm_reward": False}, normalize_advantage=True)
+        model = model_of(name, engine, tasks, normalize={"norm_reward": False}, normalize_advantage=normalize_advantage)
         with th.no_grad():
             for parameter in model.policy.value_net.layers[-1].parameters():
                 parameter.zero_()

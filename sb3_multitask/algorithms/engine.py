@@ -17,6 +17,7 @@ from sb3_multitask.fast import why_not_fast
 from sb3_multitask.losses import Evaluation, Loss, Outputs
 from sb3_multitask.losses.loss import terms_of_samples
 from sb3_multitask.policies.task_steps import step_of_tasks
+from sb3_multitask.policies.value_normalization import ValueStatistics
 
 EngineName: TypeAlias = Literal["auto", "fast", "torch"]
 
@@ -45,7 +46,8 @@ class Engine(Protocol):
     def update_value_statistics(self, rollout_buffer: Any) -> None:
         """Take the returns of the rollout that was collected last into the statistics of the policy's ``value_norm``.
 
-        Losses of the update that follows are of values, returns and old values that are normalised with these.
+        Losses of the update that follows are of values, returns and old values that are normalised with these, and of
+        advantages in the same unit.
         """
 
     def step(self, max_grad_norm: float) -> bool:
@@ -112,12 +114,20 @@ class TorchEngine:
         self._present = present_tasks(rollout_buffer, keep, self.model.policy.n_tasks)  # type: ignore[arg-type]
         for samples in rollout_buffer.get(batch_size):
             batch: Any = samples if keep is None else samples.kept()
+            if (statistics := self._value_statistics) is not None:
+                batch = _in_units_of(statistics, batch)
             advantages = batch.advantages
             if normalize_advantage and len(advantages) > 1:  # a single row has no spread, as in SB3's PPO
                 advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
                 batch = batch._replace(advantages=advantages)
             if len(advantages):
                 yield batch
+
+    @property
+    def _value_statistics(self) -> ValueStatistics | None:
+        policy: Any = self.model.policy
+        statistics: ValueStatistics | None = policy.value_statistics
+        return statistics
 
     def update_value_statistics(self, rollout_buffer: Any) -> None:
         if isinstance(rollout_buffer, TaskRolloutBuffer):
@@ -130,11 +140,9 @@ class TorchEngine:
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
         policy: Any = self.model.policy
         values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
-        task = batch.observations["task"].long().flatten()
-        values = values.flatten()
-        if (statistics := policy.value_statistics) is not None:
-            values, *others = (statistics.normalize(v, task) for v in (values, batch.returns, batch.old_values))
-            batch = batch._replace(**dict(zip(("returns", "old_values"), others, strict=True)))
+        values, task = values.flatten(), batch.observations["task"].long().flatten()
+        if (statistics := self._value_statistics) is not None:
+            values = statistics.normalize(values, task)
         # SB3 keeps the distribution of the last rows in action_dist.
         outputs = Outputs(values, log_prob, entropy, policy.action_dist.distribution)
         terms = [loss.terms(batch, outputs) for loss in objective]
@@ -164,6 +172,13 @@ class TorchEngine:
             return False
         step_of_tasks(policy, self._present)
         return True
+
+
+def _in_units_of(statistics: ValueStatistics, batch: Any) -> Any:
+    """A batch whose returns and old values are normalised, with advantages in the same unit."""
+    task = batch.observations["task"].long().flatten()
+    returns, old_values = (statistics.normalize(rows, task) for rows in (batch.returns, batch.old_values))
+    return batch._replace(advantages=batch.advantages / statistics.std[task], returns=returns, old_values=old_values)
 
 
 def _weighted_terms(objective: Sequence[Loss], batch: Any, outputs: Outputs, weights: np.ndarray) -> list[Any]:

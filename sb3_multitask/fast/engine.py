@@ -231,7 +231,7 @@ class FastEngine:
             yield parts_of_minibatch(table, acting.weights, tasks, task, rows, normalize_advantage)
 
     def _columns(self, acting: Acting, rollout_buffer: Any) -> dict[str, np.ndarray]:
-        """What losses read of a rollout, (n_steps, n_envs, dim); values and returns normalised as the heads' are."""
+        """What losses read of a rollout, (n_steps, n_envs, dim); with `value_norm` in normalised units."""
         names = {"actions": "actions", "advantages": "advantages", "returns": "returns"}
         if self.model.needs_log_probs:
             names |= {"old_values": "values", "old_log_prob": "log_probs"}
@@ -240,6 +240,7 @@ class FastEngine:
             std, mean = (of_envs[:, None] for of_envs in units)
             named = (name for name in ("returns", "old_values") if name in columns)
             columns |= {name: (columns[name] - mean) / std for name in named}
+            columns["advantages"] = columns["advantages"] / std
         if rollout_buffer.targets is not None:
             columns["teacher_mean"], columns["teacher_log_std"] = rollout_buffer.targets
         return columns

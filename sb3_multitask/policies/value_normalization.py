@@ -36,6 +36,9 @@ class ValueStatistics(nn.Module):
 
         weight' = weight std / std'    bias' = (std bias + mean - mean') / std'
 
+    Advantages are divided by the same standard deviation, so that neither the critic's nor the actor's gradient grows
+    with the scale of a task's rewards (Hessel et al., "Scale invariant updates").
+
     What the optimizer remembers of this layer stays: the loss is of normalised values, and its gradient does not grow
     with the returns.
 
