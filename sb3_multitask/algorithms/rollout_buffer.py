@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch as th
 from gymnasium.spaces import Discrete
-from stable_baselines3.common.buffers import DictRolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -226,3 +226,17 @@ def generalized_advantages(
     for step in reversed(range(len(rewards) - 1)):
         advantages[step] += alive[step] * advantages[step + 1]
     return advantages
+
+
+def task_buffer(buffer: RolloutBuffer, purpose: str) -> TaskRolloutBuffer:
+    """Return a buffer that is one for tasks.
+
+    :param purpose: for which it must be one
+    :raises ValueError: if it is another
+    """
+    if not isinstance(buffer, TaskRolloutBuffer):
+        raise ValueError(
+            f"`rollout_buffer_class` is {type(buffer).__name__}, which cannot {purpose}: derive it from "
+            "sb3_multitask.algorithms.rollout_buffer.TaskRolloutBuffer"
+        )
+    return buffer
