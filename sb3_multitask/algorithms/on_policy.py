@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
+from sb3_multitask.algorithms.conflict_images import log_conflict_image
 from sb3_multitask.algorithms.engine import (
     Engine,
     EngineName,
@@ -253,7 +254,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         if self.combining is not None and self.conflict_freq:
             n_rollouts = self.num_timesteps // (n_rollout_steps * env.num_envs)
             if n_rollouts % self.conflict_freq == 0:
-                self.combining.measure_next()
+                self.combining.measure_next(self.num_timesteps)
         return is_whole
 
     def next_task(self) -> None:
@@ -425,6 +426,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log: SB3's keys, returns and lengths of each task's latest episodes, and how many faults it had.
 
+        TensorBoard also gets a picture of the conflicts, if they were measured.
+
         SB3's ``rollout/ep_rew_mean`` is of the latest episodes in the order of the environments, which would be the
         last tasks' alone where there are many of them. Here it, ``ep_len_mean`` and ``success_rate`` are means over
         the tasks of their own means.
@@ -434,6 +437,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
                 self.logger.record(f"faults/{name}", count)
         if self._schedule is not None:
             log_schedule(self.logger, self._schedule)
+        if self.combining is not None:
+            log_conflict_image(self.logger, self.combining, self.task_names or (), self._total_timesteps)
         means = task_logs.log_episodes(self.logger, self.task_ep_info_buffers)
         with task_logs.episodes_replaced(self, means):
             super().dump_logs(iteration)

@@ -30,13 +30,18 @@ class GradientCombining:
         self.combiners = dict(combiners)
         self.n_tasks = n_tasks
         self.measures = False  # the next batch, whose cosines are then known
+        self.measured_at: int | None = None  # environment steps when that batch's rollout had ended
+        self.drawn_at: int | None = None  # `measured_at` of the cosines that TensorBoard was given last
         self.cosines: dict[Net, np.ndarray] = {}
         self.unlogged: list[Net] = []  # whose cosines were measured since the last log
         self._taking_part: dict[Net, list[int]] = {}
 
-    def measure_next(self) -> None:
-        """Measure the next batch, and forget the cosines of earlier ones."""
-        self.measures, self.cosines, self.unlogged = True, {}, []
+    def measure_next(self, timesteps: int) -> None:
+        """Measure the next batch, and forget the cosines of earlier ones.
+
+        :param timesteps: environment steps so far
+        """
+        self.measures, self.cosines, self.unlogged, self.measured_at = True, {}, [], timesteps
 
     def combines(self, net: Net) -> bool:
         """Whether the gradient of a net is combined."""
