@@ -10,6 +10,7 @@ import numpy as np
 from sb3_multitask.many_tasks import MANY
 
 _WITH_NUMBERS = 8  # up to so many tasks the cells have room for their numbers
+_LONGEST_NAME = 24
 _TICKS = (-1, -0.25, 0, 0.25, 1)
 
 
@@ -36,12 +37,13 @@ def draw_cosines(axis: Any, of_tasks: np.ndarray, task_names: Sequence[str]) -> 
         axis.set_yticks([])
         axis.set_xlabel(f"{n} tasks, in their order", fontsize=8)
         return
-    axis.set_xticks(range(n), task_names, rotation=90, fontsize=7, parse_math=False)  # names are not formulas
-    axis.set_yticks(range(n), task_names, fontsize=7, parse_math=False)
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in task_names]
+    axis.set_xticks(range(n), names, rotation=90, fontsize=7, parse_math=False)  # names are not formulas
+    axis.set_yticks(range(n), names, fontsize=7, parse_math=False)
     if n <= _WITH_NUMBERS:
         for (row, column), cosine in np.ndenumerate(of_tasks):
             if np.isfinite(cosine):
-                color = "white" if abs(cosine) > 0.5 else "black"
+                color = "white" if abs(cosine) > 0.3 else "black"
                 axis.text(column, row, f"{cosine:z.2f}", ha="center", va="center", fontsize=6, color=color)
 
 
