@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import Image, Logger, TensorBoardOutputFormat
@@ -43,7 +44,7 @@ def _picture(combining: GradientCombining, task_names: Sequence[str]) -> np.ndar
 
     nets = [net for net in NETS if net in combining.cosines]
     figure = Figure(figsize=(4.4 * len(nets), 3.8), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     for axis, net in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
         draw_cosines(axis, combining.cosines[net], task_names)
         axis.set_title(f"{net}, {combining.measured_at:,} steps", fontsize=9)

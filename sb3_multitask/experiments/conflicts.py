@@ -26,6 +26,8 @@ from sb3_multitask.storage.files import replacing
 _MAX_MEASUREMENTS, _MIN_MEASUREMENTS = 512, 16
 _MAX_NUMBERS = 2**20  # of both nets: 4 MB, unless the least number of measurements has more
 
+_DECIMALS = 6  # of what reports read, and keep as JSON
+
 
 class ConflictsCallback(BaseCallback):
     """Keep in a file how the gradients of the tasks conflict, as often as ``conflict_freq`` measures it.
@@ -120,7 +122,7 @@ class ConflictsCallback(BaseCallback):
                 temporary,
                 timesteps=self._timesteps,
                 task_names=np.array(names),
-                **dict(zip(NETS, cosines, strict=True)),  # type: ignore[arg-type]
+                **dict(zip(NETS, cosines, strict=True)),
             )
 
 
@@ -197,9 +199,9 @@ def read_conflicts(path: Path) -> Conflicts | None:
             of_net = arrays[net].astype(float)
             if of_net.shape != (len(timesteps), len(names), len(names)):
                 raise ValueError(f"cosines of shape {of_net.shape} for {len(timesteps)} measurements of {names!r:.100}")
-            matrices[net] = mean_of_known(of_net)
+            matrices[net] = mean_of_known(of_net).round(_DECIMALS)
             pairs = [pair_statistics(of_tasks) or (np.nan, np.nan) for of_tasks in of_net]
-            means[net], shares[net] = np.array(pairs, dtype=float).reshape(-1, 2).T
+            means[net], shares[net] = np.array(pairs, dtype=float).reshape(-1, 2).T.round(_DECIMALS)
         return Conflicts(names, timesteps, matrices, means, shares)
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise UnreadableFileError(f"{path}: holds no conflicts of gradients ({e})") from e
@@ -216,4 +218,4 @@ def mean_of_known(values: np.ndarray) -> np.ndarray:
 def _to_json(values: np.ndarray) -> Any:
     if values.ndim > 1:
         return [_to_json(row) for row in values]
-    return [None if np.isnan(value) else round(value, 6) for value in values.tolist()]
+    return [None if np.isnan(value) else value for value in values.tolist()]

@@ -49,15 +49,8 @@ from sb3_multitask.storage.files import remove_leftovers, write_json
 
 _LOCK = ".lock"
 _OUTPUTS = (
-    *("agents", "monitor", "checkpoints", "on_*", "progress.csv", "evaluations.npz", "conflicts.npz"),
-    *(
-        "results.json",
-        "best_model.zip",
-        "model.zip",
-        "vecnormalize.pkl",
-        "learning_curves.png",
-        "events.out.tfevents.*",
-    ),
+    *("agents", "monitor", "checkpoints", "on_*", "progress.csv", "evaluations.npz", "conflicts.npz", "results.json"),
+    *("best_model.zip", "model.zip", "vecnormalize.pkl", "learning_curves.png", "events.out.tfevents.*"),
 )
 _PACKAGES = ("sb3-multitask", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
 
