@@ -31,7 +31,7 @@ def log_conflict_image(
         return
     if not any(isinstance(one, TensorBoardOutputFormat) for one in logger.output_formats):
         return
-    if last is not None and last <= at < last + max(1, total_timesteps / _MAX_IMAGES):
+    if last is not None and at < last + max(1, total_timesteps / _MAX_IMAGES):
         return
     logger.record(KEY, Image(_picture(combining, task_names), "HWC"), exclude=_OTHER_FORMATS)
     combining.drawn_at = at

@@ -401,6 +401,8 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or not self.task_ep_info_buffers:
             self.task_ep_info_buffers = {name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()}
+        if reset_num_timesteps and self.combining is not None:  # steps are counted from 0 again
+            self.combining.measured_at = self.combining.drawn_at = None
         resets = reset_num_timesteps or self._last_obs is None  # as SB3
         total_timesteps, callback_object = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar

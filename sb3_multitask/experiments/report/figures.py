@@ -25,7 +25,7 @@ Panel = tuple[str, Sequence[Run], str]
 """Title, runs (one per seed), and the task whose curve is drawn."""
 Sides: TypeAlias = Mapping[str, Sequence[Curve]]
 """Label -> curves, one per seed."""
-_MAX_PARTS = 50
+_MAX_PARTS = 25
 _RETURN, _SUCCESS = "return, deterministic episodes", "success rate, deterministic episodes"
 
 
@@ -130,7 +130,7 @@ def measured_nets(seeds: Sequence[Conflicts]) -> list[Net]:
 
 
 def _in_parts(steps: np.ndarray, values: np.ndarray) -> Curve:
-    """Return the means of at most 50 parts of a curve, one after the other."""
+    """Return the means of at most 25 parts of a curve, one after the other."""
     parts = [np.array_split(numbers, min(len(steps), _MAX_PARTS)) for numbers in (steps, values)]
     of_steps, of_values = (np.array([float(mean_of_known(np.asarray(part, float))) for part in some]) for some in parts)
     known = ~np.isnan(of_values)
