@@ -1,31 +1,31 @@
 """``conflicts.npz`` of a run's folder: what it holds, that it stays small, and that a resumed run has the same."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
-from helpers.drift import drift_tasks
+from helpers.drift import ReachingEnv, drift_tasks
 from helpers.killed_runs import KillAt, Killed
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 import sb3_multitask as mt
 from sb3_multitask.experiments import conflicts
 from sb3_multitask.experiments.conflicts import Conflicts, ConflictsCallback, max_measurements, read_conflicts
 from sb3_multitask.readers import UnreadableFileError
 
+TASKS = [mt.Task(name, ReachingEnv, {"target": i / 3, "horizon": 5 + 2 * i}) for i, name in enumerate("ABC")]
 ROLLOUT = 3 * 2 * 4  # tasks, copies, steps
 
 
 def trained(folder, n=10, kill_at=10**9, freq=1, callbacks=(), every=2 * ROLLOUT):
     """A model after n rollouts, or until it is killed in the middle of one."""
-    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    env = mt.make_multitask_vec_env(TASKS, 2, seed=0)
     model = mt.A2CMultiTask("MultiTaskMlpPolicy", env, seed=0, n_steps=4, conflict_freq=freq)
     checkpoints = mt.ResumableCheckpointCallback(folder / "checkpoints", every=every, verbose=0)
     kept = ConflictsCallback(folder / "conflicts.npz", every)
-    try:
+    with contextlib.suppress(Killed):
         model.learn(n * ROLLOUT, [kept, checkpoints, *callbacks, KillAt(kill_at)])
-    except Killed:
-        pass
     return model
 
 
@@ -120,11 +120,17 @@ def test_a_net_that_is_not_measured_is_nan(tmp_path):
     assert np.isfinite(found.cosines["actor"]).all()
 
 
-def test_a_callback_that_could_keep_nothing_is_refused(tmp_path):
+def test_a_callback_that_would_lack_measurements_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`every` must be at least 1 \(got 0\)"):
         ConflictsCallback(tmp_path / "conflicts.npz", 0)
     with pytest.raises(ValueError, match="`conflict_freq` of at least 1"):
         trained(tmp_path, freq=0)
+    model = mt.A2CMultiTask("MultiTaskMlpPolicy", TASKS, conflict_freq=1, seed=0)
+    callbacks = [mt.ResumableCheckpointCallback(tmp_path / "c", verbose=0), ConflictsCallback(tmp_path / "c.npz")]
+    with pytest.raises(ValueError, match="must come before ResumableCheckpointCallback"):
+        model.learn(10, callbacks)
+    with pytest.raises(ValueError, match="must come before ResumableCheckpointCallback"):
+        model.learn(10, CallbackList([callbacks[0], CallbackList([callbacks[1]])]))
 
 
 # Reading

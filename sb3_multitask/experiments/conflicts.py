@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_multitask.checkpoint import ResumableCheckpointCallback
+from sb3_multitask.checkpoint.snapshot import descend
 from sb3_multitask.combiners import NETS, Net, pair_statistics
 from sb3_multitask.readers import UnreadableFileError, read_npz
 from sb3_multitask.storage.files import replacing
@@ -41,7 +43,8 @@ class ConflictsCallback(BaseCallback):
 
     :param path: the file, such as ``conflicts.npz``
     :param every: environment steps between two writes
-    :raises ValueError: if ``every`` is below 1; when training starts, if the model does not measure conflicts
+    :raises ValueError: if ``every`` is below 1; when training starts, if the model does not measure conflicts, or a
+        ``ResumableCheckpointCallback`` comes first, whose checkpoints would lack the latest measurement
     """
 
     def __init__(self, path: str | Path, every: int = 100_000) -> None:
@@ -79,6 +82,9 @@ class ConflictsCallback(BaseCallback):
                 f"ConflictsCallback needs a model that measures conflicts (got a {type(self.model).__name__} without "
                 "them): make an A2CMultiTask or PPOMultiTask with `conflict_freq` of at least 1"
             )
+        in_order = descend(self.locals.get("callback", self))
+        if next(one for one in in_order if isinstance(one, ResumableCheckpointCallback) or one is self) is not self:
+            raise ValueError("ConflictsCallback must come before ResumableCheckpointCallback in the list of callbacks")
         self._last_timesteps = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
