@@ -12,7 +12,7 @@ from sb3_multitask.combiners import NETS, GradientCombining
 from sb3_multitask.combiners.heat_map import draw_cosines
 
 KEY = "conflict/cosines"
-_MAX_IMAGES = 100  # in a training: a picture takes about as long as ten updates
+_MAX_IMAGES = 100  # in a training, however often conflicts are measured: drawing is slow
 _OTHER_FORMATS = ("stdout", "log", "json", "csv")
 
 
