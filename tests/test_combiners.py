@@ -1,7 +1,10 @@
 """Gradient combiners, and how the gradients of tasks conflict."""
 
 import contextlib
+import io
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,12 +14,14 @@ import torch as th
 from helpers.drift import ReachingEnv, drift_tasks, recorded_tasks
 from helpers.killed_runs import KillAt, Killed
 from helpers.models import weights_equal
+from PIL import Image
 from stable_baselines3 import A2C
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import Logger, configure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_fast import StopTraining
 
 import sb3_multitask as mt
-from sb3_multitask.algorithms import MultiTaskOnPolicyAlgorithm
+from sb3_multitask.algorithms import MultiTaskOnPolicyAlgorithm, conflict_images
 from sb3_multitask.algorithms.engine import TorchEngine
 from sb3_multitask.checkpoint import CheckpointError
 from sb3_multitask.combiners import (
@@ -287,6 +292,75 @@ def test_conflicts_are_logged_every_so_many_rollouts(engine):
         assert model.logger.name_to_value[f"conflict/{net}/cosine_mean"] == mean
         assert model.logger.name_to_value[f"conflict/{net}/negative_share"] == share
     assert set(model.conflict_cosines) == {"actor", "critic"}
+
+
+def test_tensorboard_has_a_picture_of_the_cosines_and_other_logs_have_none(tmp_path, capsys):
+    plain = learned(n=10 * 24, n_steps=4)
+    model = made(n_steps=4, conflict_freq=2)
+    formats = ["tensorboard", "csv", "json", "log", "stdout"]
+    model.set_logger(configure(str(tmp_path), formats))
+    with contextlib.closing(model.logger):
+        model.learn(10 * 24, log_interval=2)
+    np.testing.assert_array_equal(vector_of(model), plain)
+    (file,) = tmp_path.glob("events.*")
+    accumulator = EventAccumulator(str(file), {"images": 0, "scalars": 0})
+    accumulator.Reload()
+    assert accumulator.Tags()["images"] == ["conflict/cosines"]
+    assert {"conflict/actor/cosine_mean", "conflict/critic/negative_share"} <= set(accumulator.Tags()["scalars"])
+    pictures = accumulator.Images("conflict/cosines")
+    assert [picture.step for picture in pictures] == [96, 144, 192, 240, 240]  # of the update before
+    assert Image.open(io.BytesIO(pictures[0].encoded_image_string)).size == (pictures[0].width, pictures[0].height)
+    texts = [(tmp_path / name).read_text() for name in ("progress.csv", "progress.json", "log.txt")]
+    for text in (*texts, capsys.readouterr().out):
+        assert "cosine_mean" in text
+        assert "cosines" not in text
+
+
+def test_pictures_are_of_new_cosines_and_at_most_a_hundred(tmp_path, monkeypatch):
+    drawn = []
+
+    def picture(combining, _names):
+        drawn.append(combining.measured_at)
+        return np.zeros((2, 2, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(conflict_images, "_picture", picture)
+    model = made(n_steps=1, conflict_freq=3)
+    model.set_logger(Logger(None, []))
+    model.learn(60, log_interval=1)
+    assert drawn == []  # without TensorBoard
+    model.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    with contextlib.closing(model.logger):
+        model.learn(60, log_interval=1)  # ten rollouts of six steps
+        assert drawn == [18, 36, 54]
+        drawn.clear()
+        model.conflict_freq = 1
+        model.learn(400 * 6, log_interval=1)
+    assert 90 <= len(drawn) <= 100
+    assert np.diff(drawn).min() >= 24
+
+
+def test_matplotlib_is_not_imported_by_measuring():
+    code = (
+        "import sys, sb3_multitask as mt; from helpers.drift import drift_tasks; "
+        "env = mt.make_multitask_vec_env(drift_tasks(2), 1, seed=0); "
+        "mt.A2CMultiTask('MultiTaskMlpPolicy', env, conflict_freq=1).learn(100, log_interval=1); "
+        "assert not [name for name in sys.modules if name.startswith('matplotlib')]"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("names", ["ABC", [f"task {i}" for i in range(25)], ["x" * 200, "$\\alpha", ""]])
+def test_any_names_can_be_drawn(names):
+    combining = GradientCombining({}, len(names))
+    combining.measured_at = 0
+    of_tasks = np.full((len(names), len(names)), np.nan)
+    of_tasks[:2, :2] = [[1, -0.5], [-0.5, 1]]
+    combining.cosines = {"critic": of_tasks}
+    image = conflict_images._picture(combining, list(names))
+    assert image.dtype == np.uint8
+    for color in ([194, 56, 58], [5, 48, 97], [204, 204, 204]):  # of -0.5, of 1 and of NaN
+        assert (image == color).all(axis=-1).any()
 
 
 def test_both_engines_measure_the_same_cosines():

@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.algorithms.conflict_images import log_conflict_image
 from sb3_multitask.algorithms.engine import trains_as_sb3
 from sb3_multitask.algorithms.gradient_combiner import (
     begun_combining,
@@ -27,6 +28,7 @@ from sb3_multitask.algorithms.task_schedule import (
     check_has_schedule,
     check_task_schedule,
     check_weights_are_used,
+    log_schedule,
     saved_as_settings,
 )
 from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
@@ -131,7 +133,7 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         if self.combining is None or not self.conflict_freq:
             return
         if (self.num_timesteps // rows_of_rollout) % self.conflict_freq == 0:
-            self.combining.measure_next()
+            self.combining.measure_next(self.num_timesteps)
 
     def next_task(self) -> None:
         """End an update: continue with the next task, or the one that the schedule picks, where it stopped.
@@ -152,6 +154,13 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             env: Any = self.env
             self._last_obs = env.next_task(None if self._schedule is None else self._schedule.next_task())
             self._last_episode_starts = env.episode_starts
+
+    def log_balance(self) -> None:
+        """Record the schedule's probabilities and visits, and for TensorBoard how gradients conflict, if measured."""
+        if self._schedule is not None:
+            log_schedule(self.logger, self._schedule)
+        if self.combining is not None:
+            log_conflict_image(self.logger, self.combining, self.task_names or (), self._total_timesteps)
 
     # Files and state
 

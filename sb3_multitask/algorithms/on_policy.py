@@ -16,7 +16,6 @@ from sb3_multitask.algorithms.balanced import BalancedAlgorithm
 from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, trains_as_sb3, why_torch
 from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices, check_counts
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, task_buffer
-from sb3_multitask.algorithms.task_schedule import log_schedule
 from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.algorithms.taught import TaughtAlgorithm
 from sb3_multitask.combiners import GradientCombiner
@@ -209,6 +208,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or not self.task_ep_info_buffers:
             self.task_ep_info_buffers = {name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()}
+        if reset_num_timesteps and self.combining is not None:  # steps are counted from 0 again
+            self.combining.measured_at = self.combining.drawn_at = None
         resets = reset_num_timesteps or self._last_obs is None  # as SB3
         total_timesteps, callback_object = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -241,8 +242,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         for name, count in getattr(self.env.unwrapped if self.env else None, "fault_counts", {}).items():
             if count:
                 self.logger.record(f"faults/{name}", count)
-        if self._schedule is not None:
-            log_schedule(self.logger, self._schedule)
+        self.log_balance()
         means = task_logs.log_episodes(self.logger, self.task_ep_info_buffers)
         with task_logs.episodes_replaced(self, means):
             super().dump_logs(iteration)
