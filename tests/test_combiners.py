@@ -24,6 +24,7 @@ from sb3_multitask.combiners import (
     Combiner,
     GradientCombining,
     PCGrad,
+    TorchJDCombiner,
     cosines,
     pair_statistics,
     pcgrad_weights,
@@ -574,8 +575,30 @@ def test_torchjds_objects_are_taken(torchjd):
         made(n_steps=4, gradient_combiner={"actor": given}).learn(48)
     settings = made(gradient_combiner=torchjd.FairGrad(alpha=2.0)).combining.settings()
     assert settings["actor"] == {"class": "FairGradWeighting", "alpha": 2.0, "max_iters": None}
-    with pytest.raises(TypeError, match=r"cannot be GradDrop.*does not weigh"):
-        made(gradient_combiner=torchjd.GradDrop())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "does not weigh") for name in ("GradDrop", "ConFIG")),  # which has a `weighting` of another purpose
+        ("ExcessMTL", "ExcessMTLWeighting reads every number"),
+        *((f"{name}Weighting", "needs the gradients of two batches") for name in ("MoDo", "SDMGrad")),
+    ],
+)
+def test_what_is_no_function_of_the_gramian_is_refused(torchjd, name, reason):
+    with pytest.raises(TypeError, match=rf"cannot be {name}.*{reason}"):
+        made(gradient_combiner=getattr(torchjd, name)())
+
+
+def test_a_weighting_of_rows_gets_rows(torchjd):
+    """A matrix with the Gramian in its place: the weighting of an aggregator gives what the aggregator gives."""
+    made_or_skipped("nash_mtl")
+    aggregator, gramian = torchjd.NashMTL(3, max_norm=0.0), gramian_of(3, 6)
+    first, second = (TorchJDCombiner(given).weights(gramian) for given in (aggregator, aggregator.weighting))
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    rows = np.random.default_rng(0).normal(size=(3, 6))
+    expected = torchjd.NashMTL(3, max_norm=0.0).weighting(th.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(second, expected / expected.sum(), rtol=1e-4)
 
 
 def test_the_combiner_of_the_page_works():

@@ -17,6 +17,12 @@ SUMS = frozenset({"PCGradWeighting", "GradVacWeighting", "SumWeighting"})
 """Classes of TorchJD whose weights are 1 without conflict: they are divided by k."""
 SCALE_FREE = frozenset({"FairGradWeighting", "_NashMTLWeighting"})
 """Those whose weights have a scale that says nothing of the mean: they are divided by their sum."""
+NEED_MORE = {
+    "ExcessMTLWeighting": "reads every number of the gradients",
+    "MoDoWeighting": "needs the gradients of two batches",
+    "SDMGradWeighting": "needs the gradients of two batches",
+}
+"""Classes whose weights are no function of the Gramian of one batch, and what they take beside it."""
 
 
 class TorchJDCombiner(Combiner):
@@ -29,24 +35,31 @@ class TorchJDCombiner(Combiner):
 
     Random numbers of the weighting come from the combiner's own generator: torch's stays as it is.
 
-    :param source: a ``Weighting`` that takes a Gramian, or an ``Aggregator`` that weighs the rows of a matrix
-    :raises TypeError: on an aggregator that does not weigh rows, such as ``ConFIG`` and ``GradDrop``
+    :param source: a ``Weighting``, or an ``Aggregator`` that weighs the rows of a matrix
+    :raises TypeError: on an aggregator that does not weigh rows, such as ``ConFIG`` and ``GradDrop``, and on weights
+        that are no function of the Gramian, such as those of ``ExcessMTL`` and ``MoDo``
     """
 
     def __init__(self, source: Any) -> None:
         super().__init__()
         self.source = source
-        self._of_gramian = True
-        if is_torchjd(source, "Weighting"):
-            self._weighting = source
-        elif hasattr(source, "gramian_weighting"):
+        if is_torchjd(source, "GramianWeightedAggregator"):
             self._weighting = source.gramian_weighting
-        elif hasattr(source, "weighting"):
-            self._weighting, self._of_gramian = source.weighting, False
+        elif is_torchjd(source, "WeightedAggregator"):  # others may have a `weighting` that is a part of what they do
+            self._weighting = source.weighting
+        elif is_torchjd(source, "Weighting"):
+            self._weighting = source
         else:
             raise TypeError(
                 f"`gradient_combiner` cannot be {source!r:.100}, which does not weigh the tasks' gradients: take a "
                 "Weighting of torchjd.aggregation, or an Aggregator that has one"
+            )
+        kinds = _names_of_classes(_innermost(self._weighting))
+        self._of_gramian = "_MatrixWeighting" not in kinds
+        for kind in kinds & NEED_MORE.keys():
+            raise TypeError(
+                f"`gradient_combiner` cannot be {source!r:.100}: {kind} {NEED_MORE[kind]}, and a combiner sees the "
+                "Gramian of one batch alone"
             )
 
     def weights(self, gramian: np.ndarray) -> np.ndarray:
@@ -139,6 +152,17 @@ def is_torchjd(source: object, *kinds: str) -> bool:
     """
     module = sys.modules.get("torchjd.aggregation")
     return module is not None and isinstance(source, tuple(getattr(module, kind) for kind in kinds))
+
+
+def _innermost(weighting: Any) -> Any:
+    """The weighting that ``CRMOGMWeighting`` wraps; others are their own."""
+    while type(weighting).__name__ == "CRMOGMWeighting":
+        weighting = weighting.weighting
+    return weighting
+
+
+def _names_of_classes(value: object) -> set[str]:
+    return {kind.__name__ for kind in type(value).__mro__}
 
 
 def _root(gramian: np.ndarray) -> np.ndarray:
