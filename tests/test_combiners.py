@@ -405,6 +405,48 @@ def test_a_combiner_that_is_set_later_is_taken():
     assert model.conflict_cosines
 
 
+def test_a_net_of_a_combiner_that_is_set_later_is_taken():
+    model = made(gradient_combiner={"actor": "pcgrad"}).learn(30)
+    model.gradient_combiner["critic"] = "mean"
+    assert model.learn(30).combining.combines("critic")
+
+
+@pytest.mark.parametrize("name", ["gradient_combiner", "conflict_freq"])
+def test_what_is_set_later_is_checked(name):
+    model = made(policy_kwargs={"net_arch": []})
+    setattr(model, name, {"gradient_combiner": "pcgrad", "conflict_freq": 1}[name])
+    with pytest.raises(ValueError, match=f"`{name}` has nothing to look at"):
+        model.learn(30)
+    model = mt.TRPOMultiTask("MultiTaskMlpPolicy", drift_tasks(3), n_steps=32)
+    setattr(model, name, {"gradient_combiner": "pcgrad", "conflict_freq": 1}[name])
+    with pytest.raises(ValueError, match=rf"The train\(\) of TRPOMultiTask ignores `{name}`"):
+        model.learn(96)
+    model = made()
+    setattr(model, name, {"gradient_combiner": 3, "conflict_freq": -1}[name])
+    with pytest.raises((TypeError, ValueError), match=rf"`{name}` must be .*\(got (3|-1)\)"):
+        model.learn(30)
+
+
+def test_a_combiner_keeps_its_memory_when_measuring_begins():
+    models = []
+    for freq in (0, 1):
+        model = made(gradient_combiner="pcgrad").learn(60)
+        model.conflict_freq = freq
+        models.append(model.learn(60))
+    assert weights_equal(*models)
+    assert models[0].combining.get_state() == models[1].combining.get_state()
+
+
+def test_another_combiner_begins_anew_and_an_equal_one_continues():
+    model = made(gradient_combiner="pcgrad").learn(60)
+    state = model.combining.get_state()
+    model.gradient_combiner = PCGrad()
+    assert model.learn(0).combining.get_state() == state
+    model.gradient_combiner = "mean"
+    assert model.learn(0).combining.settings()["actor"] == {"class": "Mean"}
+    assert model.combining.get_state() != state
+
+
 class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, A2C):
     def __init__(self, policy, env, **kwargs):
         self.begin("joint", "auto", 5, **kwargs)
@@ -414,9 +456,7 @@ class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, A2C):
 
 @pytest.mark.parametrize("kwargs", [{"gradient_combiner": "pcgrad"}, {"conflict_freq": 1}])
 def test_a_train_that_does_not_combine_is_refused(kwargs):
-    with pytest.raises(
-        ValueError, match=rf"WithSB3sTrain has SB3's own train\(\), which ignores `{next(iter(kwargs))}`"
-    ):
+    with pytest.raises(ValueError, match=rf"The train\(\) of WithSB3sTrain ignores `{next(iter(kwargs))}`"):
         WithSB3sTrain("MultiTaskMlpPolicy", drift_tasks(3), **kwargs)
 
 
@@ -446,6 +486,19 @@ def test_an_object_is_not_in_the_file(tmp_path):
     loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env, gradient_combiner=Fixed(0.5, 0.2, 0.3))
     assert loaded.combining.get_state() == model.combining.get_state()
     loaded.learn(60)
+
+
+def test_a_file_without_its_object_keeps_the_objects_memory(tmp_path):
+    model = made(gradient_combiner=PCGrad()).learn(60)
+    model.save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2)
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    loaded.save(tmp_path / "again")
+    later = mt.A2CMultiTask.load(tmp_path / "again", env=env, gradient_combiner=PCGrad())
+    assert later.combining.get_state() == model.combining.get_state()
+    loaded.gradient_combiner = PCGrad()
+    loaded.learn(0)
+    assert loaded.combining.get_state() == model.combining.get_state()
 
 
 @pytest.mark.parametrize("engine", ["fast", "torch"])

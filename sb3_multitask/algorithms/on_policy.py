@@ -32,6 +32,7 @@ from sb3_multitask.algorithms.gradient_combiner import (
     check_shares,
     combiner_saved_as_settings,
     log_conflicts,
+    what_is_combined,
 )
 from sb3_multitask.algorithms.model_state import COMBINER, number_or_schedule
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
@@ -39,6 +40,7 @@ from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer
 from sb3_multitask.algorithms.task_schedule import (
     begun,
     check_has_schedule,
+    check_is_the_envs,
     check_task_schedule,
     check_weights_are_used,
     log_schedule,
@@ -75,7 +77,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     distils: ClassVar[bool] = True  # has `teachers`
     weighs_tasks: ClassVar[bool] = True  # its updates multiply the losses by `loss_weights`
-    normalizes_values: ClassVar[bool] = True  # its losses are evaluated by `numerics`, which knows `value_norm`
+    normalizes_values: ClassVar[bool] = True  # `numerics` evaluates its losses, and knows `value_norm` and combiners
     needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
     torch_threads: int = 1  # of torch and of numpy's products while it trains; the physics has its own
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
@@ -107,13 +109,14 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self.task_schedule: TaskScheduleLike = task_schedule
         self.schedule_state: dict[str, Any] | None = None  # of a file: settings and state of its schedule
         self._schedule: TaskSchedule | None = None  # the model's own copy, which `task_schedule` then is
+        self._schedule_of_env: Any = None  # the `task_schedule` with which the env was set
         self.engine: EngineName = engine
         self.task_weights: TaskWeights | None = task_weights
         self.gradient_combiner: GradientCombiner | None = gradient_combiner
         self.conflict_freq = conflict_freq
         self.combiner_state: dict[str, Any] | None = None  # of a file: settings and state of its combiners
         self.combining: GradientCombining | None = None
-        self._combining_of: tuple[Any, bool] | None = None  # for which settings it was made
+        self._combining_of: tuple[Any, ...] | None = None  # for which settings it was made
         self._numerics: Engine | None = None
         self._last_engine_message = ""
         self.task_ep_info_buffers: dict[str, deque[dict[str, Any]]] = {}
@@ -142,9 +145,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._teaching: TeachersInEnv | None = None
 
     def _setup_model(self) -> None:
-        check_task_schedule(self.task_schedule, from_file=True)
-        weighs = self.weighs_tasks and not trains_as_sb3(self)
-        check_weights_are_used(self.task_schedule, type(self).__name__, weighs_tasks=weighs)
+        self._check_schedule()
         check_choices(engine=(self.engine, EngineName))
         check_counts(n_steps=self.n_steps)
         check_number_or_schedule("learning_rate", self.learning_rate)
@@ -162,6 +163,11 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             self._take_teachers(self.teachers)
         elif not (self.teachers is None or isinstance(self.teachers, Teachers)):
             raise TypeError(f"`teachers` must map tasks to teachers (got {self.teachers!r:.100})")
+
+    def _check_schedule(self) -> None:
+        check_task_schedule(self.task_schedule, from_file=True)
+        weighs = self.weighs_tasks and not trains_as_sb3(self)
+        check_weights_are_used(self.task_schedule, type(self).__name__, weighs_tasks=weighs)
 
     def _take_value_statistics(self) -> None:
         """Undertake to update the statistics of the policy's ``value_norm``, if it has some.
@@ -191,24 +197,32 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self._teaching = TeachersInEnv(self.teachers)
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:
+        self._check_schedule()
         return scheduled(env, self.task_schedule)
 
     def _adopt_env(self, env: VecEnv) -> None:
         super()._adopt_env(env)
-        if isinstance(self.task_schedule, TaskSchedule) and self.task_schedule is not self._schedule:
+        if not isinstance(self.task_schedule, TaskSchedule):
+            self._schedule = None
+        elif self.task_schedule is not self._schedule:
             self._schedule = begun(self.task_schedule, self.task_names or (), self.seed, self.schedule_state)
             self.task_schedule, self.schedule_state = self._schedule, None
+        self._schedule_of_env = self.task_schedule
         self._begin_combining()
 
     def _begin_combining(self) -> None:
         """Make what combines or measures the tasks' gradients, unless it is there for these settings."""
-        settings = (self.gradient_combiner, bool(self.conflict_freq))
-        if self._combining_of is None or self._combining_of[0] is not settings[0] or self._combining_of != settings:
-            if trains_as_sb3(self) and any(settings):
-                asked = "gradient_combiner" if settings[0] else "conflict_freq"
-                raise ValueError(f"{type(self).__name__} has SB3's own train(), which ignores `{asked}`: leave it out")
-            self.combining, self.combiner_state = begun_combining(self, self.combiner_state), None
-            self._combining_of = settings
+        check_gradient_combiner(self.gradient_combiner, self.conflict_freq, from_file=True)
+        settings = what_is_combined(self)
+        if settings == self._combining_of:
+            return
+        if (not self.normalizes_values or trains_as_sb3(self)) and (self.gradient_combiner or self.conflict_freq):
+            raise ValueError(
+                f"The train() of {type(self).__name__} ignores "
+                f"`{'gradient_combiner' if self.gradient_combiner else 'conflict_freq'}`: leave it out"
+            )
+        self.combining = begun_combining(self)
+        self._combining_of = settings
 
     # Rollouts
 
@@ -381,7 +395,9 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         check_has_schedule(type(self).__name__, self.task_schedule)
         check_has_combiner(type(self).__name__, self.gradient_combiner)
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
+        check_is_the_envs(type(self).__name__, self.task_schedule, self._schedule_of_env)
         self._begin_combining()
+        check_shares(self)
         self._choose_engine()
         name = tb_log_name or type(self).__name__
         with threads_for_arrays(self.torch_threads):
@@ -442,7 +458,7 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["_numerics", "_last_engine_message", "teachers", "_teaching", "_distillation", "_schedule"]
-        ours += ["combining", "_combining_of"]
+        ours += ["combining", "_combining_of", "_schedule_of_env"]
         if self.rollout_buffer_class is self.default_buffer_class:  # which it is by itself
             ours.append("rollout_buffer_class")
         return [*super()._excluded_save_params(), *ours]
