@@ -105,7 +105,7 @@ def begun_combining(model: Any) -> GradientCombining | None:
 
 
 def check_shares(model: Any) -> None:
-    """Raise ValueError if the tasks share no layer of a net whose gradients are to be combined, or are to be measured."""
+    """Raise ValueError if the tasks share no layer of a net that is to be combined, or of no net that is measured."""
     if model.combining is None:
         return
     shared = shared_parameters(model.policy)
