@@ -70,8 +70,8 @@ def check_is_the_envs(name: str, task_schedule: object, of_env: object) -> None:
     if task_schedule != of_env:
         raise ValueError(
             f"`task_schedule` is now {task_schedule!r:.100}, and the env of the model was set with {of_env!r:.100}: "
-            "set it again, `model.set_env(env)`. Where that changes the number of environments, save the model and load "
-            f"it with `{name}.load(path, env=env, task_schedule=...)`"
+            "set it again, `model.set_env(env)`, or, if that changes the number of environments, save the model and "
+            f"load it with `{name}.load(path, env=env, task_schedule=...)`"
         )
 
 
