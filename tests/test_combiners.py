@@ -643,6 +643,15 @@ def test_what_is_no_function_of_the_gramian_is_refused(torchjd, name, reason):
         made(gradient_combiner=getattr(torchjd, name)())
 
 
+def test_preferences_are_of_any_type_and_need_all_tasks(torchjd):
+    given = torchjd.AlignedMTL(pref_vector=th.tensor([1.0, 2.0, 3.0]))
+    made(gradient_combiner=given).learn(30)
+    assert given.pref_vector.dtype == th.float32  # of the copy
+    model = made(mt.PPOMultiTask, n_steps=4, batch_size=2, gradient_combiner=given)
+    with pytest.raises(RuntimeError, match=r"`gradient_combiner`: TorchJD's AlignedMTL.* of 2 tasks .*`pref_vector`"):
+        model.learn(24)
+
+
 def test_a_weighting_of_rows_gets_rows(torchjd):
     """A matrix with the Gramian in its place: the weighting of an aggregator gives what the aggregator gives."""
     made_or_skipped("nash_mtl")

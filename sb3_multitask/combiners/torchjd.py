@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Mapping
@@ -35,14 +36,14 @@ class TorchJDCombiner(Combiner):
 
     Random numbers of the weighting come from the combiner's own generator: torch's stays as it is.
 
-    :param source: a ``Weighting``, or an ``Aggregator`` that weighs the rows of a matrix
+    :param source: a ``Weighting``, or an ``Aggregator`` that weighs the rows of a matrix; it is copied
     :raises TypeError: on an aggregator that does not weigh rows, such as ``ConFIG`` and ``GradDrop``, and on weights
         that are no function of the Gramian, such as those of ``ExcessMTL`` and ``MoDo``
     """
 
     def __init__(self, source: Any) -> None:
         super().__init__()
-        self.source = source
+        self.source = source = copy.deepcopy(source)
         if is_torchjd(source, "GramianWeightedAggregator"):
             self._weighting = source.gramian_weighting
         elif is_torchjd(source, "WeightedAggregator"):  # others may have a `weighting` that is a part of what they do
@@ -61,8 +62,14 @@ class TorchJDCombiner(Combiner):
                 f"`gradient_combiner` cannot be {source!r:.100}: {kind} {NEED_MORE[kind]}, and a combiner sees the "
                 "Gramian of one batch alone"
             )
+        if isinstance(preferences := getattr(self._weighting, "pref_vector", None), th.Tensor):
+            self._weighting.pref_vector = preferences.double()  # as Gramians are: AlignedMTL takes no others
 
     def weights(self, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, (k,).
+
+        :raises RuntimeError: if TorchJD's class fails on the Gramian
+        """
         weighting, k = self._weighting, len(gramian)
         if getattr(weighting, "n_tasks", k) != k:  # Nash-MTL's, which is reset where other tasks take part
             weighting.n_tasks = k
@@ -74,6 +81,12 @@ class TorchJDCombiner(Combiner):
             th.default_generator.manual_seed(int(self.generator.integers(2**62)))
             with th.no_grad():
                 weights = np.asarray(weighting(matrix).numpy(force=True), dtype=np.float64)
+        except Exception as e:
+            raise RuntimeError(
+                f"`gradient_combiner`: TorchJD's {self.source!r:.100} fails on the gradients of {k} tasks ({e}). Tasks "
+                "without rows in a minibatch are left out: an argument with a number for each task, such as "
+                "`pref_vector`, needs minibatches in which all tasks have rows"
+            ) from e
         finally:
             th.set_rng_state(state)
         return self._scaled(weights)
