@@ -523,6 +523,15 @@ def test_a_run_that_resumes_makes_the_same_bits(tmp_path, algorithm, kwargs, eng
             train("b", combiner=other)
 
 
+@pytest.mark.parametrize("other", [None, {"actor": "pcgrad"}])
+def test_a_state_without_the_combiners_memory_is_refused(other):
+    model, state = made(gradient_combiner="pcgrad"), made(gradient_combiner=other, seed=1).learn(30).get_state()
+    before = vector_of(model)
+    with pytest.raises(ValueError, match="another `gradient_combiner`, whose memory it lacks"):
+        model.set_state(state)
+    np.testing.assert_array_equal(vector_of(model), before)
+
+
 def test_a_combiner_that_forgets_is_told():
     class Remembers(Fixed):
         def reset(self):

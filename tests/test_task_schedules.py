@@ -485,6 +485,12 @@ def test_set_env_takes_a_changed_schedule():
         model.set_env(env)
 
 
+def test_a_state_without_the_schedules_memory_is_refused():
+    model, state = made(schedule=UniformSampling("weights")), made().get_state()
+    with pytest.raises(ValueError, match="another `task_schedule`, whose memory it lacks"):
+        model.set_state(state)
+
+
 def test_next_needs_equal_copies_and_weights_do_not():
     with pytest.raises(ValueError, match="as many copies of every task"):
         made(schedule=UniformSampling(), n_envs={"A": 1, "B": 2, "C": 1})

@@ -481,6 +481,15 @@ class MultiTaskOnPolicyAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
+        combined = () if self.combining is None else self.combining.combiners
+        missing = {"task_schedule"} if self._schedule is not None and "task_schedule" not in state else set()
+        if not set(combined) <= set(state.get("gradient_combiner", ())):
+            missing.add("gradient_combiner")
+        if missing:
+            raise ValueError(
+                f"The state is of a model with another {' and '.join(f'`{name}`' for name in sorted(missing))}, whose "
+                "memory it lacks: make the models alike. Nothing was changed"
+            )
         super().set_state(state)
         if self._schedule is not None:
             self._schedule.set_state(state["task_schedule"])
