@@ -29,6 +29,7 @@ from sb3_multitask.combiners import (
     Combiner,
     GradientCombining,
     PCGrad,
+    TorchJDCombiner,
     cosines,
     pair_statistics,
     pcgrad_weights,
@@ -478,6 +479,48 @@ def test_a_combiner_that_is_set_later_is_taken():
     assert model.conflict_cosines
 
 
+def test_a_net_of_a_combiner_that_is_set_later_is_taken():
+    model = made(gradient_combiner={"actor": "pcgrad"}).learn(30)
+    model.gradient_combiner["critic"] = "mean"
+    assert model.learn(30).combining.combines("critic")
+
+
+@pytest.mark.parametrize("name", ["gradient_combiner", "conflict_freq"])
+def test_what_is_set_later_is_checked(name):
+    model = made(policy_kwargs={"net_arch": []})
+    setattr(model, name, {"gradient_combiner": "pcgrad", "conflict_freq": 1}[name])
+    with pytest.raises(ValueError, match=f"`{name}` has nothing to look at"):
+        model.learn(30)
+    model = mt.TRPOMultiTask("MultiTaskMlpPolicy", drift_tasks(3), n_steps=32)
+    setattr(model, name, {"gradient_combiner": "pcgrad", "conflict_freq": 1}[name])
+    with pytest.raises(ValueError, match=rf"The train\(\) of TRPOMultiTask ignores `{name}`"):
+        model.learn(96)
+    model = made()
+    setattr(model, name, {"gradient_combiner": 3, "conflict_freq": -1}[name])
+    with pytest.raises((TypeError, ValueError), match=rf"`{name}` must be .*\(got (3|-1)\)"):
+        model.learn(30)
+
+
+def test_a_combiner_keeps_its_memory_when_measuring_begins():
+    models = []
+    for freq in (0, 1):
+        model = made(gradient_combiner="pcgrad").learn(60)
+        model.conflict_freq = freq
+        models.append(model.learn(60))
+    assert weights_equal(*models)
+    assert models[0].combining.get_state() == models[1].combining.get_state()
+
+
+def test_another_combiner_begins_anew_and_an_equal_one_continues():
+    model = made(gradient_combiner="pcgrad").learn(60)
+    state = model.combining.get_state()
+    model.gradient_combiner = PCGrad()
+    assert model.learn(0).combining.get_state() == state
+    model.gradient_combiner = "mean"
+    assert model.learn(0).combining.settings()["actor"] == {"class": "Mean"}
+    assert model.combining.get_state() != state
+
+
 class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, A2C):
     def __init__(self, policy, env, **kwargs):
         self.begin("joint", "auto", 5, **kwargs)
@@ -487,9 +530,7 @@ class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, A2C):
 
 @pytest.mark.parametrize("kwargs", [{"gradient_combiner": "pcgrad"}, {"conflict_freq": 1}])
 def test_a_train_that_does_not_combine_is_refused(kwargs):
-    with pytest.raises(
-        ValueError, match=rf"WithSB3sTrain has SB3's own train\(\), which ignores `{next(iter(kwargs))}`"
-    ):
+    with pytest.raises(ValueError, match=rf"The train\(\) of WithSB3sTrain ignores `{next(iter(kwargs))}`"):
         WithSB3sTrain("MultiTaskMlpPolicy", drift_tasks(3), **kwargs)
 
 
@@ -521,6 +562,19 @@ def test_an_object_is_not_in_the_file(tmp_path):
     loaded.learn(60)
 
 
+def test_a_file_without_its_object_keeps_the_objects_memory(tmp_path):
+    model = made(gradient_combiner=PCGrad()).learn(60)
+    model.save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2)
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    loaded.save(tmp_path / "again")
+    later = mt.A2CMultiTask.load(tmp_path / "again", env=env, gradient_combiner=PCGrad())
+    assert later.combining.get_state() == model.combining.get_state()
+    loaded.gradient_combiner = PCGrad()
+    loaded.learn(0)
+    assert loaded.combining.get_state() == model.combining.get_state()
+
+
 @pytest.mark.parametrize("engine", ["fast", "torch"])
 @pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
 def test_a_run_that_resumes_makes_the_same_bits(tmp_path, algorithm, kwargs, engine):
@@ -541,6 +595,15 @@ def test_a_run_that_resumes_makes_the_same_bits(tmp_path, algorithm, kwargs, eng
     for other in (None, {"actor": "pcgrad"}, "mean"):
         with pytest.raises(CheckpointError, match=r"gradient_combiner: \{'actor': \{'class': 'PCGrad'"):
             train("b", combiner=other)
+
+
+@pytest.mark.parametrize("other", [None, {"actor": "pcgrad"}])
+def test_a_state_without_the_combiners_memory_is_refused(other):
+    model, state = made(gradient_combiner="pcgrad"), made(gradient_combiner=other, seed=1).learn(30).get_state()
+    before = vector_of(model)
+    with pytest.raises(ValueError, match="another `gradient_combiner`, whose memory it lacks"):
+        model.set_state(state)
+    np.testing.assert_array_equal(vector_of(model), before)
 
 
 def test_a_combiner_that_forgets_is_told():
@@ -648,8 +711,39 @@ def test_torchjds_objects_are_taken(torchjd):
         made(n_steps=4, gradient_combiner={"actor": given}).learn(48)
     settings = made(gradient_combiner=torchjd.FairGrad(alpha=2.0)).combining.settings()
     assert settings["actor"] == {"class": "FairGradWeighting", "alpha": 2.0, "max_iters": None}
-    with pytest.raises(TypeError, match=r"cannot be GradDrop.*does not weigh"):
-        made(gradient_combiner=torchjd.GradDrop())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "does not weigh") for name in ("GradDrop", "ConFIG")),  # which has a `weighting` of another purpose
+        ("ExcessMTL", "ExcessMTLWeighting reads every number"),
+        *((f"{name}Weighting", "needs the gradients of two batches") for name in ("MoDo", "SDMGrad")),
+    ],
+)
+def test_what_is_no_function_of_the_gramian_is_refused(torchjd, name, reason):
+    with pytest.raises(TypeError, match=rf"cannot be {name}.*{reason}"):
+        made(gradient_combiner=getattr(torchjd, name)())
+
+
+def test_preferences_are_of_any_type_and_need_all_tasks(torchjd):
+    given = torchjd.AlignedMTL(pref_vector=th.tensor([1.0, 2.0, 3.0]))
+    made(gradient_combiner=given).learn(30)
+    assert given.pref_vector.dtype == th.float32  # of the copy
+    model = made(mt.PPOMultiTask, n_steps=4, batch_size=2, gradient_combiner=given)
+    with pytest.raises(RuntimeError, match=r"`gradient_combiner`: TorchJD's AlignedMTL.* of 2 tasks .*`pref_vector`"):
+        model.learn(24)
+
+
+def test_a_weighting_of_rows_gets_rows(torchjd):
+    """A matrix with the Gramian in its place: the weighting of an aggregator gives what the aggregator gives."""
+    made_or_skipped("nash_mtl")
+    aggregator, gramian = torchjd.NashMTL(3, max_norm=0.0), gramian_of(3, 6)
+    first, second = (TorchJDCombiner(given).weights(gramian) for given in (aggregator, aggregator.weighting))
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    rows = np.random.default_rng(0).normal(size=(3, 6))
+    expected = torchjd.NashMTL(3, max_norm=0.0).weighting(th.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(second, expected / expected.sum(), rtol=1e-4)
 
 
 def test_the_combiner_of_the_page_works():

@@ -449,6 +449,48 @@ def test_other_schedules_are_refused(schedule, error, message):
         made(schedule=schedule)
 
 
+OF_THREE = {"A": 1.0, "B": 2.0, "C": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("joint", ShortfallSampling(OF_THREE, mode="weights")),
+        ("joint", "cycle"),
+        ("joint", UniformSampling()),
+        (UniformSampling(), "joint"),
+        (UniformSampling(mode="weights"), "joint"),
+        ("joint", "joined"),
+    ],
+)
+def test_a_schedule_that_is_changed_without_its_env_is_refused(before, after):
+    model = made(schedule=before).learn(60)
+    model.task_schedule = after
+    with pytest.raises(ValueError, match=r"`task_schedule` is now .*, and the env of the model was set with .*set_env"):
+        model.learn(60, reset_num_timesteps=False)
+
+
+def test_set_env_takes_a_changed_schedule():
+    model = made(schedule=ShortfallSampling(OF_THREE, mode="weights")).learn(60)
+    assert model.loss_weights is not None
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2)
+    model.task_schedule = "joint"
+    model.set_env(env)
+    assert model.learn(60).loss_weights is None
+    model.task_schedule = ShortfallSampling(OF_THREE, mode="weights")
+    model.set_env(env)
+    assert model.learn(60).task_schedule.visits.tolist() == [2, 2, 2]
+    model.task_schedule = "joined"
+    with pytest.raises(ValueError, match=r"`task_schedule` must be one of .*got 'joined'"):
+        model.set_env(env)
+
+
+def test_a_state_without_the_schedules_memory_is_refused():
+    model, state = made(schedule=UniformSampling("weights")), made().get_state()
+    with pytest.raises(ValueError, match="another `task_schedule`, whose memory it lacks"):
+        model.set_state(state)
+
+
 def test_next_needs_equal_copies_and_weights_do_not():
     with pytest.raises(ValueError, match="as many copies of every task"):
         made(schedule=UniformSampling(), n_envs={"A": 1, "B": 2, "C": 1})

@@ -38,7 +38,6 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
     which ``numerics`` evaluates an objective, the sum of some losses, and makes steps along its gradient.
     """
 
-    normalizes_values: ClassVar[bool] = True  # its losses are evaluated by `numerics`, which knows `value_norm`
     needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
     torch_threads: int = 1  # of torch and of numpy's products while it trains; the physics has its own
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
@@ -87,7 +86,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         """
         if (statistics := self.policy.value_statistics) is None:
             return
-        if not self.normalizes_values or trains_as_sb3(self):
+        if not self.has_numerics or trains_as_sb3(self):
             raise ValueError(
                 f"`policy_kwargs` has value_norm={self.policy.value_norm!r}, and {type(self).__name__} learns values "
                 "that are not normalised: use A2CMultiTask or PPOMultiTask, or leave it out"
@@ -187,9 +186,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
         :raises ValueError: if the model has no env, or lacks the teachers or the schedule with which it learned
         """
-        self._check_balance()
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
-        self._begin_combining()
+        self._begin_to_balance()
         self._choose_engine()
         name = tb_log_name or type(self).__name__
         with threads_for_arrays(self.torch_threads):

@@ -71,7 +71,7 @@ def _make(given: Any) -> Combiner:
     if isinstance(given, Combiner):
         return copy.deepcopy(given)
     if is_torchjd(given, "Weighting", "Aggregator"):
-        return TorchJDCombiner(copy.deepcopy(given))
+        return TorchJDCombiner(given)
     hint = f": make an object, {given.__name__}(...)" if isinstance(given, type) else ""
     raise TypeError(
         "`gradient_combiner` must be a name, a Combiner, a Weighting or Aggregator of TorchJD, or a mapping of "
