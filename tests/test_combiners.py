@@ -28,9 +28,11 @@ from sb3_multitask.combiners import (
     COMBINERS,
     Combiner,
     GradientCombining,
+    MeanNorm,
     PCGrad,
     TorchJDCombiner,
     cosines,
+    make_combiners,
     pair_statistics,
     pcgrad_weights,
 )
@@ -124,9 +126,34 @@ def test_permuting_tasks_permutes_pcgrads_weights():
     np.testing.assert_allclose(permuted, pcgrad_weights(gramian, order)[p])
 
 
-@pytest.mark.parametrize("name", ["mean", "pcgrad"])
+def test_a_direction_may_have_the_length_of_the_mean():
+    """|0.5 g_1 + 0.5 g_2| = 1/2 and |3 g_1 + g_2| = |(2, 1)| = sqrt(5): weights are divided by 2 sqrt(5)."""
+    weights = MeanNorm(Fixed(3.0, 1.0)).weights(CONFLICT @ CONFLICT.T)
+    np.testing.assert_allclose(weights, np.array([3, 1]) / (2 * np.sqrt(5)))
+    np.testing.assert_array_equal(MeanNorm(Fixed(0.0, 0.0)).weights(CONFLICT @ CONFLICT.T), 0)
+    opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    np.testing.assert_array_equal(MeanNorm(Fixed(1.0, 0.0)).weights(opposite), 0)
+
+
+def test_a_scaled_combiner_is_its_inner_one_in_files_and_names():
+    model = made(n_steps=8, gradient_combiner="pcgrad+mean_norm", seed=3)
+    own, inner = model.combining.combiners["actor"], PCGrad()
+    inner.begin(3, 0)
+    assert own.settings() == {"class": "MeanNorm", "combiner": {"class": "PCGrad"}}
+    assert own.combiner.get_state() == inner.get_state()
+    own.weights(gramian_of())
+    other = MeanNorm(PCGrad())
+    other.begin(0, 0)
+    other.set_state(own.get_state())
+    np.testing.assert_array_equal(other.weights(gramian_of(seed=1)), own.weights(gramian_of(seed=1)))
+    model.learn(48)
+    with pytest.raises(TypeError, match=r"`combiner` must be a Combiner \(got 'pcgrad'\)"):
+        MeanNorm("pcgrad")
+
+
+@pytest.mark.parametrize("name", ["mean", "pcgrad", "mean+mean_norm"])
 def test_gradients_without_conflict_give_the_mean(name):
-    combiner = COMBINERS[name]()
+    combiner = make_combiners(name)["actor"]
     for rows in (np.ones((4, 2)), np.eye(4) * [1, 2, 3, 4]):
         np.testing.assert_allclose(combiner.weights(rows @ rows.T), 0.25)
 

@@ -400,6 +400,15 @@ def test_schedules_are_told_of_every_episode_with_raw_returns():
     assert {success for *_, success in model.task_schedule.episodes} == {None}
 
 
+def test_episodes_of_teachers_say_nothing_of_the_student():
+    for by_student, n_known in ((1.0, 3), (0.0, 0)):
+        teachers = {name: (lambda observations: np.zeros((len(observations), 2))) for name in "ABC"}
+        schedule = ShortfallSampling(dict.fromkeys("ABC", 1.0), mode="weights")
+        model = made(schedule=schedule, teachers=teachers, student_rollout_prob=by_student).learn(600)
+        returns = model.task_schedule.get_state()["returns"]
+        assert sum(bool(of_task) for of_task in returns) == n_known
+
+
 def test_models_copy_the_schedule_that_they_are_given():
     schedule = LearningProgress()
     models = [made(schedule=schedule).learn(60) for _ in range(2)]

@@ -149,7 +149,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
             if "episode" in info and "task" in info:
                 episode = task_logs.episode_of(info)
                 self.task_ep_info_buffers[info["task"]].append(episode)
-                if self._schedule is not None:
+                if self._schedule is not None and not self.rollout_by_teacher:
                     task = self._schedule.task_names.index(info["task"])
                     self._schedule.note_episode(task, episode["r"], episode.get("success"))
 

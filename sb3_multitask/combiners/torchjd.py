@@ -150,7 +150,7 @@ def make_torchjd(name: str, arguments: Mapping[str, Any]) -> TorchJDCombiner:
     except ImportError as e:
         raise ImportError(
             f'`gradient_combiner` needs TorchJD for {name}: pip install "sb3-multitask[combiners]" ("mean" and '
-            '"pcgrad" need nothing)'
+            '"pcgrad" need nothing; load(path, gradient_combiner=None) loads a model without it)'
         ) from e
     try:
         return TorchJDCombiner(kind(**arguments))
