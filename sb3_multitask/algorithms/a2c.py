@@ -161,7 +161,7 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         self._update_learning_rate(self.policy.optimizer)
         coef = self.coefficients()  # 1, 1 and 0 without teachers
         objective = self.with_teachers(A2CLoss(coef.rl, self.ent_coef, coef.critic * self.vf_coef), coef.distill)
-        with actor_held(self.policy, when=not coef.moves_actor):
+        with actor_held(self.policy, when=not self.moves_actor):
             for batch in self.numerics.batches(self.rollout_buffer, None, self.normalize_advantage):  # one: all rows
                 evaluation = self.numerics.evaluate(objective, batch)
                 if not self.numerics.step(self.max_grad_norm):

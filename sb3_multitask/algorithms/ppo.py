@@ -180,8 +180,9 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
             coef.critic * self.vf_coef,
         )
         objective, log = self.with_teachers(loss, coef.distill), UpdateLog()
-        with actor_held(self.policy, when=not coef.moves_actor):
-            self._train_epochs(objective, log, self.desired_kl if coef.moves_actor else None)
+        moves_actor = self.moves_actor
+        with actor_held(self.policy, when=not moves_actor):
+            self._train_epochs(objective, log, self.desired_kl if moves_actor else None)
         self._log_epochs(log, loss)
         self.next_task()
 

@@ -118,6 +118,16 @@ class TaughtAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         progress = self._current_progress_remaining
         return self.distillation.at(progress, self._teaching is not None, self.rollout_by_teacher)
 
+    @property
+    def feature_coef(self) -> float:
+        """Weight of feature regression in this update; 0 without teachers."""
+        return 0.0 if self._teaching is None else self.distillation.feature_coef_at(self._current_progress_remaining)
+
+    @property
+    def moves_actor(self) -> bool:
+        """Whether a term of this update's loss is about the actor."""
+        return self.coefficients().moves_actor or self.feature_coef > 0
+
     def with_teachers(self, loss: Loss, distill_coef: float) -> Sequence[Loss]:
         """The objective: a loss, and with teachers ``distill_coef`` times the distance from them.
 
@@ -128,7 +138,7 @@ class TaughtAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         if self._teaching is None:
             return [loss]
         losses = [loss, DistillationLoss(self.distill_loss, distill_coef)]
-        if (features := self.coefficients().features) > 0:
+        if (features := self.feature_coef) > 0:
             if self._teaching.teachers.feature_dims is None:
                 raise ValueError(
                     f"`distill_features` is {features} now and was 0 when the model was made, so that it has no maps "

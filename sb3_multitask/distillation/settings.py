@@ -22,18 +22,16 @@ class Coefficients(NamedTuple):
     """Weights of the terms of the loss in one update.
 
     loss = rl * (policy loss + ent_coef * entropy loss) + critic * vf_coef * value loss + distill * distillation loss
-         + features * feature loss
     """
 
     rl: float = 1.0
     critic: float = 1.0
     distill: float = 0.0
-    features: float = 0.0
 
     @property
     def moves_actor(self) -> bool:
         """Whether a term of the loss is about the actor."""
-        return self.rl > 0 or self.distill > 0 or self.features > 0
+        return self.rl > 0 or self.distill > 0
 
 
 @dataclass(frozen=True)
@@ -112,14 +110,20 @@ class DistillationSettings:
             critic = 1.0 if self.critic_coef is None else _value("critic_coef", self.critic_coef, progress_remaining)
             return Coefficients(rl, critic, 0.0)
         distill = _value("distill_coef", self.distill_coef, progress_remaining)
-        features = _value("distill_features", self.distill_features, progress_remaining)
         if by_teacher:
-            return Coefficients(0.0, 0.0, distill, features)
+            return Coefficients(0.0, 0.0, distill)
         rl = 0.0 if self.rl_coef is None else _value("rl_coef", self.rl_coef, progress_remaining)
         stays_zero = self.rl_coef is None or (not callable(self.rl_coef) and self.rl_coef == 0)
         default = 0.0 if stays_zero else 1.0
         critic = default if self.critic_coef is None else _value("critic_coef", self.critic_coef, progress_remaining)
-        return Coefficients(rl, critic, distill, features)
+        return Coefficients(rl, critic, distill)
+
+    def feature_coef_at(self, progress_remaining: float) -> float:
+        """The weight of feature regression in an update, whose actions may be the student's or the teachers'.
+
+        :param progress_remaining: 1 at the start of training, 0 at the end
+        """
+        return _value("distill_features", self.distill_features, progress_remaining)
 
     def rollout_is_students(self, progress_remaining: float) -> bool:
         """Whose actions the next rollout takes; draws from torch's generator only if it is open."""
