@@ -1,6 +1,9 @@
 """Actor-Mimic's feature regression: the student's last hidden layer, mapped linearly, learns those of its teachers."""
 
 import contextlib
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +18,13 @@ import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.distillation.policies import AgentTeacher
 from sb3_multitask.distillation.sources import Teacher, policy_of
-from sb3_multitask.experiments.config import TrainConfig
+from sb3_multitask.experiments.config import TrainConfig, load_config
+from sb3_multitask.experiments.grid import load_grid
 from sb3_multitask.losses import A2CLoss, FeatureLoss, Outputs, feature_distance
 from sb3_multitask.policies.feature_maps import FeatureMaps
 from sb3_multitask.readers import read_sb3_zip
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("A", "B", "C")
 
 
@@ -454,6 +459,18 @@ def test_shapes_are_checked():
         feature_distance(th.zeros(2, 4), th.zeros(2, 3))
     with pytest.raises(NotImplementedError, match="torch only"):
         FeatureLoss(0.1).output_gradient(None, None)
+
+
+def test_the_shipped_config_and_the_grid_of_the_page_are_valid(tmp_path):
+    config = load_config(TrainConfig, ROOT / "zoo_configs" / "family" / "actor_mimic.yml")
+    assert config.distill_features == 0.1
+    assert set(config.teachers) == set(config.task_names)
+    (block,) = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "family" / "actor_mimic.md").read_text(), flags=re.DOTALL
+    )
+    shutil.copy(ROOT / "zoo_configs" / "tuned_single.yml", tmp_path)
+    (tmp_path / "page.yml").write_text(block)
+    assert load_grid(tmp_path / "page.yml")
 
 
 def test_a_config_has_it():
