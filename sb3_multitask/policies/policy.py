@@ -417,9 +417,9 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
     def actor_features(self, obs: PyTorchObs) -> th.Tensor:
         """Return the activations of the actor's last hidden layer, (n_rows, actor_features_dim)."""
         vectors, rows, task = self.split_observation(obs)
-        features = self._trunk_input(self.pi_features_extractor, vectors, task)
+        latent_pi, _ = self._latents(vectors, task)
         heads: Any = self.action_net
-        hidden: th.Tensor = heads.features(self.mlp_extractor.forward_actor(features), rows)
+        hidden: th.Tensor = heads.features(latent_pi, rows)
         return hidden
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
