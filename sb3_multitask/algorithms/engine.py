@@ -145,6 +145,11 @@ class TorchEngine:
             values = statistics.normalize(values, task)
         # SB3 keeps the distribution of the last rows in action_dist.
         outputs = Outputs(values, log_prob, entropy, policy.action_dist.distribution)
+        if policy.shared_policy is not None:
+            shared = policy.shared_dist
+            outputs = outputs._replace(
+                shared_log_prob=shared.log_prob(batch.actions), shared_distribution=shared.distribution
+            )
         terms = [loss.terms(batch, outputs) for loss in objective]
         weights = getattr(self.model, "loss_weights", None)
         of_update = terms if weights is None else _weighted_terms(objective, batch, outputs, weights)

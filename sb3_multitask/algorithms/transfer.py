@@ -10,10 +10,12 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from sb3_multitask.agents.shared import SHARED, pooled_moments
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.policies.task_steps import onehot_inputs, stacked_parameters
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
+_SHARED_POLICY = ("shared_head.", "shared_log_std")
 _EXTRACTORS = ("features_extractor.", "vf_features_extractor.")
 
 
@@ -24,6 +26,10 @@ def transfer(
 
     From another model the trunk is copied too, so that its heads go on to mean the same. The optimizer's state stays.
     Everything is checked first: a call that raises has changed nothing.
+
+    The shared policy of a side that learned with ``distral`` is a task named "shared". It has actions, but no values:
+    a task that takes it over keeps its own value head and statistics of returns, and gets statistics of observations
+    as those of :func:`~sb3_multitask.shared_agent`. Where both sides have one, another model's is copied with the trunk.
 
     :param model: the model that receives
     :param source: the model that gives: another one with the same nets, or ``model`` itself
@@ -39,11 +45,19 @@ def transfer(
     _check_model(source, "source")
     if not isinstance(tasks, Mapping):
         raise TypeError(f"`tasks` must map tasks of `model` to tasks of `source` (got {tasks!r})")
-    pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
-    if not pairs and heads:
+    if not tasks and heads:
         raise ValueError("`tasks` must name at least one task of the model and the task of the source it takes over")
+    _check_shared_policies(model, source, tasks, heads=heads)
+    of_shared = {target: origin for target, origin in tasks.items() if SHARED in (target, origin)}
+    tasks = {target: origin for target, origin in tasks.items() if target not in of_shared}
+    pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
+    shared_pairs = [
+        (None if target == SHARED else _index(model, target, "`model`"), None if origin == SHARED else _index(source, origin, "`source`"))
+        for target, origin in of_shared.items()
+    ]
     _check_same_sizes(model, source, tasks, heads=heads)
-    ours, theirs = (_carried(side.policy, heads=heads) for side in (model, source))
+    with_shared = heads and _has_shared_policy(model) and _has_shared_policy(source)
+    ours, theirs = (_carried(side.policy, heads=heads, shared=with_shared) for side in (model, source))
     per_task = set(stacked_parameters(model.policy))
     _check_same_meaning(model, source, heads=heads)
     onehot = {
@@ -54,17 +68,24 @@ def transfer(
     if receiver is None and model.get_normalizer_state() is not None:
         raise ValueError("`model` has no env, whose normaliser takes over the statistics: load it with one")
     copies = {name: parameter.detach().clone() for name, parameter in theirs.items()}
+    of_actions = [_actions_of(source.policy, origin) for _, origin in shared_pairs]
     for name in onehot:
         copies[name] = _with_columns_of(
             ours[name].detach(), copies[name], model.policy.n_tasks, pairs, name in per_task
         )
     with th.no_grad():
         _copy_weights(ours, copies, per_task, pairs)
+        for (target, _), given in zip(shared_pairs, of_actions, strict=True):
+            _copy_actions(model.policy, target, given)
         _copy_averages(model, source)
-        if heads and model.policy.value_statistics is not None:
+        if heads and pairs and model.policy.value_statistics is not None:
             _copy_value_statistics(model.policy.value_statistics, source.policy.value_statistics, pairs)
     if receiver is not None and giver is not None:
+        pooled = {part: array.copy() for part, array in giver["obs_rms"].items()} if shared_pairs else {}
         _copy_statistics(receiver, giver, pairs, returns=heads)
+        for target, origin in shared_pairs:
+            if target is not None and origin is None:
+                _set_pooled_statistics(receiver.obs_rms["obs"], target, pooled)
 
 
 def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
@@ -82,18 +103,49 @@ def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     policy = model.policy
     names = [name for name, _ in policy.named_parameters()]
     trunk = [name for name in names if name.startswith((*_EXTRACTORS, "mlp_extractor."))]
-    last = [f"{net}.layers.{len(getattr(policy, net).layers) - 1}." for net in ("action_net", "value_net")]
-    before_last = [name for name in names if name.startswith(("task_vectors.", "action_net.", "value_net."))]
+    nets = ["action_net", "value_net", *(["shared_head"] if policy.shared_policy is not None else [])]
+    last = [f"{net}.layers.{len(getattr(policy, net).layers) - 1}." for net in nets]
+    before_last = [name for name in names if name.startswith(("task_vectors.", *(f"{net}." for net in nets)))]
     hidden = [name for name in before_last if not name.startswith(tuple(last))]
     frozen = {"trunk": trunk, "all_but_last": trunk + hidden, "nothing": []}[what]
     model.frozen = tuple(frozen)
     policy.set_frozen(frozen)
 
 
-def _carried(policy: Any, *, heads: bool) -> dict[str, nn.Parameter]:
-    """Return names and parameters of what is carried: all, or the trunk."""
-    of_heads = () if heads else ("action_net.", "value_net.", "log_std")
-    return {name: parameter for name, parameter in policy.named_parameters() if not name.startswith(of_heads)}
+def _has_shared_policy(model: MultiTaskAlgorithm) -> bool:
+    return model.policy.shared_policy is not None
+
+
+def _carried(policy: Any, *, heads: bool, shared: bool) -> dict[str, nn.Parameter]:
+    """Return names and parameters of what is carried: all, or the trunk.
+
+    :param shared: whether the shared policy is carried too
+    """
+    left = (*(() if heads else ("action_net.", "value_net.", "log_std")), *(() if shared else _SHARED_POLICY))
+    return {name: parameter for name, parameter in policy.named_parameters() if not name.startswith(left)}
+
+
+def _action_parameters(policy: Any, task: int | None) -> dict[str, th.Tensor]:
+    """Return the parameters that give the actions of a task, or of the shared policy (``None``): views of their rows."""
+    net, row = (policy.shared_head, 0) if task is None else (policy.action_net, task)
+    found = {name: parameter.detach()[row] for name, parameter in net.named_parameters()}
+    return found | {"log_std": (policy.shared_log_std if task is None else policy.log_std[task]).detach()}
+
+
+def _actions_of(policy: Any, task: int | None) -> dict[str, th.Tensor]:
+    """Return copies of :func:`_action_parameters`."""
+    return {name: tensor.clone() for name, tensor in _action_parameters(policy, task).items()}
+
+
+def _copy_actions(policy: Any, task: int | None, given: Mapping[str, th.Tensor]) -> None:
+    for name, tensor in _action_parameters(policy, task).items():
+        tensor.copy_(given[name])
+
+
+def _set_pooled_statistics(rms: Any, task: int, of_tasks: Mapping[str, Any]) -> None:
+    """Give a task the statistics of observations of which every task of the source gave as many."""
+    rms.mean[task], rms.var[task] = pooled_moments(of_tasks["mean"], of_tasks["var"])
+    rms.count[task] = of_tasks["count"].sum()
 
 
 def _copy_weights(
@@ -198,10 +250,42 @@ def _check_same_sizes(
             )
 
 
+def _check_shared_policies(
+    model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mapping[str, str], *, heads: bool
+) -> None:
+    """Raise ValueError unless heads mean the same on both sides, of which one or both may have a shared policy."""
+    for side, name, named in ((model, "model", tasks.keys()), (source, "source", tasks.values())):
+        if SHARED not in named or SHARED in (side.task_names or ()):
+            continue
+        if not _has_shared_policy(side):
+            raise ValueError(f"`{name}` has no shared policy, which {SHARED!r} names: it learned without `distral`")
+        if side.policy.sizes.has_padding:
+            raise ValueError(f"The tasks of `{name}` differ in size, and those of its shared policy are not known")
+        if not heads:
+            raise ValueError(f"heads=False carries the trunk only: leave {SHARED!r} out of `tasks`")
+    if not heads:
+        return
+    powers = [side.policy.shared_policy or 0 for side in (model, source)]
+    mixed = [pair for pair in tasks.items() if (SHARED in pair) and pair != (SHARED, SHARED)]
+    differ = powers[0] != powers[1] and any(pair not in mixed for pair in tasks.items() if pair != (SHARED, SHARED))
+    own_heads = {
+        "model": powers[0] and any(target != SHARED for target, _ in mixed),
+        "source": powers[1] and any(origin != SHARED for _, origin in mixed),
+    }
+    product = next((name for name, is_product in own_heads.items() if is_product), None)
+    if differ or product:
+        what = "the two sides' are not alike" if not product else f"a head of the `{product}` is only a factor"
+        raise ValueError(
+            f"With Distral's 2col a task's policy is a product of the shared policy's and of its own head, and {what}: "
+            f"carry tasks between models of the same alpha, or the shared policy to one without 2col; {{'shared': "
+            "'shared'}} carries it with the trunk"
+        )
+
+
 def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, *, heads: bool) -> None:
     """Weights mean the same under the same activation, log-std and normalisation only."""
     options = {**model.policy.options(), **source.policy.options()}
-    names = ["activation_fn", *(name for name in options if name not in ("share", "value_norm"))]
+    names = ["activation_fn", *(name for name in options if name not in ("share", "value_norm", "shared_policy"))]
     if heads:
         names += ["log_std_mode", "share", "value_norm"]
     if heads and model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these
