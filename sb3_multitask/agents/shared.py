@@ -56,13 +56,15 @@ def shared_agent(source: Agent | BaseAlgorithm, tasks: Sequence[str] | None = No
     if statistics is not None:
         mean, var = statistics.mean[heads], statistics.var[heads]
         statistics = dataclasses.replace(statistics, mean=mean, var=var, task_names=tuple(tasks))
+    if space is not None:
+        space = TaskSpace([space.obs_dims[head] for head in heads], [space.action_bounds[head] for head in heads])
     return dataclasses.replace(
         agent,
         weights=weights,
         task_names=tuple(tasks),
         statistics=statistics,
         tasks=None if agent.tasks is None else tuple(agent.tasks[head] for head in heads),
-        task_space=space and TaskSpace(*([each[head] for head in heads] for each in (space.obs_dims, space.action_bounds))),
+        task_space=space,
     )
 
 
@@ -75,5 +77,5 @@ def _pooled(statistics: ObsStatistics | None) -> ObsStatistics | None:
 
 
 def pooled_moments(mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance, (dim,), of numbers of which every task, with these of its own, (k, dim), gave as many."""
+    """Return mean and variance, (dim,), of all numbers, of which each task gave as many; of tasks, (n_tasks, dim)."""
     return mean.mean(axis=0), var.mean(axis=0) + mean.var(axis=0)

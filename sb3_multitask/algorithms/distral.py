@@ -66,7 +66,7 @@ class DistralAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             )
         if getattr(self, "teachers", None):
             raise ValueError(
-                "`distral` and `teachers` do not go together: a student of teachers has no regularised rewards. Give one"
+                "`distral` regularises reinforcement learning, and `teachers` are learned from without it: give one"
             )
         if trains_as_sb3(self):
             raise ValueError(

@@ -28,8 +28,9 @@ def transfer(
     Everything is checked first: a call that raises has changed nothing.
 
     The shared policy of a side that learned with ``distral`` is a task named "shared". It has actions, but no values:
-    a task that takes it over keeps its own value head and statistics of returns, and gets statistics of observations
-    as those of :func:`~sb3_multitask.shared_agent`. Where both sides have one, another model's is copied with the trunk.
+    a task that takes it over keeps its own value head and statistics of returns, and gets the statistics of
+    observations that :func:`~sb3_multitask.shared_agent` has. Where both sides have one, another model's is copied with
+    the trunk.
 
     :param model: the model that receives
     :param source: the model that gives: another one with the same nets, or ``model`` itself
@@ -52,7 +53,10 @@ def transfer(
     tasks = {target: origin for target, origin in tasks.items() if target not in of_shared}
     pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
     shared_pairs = [
-        (None if target == SHARED else _index(model, target, "`model`"), None if origin == SHARED else _index(source, origin, "`source`"))
+        (
+            None if target == SHARED else _index(model, target, "`model`"),
+            None if origin == SHARED else _index(source, origin, "`source`"),
+        )
         for target, origin in of_shared.items()
     ]
     _check_same_sizes(model, source, tasks, heads=heads)
@@ -126,7 +130,7 @@ def _carried(policy: Any, *, heads: bool, shared: bool) -> dict[str, nn.Paramete
 
 
 def _action_parameters(policy: Any, task: int | None) -> dict[str, th.Tensor]:
-    """Return the parameters that give the actions of a task, or of the shared policy (``None``): views of their rows."""
+    """Return the parameters of the actions of a task, or of the shared policy (``None``): views of their rows."""
     net, row = (policy.shared_head, 0) if task is None else (policy.action_net, task)
     found = {name: parameter.detach()[row] for name, parameter in net.named_parameters()}
     return found | {"log_std": (policy.shared_log_std if task is None else policy.log_std[task]).detach()}
@@ -263,23 +267,18 @@ def _check_shared_policies(
             raise ValueError(f"The tasks of `{name}` differ in size, and those of its shared policy are not known")
         if not heads:
             raise ValueError(f"heads=False carries the trunk only: leave {SHARED!r} out of `tasks`")
-    if not heads:
-        return
     powers = [side.policy.shared_policy or 0 for side in (model, source)]
-    mixed = [pair for pair in tasks.items() if (SHARED in pair) and pair != (SHARED, SHARED)]
-    differ = powers[0] != powers[1] and any(pair not in mixed for pair in tasks.items() if pair != (SHARED, SHARED))
-    own_heads = {
-        "model": powers[0] and any(target != SHARED for target, _ in mixed),
-        "source": powers[1] and any(origin != SHARED for _, origin in mixed),
-    }
-    product = next((name for name, is_product in own_heads.items() if is_product), None)
-    if differ or product:
-        what = "the two sides' are not alike" if not product else f"a head of the `{product}` is only a factor"
-        raise ValueError(
-            f"With Distral's 2col a task's policy is a product of the shared policy's and of its own head, and {what}: "
-            f"carry tasks between models of the same alpha, or the shared policy to one without 2col; {{'shared': "
-            "'shared'}} carries it with the trunk"
-        )
+    for target, origin in tasks.items() if heads else ():
+        if (target, origin) == (SHARED, SHARED):
+            continue
+        factor_of = 1 if target == SHARED else 0  # whose head of a task is taken for a whole policy
+        is_alike = powers[factor_of] == 0 if SHARED in (target, origin) else powers[0] == powers[1]
+        if not is_alike:
+            raise ValueError(
+                f"`tasks` gives {target!r} what {origin!r} has learned, and in Distral's 2col the head of a task is a "
+                "factor of its policy, the other of which is the shared policy: carry heads of tasks between models of "
+                "the same alpha, the shared policy to a model without 2col, and 'shared' to 'shared'"
+            )
 
 
 def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, *, heads: bool) -> None:

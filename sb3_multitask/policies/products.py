@@ -90,8 +90,8 @@ def check_shared_policy(shared_policy: Any, *, share: str, task_embedding: Any, 
     is_number = isinstance(shared_policy, int | float) and not isinstance(shared_policy, bool)
     if not is_number or not 0 <= shared_policy <= 1:
         raise ValueError(
-            "`shared_policy` must be None or a number from 0 to 1, the power of the shared policy in those of the tasks "
-            f"(got {shared_policy!r})"
+            "`shared_policy` must be None or a number from 0 to 1, the power of the shared policy in those of the "
+            f"tasks (got {shared_policy!r})"
         )
     reasons = {
         f"`share={share!r}`": share != "heads" and 'a head for each task, which share="heads" has',

@@ -43,8 +43,8 @@ class SavedPolicy:
     """The policy of an actor-critic, as read from a file.
 
     :param algorithm: "A2C", "PPO" or "TRPO", or these with "MultiTask" behind
-    :param weights: the policy's state dict, float arrays, all finite; its heads give the tasks' policies themselves, also
-        where they are products with a shared policy
+    :param weights: the policy's state dict, float arrays, all finite; its heads give the tasks' policies themselves,
+        also where these are products with a shared policy
     :param activation: name of the activation function, such as "Tanh"
     :param obs_dim: size of an observation
     :param action_dim: size of an action
