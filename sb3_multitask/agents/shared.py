@@ -30,7 +30,7 @@ def shared_agent(source: Agent | BaseAlgorithm, tasks: Sequence[str] | None = No
         "shared", which acts in any task of the same sizes. Its statistics are those of observations of which every task
         gave as many: the mean of the means, and the mean of the variances plus the variance of the means
     :raises ValueError: if the source has no shared policy or no such task, or its tasks differ in size and ``tasks`` is
-        ``None``
+        ``None`` or lacks the widest
     """
     agent = source if isinstance(source, Agent) else agent_of(source)
     if SHARED_LOG_STD not in agent.weights:
@@ -57,6 +57,12 @@ def shared_agent(source: Agent | BaseAlgorithm, tasks: Sequence[str] | None = No
         mean, var = statistics.mean[heads], statistics.var[heads]
         statistics = dataclasses.replace(statistics, mean=mean, var=var, task_names=tuple(tasks))
     if space is not None:
+        widest = (agent.obs_dim, agent.action_dim)
+        if tuple(dims[heads].max() for dims in (agent.sizes.obs_dims, agent.sizes.action_dims)) != widest:
+            raise ValueError(
+                f"`tasks` must hold the source's widest, with {widest[0]} numbers in an observation and {widest[1]} in an "
+                f"action, from which the others are padded (got {', '.join(tasks)}, of {', '.join(agent.task_names)})"
+            )
         space = TaskSpace([space.obs_dims[head] for head in heads], [space.action_bounds[head] for head in heads])
     return dataclasses.replace(
         agent,

@@ -60,7 +60,7 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
     yield from _wrong_type("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
     yield from _wrong_layers(extractor.policy_net, policy)
     yield from _wrong_heads(policy.action_net, policy)
-    if policy.shared_policy and policy.action_net.norms is not None:
+    if policy.shared_policy and policy.action_net.norms:
         yield "its heads are products with a shared policy (Distral, 2col) and have layer norms"
     modules = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules(), policy.task_vectors)
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules if module is not None):
