@@ -61,7 +61,7 @@ def shared_agent(source: Agent | BaseAlgorithm, tasks: Sequence[str] | None = No
         if tuple(dims[heads].max() for dims in (agent.sizes.obs_dims, agent.sizes.action_dims)) != widest:
             raise ValueError(
                 f"`tasks` must hold the source's widest, with {widest[0]} numbers in an observation and {widest[1]} in "
-                f"an action, from which the others are padded (got {', '.join(tasks)}, of {', '.join(agent.task_names)})"
+                f"an action, to which others are padded (got {', '.join(tasks)}, of {', '.join(agent.task_names)})"
             )
         space = TaskSpace([space.obs_dims[head] for head in heads], [space.action_bounds[head] for head in heads])
     return dataclasses.replace(
