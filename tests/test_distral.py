@@ -479,7 +479,9 @@ def test_a_task_named_shared_is_refused():
     ]
     with pytest.raises(ValueError, match="no task may have the name 'shared'"):
         model_of(tasks=tasks)
-    make_model(tasks)  # without it any name will do
+    plain = make_model(tasks)  # without it any name will do
+    mt.transfer(plain, plain, {"A": "shared"})
+    assert th.equal(plain.policy.log_std[0], plain.policy.log_std[1])
 
 
 class OwnPPO(mt.algorithms.MultiTaskOnPolicyAlgorithm, PPO):
@@ -685,8 +687,8 @@ def test_one_column_and_a_model_without_it_exchange_tasks():
         ("1col", "2col", {"New": "A"}, {}, "in Distral's 2col the head of a task is a factor"),
         ("2col", "2col", {"New": "shared"}, {}, "in Distral's 2col the head of a task is a factor"),
         ("1col", "2col", {"shared": "A"}, {}, "in Distral's 2col the head of a task is a factor"),
-        ("1col", None, {"New": "shared"}, {}, "`source` has no shared policy, which 'shared' names"),
-        (None, "1col", {"shared": "A"}, {}, "`model` has no shared policy"),
+        ("1col", None, {"New": "shared"}, {}, "`source` has no task 'shared'; it has: A, B, C"),
+        (None, "1col", {"shared": "A"}, {}, "`model` has no task 'shared'; it has: New"),
         ("1col", "1col", {"New": "shared"}, {"heads": False}, "heads=False carries the trunk only"),
     ],
 )
@@ -696,6 +698,12 @@ def test_transfers_that_mean_nothing_change_nothing(to, form, tasks, kwargs, mes
     with pytest.raises(ValueError, match=message):
         mt.transfer(model, source, tasks, **kwargs)
     assert all(th.equal(before[name], tensor) for name, tensor in model.policy.state_dict().items())
+
+
+def test_the_shared_policy_of_tasks_of_different_sizes_is_not_carried():
+    model = model_of(tasks=sized_tasks())
+    with pytest.raises(ValueError, match="differ in size, and 'shared' has none"):
+        mt.transfer(model, model, {"A": "shared"})
 
 
 def test_the_trunk_alone_leaves_the_shared_policy():

@@ -10,8 +10,14 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_multitask.agents.shared import SHARED, pooled_moments
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
+from sb3_multitask.algorithms.transfer_of_shared import (
+    actions_of,
+    check_shared_policies,
+    copy_actions,
+    is_shared_policy,
+    set_pooled_statistics,
+)
 from sb3_multitask.policies.task_steps import onehot_inputs, stacked_parameters
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
@@ -48,19 +54,19 @@ def transfer(
         raise TypeError(f"`tasks` must map tasks of `model` to tasks of `source` (got {tasks!r})")
     if not tasks and heads:
         raise ValueError("`tasks` must name at least one task of the model and the task of the source it takes over")
-    _check_shared_policies(model, source, tasks, heads=heads)
-    of_shared = {target: origin for target, origin in tasks.items() if SHARED in (target, origin)}
+    check_shared_policies(model, source, tasks, heads=heads)
+    of_shared = {t: o for t, o in tasks.items() if is_shared_policy(model, t) or is_shared_policy(source, o)}
     tasks = {target: origin for target, origin in tasks.items() if target not in of_shared}
     pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
     shared_pairs = [
         (
-            None if target == SHARED else _index(model, target, "`model`"),
-            None if origin == SHARED else _index(source, origin, "`source`"),
+            None if is_shared_policy(model, target) else _index(model, target, "`model`"),
+            None if is_shared_policy(source, origin) else _index(source, origin, "`source`"),
         )
         for target, origin in of_shared.items()
     ]
     _check_same_sizes(model, source, tasks, heads=heads)
-    with_shared = heads and _has_shared_policy(model) and _has_shared_policy(source)
+    with_shared = heads and None not in (model.policy.shared_policy, source.policy.shared_policy)
     ours, theirs = (_carried(side.policy, heads=heads, shared=with_shared) for side in (model, source))
     per_task = set(stacked_parameters(model.policy))
     _check_same_meaning(model, source, heads=heads)
@@ -72,7 +78,7 @@ def transfer(
     if receiver is None and model.get_normalizer_state() is not None:
         raise ValueError("`model` has no env, whose normaliser takes over the statistics: load it with one")
     copies = {name: parameter.detach().clone() for name, parameter in theirs.items()}
-    of_actions = [_actions_of(source.policy, origin) for _, origin in shared_pairs]
+    of_actions = [actions_of(source.policy, origin) for _, origin in shared_pairs]
     for name in onehot:
         copies[name] = _with_columns_of(
             ours[name].detach(), copies[name], model.policy.n_tasks, pairs, name in per_task
@@ -80,7 +86,7 @@ def transfer(
     with th.no_grad():
         _copy_weights(ours, copies, per_task, pairs)
         for (target, _), given in zip(shared_pairs, of_actions, strict=True):
-            _copy_actions(model.policy, target, given)
+            copy_actions(model.policy, target, given)
         _copy_averages(model, source)
         if heads and pairs and model.policy.value_statistics is not None:
             _copy_value_statistics(model.policy.value_statistics, source.policy.value_statistics, pairs)
@@ -89,7 +95,7 @@ def transfer(
         _copy_statistics(receiver, giver, pairs, returns=heads)
         for target, origin in shared_pairs:
             if target is not None and origin is None:
-                _set_pooled_statistics(receiver.obs_rms["obs"], target, pooled)
+                set_pooled_statistics(receiver.obs_rms["obs"], target, pooled)
 
 
 def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
@@ -116,10 +122,6 @@ def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     policy.set_frozen(frozen)
 
 
-def _has_shared_policy(model: MultiTaskAlgorithm) -> bool:
-    return model.policy.shared_policy is not None
-
-
 def _carried(policy: Any, *, heads: bool, shared: bool) -> dict[str, nn.Parameter]:
     """Return names and parameters of what is carried: all, or the trunk.
 
@@ -127,29 +129,6 @@ def _carried(policy: Any, *, heads: bool, shared: bool) -> dict[str, nn.Paramete
     """
     left = (*(() if heads else ("action_net.", "value_net.", "log_std")), *(() if shared else _SHARED_POLICY))
     return {name: parameter for name, parameter in policy.named_parameters() if not name.startswith(left)}
-
-
-def _action_parameters(policy: Any, task: int | None) -> dict[str, th.Tensor]:
-    """Return the parameters of the actions of a task, or of the shared policy (``None``): views of their rows."""
-    net, row = (policy.shared_head, 0) if task is None else (policy.action_net, task)
-    found = {name: parameter.detach()[row] for name, parameter in net.named_parameters()}
-    return found | {"log_std": (policy.shared_log_std if task is None else policy.log_std[task]).detach()}
-
-
-def _actions_of(policy: Any, task: int | None) -> dict[str, th.Tensor]:
-    """Return copies of :func:`_action_parameters`."""
-    return {name: tensor.clone() for name, tensor in _action_parameters(policy, task).items()}
-
-
-def _copy_actions(policy: Any, task: int | None, given: Mapping[str, th.Tensor]) -> None:
-    for name, tensor in _action_parameters(policy, task).items():
-        tensor.copy_(given[name])
-
-
-def _set_pooled_statistics(rms: Any, task: int, of_tasks: Mapping[str, Any]) -> None:
-    """Give a task the statistics of observations of which every task of the source gave as many."""
-    rms.mean[task], rms.var[task] = pooled_moments(of_tasks["mean"], of_tasks["var"])
-    rms.count[task] = of_tasks["count"].sum()
 
 
 def _copy_weights(
@@ -251,33 +230,6 @@ def _check_same_sizes(
                 f"Task {target!r} of the model has observations of size {ours.obs_dims[i]}, task {origin!r} of the "
                 f"source {theirs.obs_dims[j]}, whose statistics mean something else. To carry the trunk alone: "
                 "tasks={}, heads=False"
-            )
-
-
-def _check_shared_policies(
-    model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, tasks: Mapping[str, str], *, heads: bool
-) -> None:
-    """Raise ValueError unless heads mean the same on both sides, of which one or both may have a shared policy."""
-    for side, name, named in ((model, "model", tasks.keys()), (source, "source", tasks.values())):
-        if SHARED not in named or SHARED in (side.task_names or ()):
-            continue
-        if not _has_shared_policy(side):
-            raise ValueError(f"`{name}` has no shared policy, which {SHARED!r} names: it learned without `distral`")
-        if side.policy.sizes.has_padding:
-            raise ValueError(f"The tasks of `{name}` differ in size, and those of its shared policy are not known")
-        if not heads:
-            raise ValueError(f"heads=False carries the trunk only: leave {SHARED!r} out of `tasks`")
-    powers = [side.policy.shared_policy or 0 for side in (model, source)]
-    for target, origin in tasks.items() if heads else ():
-        if (target, origin) == (SHARED, SHARED):
-            continue
-        factor_of = 1 if target == SHARED else 0  # whose head of a task is taken for a whole policy
-        is_alike = powers[factor_of] == 0 if SHARED in (target, origin) else powers[0] == powers[1]
-        if not is_alike:
-            raise ValueError(
-                f"`tasks` gives {target!r} what {origin!r} has learned, and in Distral's 2col the head of a task is a "
-                "factor of its policy, the other of which is the shared policy: carry heads of tasks between models of "
-                "the same alpha, the shared policy to a model without 2col, and 'shared' to 'shared'"
             )
 
 
