@@ -1,4 +1,4 @@
-"""What ``transfer`` does with the policy that all tasks share, which Distral has: a task "shared" with actions alone."""
+"""What ``transfer`` does with the policy that all tasks share, of Distral: a task "shared" that has actions alone."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ def check_shared_policies(
                     raise ValueError(f"The tasks of `{name}` differ in size, and {SHARED!r} has none of its own")
         if not heads or (to_shared and from_shared):
             continue
-        if to_shared or from_shared:  # the head of the other side's task is a whole policy, unless in 2col
-            means_the_same = powers[1 if to_shared else 0] == 0
-        else:
-            means_the_same = powers[0] == powers[1]
+        # The head of the other side's task is a whole policy, unless in 2col.
+        is_whole = powers[1 if to_shared else 0] == 0
+        means_the_same = is_whole if to_shared or from_shared else powers[0] == powers[1]
         if not means_the_same:
             raise ValueError(
                 f"`tasks` gives {target!r} what {origin!r} has learned, and in Distral's 2col the head of a task is a "
