@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch as th
-from helpers.drift import drift_tasks, sized_tasks
+from helpers.drift import drift_tasks, recorded_tasks, sized_tasks
 from helpers.models import make_model, weights_equal
 from helpers.policies import batch_for, make_policy, make_sized_policy
 from stable_baselines3 import PPO
@@ -21,7 +21,7 @@ from sb3_multitask.algorithms.engine import TorchEngine
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBufferSamples, generalized_advantages
 from sb3_multitask.experiments.algorithms import make_algorithm
 from sb3_multitask.experiments.config import TrainConfig
-from sb3_multitask.losses import A2CLoss, DistralLoss, Outputs
+from sb3_multitask.losses import A2CLoss, DistralLoss, Outputs, gaussian_kl
 from sb3_multitask.losses.loss import terms_of_samples
 from sb3_multitask.policies.products import product_of_log_stds
 
@@ -393,6 +393,31 @@ def test_all_heads_and_the_shared_one_learn(name, form, schedule):
     assert not th.equal(before["shared_log_std"], after["shared_log_std"])
     assert th.equal(before["shared_power"], after["shared_power"])
     assert model.last_engine == "torch"
+
+
+@pytest.mark.parametrize("form", ["1col", "2col"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_policies_whose_rewards_say_nothing_become_alike(name, form):
+    model = trained(name, form, steps=0, tasks=recorded_tasks(), n_envs=8, distral=mt.Distral(1.0, 0.0, form))
+    observations = {
+        "obs": np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32),
+        "task": np.arange(300) % 3,
+    }
+
+    def kl():
+        mean, std, shared_mean, shared_std = map(th.as_tensor, gaussians_of(model.policy, observations))
+        return gaussian_kl(mean, std.log(), shared_mean, shared_std.log()).mean().item()
+
+    before = kl()
+    model.learn(15_000)
+    assert kl() < before / 3
+
+
+@pytest.mark.parametrize("c_kl", [0.0, 0.3])
+def test_the_entropy_grows_and_the_shared_policy_follows(c_kl):
+    model = model_of("a2c", tasks=recorded_tasks(), n_envs=8, distral=mt.Distral(c_kl, 0.3)).learn(15_000)
+    assert model.policy.log_std.min() > 0.1
+    assert (model.policy.shared_log_std.min() > 0.05) == (c_kl > 0)
 
 
 def test_in_cycle_waiting_heads_stay_while_the_shared_one_learns():
