@@ -148,7 +148,8 @@ def two_tasks_two_actions(shared_mean, shared_log_std):
     own = th.distributions.Normal(th.tensor([[1.0], [2.0]]).double(), th.tensor([[1.0], [0.5]]).double())
     shared = th.distributions.Normal(shared_mean.expand(2, 1), shared_log_std.exp().expand(2, 1))
     zeros = th.zeros(2, dtype=th.float64)
-    outputs = Outputs(zeros, own.log_prob(actions).sum(1), zeros, own, shared.log_prob(actions).sum(1), shared)
+    of_shared = {"shared_log_prob": shared.log_prob(actions).sum(1), "shared_distribution": shared}
+    outputs = Outputs(zeros, own.log_prob(actions).sum(1), zeros, own, **of_shared)
     return TaskRolloutBufferSamples({}, actions, zeros, zeros, zeros, zeros), outputs
 
 
