@@ -447,6 +447,7 @@ def test_trpo_takes_no_weights():
     ("schedule", "error", "message"),
     [
         ("round", ValueError, r"`task_schedule` must be one of joint, cycle or an object .* \(got 'round'\)"),
+        ("uniform", ValueError, r"\(got 'uniform'\): in Python pass an object, UniformSampling\(...\)"),
         (None, ValueError, r"\(got None\)"),
         (UniformSampling, TypeError, r"make an object, UniformSampling\(...\)"),
         ({"uniform": {}}, TypeError, r"make_task_schedule"),
@@ -637,12 +638,13 @@ def test_configs_name_schedules_with_their_arguments(tmp_path):
     [
         ("round", r"must be joint, cycle, or a schedule"),
         ("uniform", r"'uniform' alone is written \{uniform: \{\}\}"),
+        ("shortfall", r"'shortfall' alone is written \{shortfall: \{targets: \.\.\.\}\}"),
         ({"progress": {}, "uniform": {}}, r"must be joint, cycle, or a schedule"),
         ({"shortfal": {}}, r"unknown schedule 'shortfal'. Did you mean 'shortfall'"),
         ({"progress": None}, r"progress must have a mapping of arguments"),
         ({"progress": {"windows": 3}}, r"progress has no argument 'windows'. Did you mean 'window'"),
         ({"progress": {"window": 0}}, r"progress: `window` must be at least 1"),
-        ({"shortfall": {}}, r"shortfall: .*targets"),
+        ({"shortfall": {}}, r"shortfall must have targets among its arguments: targets, temperature"),
     ],
 )
 def test_bad_schedules_in_configs_are_refused(value, message):

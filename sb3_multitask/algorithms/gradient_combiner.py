@@ -81,7 +81,7 @@ def begun_combining(model: Any) -> GradientCombining | None:
         reason = f"`task_schedule` is {model.task_schedule!r:.100}" if len(names) > 1 else f"the only task is {names}"
         raise ValueError(
             f"{asked} needs the gradients of several tasks in each update, and {reason}: leave it out, or train "
-            'several tasks with task_schedule="joint"'
+            'several tasks with task_schedule="joint" or a schedule with mode="weights"'
         )
     combiners = make_combiners(given)
     for i, net in enumerate(NETS):

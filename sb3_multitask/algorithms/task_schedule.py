@@ -12,6 +12,7 @@ from typing import Any, get_args
 from stable_baselines3.common.logger import Logger
 
 from sb3_multitask.task_schedules.base import TaskSchedule
+from sb3_multitask.task_schedules.settings import TASK_SCHEDULES
 from sb3_multitask.vec_env.layers import ScheduleName
 
 
@@ -31,6 +32,8 @@ def check_task_schedule(task_schedule: object, *, from_file: bool = False) -> No
         raise TypeError(f"{message}: make an object, {task_schedule.__name__}(...)")
     if isinstance(task_schedule, Mapping):
         raise TypeError(f"{message}: make_task_schedule(...) of sb3_multitask.task_schedules makes one of a mapping")
+    if isinstance(task_schedule, str) and task_schedule in TASK_SCHEDULES:  # its name in configs
+        raise ValueError(f"{message}: in Python pass an object, {TASK_SCHEDULES[task_schedule].__name__}(...)")
     if not isinstance(task_schedule, str) or task_schedule not in get_args(ScheduleName):
         raise ValueError(message)
 
