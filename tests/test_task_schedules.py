@@ -459,6 +459,21 @@ def test_other_schedules_are_refused(schedule, error, message):
         made(schedule=schedule)
 
 
+def test_a_schedule_whose_methods_forget_super_says_so():
+    class NoInit(UniformSampling):
+        def __init__(self):
+            pass
+
+    class NoBegin(UniformSampling):
+        def begin(self, task_names, seed):
+            pass
+
+    with pytest.raises(ValueError, match=r"NoInit.__init__ must call super\(\).__init__\(mode\)"):
+        made(schedule=NoInit())
+    with pytest.raises(RuntimeError, match=r"NoBegin has not begun.* calls super\(\).begin"):
+        made(schedule=NoBegin()).learn(10)
+
+
 OF_THREE = {"A": 1.0, "B": 2.0, "C": 3.0}
 
 

@@ -21,8 +21,13 @@ def check_task_schedule(task_schedule: object, *, from_file: bool = False) -> No
 
     :param from_file: whether it may also be the settings of a schedule, which a file has in its place
     :raises TypeError: on a class, or a mapping, which only configs take
-    :raises ValueError: on another name
+    :raises ValueError: on another name, or a schedule whose constructor does not call TaskSchedule's
     """
+    if isinstance(task_schedule, TaskSchedule) and not hasattr(task_schedule, "mode"):
+        name = type(task_schedule).__name__
+        raise ValueError(
+            f"`task_schedule` is a {name} without `mode`: {name}.__init__ must call super().__init__(mode)"
+        )
     is_settings = isinstance(task_schedule, Mapping) and {"class", "mode"} <= set(task_schedule)
     if isinstance(task_schedule, TaskSchedule) or (from_file and is_settings):
         return
