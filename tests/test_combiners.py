@@ -36,6 +36,7 @@ from sb3_multitask.combiners import (
     pair_statistics,
     pcgrad_weights,
 )
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, make_config
 from sb3_multitask.losses import A2CLoss
 from sb3_multitask.policies.task_steps import shared_parameters
 from sb3_multitask.process import kernels as loading
@@ -389,6 +390,7 @@ def test_any_names_can_be_drawn(names):
     assert image.dtype == np.uint8
     for color in ([194, 56, 58], [5, 48, 97], [204, 204, 204]):  # of -0.5, of 1 and of NaN
         assert (image == color).all(axis=-1).any()
+    assert (image[:3] == 255).all()  # no title is cut
 
 
 def test_both_engines_measure_the_same_cosines():
@@ -487,6 +489,32 @@ def test_one_task_at_a_time_has_no_conflicts():
             made(task_schedule="cycle", **kwargs)
         with pytest.raises(ValueError, match=r"the only task is \('A',\)"):
             made(tasks=drift_tasks(1), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"algo_kwargs": {"gradient_combiner": "pcgard"}}, r"`gradient_combiner` must be one of .*'pcgrad'"),
+        ({"algo_kwargs": {"gradient_combiner": {"actr": "mean"}}}, r"'actr', which is no net. Did you mean 'actor'"),
+        ({"algo_kwargs": {"gradient_combiner": 3}}, r"must be a name.*\(got 3\)"),
+        ({"algo_kwargs": {"conflict_freq": 2.5}}, r"`conflict_freq` must be a whole number \(got 2.5\)"),
+        ({"algo_kwargs": {"conflict_freq": 1}, "task_schedule": "cycle"}, r"`conflict_freq` needs .*one task learns"),
+        ({"algo_kwargs": {"conflict_freq": 1}, "sequential": True}, r"`conflict_freq` needs .*one task learns"),
+        ({"algo_kwargs": {"gradient_combiner": "mean"}, "tasks": "Hopper-v5"}, r"needs .*the only task is"),
+    ],
+)
+def test_combiners_that_do_not_fit_a_run_are_refused_before_it_begins(values, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(TrainConfig, {"tasks": {"a": "HalfCheetah-v5", "b": "Hopper-v5"}, **values})
+
+
+def test_a_config_needs_no_torchjd(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchjd", None)
+    kwargs = {"gradient_combiner": {"actor": "upgrad+mean_norm"}, "conflict_freq": 3}
+    schedule = {"uniform": {"mode": "weights"}}
+    tasks = {"a": "HalfCheetah-v5", "b": "Hopper-v5"}
+    config = make_config(TrainConfig, {"tasks": tasks, "task_schedule": schedule, "algo_kwargs": kwargs})
+    assert config.algorithm_kwargs()["gradient_combiner"] == kwargs["gradient_combiner"]
 
 
 def test_nothing_to_combine_is_refused():

@@ -447,6 +447,7 @@ def test_trpo_takes_no_weights():
     ("schedule", "error", "message"),
     [
         ("round", ValueError, r"`task_schedule` must be one of joint, cycle or an object .* \(got 'round'\)"),
+        ("uniform", ValueError, r"\(got 'uniform'\): in Python pass an object, UniformSampling\(...\)"),
         (None, ValueError, r"\(got None\)"),
         (UniformSampling, TypeError, r"make an object, UniformSampling\(...\)"),
         ({"uniform": {}}, TypeError, r"make_task_schedule"),
@@ -456,6 +457,21 @@ def test_trpo_takes_no_weights():
 def test_other_schedules_are_refused(schedule, error, message):
     with pytest.raises(error, match=message):
         made(schedule=schedule)
+
+
+def test_a_schedule_whose_methods_forget_super_says_so():
+    class NoInit(UniformSampling):
+        def __init__(self):
+            pass
+
+    class NoBegin(UniformSampling):
+        def begin(self, task_names, seed):
+            pass
+
+    with pytest.raises(ValueError, match=r"NoInit.__init__ must call super\(\).__init__\(mode\)"):
+        made(schedule=NoInit())
+    with pytest.raises(RuntimeError, match=r"NoBegin has not begun.* calls super\(\).begin"):
+        made(schedule=NoBegin()).learn(10)
 
 
 OF_THREE = {"A": 1.0, "B": 2.0, "C": 3.0}
@@ -637,12 +653,13 @@ def test_configs_name_schedules_with_their_arguments(tmp_path):
     [
         ("round", r"must be joint, cycle, or a schedule"),
         ("uniform", r"'uniform' alone is written \{uniform: \{\}\}"),
+        ("shortfall", r"'shortfall' alone is written \{shortfall: \{targets: \.\.\.\}\}"),
         ({"progress": {}, "uniform": {}}, r"must be joint, cycle, or a schedule"),
         ({"shortfal": {}}, r"unknown schedule 'shortfal'. Did you mean 'shortfall'"),
         ({"progress": None}, r"progress must have a mapping of arguments"),
         ({"progress": {"windows": 3}}, r"progress has no argument 'windows'. Did you mean 'window'"),
         ({"progress": {"window": 0}}, r"progress: `window` must be at least 1"),
-        ({"shortfall": {}}, r"shortfall: .*targets"),
+        ({"shortfall": {}}, r"shortfall must have targets among its arguments: targets, temperature"),
     ],
 )
 def test_bad_schedules_in_configs_are_refused(value, message):

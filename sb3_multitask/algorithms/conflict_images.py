@@ -41,9 +41,12 @@ def _picture(combining: GradientCombining, task_names: Sequence[str]) -> np.ndar
     """Return (height, width, 3) bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # nothing else in a training needs matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     nets = [net for net in NETS if net in combining.cosines]
-    figure = Figure(figsize=(4.4 * len(nets), 3.8), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(4.4 * len(nets), 3.8), dpi=100, layout=ConstrainedLayoutEngine(h_pad=0.1)
+    )  # room for titles
     canvas: Any = FigureCanvasAgg(figure)
     for axis, net in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
         draw_cosines(axis, combining.cosines[net], task_names)

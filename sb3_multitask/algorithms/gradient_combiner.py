@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.logger import Logger
 
 from sb3_multitask.combiners import NETS, GradientCombiner, GradientCombining, make_combiners, pair_statistics
-from sb3_multitask.combiners.settings import is_plain
+from sb3_multitask.combiners.settings import check_combiners, is_plain
 from sb3_multitask.losses import Loss, Outputs
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.task_steps import shared_parameters
@@ -33,12 +33,39 @@ def check_gradient_combiner(
     :raises ValueError: on an unknown name or net, or a negative ``conflict_freq``
     :raises ImportError: if TorchJD or what its class needs is not installed
     """
+    _check_conflict_freq(conflict_freq)
+    if not (from_file and _is_saved(gradient_combiner)):
+        make_combiners(gradient_combiner)
+
+
+def check_combining(
+    gradient_combiner: GradientCombiner | None, conflict_freq: int, task_names: Sequence[str], one_task: str | None
+) -> None:
+    """Raise unless gradients can be combined or measured; what a combiner needs may still be missing.
+
+    :param task_names: of the tasks that are trained on
+    :param one_task: why an update has one task alone; ``None`` if it has all
+    :raises TypeError: on another type
+    :raises ValueError: on an unknown name or net, a negative ``conflict_freq``, or fewer than two tasks in an update
+    """
+    _check_conflict_freq(conflict_freq)
+    check_combiners(gradient_combiner)
+    if gradient_combiner is None and not conflict_freq:
+        return
+    asked = "`gradient_combiner`" if gradient_combiner is not None else "`conflict_freq`"
+    if one_task is not None or len(task_names) < 2:
+        reason = one_task if len(task_names) > 1 else f"the only task is {tuple(task_names)}"
+        raise ValueError(
+            f"{asked} needs the gradients of several tasks in each update, and {reason}: leave it out, or train "
+            'several tasks with task_schedule="joint" or a schedule with mode="weights"'
+        )
+
+
+def _check_conflict_freq(conflict_freq: int) -> None:
     if isinstance(conflict_freq, bool) or not isinstance(conflict_freq, Integral):
         raise TypeError(f"`conflict_freq` must be a whole number (got {conflict_freq!r})")
     if conflict_freq < 0:
         raise ValueError(f"`conflict_freq` must be at least 0, which measures nothing (got {conflict_freq})")
-    if not (from_file and _is_saved(gradient_combiner)):
-        make_combiners(gradient_combiner)
 
 
 def check_has_combiner(name: str, gradient_combiner: Any) -> None:
@@ -75,14 +102,9 @@ def begun_combining(model: Any) -> GradientCombining | None:
     model.combiner_state = None
     if given is None and not freq:
         return None
-    asked = "`gradient_combiner`" if given is not None else "`conflict_freq`"
-    names = model.task_names or ()
-    if one_task_at_a_time(model.task_schedule) or len(names) < 2:
-        reason = f"`task_schedule` is {model.task_schedule!r:.100}" if len(names) > 1 else f"the only task is {names}"
-        raise ValueError(
-            f"{asked} needs the gradients of several tasks in each update, and {reason}: leave it out, or train "
-            'several tasks with task_schedule="joint"'
-        )
+    names, schedule = model.task_names or (), model.task_schedule
+    one_task = f"`task_schedule` is {schedule!r:.100}" if one_task_at_a_time(schedule) else None
+    check_combining(given, freq, names, one_task)
     combiners = make_combiners(given)
     for i, net in enumerate(NETS):
         if net in combiners:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from stable_baselines3.common.logger import Logger
 
 from sb3_multitask.task_schedules.base import TaskSchedule
+from sb3_multitask.task_schedules.settings import TASK_SCHEDULES
 from sb3_multitask.vec_env.layers import ScheduleName
 
 
@@ -20,8 +21,13 @@ def check_task_schedule(task_schedule: object, *, from_file: bool = False) -> No
 
     :param from_file: whether it may also be the settings of a schedule, which a file has in its place
     :raises TypeError: on a class, or a mapping, which only configs take
-    :raises ValueError: on another name
+    :raises ValueError: on another name, or a schedule whose constructor does not call TaskSchedule's
     """
+    if isinstance(task_schedule, TaskSchedule) and not hasattr(task_schedule, "mode"):
+        name = type(task_schedule).__name__
+        raise ValueError(
+            f"`task_schedule` is a {name} without `mode`: {name}.__init__ must call super().__init__(mode)"
+        )
     is_settings = isinstance(task_schedule, Mapping) and {"class", "mode"} <= set(task_schedule)
     if isinstance(task_schedule, TaskSchedule) or (from_file and is_settings):
         return
@@ -31,6 +37,8 @@ def check_task_schedule(task_schedule: object, *, from_file: bool = False) -> No
         raise TypeError(f"{message}: make an object, {task_schedule.__name__}(...)")
     if isinstance(task_schedule, Mapping):
         raise TypeError(f"{message}: make_task_schedule(...) of sb3_multitask.task_schedules makes one of a mapping")
+    if isinstance(task_schedule, str) and task_schedule in TASK_SCHEDULES:  # its name in configs
+        raise ValueError(f"{message}: in Python pass an object, {TASK_SCHEDULES[task_schedule].__name__}(...)")
     if not isinstance(task_schedule, str) or task_schedule not in get_args(ScheduleName):
         raise ValueError(message)
 

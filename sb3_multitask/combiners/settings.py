@@ -45,17 +45,17 @@ def make_combiners(gradient_combiner: GradientCombiner | None) -> dict[Net, Comb
     :raises ValueError: on an unknown name or net
     :raises ImportError: if TorchJD or what its class needs is not installed
     """
-    if gradient_combiner is None:
-        return {}
-    if not isinstance(gradient_combiner, Mapping):
-        return {net: _make(gradient_combiner) for net in NETS}
-    unknown = [net for net in gradient_combiner if net not in NETS]
-    if unknown:
-        raise ValueError(
-            f"`gradient_combiner` has a combiner for {unknown[0]!r}, which is no net."
-            f"{did_you_mean(str(unknown[0]), NETS)} Nets: {', '.join(NETS)}"
-        )
-    return {net: _make(gradient_combiner[net]) for net in NETS if gradient_combiner.get(net) is not None}
+    return {net: _make(given) for net, given in _of_nets(gradient_combiner).items()}
+
+
+def check_combiners(gradient_combiner: GradientCombiner | None) -> None:
+    """Raise unless there are such combiners; nothing is imported, so what they need may be missing.
+
+    :raises TypeError: on a class, or another type
+    :raises ValueError: on an unknown name or net
+    """
+    for given in _of_nets(gradient_combiner).values():
+        _check(given)
 
 
 def is_plain(gradient_combiner: Any) -> bool:
@@ -64,7 +64,22 @@ def is_plain(gradient_combiner: Any) -> bool:
     return all(one is None or isinstance(one, str) for one in given)
 
 
-def _make(given: Any) -> Combiner:
+def _of_nets(gradient_combiner: GradientCombiner | None) -> dict[Net, Any]:
+    """What is given for each net, without the nets whose gradients are not combined."""
+    if gradient_combiner is None:
+        return {}
+    if not isinstance(gradient_combiner, Mapping):
+        return dict.fromkeys(NETS, gradient_combiner)
+    unknown = [net for net in gradient_combiner if net not in NETS]
+    if unknown:
+        raise ValueError(
+            f"`gradient_combiner` has a combiner for {unknown[0]!r}, which is no net."
+            f"{did_you_mean(str(unknown[0]), NETS)} Nets: {', '.join(NETS)}"
+        )
+    return {net: gradient_combiner[net] for net in NETS if gradient_combiner.get(net) is not None}
+
+
+def _check(given: Any) -> None:
     if isinstance(given, str):
         name = given.removesuffix(MEAN_NORM)
         if name not in COMBINERS:
@@ -72,14 +87,20 @@ def _make(given: Any) -> Combiner:
                 f"`gradient_combiner` must be one of {', '.join(COMBINERS)}, with or without {MEAN_NORM!r} behind it "
                 f"(got {given!r:.100}).{did_you_mean(name, COMBINERS)}"
             )
-        combiner = COMBINERS[name]()
-        return combiner if name == given else MeanNorm(combiner)
-    if isinstance(given, Combiner):
-        return copy.deepcopy(given)
-    if is_torchjd(given, "Weighting", "Aggregator"):
-        return TorchJDCombiner(given)
+        return
+    if isinstance(given, Combiner) or is_torchjd(given, "Weighting", "Aggregator"):
+        return
     hint = f": make an object, {given.__name__}(...)" if isinstance(given, type) else ""
     raise TypeError(
         "`gradient_combiner` must be a name, a Combiner, a Weighting or Aggregator of TorchJD, or a mapping of "
         f"'actor' and 'critic' to these (got {given!r:.100}){hint}"
     )
+
+
+def _make(given: Any) -> Combiner:
+    _check(given)
+    if isinstance(given, str):
+        name = given.removesuffix(MEAN_NORM)
+        combiner = COMBINERS[name]()
+        return combiner if name == given else MeanNorm(combiner)
+    return copy.deepcopy(given) if isinstance(given, Combiner) else TorchJDCombiner(given)

@@ -14,6 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_multitask.algorithms import ALGORITHMS, arguments_of, has_ability
 from sb3_multitask.algorithms.engine import EngineName
+from sb3_multitask.algorithms.gradient_combiner import check_combining
 from sb3_multitask.algorithms.task_schedule import check_weights_are_used
 from sb3_multitask.algorithms.task_weights import checked_weights
 from sb3_multitask.algorithms.transfer import Frozen
@@ -227,7 +228,17 @@ class TrainConfig(Config):
             raise ValueError(
                 f"n_envs_per_task must be one number where one task learns at a time (got {self.n_envs_per_task})"
             )
+        self._check_combining("one task learns at a time" if self.sequential or one_task_at_a_time(schedule) else None)
         return self
+
+    def _check_combining(self, one_task: str | None) -> None:
+        """Raise ValueError unless the run can combine gradients, or measure conflicts, as it is to."""
+        if takes(self._algorithm, "gradient_combiner"):
+            try:
+                given, freq = self.algo_kwargs.get("gradient_combiner"), self.algo_kwargs.get("conflict_freq", 0)
+                check_combining(given, freq, self.task_names, one_task)
+            except TypeError as e:
+                raise ValueError(str(e)) from e
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:

@@ -66,7 +66,7 @@ class TaskSchedule(ABC):
         if self._generator is None:
             raise RuntimeError(
                 f"{type(self).__name__} has not begun: a model begins its own copy, model.task_schedule; elsewhere "
-                "call begin(task_names, seed) first"
+                "call begin(task_names, seed) first. A begin() of one's own calls super().begin(task_names, seed)"
             )
         return int(self._generator.choice(self.n_tasks, p=self.checked_probabilities()))
 

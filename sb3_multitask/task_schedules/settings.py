@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from sb3_multitask.task_schedules.bandit import TaskBandit
@@ -32,7 +32,8 @@ def make_task_schedule(value: Any) -> Any:
         return value
     names = ", ".join(TASK_SCHEDULES)
     if isinstance(value, str) and value in TASK_SCHEDULES:
-        raise ValueError(f"{_FORM}: {value!r} alone is written {{{value}: {{}}}}")
+        written = ", ".join(f"{argument}: ..." for argument in _required(value))
+        raise ValueError(f"{_FORM}: {value!r} alone is written {{{value}: {{{written}}}}}")
     if not isinstance(value, Mapping) or len(value) != 1:
         raise ValueError(f"{_FORM}; schedules: {names}")
     ((name, arguments),) = value.items()
@@ -45,7 +46,15 @@ def make_task_schedule(value: Any) -> Any:
         if argument not in known:
             guess = did_you_mean(str(argument), known)
             raise ValueError(f"{name} has no argument {argument!r}.{guess} Known: {', '.join(known)}")
+    if missing := [argument for argument in _required(name) if argument not in arguments]:
+        raise ValueError(f"{name} must have {', '.join(missing)} among its arguments: {', '.join(known)}")
     try:
         return TASK_SCHEDULES[name](**arguments)
     except (TypeError, ValueError) as e:
         raise ValueError(f"{name}: {e}") from e
+
+
+def _required(name: str) -> list[str]:
+    """The arguments that a schedule has no default for."""
+    parameters = signature(TASK_SCHEDULES[name]).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is Parameter.empty]
