@@ -7,6 +7,7 @@ from sb3_multitask.losses.a2c import A2CLoss, A2CTerms, a2c_loss
 from sb3_multitask.losses.distillation import DistillationLoss, DistillationTerms, DistillLoss, distill_loss
 from sb3_multitask.losses.gaussians import gaussian_kl
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
+from sb3_multitask.losses.likelihood import LikelihoodLoss, LikelihoodTerms, log_std_at_temperature
 from sb3_multitask.losses.loss import Evaluation, Loss, LossTerms, Outputs, Samples
 from sb3_multitask.losses.ppo import PPOLoss, PPOTerms
 
@@ -19,6 +20,8 @@ __all__ = [
     "Evaluation",
     "GroupedOutputs",
     "GroupedRows",
+    "LikelihoodLoss",
+    "LikelihoodTerms",
     "Loss",
     "LossTerms",
     "OutputGradient",
@@ -29,4 +32,5 @@ __all__ = [
     "a2c_loss",
     "distill_loss",
     "gaussian_kl",
+    "log_std_at_temperature",
 ]
