@@ -13,6 +13,7 @@ from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.algorithms.trpo import TRPOMultiTask
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
 from sb3_multitask.distillation.dataset import TaskRecording, TeacherDataset
+from sb3_multitask.distillation.minari_datasets import from_minari, to_minari
 from sb3_multitask.distillation.recording import record
 from sb3_multitask.distillation.sources import Teacher
 from sb3_multitask.envs import FlatObservation, Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
@@ -73,6 +74,7 @@ __all__ = [
     "export_onnx",
     "export_torch",
     "freeze",
+    "from_minari",
     "load_agent",
     "load_pretrained",
     "make_multitask_vec_env",
@@ -80,5 +82,6 @@ __all__ = [
     "register_adapter",
     "sample_bodies",
     "save_agent",
+    "to_minari",
     "transfer",
 ]
