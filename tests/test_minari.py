@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
+from helpers.drift import drift_tasks
 from test_dataset import GAINS, recorded
 
 import sb3_multitask as mt
@@ -60,32 +62,26 @@ def test_actions_alone_are_learned_by_their_likelihood():
     box = minari.load_dataset(mt.to_minari(recorded(n_episodes=1), "own/points-v0")["A"]).action_space
     with pytest.warns(UserWarning, match="is set to None"):
         minari.create_dataset_from_buffers(
-            "other/point-v0", [episode], observation_space=mt_box(3), action_space=box, description="of others"
+            "other/point-v0",
+            [episode],
+            observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float64),
+            action_space=box,
+            description="of others",
         )
     dataset = mt.from_minari({"A": "other/point-v0"})
     recording = dataset.recordings["A"]
     assert not recording.has_labels
     assert recording.truncations.tolist() == [False, False, True]
     assert recording.returns().tolist() == [6]
-    from helpers.drift import drift_tasks
-
     with pytest.raises(ValueError, match=r"`loss`='forward_kl' needs: take loss='nll'"):
         mt.PolicyDistillation("MultiTaskMlpPolicy", drift_tasks(1), dataset)
     model = mt.PolicyDistillation("MultiTaskMlpPolicy", drift_tasks(1), dataset, loss="nll", seed=0).learn(640)
     assert "distill/A/kl" not in model.logger.name_to_value
 
 
-def mt_box(dim):
-    from gymnasium import spaces
-
-    return spaces.Box(-np.inf, np.inf, (dim,), np.float64)
-
-
-@pytest.mark.parametrize(
-    "dataset_id", ["points", "own/points", "a-v0", "own points-v0", "own//points-v0", "/own-v0", 3]
-)
+@pytest.mark.parametrize("dataset_id", ["points", "a-v0", "own points-v0", "own//points-v0", "/own-v0", 3])
 def test_ids_that_minari_has_not_are_refused(dataset_id):
-    with pytest.raises((ValueError, TypeError), match="dataset_id"):
+    with pytest.raises(ValueError, match="`dataset_id` must be a name"):
         mt.to_minari(recorded(n_episodes=1), dataset_id)
 
 

@@ -21,6 +21,7 @@ from sb3_multitask.tasks import Task, registered_id
 
 _FACTS = "sb3_multitask"
 """Key of Minari's metadata with the facts of our dataset, as JSON."""
+_NOT_IN_IDS = re.compile(r"[^-\w]")
 _ID = re.compile(r"(?P<stem>[-\w/]*[-\w])-v(?P<version>\d+)")
 _LABELS = ("teacher_mean", "teacher_log_std", "teacher_action")
 """Columns of the infos, one row for each step."""
@@ -94,9 +95,7 @@ def from_minari(datasets: Mapping[str, Any]) -> TeacherDataset:
         except (ValueError, FileNotFoundError) as e:
             raise ValueError(f"Task {name!r}: Minari has no dataset {given!r} on this machine ({e})") from e
         for what, space in (("observations", source.observation_space), ("actions", source.action_space)):
-            if not (
-                isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)
-            ):
+            if not (isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"):
                 raise TypeError(f"Task {name!r}: its {what} must be vectors of floats (got {space})")
         try:
             recordings[name] = _recording_of([*source.iterate_episodes()])
@@ -120,14 +119,14 @@ def _minari() -> Any:
 
 
 def _ids_of(dataset: TeacherDataset, dataset_id: str) -> dict[str, str]:
-    match = _ID.fullmatch(dataset_id)
+    match = _ID.fullmatch(dataset_id) if isinstance(dataset_id, str) else None
     if match is None or not all(match["stem"].split("/")) or len(match["stem"]) < 2:
         raise ValueError(
             "`dataset_id` must be a name of letters, digits, `-`, `_` and `/`, with at least two characters, and a "
             f"version, such as 'own/bodies-v0' (got {dataset_id!r})"
         )
     stem, version = match.groups()
-    ids = {name: f"{stem}/{re.sub(r'[^-\w]', '_', name)}-v{version}" for name in dataset.task_names}
+    ids = {name: f"{stem}/{_NOT_IN_IDS.sub('_', name)}-v{version}" for name in dataset.task_names}
     if len(set(ids.values())) < len(ids):
         raise ValueError(f"Two tasks would have one id in Minari: {', '.join(ids.values())}")
     return ids
