@@ -152,9 +152,8 @@ class FaultyEnv(DriftEnv):
 def test_quarantined_episodes_are_left_out(asked):
     tasks = [mt.Task("A", FaultyEnv, {"horizon": 5})]
     dataset = mt.record({"A": teacher_of("A")}, tasks, n_envs_per_task=2, on_fault="quarantine", **asked)
-    lengths = np.bincount(dataset.recordings["A"].episodes)
-    assert (lengths[:4] == 5).all()
-    assert "n_steps" in asked or len(lengths) == 4
+    lengths = np.bincount(dataset.recordings["A"].episodes).tolist()
+    assert lengths == ([5, 5, 5, 3] * 2 if "n_steps" in asked else [5] * 4)  # 30 = 3 * (3 + 5) + 3 + 3, the last cut
     assert np.isfinite(dataset.recordings["A"].observations).all()
 
 
@@ -225,7 +224,7 @@ def test_a_missing_file_is_named(saved, tmp_path):
         ({"rewards": np.full(14, np.nan)}, "`rewards` holds numbers that are not finite"),
         ({"observations": np.full((14, 3), 1e16)}, "`observations` holds numbers that are not finite, or beyond"),
         ({"observations": np.zeros((14, 3), int)}, "`observations` has the type int64"),
-        ({"episodes": np.arange(14)[::-1]}, "`episodes` must begin with 0 and rise by 1"),
+        ({"episodes": np.arange(14) % 2}, "`episodes` must begin with 0 and rise by 1"),
         ({"episodes": np.zeros(14, int)}, "`last_observations` must have the shape"),
         ({"truncations": np.ones(14, bool)}, "the last row of an episode, and no other"),
         ({"teacher_mean": None}, "`teacher_mean` and `teacher_log_std` must be given both, or neither"),

@@ -23,6 +23,8 @@ _FACTS = "sb3_multitask"
 """Key of Minari's metadata with the facts of our dataset, as JSON."""
 _NOT_IN_IDS = re.compile(r"[^-\w]")
 _ID = re.compile(r"(?P<stem>[-\w/]*[-\w])-v(?P<version>\d+)")
+_BY_TASK = ("teachers", "action_bounds", "layouts")
+"""Facts that are mappings by task."""
 _LABELS = ("teacher_mean", "teacher_log_std", "teacher_action")
 """Columns of the infos, one row for each step."""
 
@@ -202,26 +204,17 @@ def _task_of(name: str, spec: Any) -> Task | None:
 
 
 def _facts_of(dataset: TeacherDataset, name: str) -> dict[str, Any]:
-    """Return the facts of one task: those that are the same for all, and its own."""
-    facts = {key: value for key, value in dataset.facts.items() if not _is_by_task(value, dataset.task_names)}
-    by_task = {key: value for key, value in dataset.facts.items() if _is_by_task(value, dataset.task_names)}
-    return facts | {key: value[name] for key, value in by_task.items() if name in value}
+    """Return the facts of one task: those of all tasks, and its own."""
+    own = {key: dataset.facts[key][name] for key in _BY_TASK if name in dataset.facts.get(key, {})}
+    return {key: value for key, value in dataset.facts.items() if key not in _BY_TASK} | own
 
 
 def _merged(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the facts of several tasks: as one what they have in common, and by task what they have of their own."""
-    merged: dict[str, Any] = {}
-    for key in dict.fromkeys(key for of_task in facts.values() for key in of_task):
-        by_task = {name: of_task[key] for name, of_task in facts.items() if key in of_task}
-        values = list(by_task.values())
-        is_common = key not in _BY_TASK and len(by_task) == len(facts) and all(value == values[0] for value in values)
-        merged[key] = values[0] if is_common else by_task
-    return merged
-
-
-_BY_TASK = ("teachers", "action_bounds", "layouts")
-"""Facts that are mappings by task."""
-
-
-def _is_by_task(value: Any, names: tuple[str, ...]) -> bool:
-    return isinstance(value, Mapping) and bool(value) and set(value) <= set(names)
+    """Return the facts of several tasks as one: what they have in common, and by task what each has of its own."""
+    first, *others = facts.values()
+    common = {
+        key: value
+        for key, value in first.items()
+        if key not in _BY_TASK and all(other.get(key) == value for other in others)
+    }
+    return common | {key: {name: of_task[key] for name, of_task in facts.items() if key in of_task} for key in _BY_TASK}
