@@ -86,6 +86,23 @@ def test_a_dataset_is_not_overwritten():
     assert set(minari.list_local_datasets()) == {"own/points/A-v0", "own/points/B-v0"}
 
 
+def test_a_failure_leaves_nothing_behind(monkeypatch):
+    """Minari alone leaves a dataset that is listed and has no episodes."""
+    dataset, create = recorded(n_episodes=1), minari.create_dataset_from_buffers
+
+    def fail_for_b(dataset_id, buffers, **kwargs):
+        if "/B-" in dataset_id:
+            buffers = [*buffers, "no buffer"]
+        return create(dataset_id, buffers, **kwargs)
+
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", fail_for_b)
+    with pytest.raises(AttributeError):
+        mt.to_minari(dataset, "own/points-v0")
+    assert not minari.list_local_datasets()
+    monkeypatch.undo()
+    assert mt.from_minari(mt.to_minari(dataset, "own/points-v0")).digest == dataset.digest
+
+
 def test_a_dataset_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="Task 'A': Minari has no dataset 'own/nothing-v0'"):
         mt.from_minari({"A": "own/nothing-v0"})

@@ -55,26 +55,13 @@ def to_minari(
     taken = [one for one in ids.values() if one in minari.list_local_datasets()]
     if taken:
         raise ValueError(f"Minari has these datasets already: {', '.join(taken)}. Choose another `dataset_id`")
-    bounds, tasks = dataset.facts.get("action_bounds", {}), {task.name: task for task in dataset.tasks or ()}
-    for name, recording in dataset.recordings.items():
-        low, high = bounds.get(name, (recording.actions.min(axis=0), recording.actions.max(axis=0)))
-        box = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
-        spec = None if name in dataset.facts.get("layouts", {}) else _spec_of(tasks.get(name))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*(is set to None|env_spec is None).*")
-            made = minari.create_dataset_from_buffers(
-                ids[name],
-                [_buffer_of(recording, rows, episode, box) for episode, rows in enumerate(recording.slices())],
-                env=spec,
-                observation_space=spaces.Box(-np.inf, np.inf, (recording.obs_dim,), recording.observations.dtype.type),
-                action_space=box,
-                algorithm_name="recorded teachers",
-                author=author,
-                author_email=author_email,
-                code_permalink=code_permalink,
-                description=f"Steps of a teacher of the task {name!r}, recorded by sb3-multitask",
-            )
-        made.storage.update_metadata({_FACTS: json.dumps(_facts_of(dataset, name))})
+    try:
+        for name in dataset.task_names:
+            _write(minari, dataset, name, ids[name], (author, author_email, code_permalink))
+    except BaseException:  # Minari leaves what it had begun, which takes the id and reads as an empty dataset
+        for one in set(ids.values()) & set(minari.list_local_datasets()):
+            minari.delete_dataset(one)
+        raise
     return ids
 
 
@@ -132,6 +119,36 @@ def _ids_of(dataset: TeacherDataset, dataset_id: str) -> dict[str, str]:
     if len(set(ids.values())) < len(ids):
         raise ValueError(f"Two tasks would have one id in Minari: {', '.join(ids.values())}")
     return ids
+
+
+def _write(
+    minari: Any, dataset: TeacherDataset, name: str, dataset_id: str, authors: tuple[str | None, str | None, str | None]
+) -> None:
+    """Write the recording of one task as a dataset of Minari.
+
+    :param authors: Minari's author, author_email and code_permalink
+    """
+    recording, facts = dataset.recordings[name], _facts_of(dataset, name)
+    by_name = {task.name: task for task in dataset.tasks or ()}
+    extremes = recording.actions.min(axis=0), recording.actions.max(axis=0)
+    low, high = (np.array(bound, np.float32) for bound in facts.get("action_bounds", extremes))
+    box = spaces.Box(low, high)
+    author, author_email, code_permalink = authors
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*(is set to None|env_spec is None).*")
+        made = minari.create_dataset_from_buffers(
+            dataset_id,
+            [_buffer_of(recording, rows, episode, box) for episode, rows in enumerate(recording.slices())],
+            env=None if "layouts" in facts else _spec_of(by_name.get(name)),  # whose observations are flattened
+            observation_space=spaces.Box(-np.inf, np.inf, (recording.obs_dim,), recording.observations.dtype.type),
+            action_space=box,
+            algorithm_name="recorded teachers",
+            author=author,
+            author_email=author_email,
+            code_permalink=code_permalink,
+            description=f"Steps of a teacher of the task {name!r}, recorded by sb3-multitask",
+        )
+    made.storage.update_metadata({_FACTS: json.dumps(facts)})
 
 
 def _buffer_of(recording: TaskRecording, rows: slice, episode: int, box: spaces.Box) -> Any:
