@@ -12,6 +12,7 @@ from test_dataset import recorded, teacher_of
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
 from sb3_multitask.algorithms.offline_rows import RowOrder
+from sb3_multitask.evaluation.tensorboard import chart_layout, hyper_parameters
 from sb3_multitask.losses import gaussian_kl
 from sb3_multitask.vec_env import MultiTaskVecEnv
 
@@ -218,6 +219,19 @@ def test_callbacks_count_rows(dataset):
     callback = mt.MultiTaskEvalCallback(env, n_eval_episodes=1, eval_freq=1000, verbose=0)
     student(dataset).learn(2560, callback)
     assert callback.evaluations_timesteps == [1024, 2048]
+
+
+def test_tensorboard_has_charts_of_the_distance_and_none_of_rollouts(dataset):
+    model = student(dataset)
+    layout = chart_layout(model, ["A", "B"], ["eval"])
+    assert {group: list(charts) for group, charts in layout.items()} == {
+        "train": ["std"],
+        "distill": ["loss", "kl"],
+        "eval": ["mean_reward", "mean_ep_length"],
+    }
+    found = hyper_parameters(model, ["A", "B"])
+    assert (found["loss"], found["temperature"], found["batch_size"]) == ("forward_kl", 1.0, 64)
+    assert "dataset" not in found
 
 
 @pytest.mark.parametrize("algorithm", [mt.A2CMultiTask, mt.PPOMultiTask])

@@ -45,7 +45,8 @@ class PolicyDistillation(MultiTaskOnPolicyAlgorithm):
     decide.
 
     If the env normalises observations, the statistics of every task are those of its rows in the dataset. They stay as
-    they are, and are the model's, its files' and its agents'. A ``transfer`` into the model replaces them.
+    they are (the normaliser's ``training`` becomes False), and are the model's, its files' and its agents'. A
+    ``transfer`` into the model replaces them.
 
     The actor alone learns. The critic keeps the weights with which it began: before RL, ``transfer`` the student into
     an ``A2CMultiTask`` or ``PPOMultiTask`` and warm its critic up.
