@@ -4,24 +4,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers.drift import DriftEnv, drift_tasks, sized_tasks
+from helpers.recordings import recorded, teacher_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sb3_multitask as mt
 from sb3_multitask.readers import UnreadableFileError
-
-GAINS = {"A": 0.5, "B": -0.25}
-
-
-def teacher_of(task, std=0.3):
-    return lambda obs: (GAINS[task] * obs[:, :2], std)
-
-
-def recorded(n=2, **kwargs):
-    """What teachers of points that drift did, whose means are known."""
-    tasks = drift_tasks(n)
-    return mt.record({task.name: teacher_of(task.name) for task in tasks}, tasks, n_envs_per_task=2, **kwargs)
-
 
 # Recording
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers.drift import drift_tasks
-from test_dataset import GAINS, recorded
+from helpers.recordings import recorded
 
 import sb3_multitask as mt
 
@@ -106,7 +106,3 @@ def test_a_failure_leaves_nothing_behind(monkeypatch):
 def test_a_dataset_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="Task 'A': Minari has no dataset 'own/nothing-v0'"):
         mt.from_minari({"A": "own/nothing-v0"})
-
-
-def test_gains_differ():  # so that tasks cannot be confused in the tests above
-    assert len(set(GAINS.values())) == len(GAINS)

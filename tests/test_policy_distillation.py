@@ -5,9 +5,9 @@ import pytest
 import torch as th
 from helpers.drift import DriftEnv, drift_tasks, sized_tasks
 from helpers.models import make_model, weights_equal
+from helpers.recordings import recorded, teacher_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_dataset import recorded, teacher_of
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of

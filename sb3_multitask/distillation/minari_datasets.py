@@ -198,7 +198,7 @@ def _recording_of(episodes: list[Any]) -> TaskRecording:
 
 def _column(episodes: list[Any], lengths: list[int], name: str) -> np.ndarray | None:
     """Return the rows of an info, if every episode has one for each of its steps."""
-    parts = [(episode.infos or {}).get(name) for episode in episodes]
+    parts: list[Any] = [(episode.infos or {}).get(name) for episode in episodes]
     if any(part is None or len(part) != length for part, length in zip(parts, lengths, strict=True)):
         return None
     return np.concatenate(parts)
