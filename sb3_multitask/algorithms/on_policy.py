@@ -13,10 +13,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
 from sb3_multitask.algorithms.balanced import BalancedAlgorithm
+from sb3_multitask.algorithms.distral import DistralAlgorithm
 from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, trains_as_sb3, why_torch
 from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices, check_counts
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, task_buffer
-from sb3_multitask.algorithms.task_schedule import log_schedule
 from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.algorithms.taught import TaughtAlgorithm
 from sb3_multitask.combiners import GradientCombiner
@@ -32,14 +32,13 @@ from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.layers import TaskScheduleLike
 
 
-class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
+class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, DistralAlgorithm, BalancedAlgorithm):
     """Stands before an on-policy algorithm of SB3: ``class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO)``.
 
     Such a class has a constructor, which calls :meth:`begin` and :meth:`learn_from` before SB3's, and ``train``, in
     which ``numerics`` evaluates an objective, the sum of some losses, and makes steps along its gradient.
     """
 
-    normalizes_values: ClassVar[bool] = True  # its losses are evaluated by `numerics`, which knows `value_norm`
     needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
     torch_threads: int = 1  # of torch and of numpy's products while it trains; the physics has its own
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
@@ -58,9 +57,9 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
     ) -> None:
         """Set what a model has beside SB3's attributes; before SB3's constructor.
 
-        :raises TypeError: if ``n_steps`` is no whole number, and as :meth:`balance_tasks`
-        :raises ValueError: on another engine or rollouts without a step, and as :meth:`balance_tasks`
-        :raises ImportError: as :meth:`balance_tasks`
+        :raises TypeError: if ``n_steps`` is no whole number, and as ``balance_tasks``
+        :raises ValueError: on another engine or rollouts without a step, and as ``balance_tasks``
+        :raises ImportError: as ``balance_tasks``
         """
         check_choices(engine=(engine, EngineName))
         check_counts(n_steps=n_steps)
@@ -88,7 +87,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         """
         if (statistics := self.policy.value_statistics) is None:
             return
-        if not self.normalizes_values or trains_as_sb3(self):
+        if not self.has_numerics or trains_as_sb3(self):
             raise ValueError(
                 f"`policy_kwargs` has value_norm={self.policy.value_norm!r}, and {type(self).__name__} learns values "
                 "that are not normalised: use A2CMultiTask or PPOMultiTask, or leave it out"
@@ -132,6 +131,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         else:
             with self._teaching.in_env(env, callback, rollout_buffer, self) as with_teachers:
                 is_whole = self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
+        if is_whole and self.distral is not None:
+            self.regularize_rewards(rollout_buffer)
         # A rollout by teachers says nothing of the student's returns.
         if is_whole and self.policy.value_statistics is not None and not self.rollout_by_teacher:
             self.numerics.update_value_statistics(rollout_buffer)
@@ -151,7 +152,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
             if "episode" in info and "task" in info:
                 episode = task_logs.episode_of(info)
                 self.task_ep_info_buffers[info["task"]].append(episode)
-                if self._schedule is not None:
+                if self._schedule is not None and not self.rollout_by_teacher:
                     task = self._schedule.task_names.index(info["task"])
                     self._schedule.note_episode(task, episode["r"], episode.get("success"))
 
@@ -188,9 +189,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
         :raises ValueError: if the model has no env, or lacks the teachers or the schedule with which it learned
         """
-        self._check_balance()
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
-        self._begin_combining()
+        self._begin_to_balance()
         self._choose_engine()
         name = tb_log_name or type(self).__name__
         with threads_for_arrays(self.torch_threads):
@@ -209,6 +209,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or not self.task_ep_info_buffers:
             self.task_ep_info_buffers = {name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()}
+        if reset_num_timesteps and self.combining is not None:  # steps are counted from 0 again
+            self.combining.measured_at = self.combining.drawn_at = None
         resets = reset_num_timesteps or self._last_obs is None  # as SB3
         total_timesteps, callback_object = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -241,8 +243,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         for name, count in getattr(self.env.unwrapped if self.env else None, "fault_counts", {}).items():
             if count:
                 self.logger.record(f"faults/{name}", count)
-        if self._schedule is not None:
-            log_schedule(self.logger, self._schedule)
+        self.log_balance()
         means = task_logs.log_episodes(self.logger, self.task_ep_info_buffers)
         with task_logs.episodes_replaced(self, means):
             super().dump_logs(iteration)

@@ -72,7 +72,7 @@ class PolicyDistillation(MultiTaskOnPolicyAlgorithm):
     offline: ClassVar[bool] = True  # learns from a dataset, which it needs
     distils: ClassVar[bool] = False  # from `teachers` that label rollouts
     weighs_tasks: ClassVar[bool] = False
-    normalizes_values: ClassVar[bool] = False  # it learns none
+    has_numerics: ClassVar[bool] = False  # that would update `value_norm`: it learns no values
     live_settings: ClassVar[tuple[str, ...]] = ("max_grad_norm",)
     task_terms: ClassVar[tuple[str, ...]] = ()
 

@@ -149,6 +149,9 @@ class TrainConfig(Config):
         None, description="Coefficient of the critic; default: 0 with teachers and no RL, else 1"
     )
     student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
+    distill_features: Schedulable = Field(
+        0.0, description="Coefficient of Actor-Mimic's regression of the teachers' hidden layers"
+    )
     dataset: str | DatasetConfig | None = Field(
         None,
         description="With algo policy_distillation: folder of recorded teachers, or {teachers: ..., n_steps: ...} to "
