@@ -7,10 +7,14 @@ from sb3_multitask.agents import Agent, shared_agent
 from sb3_multitask.agents.export import export_onnx, export_torch
 from sb3_multitask.agents.files import load_agent, load_pretrained, save_agent
 from sb3_multitask.algorithms.a2c import A2CMultiTask
+from sb3_multitask.algorithms.policy_distillation import PolicyDistillation
 from sb3_multitask.algorithms.ppo import PPOMultiTask
 from sb3_multitask.algorithms.transfer import freeze, transfer
 from sb3_multitask.algorithms.trpo import TRPOMultiTask
 from sb3_multitask.checkpoint import CheckpointError, ResumableCheckpointCallback
+from sb3_multitask.distillation.dataset import TaskRecording, TeacherDataset
+from sb3_multitask.distillation.minari_datasets import from_minari, to_minari
+from sb3_multitask.distillation.recording import record
 from sb3_multitask.distillation.sources import Teacher
 from sb3_multitask.envs import FlatObservation, Morphology, TaskEnv, TaskSetEnv, register_envs, sample_bodies
 from sb3_multitask.evaluation.callback import MultiTaskEvalCallback
@@ -52,6 +56,7 @@ __all__ = [
     "MultiTaskVecNormalize",
     "PPOMultiTask",
     "PiecewiseConstant",
+    "PolicyDistillation",
     "ResumableCheckpointCallback",
     "SharedMlpExtractor",
     "TRPOMultiTask",
@@ -60,21 +65,26 @@ __all__ = [
     "TaskEnv",
     "TaskEpisodesCallback",
     "TaskFault",
+    "TaskRecording",
     "TaskResult",
     "TaskSetEnv",
     "Teacher",
+    "TeacherDataset",
     "WorkerError",
     "check_adapter",
     "evaluate_tasks",
     "export_onnx",
     "export_torch",
     "freeze",
+    "from_minari",
     "load_agent",
     "load_pretrained",
     "make_multitask_vec_env",
+    "record",
     "register_adapter",
     "sample_bodies",
     "save_agent",
     "shared_agent",
+    "to_minari",
     "transfer",
 ]

@@ -10,11 +10,13 @@ from sb3_multitask.losses import (
     DistillationLoss,
     GroupedOutputs,
     GroupedRows,
+    LikelihoodLoss,
     Outputs,
     PPOLoss,
     a2c_loss,
     distill_loss,
     gaussian_kl,
+    log_std_at_temperature,
 )
 from sb3_multitask.losses.gaussians import grouped_gaussian_kl
 from sb3_multitask.losses.loss import evaluate_groups, evaluation_of_sums, terms_of_samples
@@ -271,3 +273,75 @@ def test_rows_that_are_not_learned_from_may_have_any_ratio():
     found = [PPOLoss().output_gradient(rows, outputs).mean, PPOLoss().evaluate_groups(rows, outputs)[1].of_tasks]
     for before, after in zip(expected, found, strict=True):
         np.testing.assert_array_equal(after, before)
+
+
+# Likelihood of recorded actions, and temperature
+
+
+def test_hand_worked_likelihood():
+    """Actions (1, 3) under N(0, 2^2) and N(2, 1): 1/8 + log 2 and 1/2 + 0, and log(2 pi) / 2 for each."""
+    student = th.distributions.Normal(th.tensor([[0.0, 2.0]]), th.tensor([[2.0, 1.0]]))
+    actions = th.tensor([[1.0, 3.0]])
+    outputs = Outputs(None, student.log_prob(actions).sum(dim=1), None, student)
+    batch = samples_of(ROWS)._replace(actions=actions)
+    expected = 1 / 8 + math.log(2) + 1 / 2 + math.log(2 * math.pi)
+    loss = LikelihoodLoss(3.0)
+    assert loss.terms(batch, outputs)._asdict() == {"loss": pytest.approx(expected)}
+    assert loss.weighted(loss.terms(batch, outputs)).item() == pytest.approx(3 * expected)
+    taught = batch._replace(teacher_mean=th.zeros(1, 2), teacher_log_std=th.zeros(1, 2))
+    kl = (math.log(2) + 1 / 8 - 0.5) + 4 / 2
+    assert loss.terms(taught, outputs)._asdict() == {"loss": pytest.approx(expected), "kl": pytest.approx(kl)}
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_likelihoods_gradient_is_that_of_finite_differences(labelled, kept):
+    """Two tasks, two actions, three rows of each; in float64 by central differences."""
+    generator = np.random.default_rng(0)
+    mean, log_std, actions = (generator.normal(size=shape) for shape in ((2, 3, 2), (2, 1, 2), (2, 3, 2)))
+    keep = np.ones((2, 3, 1))
+    keep[1, 2] = 0
+    nothing = np.zeros((2, 3, 1))
+    of_teacher = {"teacher_mean": np.zeros((2, 3, 2)), "teacher_log_std": np.zeros((2, 3, 2))} if labelled else {}
+    rows = GroupedRows(np.arange(2), actions, nothing, nothing, keep if kept else None, **of_teacher)
+    loss = LikelihoodLoss(0.7)
+
+    def total(mean, log_std):
+        terms = loss.rows(rows, GroupedOutputs(rows, mean, log_std, nothing))
+        return 0.7 * (terms.loss * (keep if kept else 1)).sum() / rows.n_rows
+
+    gradient = loss.output_gradient(rows, GroupedOutputs(rows, mean, log_std, nothing))
+    for array, found in ((mean, gradient.mean), (log_std, gradient.log_std[:, None])):
+        for place in np.ndindex(*array.shape):
+            step = np.zeros_like(array)
+            step[place] = 1e-6
+            ends = [(mean + s * step, log_std) if array is mean else (mean, log_std + s * step) for s in (1, -1)]
+            assert found[place] == pytest.approx((total(*ends[0]) - total(*ends[1])) / 2e-6, abs=1e-8)
+
+
+def test_the_temperature_is_that_of_a_softmax_over_log_densities():
+    """On a fine grid of actions, softmax(log p / tau) is the density of the Gaussian whose std has the factor
+    sqrt(tau)."""
+    grid, mean, log_std, temperature = np.linspace(-6, 6, 4001), 0.3, np.float64(-0.2), 0.25
+
+    def log_density(log_std):
+        return -0.5 * ((grid - mean) / np.exp(log_std)) ** 2
+
+    def softmax(q):
+        weights = np.exp(q - q.max())
+        return weights / weights.sum()
+
+    scaled = log_std_at_temperature(log_std, temperature)
+    assert np.exp(scaled) == pytest.approx(0.5 * np.exp(log_std))
+    np.testing.assert_allclose(softmax(log_density(log_std) / temperature), softmax(log_density(scaled)), atol=1e-12)
+
+
+def test_hand_worked_kl_at_a_temperature():
+    """N(0, 1) at 1/4 is N(0, 1/4): KL to N(1, 2^2) is log 4 + (1/4 + 1) / 8 - 1/2."""
+    log_std = th.from_numpy(log_std_at_temperature(np.zeros((1, 1)), 0.25))
+    student = th.ones((1, 1), dtype=th.float64), th.full((1, 1), math.log(2), dtype=th.float64)
+    expected = math.log(4) + 1.25 / 8 - 0.5
+    assert distill_loss("forward_kl", th.zeros((1, 1)).double(), log_std, *student).item() == pytest.approx(expected)
+    array = np.zeros(2, np.float32)
+    assert log_std_at_temperature(array, 1.0) is array
+    assert log_std_at_temperature(array, 2.0).dtype == np.float32

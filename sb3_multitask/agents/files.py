@@ -237,7 +237,7 @@ def _agent_of(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Age
         np.array(facts["action_high"]),
         None if bounds is None else tuple(bounds),
         facts["facts"],
-        _tasks(facts.get("tasks")),
+        tasks_of_description(facts.get("tasks")),
         facts.get("obs_dtype", "float32"),
         None if (sizes := facts.get("task_sizes")) is None else TaskSpace(sizes["obs_dims"], sizes["action_bounds"]),
     )
@@ -294,7 +294,11 @@ def _listed(value: Any) -> Any:
     return {key: _listed(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def _tasks(described: Sequence[Mapping[str, Any]] | None) -> tuple[Task, ...] | None:
+def tasks_of_description(described: Sequence[Mapping[str, Any]] | None) -> tuple[Task, ...] | None:
+    """Return tasks that :func:`describe_tasks` described; None if it did not.
+
+    :raises ValueError: if an id names a module
+    """
     if described is None:
         return None
     for task in described:

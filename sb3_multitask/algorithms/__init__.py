@@ -5,6 +5,7 @@ read from its constructor, and what it can do from its class attributes:
 
 - ``resumable``: ``ResumableCheckpointCallback`` resumes its training to the same bits
 - ``distils``: it learns from ``teachers``
+- ``offline``: it learns from a ``dataset``, without environment steps
 - ``weighs_tasks``: its updates weigh the losses of tasks, as a schedule in mode "weights" asks for
 - ``carries_statistics``: its file holds its tasks and the normaliser's statistics, and it checks its env's normaliser
 - ``logs_tasks``: it logs the episodes of every task, and its last update; ``task_terms`` names what it logs of a task's
@@ -22,6 +23,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_multitask.algorithms.a2c import A2CMultiTask
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.on_policy import MultiTaskOnPolicyAlgorithm
+from sb3_multitask.algorithms.policy_distillation import PolicyDistillation
 from sb3_multitask.algorithms.ppo import PPOMultiTask
 from sb3_multitask.algorithms.trpo import TRPOMultiTask
 
@@ -32,6 +34,7 @@ __all__ = [
     "MultiTaskAlgorithm",
     "MultiTaskOnPolicyAlgorithm",
     "PPOMultiTask",
+    "PolicyDistillation",
     "TRPOMultiTask",
     "arguments_of",
     "has_ability",
@@ -42,11 +45,12 @@ ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
     "a2c_mt": A2CMultiTask,
     "ppo": PPOMultiTask,
     "trpo": TRPOMultiTask,
+    "policy_distillation": PolicyDistillation,
 }
 """By the name that a config has for them."""
 
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-Ability: TypeAlias = Literal["resumable", "distils", "weighs_tasks", "carries_statistics", "logs_tasks"]
+Ability: TypeAlias = Literal["resumable", "distils", "offline", "weighs_tasks", "carries_statistics", "logs_tasks"]
 
 
 def has_ability(algorithm: BaseAlgorithm | type[BaseAlgorithm], ability: Ability) -> bool:

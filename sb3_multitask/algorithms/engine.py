@@ -12,7 +12,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms.gradient_combiner import combine_by_autograd
-from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, present_tasks
+from sb3_multitask.algorithms.offline_rows import OfflineRows
+from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, TaskRolloutBufferSamples, present_tasks
 from sb3_multitask.fast import why_not_fast
 from sb3_multitask.losses import Evaluation, FeatureLoss, Loss, Outputs
 from sb3_multitask.losses.loss import terms_of_samples
@@ -39,6 +40,12 @@ class Engine(Protocol):
 
         :param batch_size: rows of a minibatch; ``None``: all rows in one
         :param normalize_advantage: standardise the advantages of each minibatch, unless it has a single row
+        """
+
+    def batch_of(self, rows: OfflineRows, places: np.ndarray) -> Any:
+        """Some rows of a dataset, of all tasks, in place of a rollout's; for :meth:`evaluate`.
+
+        :param places: which, (n,)
         """
 
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
@@ -125,6 +132,20 @@ class TorchEngine:
                 batch = batch._replace(advantages=advantages)
             if len(advantages):
                 yield batch
+
+    def batch_of(self, rows: OfflineRows, places: np.ndarray) -> TaskRolloutBufferSamples:
+        policy: Any = self.model.policy
+        policy.set_training_mode(True)
+        self._present = [True] * policy.n_tasks
+
+        def taken(column: np.ndarray | None) -> Any:
+            return None if column is None else th.as_tensor(column[places], device=policy.device)
+
+        columns = rows.observations, rows.tasks, rows.actions, rows.teacher_mean, rows.teacher_log_std
+        obs, task, actions, mean, log_std = map(taken, columns)
+        of_rollout: Any = (None,) * 4
+        samples = TaskRolloutBufferSamples({"obs": obs, "task": task}, actions, *of_rollout)
+        return samples._replace(teacher_mean=mean, teacher_log_std=log_std)
 
     @property
     def _value_statistics(self) -> ValueStatistics | None:

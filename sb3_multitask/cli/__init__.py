@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sb3_multitask.cli import card, enjoy, evaluate, export, grid, plot, report, train
+from sb3_multitask.cli import card, enjoy, evaluate, export, grid, plot, record, report, train
 from sb3_multitask.cli.output import console
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=grid.EXAMPLES)(grid.grid)
 app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=record.EXAMPLES)(record.record)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=enjoy.EXAMPLES)(enjoy.enjoy)
 app.command(epilog=plot.EXAMPLES)(plot.plot)

@@ -20,7 +20,7 @@ from sb3_multitask.many_tasks import MANY, listed
 from sb3_multitask.task_schedules import TaskSchedule
 
 Layout = dict[str, dict[str, list[Any]]]
-_NOT_HPARAMS = {"env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}
+_NOT_HPARAMS = {"dataset", "env", "verbose", "tensorboard_log", "device", "teachers", "_init_setup_model"}
 _VIDEO_SIZE = (192, 144)
 
 
@@ -136,11 +136,13 @@ def chart_layout(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Se
     keys: dict[str, Sequence[str]] = {}
     if has_ability(model, "logs_tasks"):
         has_std = getattr(model.policy, "log_std_mode", None) == "per_task"
-        keys["rollout"] = ("ep_rew_mean", "ep_len_mean")
+        if not has_ability(model, "offline"):
+            keys["rollout"] = ("ep_rew_mean", "ep_len_mean")
         keys["train"] = (*task_terms_of(model), *(["std"] if has_std else []))
     if isinstance(getattr(model, "task_schedule", None), TaskSchedule):
         keys["schedule"] = ("probability", "visits")
-    if has_ability(model, "distils") and getattr(model, "is_taught", False):
+    is_taught = has_ability(model, "distils") and getattr(model, "is_taught", False)
+    if is_taught or has_ability(model, "offline"):
         keys["distill"] = ("loss", "kl")
     keys |= dict.fromkeys(eval_names, ("mean_reward", "mean_ep_length"))
     layout: Layout = {}
@@ -193,7 +195,7 @@ def _metrics(model: BaseAlgorithm, task_names: Sequence[str], eval_names: Sequen
     if len(task_names) > MANY:
         task_names = ()
     of_tasks = [f"rollout/{name}/ep_rew_mean" for name in task_names] if has_ability(model, "logs_tasks") else []
-    metrics = ["rollout/ep_rew_mean", *of_tasks]
+    metrics = ["train/distill_loss"] if has_ability(model, "offline") else ["rollout/ep_rew_mean", *of_tasks]
     for group in eval_names:
         metrics += [f"{group}/mean_reward", f"{group}/worst_task_reward"]
         metrics += [f"{group}/{name}/mean_reward" for name in task_names]

@@ -7,6 +7,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import ALGORITHMS, has_ability
 from sb3_multitask.algorithms.env_checks import warn_of_other_gamma
+from sb3_multitask.distillation.dataset import TeacherDataset
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
@@ -14,9 +15,12 @@ from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.vec_env.layers import task_normalizer_of
 
 
-def make_algorithm(config: TrainConfig, env: VecEnv, verbose: int) -> OnPolicyAlgorithm:
+def make_algorithm(
+    config: TrainConfig, env: VecEnv, verbose: int, dataset: TeacherDataset | None = None
+) -> OnPolicyAlgorithm:
     """The model that a run trains.
 
+    :param dataset: that it learns from, if it learns offline
     :raises ConfigError: on an argument that the algorithm does not have
     """
     algorithm, kwargs = ALGORITHMS[config.algo], config.algorithm_kwargs()
@@ -24,6 +28,8 @@ def make_algorithm(config: TrainConfig, env: VecEnv, verbose: int) -> OnPolicyAl
         kwargs["policy"] = MultiTaskActorCriticPolicy
     if not has_ability(algorithm, "carries_statistics"):  # those that do look at the env's normaliser themselves
         warn_of_other_gamma(kwargs.get("gamma", 0.99), task_normalizer_of(env))
+    if dataset is not None:
+        kwargs["dataset"] = dataset
     try:
         return algorithm(env=env, verbose=verbose, **kwargs)
     except (TypeError, AssertionError) as e:  # SB3 asserts, for one, the size of a batch

@@ -49,7 +49,17 @@ from sb3_multitask.vec_env.faults import OnFault
 from sb3_multitask.vec_env.layers import ScheduleName
 from sb3_multitask.vec_env.normalize import MultiTaskVecNormalize
 
-__all__ = ["ConfigError", "EvaluateConfig", "FolderName", "TrainConfig", "dump_config", "load_config", "make_config"]
+__all__ = [
+    "ConfigError",
+    "DatasetConfig",
+    "EvaluateConfig",
+    "FolderName",
+    "RecordConfig",
+    "TrainConfig",
+    "dump_config",
+    "load_config",
+    "make_config",
+]
 
 FolderName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A name that becomes a folder and cannot leave its parent."""
@@ -61,11 +71,33 @@ else:
 
 _NOT_SEQUENTIAL = (
     *("task_schedule", "teachers", "init_from", "init_tasks", "freeze", "also_on", "report_at", "tensorboard"),
-    *("eval_freq", "score", "task_weights"),
+    *("eval_freq", "score", "task_weights", "dataset"),
 )
 
 
-_ALGO = "A2CMultiTask, PPOMultiTask or TRPOMultiTask; defaults below are of a2c_mt, ppo and trpo keep their own"
+_ALGO = (
+    "A2CMultiTask, PPOMultiTask, TRPOMultiTask or PolicyDistillation; defaults below are of a2c_mt, the others keep "
+    "their own"
+)
+
+
+class DatasetConfig(Config):
+    """A recording of teachers: arguments of ``mt.record``."""
+
+    teachers: str | dict[str, str] = Field(
+        description="Task -> run folder, zip, agent or pretrained:<name>; or one of these with a head for every task"
+    )
+    n_steps: PositiveInt | None = Field(None, description="Environment steps per task")
+    n_episodes: PositiveInt | None = Field(None, description="Whole episodes per task, in place of n_steps")
+    n_envs_per_task: PositiveInt = Field(4, description="Copies of each task that are played side by side")
+    deterministic: bool = Field(default=False, description="The Gaussians' means, not samples")
+    seed: int = Field(0, ge=0, description="Seed of the environments and of the samples")
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Self:
+        if (self.n_steps is None) == (self.n_episodes is None):
+            raise ValueError(f"give one of n_steps and n_episodes (got {self.n_steps} and {self.n_episodes})")
+        return self
 
 
 class TrainConfig(Config):
@@ -120,6 +152,11 @@ class TrainConfig(Config):
     student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
     distill_features: Schedulable = Field(
         0.0, description="Coefficient of Actor-Mimic's regression of the teachers' hidden layers"
+    )
+    dataset: str | DatasetConfig | None = Field(
+        None,
+        description="With algo policy_distillation: folder of recorded teachers, or {teachers: ..., n_steps: ...} to "
+        "record them first",
     )
     init_from: str | None = Field(None, description="Run folder or zip (trusted: unpickled) to begin with")
     init_tasks: dict[str, str] = Field({}, description="With init_from: task -> the source's task; default: same names")
@@ -187,6 +224,11 @@ class TrainConfig(Config):
         is_given = self.policy != policy or "policy" in self.algo_kwargs
         if is_given and policy not in self._algorithm.policy_aliases:  # SB3's own, whose policies know no tasks
             raise ValueError(f"algo {self.algo!r} runs with {policy} only")
+        if has_ability(self._algorithm, "offline") and self.dataset is None:
+            raise ValueError(
+                f"algo {self.algo!r} needs a dataset: a folder that `sb3-multitask record` wrote, or {{teachers: ..., "
+                "n_steps: ...}"
+            )
         check_sub_sampling(self._algorithm, self.algo_kwargs)
         return self
 
@@ -335,6 +377,30 @@ class TrainConfig(Config):
 
 
 _OF_ALGORITHMS = settings_of_algorithms(TrainConfig.model_fields)
+
+
+class RecordConfig(DatasetConfig):
+    """A recording of teachers on tasks: ``sb3-multitask record``."""
+
+    tasks: str | tuple[str, ...] | dict[str, str] | None = Field(
+        None, description="A task set, an id, a list of ids, or names with their ids; default: those of the one agent"
+    )
+    env_kwargs: dict[str, Any] = Field(
+        {}, description="Arguments of the environments: of all, and under a task's name of this one alone"
+    )
+
+    @model_validator(mode="after")
+    def _tasks_are_known(self) -> Self:
+        self.resolved_tasks()
+        return self
+
+    def resolved_tasks(self) -> tuple[Task, ...] | None:
+        """The tasks, in order, with the arguments of their environments; None for those of the one agent."""
+        if self.tasks is None:
+            if self.env_kwargs:
+                raise ValueError("env_kwargs are arguments of tasks, which are not given")
+            return None
+        return TrainConfig(tasks=self.tasks, env_kwargs=self.env_kwargs).resolved_tasks()
 
 
 class EvaluateConfig(Config):

@@ -17,7 +17,14 @@ from typing import Any
 from pydantic import Field, NonNegativeInt
 
 from sb3_multitask.agents import SHARED
-from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config, make_config
+from sb3_multitask.experiments.config import (
+    DatasetConfig,
+    FolderName,
+    TrainConfig,
+    dump_config,
+    load_config,
+    make_config,
+)
 from sb3_multitask.experiments.config_files import Config
 from sb3_multitask.experiments.run_folder import RunFolder, folder_of_agent
 from sb3_multitask.experiments.shipped import find_config, is_shipped
@@ -197,6 +204,10 @@ def _check_tasks(path: Path, runs: Mapping[str, GridRun]) -> None:
     for run in runs.values():
         config = run.config
         wanted = [(task, teacher, "teachers") for task, teacher in config.teachers.items()]
+        if isinstance(config.dataset, DatasetConfig):
+            given = config.dataset.teachers
+            teachers = given if isinstance(given, dict) else dict.fromkeys(config.task_names, given)
+            wanted += [(task, teacher, "teachers") for task, teacher in teachers.items()]
         if config.init_from is not None:
             names = config.init_tasks.values() or config.task_names
             wanted += [(task, config.init_from, "init_tasks" if config.init_tasks else "init_from") for task in names]

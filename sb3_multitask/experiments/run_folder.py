@@ -11,6 +11,7 @@
 ``evaluations.npz``    evaluations during training: SB3's arrays and per-task ones
 ``conflicts.npz``      cosines of the tasks' gradients (:mod:`sb3_multitask.experiments.conflicts`)
 ``agents/``            the agents at reported budgets, the best and the last (:mod:`sb3_multitask.agents`)
+``dataset/``           recorded teachers, if the run recorded some (:mod:`sb3_multitask.distillation.dataset`)
 ``results.json``       returns per task before and after training, every episode
 ``best_model.zip``     the best model by the config's score
 ``model.zip``          the model at the end
@@ -44,12 +45,14 @@ from filelock import FileLock, Timeout
 
 from sb3_multitask.agents.trained_files import run_of
 from sb3_multitask.checkpoint.format import list_checkpoints, read_latest
+from sb3_multitask.distillation.dataset import IN_RUN_FOLDER
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.storage.files import remove_leftovers, write_json
 
 _LOCK = ".lock"
 _OUTPUTS = (
-    *("agents", "monitor", "checkpoints", "on_*", "progress.csv", "evaluations.npz", "conflicts.npz", "results.json"),
+    *("agents", "dataset", "monitor", "checkpoints", "on_*", "progress.csv", "evaluations.npz", "conflicts.npz"),
+    "results.json",
     *("best_model.zip", "model.zip", "vecnormalize.pkl", "learning_curves.png", "events.out.tfevents.*"),
 )
 _PACKAGES = ("sb3-multitask", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
@@ -90,6 +93,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.log = self.path / "log.txt"
         self.agents = self.path / "agents"
+        self.dataset = self.path / IN_RUN_FOLDER
         self.progress = self.path / "progress.csv"
         self.model = self.path / "model.zip"
         self.vec_normalize = self.path / "vecnormalize.pkl"

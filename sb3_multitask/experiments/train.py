@@ -29,6 +29,7 @@ from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
 from sb3_multitask.experiments.conflicts import ConflictsCallback
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
+from sb3_multitask.experiments.datasets import dataset_of_run
 from sb3_multitask.experiments.milestones import BestAgentCallback, MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -185,7 +186,9 @@ def _train(
                 on_fault=config.on_fault,
             )
         )
-        model = make_algorithm(config, env, verbose)
+        model = make_algorithm(
+            config, env, verbose, dataset_of_run(config, folder, announce, progress_bar=progress_bar)
+        )
         if has_ability(model, "carries_statistics"):
             _begin_with(model, config)
         others = config.other_tasks()

@@ -54,6 +54,7 @@ class FastEngine:
         self._is_touched = False  # a callback has put in weights since the rollout began
         self._present: Sequence[bool] | None = None
         self._combining: GradientCombining | None = None
+        self._table: tuple[Any, RolloutTable] | None = None  # of a dataset
         self._nets_by_task: list[Net] = []
 
     def _take_parameters(self) -> None:
@@ -193,6 +194,29 @@ class FastEngine:
             yield [self._whole_rollout(acting, rollout_buffer, keep, normalize_advantage)]
         else:
             yield from self._minibatches(acting, rollout_buffer, keep, batch_size, normalize_advantage)
+
+    def batch_of(self, rows: Any, places: np.ndarray) -> Sequence[Computation]:
+        """Some rows of a dataset, of all tasks, in place of a rollout's.
+
+        :param rows: an ``OfflineRows``
+        :param places: which, (n,)
+        """
+        if self._acting is None or not self.parameters.is_current():
+            acting = self._start_acting(self.model.env, 1)
+        else:
+            acting = self._acting
+            acting.take_weights(self.parameters)
+        if self._table is None or self._table[0] is not rows:
+            nothing = np.zeros((len(rows.tasks), 1), acting.dtype)  # of returns
+            columns = {"actions": rows.actions, "advantages": nothing, "returns": nothing}
+            if rows.teacher_mean is not None:
+                columns |= {"teacher_mean": rows.teacher_mean, "teacher_log_std": rows.teacher_log_std}
+            self._table = rows, RolloutTable(rows.observations, columns, acting.dtype)
+        self._present = None
+        tasks = np.arange(self.model.policy.n_tasks)
+        return parts_of_minibatch(
+            self._table[1], acting.weights, tasks, rows.tasks[places], places, normalize_advantage=False
+        )
 
     def _whole_rollout(
         self, acting: Acting, rollout_buffer: Any, keep: np.ndarray | None, normalize_advantage: bool

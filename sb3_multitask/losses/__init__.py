@@ -9,6 +9,7 @@ from sb3_multitask.losses.distral import Distral, DistralLoss, DistralTerms
 from sb3_multitask.losses.features import FeatureLoss, FeatureTerms, feature_distance
 from sb3_multitask.losses.gaussians import gaussian_kl
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
+from sb3_multitask.losses.likelihood import LikelihoodLoss, LikelihoodTerms, log_std_at_temperature
 from sb3_multitask.losses.loss import Evaluation, Loss, LossTerms, Outputs, Samples
 from sb3_multitask.losses.ppo import PPOLoss, PPOTerms
 
@@ -26,6 +27,8 @@ __all__ = [
     "FeatureTerms",
     "GroupedOutputs",
     "GroupedRows",
+    "LikelihoodLoss",
+    "LikelihoodTerms",
     "Loss",
     "LossTerms",
     "OutputGradient",
@@ -37,4 +40,5 @@ __all__ = [
     "distill_loss",
     "feature_distance",
     "gaussian_kl",
+    "log_std_at_temperature",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_TRAINING, _EVALUATION, _SCHEDULE, _COMBINER = 0, 1, 2, 3
+_TRAINING, _EVALUATION, _SCHEDULE, _COMBINER, _RECORDING, _ORDER = range(6)
 
 
 def env_seed(seed: int, task: int, copy: int = 0, *, training: bool = True) -> int:
@@ -50,3 +50,18 @@ def combiner_generator(seed: int | None, net: int) -> np.random.Generator:
     :param net: 0 for the actor, 1 for the critic
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_COMBINER, net)))
+
+
+def recording_generator(seed: int) -> np.random.Generator:
+    """Return the generator of teachers' noise in a recording, which shares no numbers with those above."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_RECORDING,)))
+
+
+def order_generator(seed: int, task: int, epoch: int) -> np.random.Generator:
+    """Return the generator of the order of a task's rows in an epoch, which shares no numbers with those above.
+
+    :param seed: seed of the run
+    :param task: index of the task
+    :param epoch: how many times all of its rows have been learned from before
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_ORDER, task, epoch)))

@@ -32,6 +32,7 @@ _OTHERS_BY_SETTINGS: tuple[tuple[set[str], str], ...] = (
     ({"exploration_fraction"}, "DQN"),
 )
 _BY_SETTING = {"clip_range": "PPO", "cg_max_steps": "TRPO", "normalize_advantage": "A2C"}
+_OFFLINE = "PolicyDistillation"
 _OF_TASKS = "MultiTask"  # what the names of algorithms on several tasks end with
 
 
@@ -47,6 +48,8 @@ def algorithm_of(data: Mapping[str, Any], members: Collection[str]) -> str:
         )
     # SB3's on-policy algorithms; PPO has `normalize_advantage` since SB3 1.7 only
     if other is None and {"n_steps", "gae_lambda"} <= set(data):
+        if {"task_schedule", "order_seed"} <= set(data):
+            return _OFFLINE
         for setting, algorithm in _BY_SETTING.items():
             if setting in data:
                 return algorithm + _OF_TASKS if "task_schedule" in data else algorithm
@@ -73,7 +76,7 @@ def _short(name: str) -> str:
 
 def is_of_tasks(algorithm: str) -> bool:
     """Whether an algorithm's file names its tasks and holds their statistics."""
-    return algorithm.endswith(_OF_TASKS)
+    return algorithm == _OFFLINE or algorithm.endswith(_OF_TASKS)
 
 
 def _other_algorithm(data: Mapping[str, Any]) -> str | None:

@@ -26,9 +26,14 @@ from sb3_multitask.task_schedules import make_task_schedule
 from sb3_multitask.tasks import TASK_SETS, did_you_mean, set_id
 from sb3_multitask.vec_env import MultiTaskVecNormalize
 
+_ONLINE = {
+    name: algorithm
+    for name, algorithm in algorithms.ALGORITHMS.items()
+    if not algorithms.has_ability(algorithm, "offline")  # which needs a dataset
+}
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
-    **{f"{name.removesuffix('_mt')}_mt": algorithm for name, algorithm in algorithms.ALGORITHMS.items()},
-    **{name: algorithm for name, algorithm in algorithms.ALGORITHMS.items() if name.endswith("_mt")},
+    **{f"{name.removesuffix('_mt')}_mt": algorithm for name, algorithm in _ONLINE.items()},
+    **{name: algorithm for name, algorithm in _ONLINE.items() if name.endswith("_mt")},
 }
 """Name -> class: the table's, with ``_mt``, since the zoo has algorithms of its own that are called ``ppo``, ..."""
 
