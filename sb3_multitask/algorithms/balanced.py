@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.algorithms.columns import check_column, note_column, take_columns
 from sb3_multitask.algorithms.engine import trains_as_sb3
 from sb3_multitask.algorithms.gradient_combiner import (
     begun_combining,
@@ -33,7 +34,8 @@ from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
 from sb3_multitask.combiners import GradientCombiner, GradientCombining, Net
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.task_schedules.base import TaskSchedule, one_task_at_a_time
-from sb3_multitask.vec_env.layers import TaskScheduleLike, scheduled
+from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
+from sb3_multitask.vec_env.layers import TaskScheduleLike, layers_of, scheduled
 
 
 class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
@@ -76,11 +78,13 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         super()._setup_model()
         _ = self.loss_weights
         check_shares(self)
+        take_columns(self)
 
     def _check_balance(self) -> None:
-        """Raise ValueError if a model that was loaded lacks its schedule or its combiner."""
+        """Raise ValueError if a model that was loaded lacks its schedule or its combiner, or would change a column."""
         check_has_schedule(type(self).__name__, self.task_schedule)
         check_has_combiner(type(self).__name__, self.gradient_combiner)
+        check_column(self)
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:
         return scheduled(env, self.task_schedule)
@@ -145,6 +149,7 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             self._schedule.note_visits([env.active_task] if is_one else range(self._schedule.n_tasks))
         if self.combining is not None:
             log_conflicts(self.logger, self.combining)
+        note_column(self)
         self._show_next_task()
 
     def _show_next_task(self) -> None:
@@ -152,6 +157,12 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             env: Any = self.env
             self._last_obs = env.next_task(None if self._schedule is None else self._schedule.next_task())
             self._last_episode_starts = env.episode_starts
+
+    def _reset_shows_first_task(self) -> None:
+        """Let a reset of the env show the task with which the schedule begins."""
+        for layer in layers_of(self.env) if self.env is not None and self._schedule is not None else ():
+            if isinstance(layer, TaskCyclingVecEnv):
+                layer.first_task = self._schedule.first_task  # type: ignore[union-attr]
 
     # Files and state
 
