@@ -39,8 +39,8 @@ def take_columns(model: Any) -> None:
         )
     if isinstance(schedule, TaskSequence) and list(schedule.order) != sorted(schedule.order):
         raise ValueError(
-            f"`task_schedule` trains {', '.join(schedule.tasks or ())}, and columns of share=\"progressive\" read those "
-            f"of the tasks before them, in the model's order: {', '.join(schedule.task_names)}"
+            f"`task_schedule` trains {', '.join(schedule.tasks or ())}, and columns of share='progressive' read those "
+            f"of the tasks before it: name them in the model's order, {', '.join(schedule.task_names)}"
         )
     columns.learns_in_turn = True
 

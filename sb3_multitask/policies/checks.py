@@ -49,7 +49,9 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
         yield from _wrong_type("task_vectors", policy.task_vectors, TaskVectors)
     extractor, has_columns = policy.mlp_extractor, policy.share == "progressive"
     yield from _wrong_type("mlp_extractor", extractor, ProgressiveMlpExtractor if has_columns else SharedMlpExtractor)
-    yield from _wrong_type("mlp_extractor.policy_net", extractor.policy_net, ProgressiveNet if has_columns else nn.Sequential)
+    yield from _wrong_type(
+        "mlp_extractor.policy_net", extractor.policy_net, ProgressiveNet if has_columns else nn.Sequential
+    )
     yield from (_wrong_columns if has_columns else _wrong_layers)(extractor.policy_net, policy)
     yield from _wrong_heads(policy.action_net, policy)
     modules = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules(), policy.task_vectors)

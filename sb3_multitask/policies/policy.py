@@ -308,7 +308,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         if mode and self.share == "progressive" and not columns.learns_in_turn:
             raise ValueError(
                 '`share="progressive"` trains one task after the other: use A2CMultiTask, PPOMultiTask or '
-                'TRPOMultiTask with task_schedule=TaskSequence(), or another `share`'
+                "TRPOMultiTask with task_schedule=TaskSequence(), or another `share`"
             )
         if mode and self.value_statistics is not None and not self.value_statistics.are_updated:
             raise ValueError(
