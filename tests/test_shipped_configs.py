@@ -17,7 +17,7 @@ from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.zoo.settings import default_config, read_hyperparameters
 
 ROOT = Path(__file__).parents[1]
-NAMES = sorted(path.name for path in (ROOT / "zoo_configs").iterdir())
+NAMES = sorted(path.name for path in (ROOT / "zoo_configs").iterdir() if path.is_file())
 
 
 def test_a_shipped_config_is_found_from_anywhere(tmp_path, monkeypatch):
