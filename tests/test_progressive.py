@@ -502,6 +502,31 @@ def test_agents_and_exports_act_as_their_models(tmp_path, options, tasks):
     np.testing.assert_allclose(session.run(["action"], {"obs": obs, "task": raw["task"]})[0], expected, atol=1e-5)
 
 
+def test_making_an_agent_draws_no_random_numbers():
+    model = make()
+    before = th.get_rng_state()
+    agent = agent_of(model)
+    assert th.equal(before, th.get_rng_state())
+    assert not any(parameter.requires_grad for parameter in agent.columns.parameters())
+
+
+def test_agents_take_observations_that_cannot_be_written():
+    agent = dataclasses.replace(agent_of(make()), statistics=None)
+    obs = raw_observations()["obs"].astype(np.float32)
+    expected = agent.distribution(obs, 2)[0]
+    obs.flags.writeable = False
+    np.testing.assert_array_equal(agent.distribution(obs[::-1], 2)[0][::-1], expected)
+
+
+def test_a_policys_own_file_has_its_columns(tmp_path):
+    policy = make().learn(60).policy
+    policy.save(tmp_path / "policy.zip")
+    loaded = mt.MultiTaskActorCriticPolicy.load(tmp_path / "policy.zip", device="cpu")
+    obs = batch_for(policy, [0, 1, 2])
+    assert th.equal(policy.predict_values(obs), loaded.predict_values(obs))
+    assert loaded.mlp_extractor.trained.tolist() == [1, 1, 1]
+
+
 def test_another_process_films_the_same():
     agent = agent_of(make(tasks=drawn_tasks()).learn(100))
     scene = Scene(agent, tuple(drawn_tasks()), 4)

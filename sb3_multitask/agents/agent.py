@@ -276,7 +276,7 @@ class Agent:
             mine = self.task_vectors[index]
             x = np.concatenate([x, np.broadcast_to(mine, (len(x), len(mine)))], axis=1)
         if self.columns is not None:
-            x = self.columns.latent_of(th.from_numpy(x), index).numpy()
+            x = self.columns.latent_of(th.from_numpy(np.array(x)), index).numpy()
         *hidden, last = [*trunk, *head]
         for layer in hidden:
             x = activation(layer(x))

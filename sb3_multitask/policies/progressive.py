@@ -109,9 +109,11 @@ class ProgressiveNet(nn.Module):
         if not layers or any(len(shape) != 2 for shape in shapes.values()):
             raise ValueError(f"{_PREFIX}columns.0 has no linear layers")
         sizes = [shapes[0, layers[0]][1], *(shapes[0, layer][0] for layer in layers)]
-        net = cls(n_tasks, sizes, activation_fn)
+        with th.device("meta"):  # without memory, which a damaged file could ask for, and without random numbers
+            net = cls(n_tasks, sizes, activation_fn)
+        tensors = {name: th.from_numpy(array.astype(np.float32)) for name, array in own.items()}
         try:
-            net.load_state_dict({name: th.from_numpy(array.astype(np.float32)) for name, array in own.items()})
+            net.load_state_dict(tensors, assign=True)
         except RuntimeError as e:
             raise ValueError(f"the columns are not those of {n_tasks} tasks and layers of {sizes}: {e}") from e
         return net.requires_grad_(requires_grad=False)
