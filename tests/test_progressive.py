@@ -329,6 +329,14 @@ def test_columns_are_not_trained_together(schedule):
 def test_columns_are_not_trained_in_another_order():
     with pytest.raises(ValueError, match="trains C, B, and columns .* in the model's order, A, B, C"):
         make(schedule=TaskSequence(["C", "B"]))
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    kwargs = {"task_schedule": TaskSequence(["C", "B"]), "policy_kwargs": {"share": "progressive"}}
+    later = mt.A2CMultiTask("MultiTaskMlpPolicy", None, _init_setup_model=False, **kwargs)
+    later.observation_space, later.action_space, later.n_envs = env.observation_space, env.action_space, 2
+    later._setup_model()
+    later.set_env(env)
+    with pytest.raises(ValueError, match="trains C, B, and columns"):
+        later.learn(60)
 
 
 @pytest.mark.parametrize(("algorithm", "kwargs"), [(A2C, {}), (PPO, {"batch_size": 16})])
