@@ -65,7 +65,7 @@ def fast_update(model: Any, loss: Any, batch_size: int | None, name: str | None)
             batch = next(batches)
         model.combining = combining
         if name == "measured":
-            combining.measure_next()
+            combining.measure_next(model.num_timesteps)
         model.numerics.evaluate([loss], batch)
         model.numerics.step(0.5)
 

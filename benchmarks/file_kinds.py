@@ -20,6 +20,7 @@ from sb3_multitask.checkpoint.format import CheckpointError, read_checkpoint, wr
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.card_sources import read_source
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
+from sb3_multitask.experiments.conflicts import read_conflicts
 from sb3_multitask.experiments.curves import read_evaluations, read_training_returns
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.report.collect import read_runs, write_data
@@ -127,6 +128,12 @@ def _of_data(root: Path) -> str:
     return _digest([(run.config, run.results, run.status, _of_curves(run.curves())) for run in runs])
 
 
+def _of_conflicts(folder: Path) -> str:
+    conflicts = read_conflicts(folder / "conflicts.npz")
+    assert conflicts is not None
+    return _digest(conflicts.to_json())
+
+
 KINDS = (
     Kind(
         "agent",
@@ -158,6 +165,7 @@ KINDS = (
         has_checksum=True,
         is_zip=True,
     ),
+    Kind("conflicts", ("conflicts.npz",), _of_conflicts, has_checksum=True, is_zip=True),
 )
 
 
@@ -245,4 +253,8 @@ def _write_run(folder: Path) -> None:
         ep_lengths=np.full((5, 4), 7),
         task_names=np.array(["A", "B"]),
         task_results=rng.normal(size=(5, 2, 4)),
+    )
+    cosines = {net: rng.uniform(-1, 1, (5, 2, 2)).astype(np.float32) for net in ("actor", "critic")}
+    np.savez(
+        folder / "conflicts" / "conflicts.npz", timesteps=np.arange(5) * 100, task_names=np.array(["A", "B"]), **cosines
     )

@@ -1,7 +1,10 @@
 """Gradient combiners, and how the gradients of tasks conflict."""
 
 import contextlib
+import io
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,20 +14,25 @@ import torch as th
 from helpers.drift import ReachingEnv, drift_tasks, recorded_tasks
 from helpers.killed_runs import KillAt, Killed
 from helpers.models import weights_equal
+from PIL import Image
 from stable_baselines3 import A2C
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import Logger, configure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_fast import StopTraining
 
 import sb3_multitask as mt
-from sb3_multitask.algorithms import MultiTaskOnPolicyAlgorithm
+from sb3_multitask.algorithms import MultiTaskOnPolicyAlgorithm, conflict_images
 from sb3_multitask.algorithms.engine import TorchEngine
 from sb3_multitask.checkpoint import CheckpointError
 from sb3_multitask.combiners import (
     COMBINERS,
     Combiner,
     GradientCombining,
+    MeanNorm,
     PCGrad,
+    TorchJDCombiner,
     cosines,
+    make_combiners,
     pair_statistics,
     pcgrad_weights,
 )
@@ -118,9 +126,34 @@ def test_permuting_tasks_permutes_pcgrads_weights():
     np.testing.assert_allclose(permuted, pcgrad_weights(gramian, order)[p])
 
 
-@pytest.mark.parametrize("name", ["mean", "pcgrad"])
+def test_a_direction_may_have_the_length_of_the_mean():
+    """|0.5 g_1 + 0.5 g_2| = 1/2 and |3 g_1 + g_2| = |(2, 1)| = sqrt(5): weights are divided by 2 sqrt(5)."""
+    weights = MeanNorm(Fixed(3.0, 1.0)).weights(CONFLICT @ CONFLICT.T)
+    np.testing.assert_allclose(weights, np.array([3, 1]) / (2 * np.sqrt(5)))
+    np.testing.assert_array_equal(MeanNorm(Fixed(0.0, 0.0)).weights(CONFLICT @ CONFLICT.T), 0)
+    opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    np.testing.assert_array_equal(MeanNorm(Fixed(1.0, 0.0)).weights(opposite), 0)
+
+
+def test_a_scaled_combiner_is_its_inner_one_in_files_and_names():
+    model = made(n_steps=8, gradient_combiner="pcgrad+mean_norm", seed=3)
+    own, inner = model.combining.combiners["actor"], PCGrad()
+    inner.begin(3, 0)
+    assert own.settings() == {"class": "MeanNorm", "combiner": {"class": "PCGrad"}}
+    assert own.combiner.get_state() == inner.get_state()
+    own.weights(gramian_of())
+    other = MeanNorm(PCGrad())
+    other.begin(0, 0)
+    other.set_state(own.get_state())
+    np.testing.assert_array_equal(other.weights(gramian_of(seed=1)), own.weights(gramian_of(seed=1)))
+    model.learn(48)
+    with pytest.raises(TypeError, match=r"`combiner` must be a Combiner \(got 'pcgrad'\)"):
+        MeanNorm("pcgrad")
+
+
+@pytest.mark.parametrize("name", ["mean", "pcgrad", "mean+mean_norm"])
 def test_gradients_without_conflict_give_the_mean(name):
-    combiner = COMBINERS[name]()
+    combiner = make_combiners(name)["actor"]
     for rows in (np.ones((4, 2)), np.eye(4) * [1, 2, 3, 4]):
         np.testing.assert_allclose(combiner.weights(rows @ rows.T), 0.25)
 
@@ -289,6 +322,75 @@ def test_conflicts_are_logged_every_so_many_rollouts(engine):
     assert set(model.conflict_cosines) == {"actor", "critic"}
 
 
+def test_tensorboard_has_a_picture_of_the_cosines_and_other_logs_have_none(tmp_path, capsys):
+    plain = learned(n=10 * 24, n_steps=4)
+    model = made(n_steps=4, conflict_freq=2)
+    formats = ["tensorboard", "csv", "json", "log", "stdout"]
+    model.set_logger(configure(str(tmp_path), formats))
+    with contextlib.closing(model.logger):
+        model.learn(10 * 24, log_interval=2)
+    np.testing.assert_array_equal(vector_of(model), plain)
+    (file,) = tmp_path.glob("events.*")
+    accumulator = EventAccumulator(str(file), {"images": 0, "scalars": 0})
+    accumulator.Reload()
+    assert accumulator.Tags()["images"] == ["conflict/cosines"]
+    assert {"conflict/actor/cosine_mean", "conflict/critic/negative_share"} <= set(accumulator.Tags()["scalars"])
+    pictures = accumulator.Images("conflict/cosines")
+    assert [picture.step for picture in pictures] == [96, 144, 192, 240, 240]  # of the update before
+    assert Image.open(io.BytesIO(pictures[0].encoded_image_string)).size == (pictures[0].width, pictures[0].height)
+    texts = [(tmp_path / name).read_text() for name in ("progress.csv", "progress.json", "log.txt")]
+    for text in (*texts, capsys.readouterr().out):
+        assert "cosine_mean" in text
+        assert "cosines" not in text
+
+
+def test_pictures_are_of_new_cosines_and_at_most_a_hundred(tmp_path, monkeypatch):
+    drawn = []
+
+    def picture(combining, _names):
+        drawn.append(combining.measured_at)
+        return np.zeros((2, 2, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(conflict_images, "_picture", picture)
+    model = made(n_steps=1, conflict_freq=3)
+    model.set_logger(Logger(None, []))
+    model.learn(60, log_interval=1)
+    assert drawn == []  # without TensorBoard
+    model.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    with contextlib.closing(model.logger):
+        model.learn(60, log_interval=1)  # ten rollouts of six steps
+        assert drawn == [18, 36, 54]
+        drawn.clear()
+        model.conflict_freq = 1
+        model.learn(400 * 6, log_interval=1)
+    assert 90 <= len(drawn) <= 100
+    assert np.diff(drawn).min() >= 24
+
+
+def test_matplotlib_is_not_imported_by_measuring():
+    code = (
+        "import sys, sb3_multitask as mt; from helpers.drift import drift_tasks; "
+        "env = mt.make_multitask_vec_env(drift_tasks(2), 1, seed=0); "
+        "mt.A2CMultiTask('MultiTaskMlpPolicy', env, conflict_freq=1).learn(100, log_interval=1); "
+        "assert not [name for name in sys.modules if name.startswith('matplotlib')]"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("names", ["ABC", [f"task {i}" for i in range(25)], ["x" * 200, "$\\alpha", ""]])
+def test_any_names_can_be_drawn(names):
+    combining = GradientCombining({}, len(names))
+    combining.measured_at = 0
+    of_tasks = np.full((len(names), len(names)), np.nan)
+    of_tasks[:2, :2] = [[1, -0.5], [-0.5, 1]]
+    combining.cosines = {"critic": of_tasks}
+    image = conflict_images._picture(combining, list(names))
+    assert image.dtype == np.uint8
+    for color in ([194, 56, 58], [5, 48, 97], [204, 204, 204]):  # of -0.5, of 1 and of NaN
+        assert (image == color).all(axis=-1).any()
+
+
 def test_both_engines_measure_the_same_cosines():
     fast, torch = (
         made(engine=engine, tasks=recorded_tasks(), conflict_freq=1).learn(30).conflict_cosines
@@ -404,6 +506,48 @@ def test_a_combiner_that_is_set_later_is_taken():
     assert model.conflict_cosines
 
 
+def test_a_net_of_a_combiner_that_is_set_later_is_taken():
+    model = made(gradient_combiner={"actor": "pcgrad"}).learn(30)
+    model.gradient_combiner["critic"] = "mean"
+    assert model.learn(30).combining.combines("critic")
+
+
+@pytest.mark.parametrize("name", ["gradient_combiner", "conflict_freq"])
+def test_what_is_set_later_is_checked(name):
+    model = made(policy_kwargs={"net_arch": []})
+    setattr(model, name, {"gradient_combiner": "pcgrad", "conflict_freq": 1}[name])
+    with pytest.raises(ValueError, match=f"`{name}` has nothing to look at"):
+        model.learn(30)
+    model = mt.TRPOMultiTask("MultiTaskMlpPolicy", drift_tasks(3), n_steps=32)
+    setattr(model, name, {"gradient_combiner": "pcgrad", "conflict_freq": 1}[name])
+    with pytest.raises(ValueError, match=rf"The train\(\) of TRPOMultiTask ignores `{name}`"):
+        model.learn(96)
+    model = made()
+    setattr(model, name, {"gradient_combiner": 3, "conflict_freq": -1}[name])
+    with pytest.raises((TypeError, ValueError), match=rf"`{name}` must be .*\(got (3|-1)\)"):
+        model.learn(30)
+
+
+def test_a_combiner_keeps_its_memory_when_measuring_begins():
+    models = []
+    for freq in (0, 1):
+        model = made(gradient_combiner="pcgrad").learn(60)
+        model.conflict_freq = freq
+        models.append(model.learn(60))
+    assert weights_equal(*models)
+    assert models[0].combining.get_state() == models[1].combining.get_state()
+
+
+def test_another_combiner_begins_anew_and_an_equal_one_continues():
+    model = made(gradient_combiner="pcgrad").learn(60)
+    state = model.combining.get_state()
+    model.gradient_combiner = PCGrad()
+    assert model.learn(0).combining.get_state() == state
+    model.gradient_combiner = "mean"
+    assert model.learn(0).combining.settings()["actor"] == {"class": "Mean"}
+    assert model.combining.get_state() != state
+
+
 class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, A2C):
     def __init__(self, policy, env, **kwargs):
         self.begin("joint", "auto", 5, **kwargs)
@@ -413,9 +557,7 @@ class WithSB3sTrain(MultiTaskOnPolicyAlgorithm, A2C):
 
 @pytest.mark.parametrize("kwargs", [{"gradient_combiner": "pcgrad"}, {"conflict_freq": 1}])
 def test_a_train_that_does_not_combine_is_refused(kwargs):
-    with pytest.raises(
-        ValueError, match=rf"WithSB3sTrain has SB3's own train\(\), which ignores `{next(iter(kwargs))}`"
-    ):
+    with pytest.raises(ValueError, match=rf"The train\(\) of WithSB3sTrain ignores `{next(iter(kwargs))}`"):
         WithSB3sTrain("MultiTaskMlpPolicy", drift_tasks(3), **kwargs)
 
 
@@ -447,6 +589,19 @@ def test_an_object_is_not_in_the_file(tmp_path):
     loaded.learn(60)
 
 
+def test_a_file_without_its_object_keeps_the_objects_memory(tmp_path):
+    model = made(gradient_combiner=PCGrad()).learn(60)
+    model.save(tmp_path / "model")
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2)
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=env)
+    loaded.save(tmp_path / "again")
+    later = mt.A2CMultiTask.load(tmp_path / "again", env=env, gradient_combiner=PCGrad())
+    assert later.combining.get_state() == model.combining.get_state()
+    loaded.gradient_combiner = PCGrad()
+    loaded.learn(0)
+    assert loaded.combining.get_state() == model.combining.get_state()
+
+
 @pytest.mark.parametrize("engine", ["fast", "torch"])
 @pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
 def test_a_run_that_resumes_makes_the_same_bits(tmp_path, algorithm, kwargs, engine):
@@ -467,6 +622,15 @@ def test_a_run_that_resumes_makes_the_same_bits(tmp_path, algorithm, kwargs, eng
     for other in (None, {"actor": "pcgrad"}, "mean"):
         with pytest.raises(CheckpointError, match=r"gradient_combiner: \{'actor': \{'class': 'PCGrad'"):
             train("b", combiner=other)
+
+
+@pytest.mark.parametrize("other", [None, {"actor": "pcgrad"}])
+def test_a_state_without_the_combiners_memory_is_refused(other):
+    model, state = made(gradient_combiner="pcgrad"), made(gradient_combiner=other, seed=1).learn(30).get_state()
+    before = vector_of(model)
+    with pytest.raises(ValueError, match="another `gradient_combiner`, whose memory it lacks"):
+        model.set_state(state)
+    np.testing.assert_array_equal(vector_of(model), before)
 
 
 def test_a_combiner_that_forgets_is_told():
@@ -574,8 +738,39 @@ def test_torchjds_objects_are_taken(torchjd):
         made(n_steps=4, gradient_combiner={"actor": given}).learn(48)
     settings = made(gradient_combiner=torchjd.FairGrad(alpha=2.0)).combining.settings()
     assert settings["actor"] == {"class": "FairGradWeighting", "alpha": 2.0, "max_iters": None}
-    with pytest.raises(TypeError, match=r"cannot be GradDrop.*does not weigh"):
-        made(gradient_combiner=torchjd.GradDrop())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "does not weigh") for name in ("GradDrop", "ConFIG")),  # which has a `weighting` of another purpose
+        ("ExcessMTL", "ExcessMTLWeighting reads every number"),
+        *((f"{name}Weighting", "needs the gradients of two batches") for name in ("MoDo", "SDMGrad")),
+    ],
+)
+def test_what_is_no_function_of_the_gramian_is_refused(torchjd, name, reason):
+    with pytest.raises(TypeError, match=rf"cannot be {name}.*{reason}"):
+        made(gradient_combiner=getattr(torchjd, name)())
+
+
+def test_preferences_are_of_any_type_and_need_all_tasks(torchjd):
+    given = torchjd.AlignedMTL(pref_vector=th.tensor([1.0, 2.0, 3.0]))
+    made(gradient_combiner=given).learn(30)
+    assert given.pref_vector.dtype == th.float32  # of the copy
+    model = made(mt.PPOMultiTask, n_steps=4, batch_size=2, gradient_combiner=given)
+    with pytest.raises(RuntimeError, match=r"`gradient_combiner`: TorchJD's AlignedMTL.* of 2 tasks .*`pref_vector`"):
+        model.learn(24)
+
+
+def test_a_weighting_of_rows_gets_rows(torchjd):
+    """A matrix with the Gramian in its place: the weighting of an aggregator gives what the aggregator gives."""
+    made_or_skipped("nash_mtl")
+    aggregator, gramian = torchjd.NashMTL(3, max_norm=0.0), gramian_of(3, 6)
+    first, second = (TorchJDCombiner(given).weights(gramian) for given in (aggregator, aggregator.weighting))
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    rows = np.random.default_rng(0).normal(size=(3, 6))
+    expected = torchjd.NashMTL(3, max_norm=0.0).weighting(th.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(second, expected / expected.sum(), rtol=1e-4)
 
 
 def test_the_combiner_of_the_page_works():

@@ -1,5 +1,7 @@
 """Statistics against hand-worked cases; reports from run folders alone."""
 
+import csv
+import html
 import json
 import re
 import shutil
@@ -132,6 +134,43 @@ def test_a_report_has_tables_figures_data_and_a_page(tmp_path, runs):
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
+
+
+def write_conflicts(folder, shares):
+    """Cosines of three tasks: in each measurement so many of the three pairs are at -0.5, and the others at 0.25."""
+    cosines = np.array([np.eye(3)] * len(shares))
+    for matrix, n_negative in zip(cosines, shares, strict=True):
+        for i, pair in enumerate([(0, 1), (0, 2), (1, 2)]):
+            matrix[pair] = matrix[pair[::-1]] = -0.5 if i < n_negative else 0.25
+    arrays = {"actor": cosines, "critic": np.full_like(cosines, np.nan)}
+    np.savez(folder / "conflicts.npz", timesteps=np.arange(1, len(shares) + 1), task_names=list("abc"), **arrays)
+
+
+def test_conflicts_are_a_table_and_heat_maps_of_the_runs_that_measured_them(tmp_path):
+    """By hand: the shares of conflicting pairs are 1, 1/3, 0 with one seed, and 1, 2/3, 2/3 with the other."""
+    root, output = tmp_path / "runs", tmp_path / "report"
+    tasks = dict.fromkeys("abc", "Hopper-v5")
+    for name in ("measured", "plain"):
+        for seed in (0, 1):
+            write_run(root, "p", name, seed, tasks, 100)
+    write_conflicts(root / "p/measured/seed_0", (3, 1, 0))
+    write_conflicts(root / "p/measured/seed_1", (3, 2, 2))
+    write_report(root, output, with_clips=False)
+    _, *rows = csv.reader((output / "conflicts_p.csv").read_text().splitlines())
+    seeds = np.array([[-0.5, 0, 0.25], [-0.5, -0.25, -0.25]]).mean(axis=1)
+    shares = "61 [44, 78]", "100 [100, 100]", "33 [0, 67]"  # of the seeds: (1 + 1/3) / 3 and (1 + 4/3) / 3
+    cosine = f"{seeds.mean():.2f} [{seeds.min():.2f}, {seeds.max():.2f}]"
+    assert rows == [["measured", "actor", cosine, *shares, "2"]]
+    text = (output / "conflicts_p.md").read_text()
+    (words,) = re.findall(r"^!\[(.*)\]\(<conflicts_p_measured.svg>\)$", text, re.MULTILINE)
+    assert words.startswith("measured: heat maps of the mean cosines between the gradients of 3 tasks")
+    assert "the actor's lowest mean cosine is -0.38, of a and b" in words  # five times of six at -0.5
+    page = (output / "report.html").read_text()
+    assert f"<figure id='conflicts_p_measured' role='img' aria-label='{html.escape(words)}'><svg" in page
+    assert "<a href='#conflicts_p'>" in page
+    write_report(output / "data", tmp_path / "again", with_clips=False)
+    for name in ("conflicts_p.csv", "conflicts_p.md", "conflicts_p_measured.svg"):
+        assert (output / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def write_small_grid(root):

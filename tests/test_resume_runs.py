@@ -32,7 +32,11 @@ ALGOS = {
     "trpo": {"algo": "trpo", "n_steps": 25, "algo_kwargs": {"batch_size": 25, "n_critic_updates": 2}},
 }
 KINDS = {
-    "ppo": {**ALGOS["ppo"], "eval_freq": 600},
+    "ppo": {
+        **ALGOS["ppo"],
+        "algo_kwargs": {**ALGOS["ppo"]["algo_kwargs"], "conflict_freq": 2},
+        "eval_freq": 600,
+    },
     "trpo": {**ALGOS["trpo"], "eval_freq": 600},
     **{f"{algo} in turn": {**settings, "sequential": True, "eval_freq": 0} for algo, settings in ALGOS.items()},
 }
@@ -101,9 +105,10 @@ def difference(a, b, algo):
     ]
     if agents[0] != agents[1] or not agents[0]:
         different.append("agents")
-    if a.evaluations.exists():
-        first, second = (np.load(folder.evaluations) for folder in (a, b))
-        different += [key for key in first if not np.array_equal(first[key], second[key])]
+    for name in ("evaluations.npz", "conflicts.npz"):
+        if (a.path / name).exists():
+            first, second = (np.load(folder.path / name) for folder in (a, b))
+            different += [key for key in first if not np.array_equal(first[key], second[key])]
     return different
 
 
@@ -131,8 +136,15 @@ def random_kills(n, *seed):
 
 @pytest.mark.parametrize("kind", ["ppo", "ppo in turn"])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, kind):
-    different, _ = killed_again_and_again(tmp_path, kind, random_kills(2, len(kind)))
+    different, folder = killed_again_and_again(tmp_path, kind, random_kills(2, len(kind)))
     assert different == []
+    if kind == "ppo":  # whose rollouts have 150 steps, of which every second is measured
+        conflicts = np.load(folder.conflicts)
+        assert conflicts["timesteps"].tolist() == [300, 600, 900, 1200, 1500]
+        assert conflicts["task_names"].tolist() == list(GROUP["tasks"])
+        assert conflicts["actor"].shape == conflicts["critic"].shape == (5, 3, 3)
+    else:
+        assert not folder.conflicts.exists()
 
 
 @pytest.mark.slow

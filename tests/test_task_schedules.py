@@ -400,6 +400,15 @@ def test_schedules_are_told_of_every_episode_with_raw_returns():
     assert {success for *_, success in model.task_schedule.episodes} == {None}
 
 
+def test_episodes_of_teachers_say_nothing_of_the_student():
+    for by_student, n_known in ((1.0, 3), (0.0, 0)):
+        teachers = {name: (lambda observations: np.zeros((len(observations), 2))) for name in "ABC"}
+        schedule = ShortfallSampling(dict.fromkeys("ABC", 1.0), mode="weights")
+        model = made(schedule=schedule, teachers=teachers, student_rollout_prob=by_student).learn(600)
+        returns = model.task_schedule.get_state()["returns"]
+        assert sum(bool(of_task) for of_task in returns) == n_known
+
+
 def test_models_copy_the_schedule_that_they_are_given():
     schedule = LearningProgress()
     models = [made(schedule=schedule).learn(60) for _ in range(2)]
@@ -447,6 +456,48 @@ def test_trpo_takes_no_weights():
 def test_other_schedules_are_refused(schedule, error, message):
     with pytest.raises(error, match=message):
         made(schedule=schedule)
+
+
+OF_THREE = {"A": 1.0, "B": 2.0, "C": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("joint", ShortfallSampling(OF_THREE, mode="weights")),
+        ("joint", "cycle"),
+        ("joint", UniformSampling()),
+        (UniformSampling(), "joint"),
+        (UniformSampling(mode="weights"), "joint"),
+        ("joint", "joined"),
+    ],
+)
+def test_a_schedule_that_is_changed_without_its_env_is_refused(before, after):
+    model = made(schedule=before).learn(60)
+    model.task_schedule = after
+    with pytest.raises(ValueError, match=r"`task_schedule` is now .*, and the env of the model was set with .*set_env"):
+        model.learn(60, reset_num_timesteps=False)
+
+
+def test_set_env_takes_a_changed_schedule():
+    model = made(schedule=ShortfallSampling(OF_THREE, mode="weights")).learn(60)
+    assert model.loss_weights is not None
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2)
+    model.task_schedule = "joint"
+    model.set_env(env)
+    assert model.learn(60).loss_weights is None
+    model.task_schedule = ShortfallSampling(OF_THREE, mode="weights")
+    model.set_env(env)
+    assert model.learn(60).task_schedule.visits.tolist() == [2, 2, 2]
+    model.task_schedule = "joined"
+    with pytest.raises(ValueError, match=r"`task_schedule` must be one of .*got 'joined'"):
+        model.set_env(env)
+
+
+def test_a_state_without_the_schedules_memory_is_refused():
+    model, state = made(schedule=UniformSampling("weights")), made().get_state()
+    with pytest.raises(ValueError, match="another `task_schedule`, whose memory it lacks"):
+        model.set_state(state)
 
 
 def test_next_needs_equal_copies_and_weights_do_not():

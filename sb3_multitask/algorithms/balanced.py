@@ -12,6 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms.columns import check_column, note_column, take_columns
+from sb3_multitask.algorithms.conflict_images import log_conflict_image
 from sb3_multitask.algorithms.engine import trains_as_sb3
 from sb3_multitask.algorithms.gradient_combiner import (
     begun_combining,
@@ -20,14 +21,17 @@ from sb3_multitask.algorithms.gradient_combiner import (
     check_shares,
     combiner_saved_as_settings,
     log_conflicts,
+    what_is_combined,
 )
 from sb3_multitask.algorithms.model_state import COMBINER
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.task_schedule import (
     begun,
     check_has_schedule,
+    check_is_the_envs,
     check_task_schedule,
     check_weights_are_used,
+    log_schedule,
     saved_as_settings,
 )
 from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
@@ -42,6 +46,7 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     """The part of an on-policy algorithm that has ``task_schedule``, ``task_weights`` and ``gradient_combiner``."""
 
     weighs_tasks: ClassVar[bool] = True  # its updates multiply the losses by `loss_weights`
+    has_numerics: ClassVar[bool] = True  # `numerics` evaluates its losses, and knows `value_norm` and combiners
     policy: MultiTaskActorCriticPolicy
 
     def balance_tasks(
@@ -62,17 +67,16 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self.task_schedule: TaskScheduleLike = task_schedule
         self.schedule_state: dict[str, Any] | None = None  # of a file: settings and state of its schedule
         self._schedule: TaskSchedule | None = None  # the model's own copy, which `task_schedule` then is
+        self._schedule_of_env: Any = None  # the `task_schedule` with which the env was set
         self.task_weights: TaskWeights | None = task_weights
         self.gradient_combiner: GradientCombiner | None = gradient_combiner
         self.conflict_freq = conflict_freq
         self.combiner_state: dict[str, Any] | None = None  # of a file: settings and state of its combiners
         self.combining: GradientCombining | None = None
-        self._combining_of: tuple[Any, bool] | None = None  # for which settings it was made
+        self._combining_of: tuple[Any, ...] | None = None  # for which settings it was made
 
     def _setup_model(self) -> None:
-        check_task_schedule(self.task_schedule, from_file=True)
-        weighs = self.weighs_tasks and not trains_as_sb3(self)
-        check_weights_are_used(self.task_schedule, type(self).__name__, weighs_tasks=weighs)
+        self._check_schedule()
         checked_weights(self.task_weights, None)
         check_gradient_combiner(self.gradient_combiner, self.conflict_freq, from_file=True)
         super()._setup_model()
@@ -80,31 +84,51 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         check_shares(self)
         take_columns(self)
 
-    def _check_balance(self) -> None:
-        """Raise ValueError if a model that was loaded lacks its schedule or its combiner, or would change a column."""
+    def _check_schedule(self) -> None:
+        check_task_schedule(self.task_schedule, from_file=True)
+        weighs = self.weighs_tasks and not trains_as_sb3(self)
+        check_weights_are_used(self.task_schedule, type(self).__name__, weighs_tasks=weighs)
+
+    def _begin_to_balance(self) -> None:
+        """Take what was set since the env was set; ``learn`` begins with it.
+
+        :raises ValueError: if a model that was loaded lacks its schedule or its combiner, if the schedule is another
+            than the env's, if there is nothing to combine, or if a column that a trained one reads would change
+        """
         check_has_schedule(type(self).__name__, self.task_schedule)
         check_has_combiner(type(self).__name__, self.gradient_combiner)
+        check_is_the_envs(type(self).__name__, self.task_schedule, self._schedule_of_env)
+        self._begin_combining()
+        check_shares(self)
         check_column(self)
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:
+        self._check_schedule()
         return scheduled(env, self.task_schedule)
 
     def _adopt_env(self, env: VecEnv) -> None:
         super()._adopt_env(env)
-        if isinstance(self.task_schedule, TaskSchedule) and self.task_schedule is not self._schedule:
+        if not isinstance(self.task_schedule, TaskSchedule):
+            self._schedule = None
+        elif self.task_schedule is not self._schedule:
             self._schedule = begun(self.task_schedule, self.task_names or (), self.seed, self.schedule_state)
             self.task_schedule, self.schedule_state = self._schedule, None
+        self._schedule_of_env = self.task_schedule
         self._begin_combining()
 
     def _begin_combining(self) -> None:
         """Make what combines or measures the tasks' gradients, unless it is there for these settings."""
-        settings = (self.gradient_combiner, bool(self.conflict_freq))
-        if self._combining_of is None or self._combining_of[0] is not settings[0] or self._combining_of != settings:
-            if trains_as_sb3(self) and any(settings):
-                asked = "gradient_combiner" if settings[0] else "conflict_freq"
-                raise ValueError(f"{type(self).__name__} has SB3's own train(), which ignores `{asked}`: leave it out")
-            self.combining, self.combiner_state = begun_combining(self, self.combiner_state), None
-            self._combining_of = settings
+        check_gradient_combiner(self.gradient_combiner, self.conflict_freq, from_file=True)
+        settings = what_is_combined(self)
+        if settings == self._combining_of:
+            return
+        if (not self.has_numerics or trains_as_sb3(self)) and (self.gradient_combiner or self.conflict_freq):
+            raise ValueError(
+                f"The train() of {type(self).__name__} ignores "
+                f"`{'gradient_combiner' if self.gradient_combiner else 'conflict_freq'}`: leave it out"
+            )
+        self.combining = begun_combining(self)
+        self._combining_of = settings
 
     # Updates
 
@@ -135,7 +159,7 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         if self.combining is None or not self.conflict_freq:
             return
         if (self.num_timesteps // rows_of_rollout) % self.conflict_freq == 0:
-            self.combining.measure_next()
+            self.combining.measure_next(self.num_timesteps)
 
     def next_task(self) -> None:
         """End an update: continue with the next task, or the one that the schedule picks, where it stopped.
@@ -164,10 +188,17 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             if isinstance(layer, TaskCyclingVecEnv):
                 layer.first_task = self._schedule.first_task  # type: ignore[union-attr]
 
+    def log_balance(self) -> None:
+        """Record the schedule's probabilities and visits, and for TensorBoard how gradients conflict, if measured."""
+        if self._schedule is not None:
+            log_schedule(self.logger, self._schedule)
+        if self.combining is not None:
+            log_conflict_image(self.logger, self.combining, self.task_names or (), self._total_timesteps)
+
     # Files and state
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_schedule", "combining", "_combining_of"]
+        return [*super()._excluded_save_params(), "_schedule", "_schedule_of_env", "combining", "_combining_of"]
 
     def save(
         self,
@@ -187,6 +218,15 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
+        combined = () if self.combining is None else self.combining.combiners
+        missing = {"task_schedule"} if self._schedule is not None and "task_schedule" not in state else set()
+        if not set(combined) <= set(state.get("gradient_combiner", ())):
+            missing.add("gradient_combiner")
+        if missing:
+            raise ValueError(
+                f"The state is of a model with another {' and '.join(f'`{name}`' for name in sorted(missing))}, whose "
+                "memory it lacks: make the models alike. Nothing was changed"
+            )
         super().set_state(state)
         if self._schedule is not None:
             self._schedule.set_state(state["task_schedule"])

@@ -37,25 +37,20 @@ def take_columns(model: Any) -> None:
             f"`task_schedule` is {schedule!r:.100}: give TaskSequence() of sb3_multitask.task_schedules, in a config "
             "{sequence: {}}"
         )
-    _check_order(schedule)
-    columns.learns_in_turn = True
-
-
-def _check_order(schedule: object) -> None:
-    """Raise ValueError if a sequence that has begun is in another order than the model's."""
     if isinstance(schedule, TaskSequence) and list(schedule.order) != sorted(schedule.order):
         raise ValueError(
             f"`task_schedule` trains {', '.join(schedule.tasks or ())}, and columns of share='progressive' read those "
             f"of the tasks before them: name the tasks in the model's order, {', '.join(schedule.task_names)}"
         )
+    columns.learns_in_turn = True
 
 
 def check_column(model: Any) -> None:
-    """Raise ValueError if ``learn`` would train a column that a trained one reads, now or later in the sequence."""
+    """Raise ValueError if ``learn`` would train columns in another order, or one that a trained column reads."""
+    take_columns(model)  # again, since its schedule or its env may be another one now
     columns, schedule = columns_of(model), model.task_schedule
     if columns is None or not isinstance(schedule, TaskSequence):
         return
-    _check_order(schedule)  # of a model that was made without an env
     task = schedule.first_task
     names = [name for i, name in enumerate(schedule.task_names) if i > task and columns.trained[i]]
     if names:

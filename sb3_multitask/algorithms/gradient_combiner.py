@@ -54,14 +54,26 @@ def check_has_combiner(name: str, gradient_combiner: Any) -> None:
         )
 
 
-def begun_combining(model: Any, saved: Mapping[str, Any] | None) -> GradientCombining | None:
+def what_is_combined(model: Any) -> tuple[Any, ...]:
+    """Return what a model is to combine and to measure; equal for the same names, or the same objects, of combiners."""
+    given = model.gradient_combiner
+    of_nets = [given.get(net) if isinstance(given, Mapping) else given for net in NETS]
+    keys = [one if isinstance(one, str) else id(one) for one in of_nets]  # compared first, since objects may define ==
+    return (*keys, *of_nets, _is_saved(given), bool(model.conflict_freq), one_task_at_a_time(model.task_schedule))
+
+
+def begun_combining(model: Any) -> GradientCombining | None:
     """Return what combines or measures the gradients of a model whose tasks are known; ``None`` if nothing does.
 
-    :param saved: what :func:`saved_combining` returned, whose memory equal combiners take over
-    :raises ValueError: with fewer than two tasks in an update, or nothing that the tasks share
+    Combiners that are equal to those of the model's file, or to those that it has, take over their memory.
+
+    :raises ValueError: with fewer than two tasks in an update
     """
-    given, freq = model.gradient_combiner, model.conflict_freq
-    if (given is None and not freq) or _is_saved(given):
+    given, freq, saved = model.gradient_combiner, model.conflict_freq, model.combiner_state
+    if _is_saved(given):  # the state is kept for the object that is to come
+        return None
+    model.combiner_state = None
+    if given is None and not freq:
         return None
     asked = "`gradient_combiner`" if given is not None else "`conflict_freq`"
     names = model.task_names or ()
@@ -76,7 +88,11 @@ def begun_combining(model: Any, saved: Mapping[str, Any] | None) -> GradientComb
         if net in combiners:
             combiners[net].begin(model.seed, i)
     combining = GradientCombining(combiners, len(names))
-    if saved is not None and combiners:
+    if saved is None and model.combining is not None:
+        former = model.combining
+        if combiners and _text(former.settings()) == _text(combining.settings()):
+            combining.set_state(former.get_state())
+    elif saved is not None and combiners:
         if _text(saved["settings"]) == _text(combining.settings()):
             combining.set_state(saved["state"])
         else:
@@ -89,10 +105,13 @@ def begun_combining(model: Any, saved: Mapping[str, Any] | None) -> GradientComb
 
 
 def check_shares(model: Any) -> None:
-    """Raise ValueError if the tasks share no layer of a net whose gradients are to be combined."""
+    """Raise ValueError if the tasks share no layer of a net that is to be combined, or of no net that is measured."""
     if model.combining is None:
         return
     shared = shared_parameters(model.policy)
+    if not any(shared.values()):
+        asked = "gradient_combiner" if model.combining.combiners else "conflict_freq"
+        raise ValueError(f"`{asked}` has nothing to look at: by `net_arch` the tasks share no layer")
     for net in NETS:
         if model.combining.combines(net) and not shared[net]:
             raise ValueError(

@@ -16,7 +16,6 @@ from sb3_multitask.algorithms.balanced import BalancedAlgorithm
 from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, trains_as_sb3, why_torch
 from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices, check_counts
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, task_buffer
-from sb3_multitask.algorithms.task_schedule import log_schedule
 from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.algorithms.taught import TaughtAlgorithm
 from sb3_multitask.combiners import GradientCombiner
@@ -39,7 +38,6 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
     which ``numerics`` evaluates an objective, the sum of some losses, and makes steps along its gradient.
     """
 
-    normalizes_values: ClassVar[bool] = True  # its losses are evaluated by `numerics`, which knows `value_norm`
     needs_log_probs: ClassVar[bool] = False  # of the actions when the rollout was collected
     torch_threads: int = 1  # of torch and of numpy's products while it trains; the physics has its own
     logs_tasks: ClassVar[bool] = True  # each task's episodes, and the last update
@@ -88,7 +86,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         """
         if (statistics := self.policy.value_statistics) is None:
             return
-        if not self.normalizes_values or trains_as_sb3(self):
+        if not self.has_numerics or trains_as_sb3(self):
             raise ValueError(
                 f"`policy_kwargs` has value_norm={self.policy.value_norm!r}, and {type(self).__name__} learns values "
                 "that are not normalised: use A2CMultiTask or PPOMultiTask, or leave it out"
@@ -151,7 +149,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
             if "episode" in info and "task" in info:
                 episode = task_logs.episode_of(info)
                 self.task_ep_info_buffers[info["task"]].append(episode)
-                if self._schedule is not None:
+                if self._schedule is not None and not self.rollout_by_teacher:
                     task = self._schedule.task_names.index(info["task"])
                     self._schedule.note_episode(task, episode["r"], episode.get("success"))
 
@@ -188,9 +186,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
         :raises ValueError: if the model has no env, or lacks the teachers or the schedule with which it learned
         """
-        self._check_balance()
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
-        self._begin_combining()
+        self._begin_to_balance()
         self._choose_engine()
         name = tb_log_name or type(self).__name__
         with threads_for_arrays(self.torch_threads):
@@ -209,6 +206,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or not self.task_ep_info_buffers:
             self.task_ep_info_buffers = {name: deque(maxlen=self._stats_window_size) for name in self.task_names or ()}
+        if reset_num_timesteps and self.combining is not None:  # steps are counted from 0 again
+            self.combining.measured_at = self.combining.drawn_at = None
         resets = reset_num_timesteps or self._last_obs is None  # as SB3
         self._reset_shows_first_task()
         total_timesteps, callback_object = super()._setup_learn(
@@ -245,8 +244,7 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         for name, count in getattr(self.env.unwrapped if self.env else None, "fault_counts", {}).items():
             if count:
                 self.logger.record(f"faults/{name}", count)
-        if self._schedule is not None:
-            log_schedule(self.logger, self._schedule)
+        self.log_balance()
         means = task_logs.log_episodes(self.logger, self.task_ep_info_buffers)
         with task_logs.episodes_replaced(self, means):
             super().dump_logs(iteration)

@@ -61,6 +61,20 @@ def check_has_schedule(name: str, task_schedule: object) -> None:
         )
 
 
+def check_is_the_envs(name: str, task_schedule: object, of_env: object) -> None:
+    """Raise ValueError if a model's schedule was changed after its env was set, which shows tasks as it asks for.
+
+    :param name: of the model's class
+    :param of_env: with which the env was set
+    """
+    if task_schedule != of_env:
+        raise ValueError(
+            f"`task_schedule` is now {task_schedule!r:.100}, and the env of the model was set with {of_env!r:.100}: "
+            "set it again, `model.set_env(env)`, or, if that changes the number of environments, save the model and "
+            f"load it with `{name}.load(path, env=env, task_schedule=...)`"
+        )
+
+
 def begun(
     schedule: TaskSchedule, names: Sequence[str], seed: int | None, saved: Mapping[str, Any] | None
 ) -> TaskSchedule:

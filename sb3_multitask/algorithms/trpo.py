@@ -36,7 +36,7 @@ class TRPOMultiTask(MultiTaskOnPolicyAlgorithm, TRPO):
 
     distils: ClassVar[bool] = False
     weighs_tasks: ClassVar[bool] = False
-    normalizes_values: ClassVar[bool] = False
+    has_numerics: ClassVar[bool] = False
     task_terms: ClassVar[tuple[str, ...]] = ("explained_variance",)
     live_settings = (*MultiTaskOnPolicyAlgorithm.live_settings, "target_kl")
     default_buffer_class = KeptRowsRolloutBuffer

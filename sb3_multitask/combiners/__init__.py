@@ -6,6 +6,7 @@ A combiner sees the Gramian of the gradients alone, (k, k), so it knows no net a
 from sb3_multitask.combiners.base import Combiner, Mean
 from sb3_multitask.combiners.combining import NETS, GradientCombining, Net, cosines, pair_statistics
 from sb3_multitask.combiners.pcgrad import PCGrad, pcgrad_weights
+from sb3_multitask.combiners.scaled import MeanNorm
 from sb3_multitask.combiners.settings import COMBINERS, GradientCombiner, make_combiners
 from sb3_multitask.combiners.torchjd import TorchJDCombiner
 
@@ -16,6 +17,7 @@ __all__ = [
     "GradientCombiner",
     "GradientCombining",
     "Mean",
+    "MeanNorm",
     "Net",
     "PCGrad",
     "TorchJDCombiner",

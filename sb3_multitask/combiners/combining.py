@@ -30,13 +30,19 @@ class GradientCombining:
         self.combiners = dict(combiners)
         self.n_tasks = n_tasks
         self.measures = False  # the next batch, whose cosines are then known
+        self._measures_at = 0
+        self.measured_at: int | None = None  # environment steps of this training when `cosines` were measured
+        self.drawn_at: int | None = None  # `measured_at` of the cosines that TensorBoard was given last
         self.cosines: dict[Net, np.ndarray] = {}
         self.unlogged: list[Net] = []  # whose cosines were measured since the last log
         self._taking_part: dict[Net, list[int]] = {}
 
-    def measure_next(self) -> None:
-        """Measure the next batch, and forget the cosines of earlier ones."""
-        self.measures, self.cosines, self.unlogged = True, {}, []
+    def measure_next(self, timesteps: int) -> None:
+        """Measure the next batch, whose cosines then replace those of earlier ones.
+
+        :param timesteps: environment steps so far
+        """
+        self.measures, self._measures_at = True, timesteps
 
     def combines(self, net: Net) -> bool:
         """Whether the gradient of a net is combined."""
@@ -87,6 +93,8 @@ class GradientCombining:
         return weights
 
     def _note_cosines(self, net: Net, tasks: np.ndarray, gramian: np.ndarray) -> None:
+        if self.measured_at != self._measures_at:
+            self.cosines, self.unlogged, self.measured_at = {}, [], self._measures_at
         of_all = np.full((self.n_tasks, self.n_tasks), np.nan)
         of_all[np.ix_(tasks, tasks)] = cosines(gramian)
         self.cosines[net] = of_all

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from sb3_multitask.combiners.base import Combiner, Mean
 from sb3_multitask.combiners.combining import NETS, Net
 from sb3_multitask.combiners.pcgrad import PCGrad
+from sb3_multitask.combiners.scaled import MeanNorm
 from sb3_multitask.combiners.torchjd import TorchJDCombiner, is_torchjd, make_torchjd
 from sb3_multitask.tasks import did_you_mean
 
@@ -28,9 +29,12 @@ COMBINERS: dict[str, Callable[[], Combiner]] = {
 }
 """By name; all but the first two are TorchJD's, with its default arguments where it has some."""
 
+MEAN_NORM = "+mean_norm"
+"""After a name: the combined gradient has the norm of the mean, see ``MeanNorm``."""
+
 GradientCombiner: TypeAlias = str | Combiner | Any | Mapping[str, Any]
-"""A name of ``COMBINERS``, a ``Combiner``, a ``Weighting`` or ``Aggregator`` of TorchJD, or one for each of "actor" and
-"critic", of which ``None`` combines nothing."""
+"""A name of ``COMBINERS``, alone or with ``MEAN_NORM`` behind it, a ``Combiner``, a ``Weighting`` or ``Aggregator`` of
+TorchJD, or one for each of "actor" and "critic", of which ``None`` combines nothing."""
 
 
 def make_combiners(gradient_combiner: GradientCombiner | None) -> dict[Net, Combiner]:
@@ -62,16 +66,18 @@ def is_plain(gradient_combiner: Any) -> bool:
 
 def _make(given: Any) -> Combiner:
     if isinstance(given, str):
-        if given not in COMBINERS:
+        name = given.removesuffix(MEAN_NORM)
+        if name not in COMBINERS:
             raise ValueError(
-                f"`gradient_combiner` must be one of {', '.join(COMBINERS)} (got {given!r:.100})."
-                f"{did_you_mean(given, COMBINERS)}"
+                f"`gradient_combiner` must be one of {', '.join(COMBINERS)}, with or without {MEAN_NORM!r} behind it "
+                f"(got {given!r:.100}).{did_you_mean(name, COMBINERS)}"
             )
-        return COMBINERS[given]()
+        combiner = COMBINERS[name]()
+        return combiner if name == given else MeanNorm(combiner)
     if isinstance(given, Combiner):
         return copy.deepcopy(given)
     if is_torchjd(given, "Weighting", "Aggregator"):
-        return TorchJDCombiner(copy.deepcopy(given))
+        return TorchJDCombiner(given)
     hint = f": make an object, {given.__name__}(...)" if isinstance(given, type) else ""
     raise TypeError(
         "`gradient_combiner` must be a name, a Combiner, a Weighting or Aggregator of TorchJD, or a mapping of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,12 @@ SUMS = frozenset({"PCGradWeighting", "GradVacWeighting", "SumWeighting"})
 """Classes of TorchJD whose weights are 1 without conflict: they are divided by k."""
 SCALE_FREE = frozenset({"FairGradWeighting", "_NashMTLWeighting"})
 """Those whose weights have a scale that says nothing of the mean: they are divided by their sum."""
+NEED_MORE = {
+    "ExcessMTLWeighting": "reads every number of the gradients",
+    "MoDoWeighting": "needs the gradients of two batches",
+    "SDMGradWeighting": "needs the gradients of two batches",
+}
+"""Classes whose weights are no function of the Gramian of one batch, and what they take beside it."""
 
 
 class TorchJDCombiner(Combiner):
@@ -29,27 +36,40 @@ class TorchJDCombiner(Combiner):
 
     Random numbers of the weighting come from the combiner's own generator: torch's stays as it is.
 
-    :param source: a ``Weighting`` that takes a Gramian, or an ``Aggregator`` that weighs the rows of a matrix
-    :raises TypeError: on an aggregator that does not weigh rows, such as ``ConFIG`` and ``GradDrop``
+    :param source: a ``Weighting``, or an ``Aggregator`` that weighs the rows of a matrix; it is copied
+    :raises TypeError: on an aggregator that does not weigh rows, such as ``ConFIG`` and ``GradDrop``, and on weights
+        that are no function of the Gramian, such as those of ``ExcessMTL`` and ``MoDo``
     """
 
     def __init__(self, source: Any) -> None:
         super().__init__()
-        self.source = source
-        self._of_gramian = True
-        if is_torchjd(source, "Weighting"):
-            self._weighting = source
-        elif hasattr(source, "gramian_weighting"):
+        self.source = source = copy.deepcopy(source)
+        if is_torchjd(source, "GramianWeightedAggregator"):
             self._weighting = source.gramian_weighting
-        elif hasattr(source, "weighting"):
-            self._weighting, self._of_gramian = source.weighting, False
+        elif is_torchjd(source, "WeightedAggregator"):  # others may have a `weighting` that is a part of what they do
+            self._weighting = source.weighting
+        elif is_torchjd(source, "Weighting"):
+            self._weighting = source
         else:
             raise TypeError(
                 f"`gradient_combiner` cannot be {source!r:.100}, which does not weigh the tasks' gradients: take a "
                 "Weighting of torchjd.aggregation, or an Aggregator that has one"
             )
+        kinds = _names_of_classes(_innermost(self._weighting))
+        self._of_gramian = "_MatrixWeighting" not in kinds
+        for kind in kinds & NEED_MORE.keys():
+            raise TypeError(
+                f"`gradient_combiner` cannot be {source!r:.100}: {kind} {NEED_MORE[kind]}, and a combiner sees the "
+                "Gramian of one batch alone"
+            )
+        if isinstance(preferences := getattr(self._weighting, "pref_vector", None), th.Tensor):
+            self._weighting.pref_vector = preferences.double()  # as Gramians are: AlignedMTL takes no others
 
     def weights(self, gramian: np.ndarray) -> np.ndarray:
+        """Return the weights, (k,).
+
+        :raises RuntimeError: if TorchJD's class fails on the Gramian
+        """
         weighting, k = self._weighting, len(gramian)
         if getattr(weighting, "n_tasks", k) != k:  # Nash-MTL's, which is reset where other tasks take part
             weighting.n_tasks = k
@@ -61,6 +81,12 @@ class TorchJDCombiner(Combiner):
             th.default_generator.manual_seed(int(self.generator.integers(2**62)))
             with th.no_grad():
                 weights = np.asarray(weighting(matrix).numpy(force=True), dtype=np.float64)
+        except Exception as e:
+            raise RuntimeError(
+                f"`gradient_combiner`: TorchJD's {self.source!r:.100} fails on the gradients of {k} tasks ({e}). Tasks "
+                "without rows in a minibatch are left out: an argument with a number for each task, such as "
+                "`pref_vector`, needs minibatches in which all tasks have rows"
+            ) from e
         finally:
             th.set_rng_state(state)
         return self._scaled(weights)
@@ -124,7 +150,7 @@ def make_torchjd(name: str, arguments: Mapping[str, Any]) -> TorchJDCombiner:
     except ImportError as e:
         raise ImportError(
             f'`gradient_combiner` needs TorchJD for {name}: pip install "sb3-multitask[combiners]" ("mean" and '
-            '"pcgrad" need nothing)'
+            '"pcgrad" need nothing; load(path, gradient_combiner=None) loads a model without it)'
         ) from e
     try:
         return TorchJDCombiner(kind(**arguments))
@@ -139,6 +165,17 @@ def is_torchjd(source: object, *kinds: str) -> bool:
     """
     module = sys.modules.get("torchjd.aggregation")
     return module is not None and isinstance(source, tuple(getattr(module, kind) for kind in kinds))
+
+
+def _innermost(weighting: Any) -> Any:
+    """The weighting that ``CRMOGMWeighting`` wraps; others are their own."""
+    while type(weighting).__name__ == "CRMOGMWeighting":
+        weighting = weighting.weighting
+    return weighting
+
+
+def _names_of_classes(value: object) -> set[str]:
+    return {kind.__name__ for kind in type(value).__mro__}
 
 
 def _root(gramian: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@
 ``monitor/``           SB3's monitor files, one per sub-environment
 ``progress.csv``       SB3's log
 ``evaluations.npz``    evaluations during training: SB3's arrays and per-task ones
+``conflicts.npz``      cosines of the tasks' gradients (:mod:`sb3_multitask.experiments.conflicts`)
 ``agents/``            the agents at reported budgets, the best and the last (:mod:`sb3_multitask.agents`)
 ``results.json``       returns per task before and after training, every episode
 ``best_model.zip``     the best model by the config's score
@@ -48,7 +49,7 @@ from sb3_multitask.storage.files import remove_leftovers, write_json
 
 _LOCK = ".lock"
 _OUTPUTS = (
-    *("agents", "monitor", "checkpoints", "on_*", "progress.csv", "evaluations.npz", "results.json"),
+    *("agents", "monitor", "checkpoints", "on_*", "progress.csv", "evaluations.npz", "conflicts.npz", "results.json"),
     *("best_model.zip", "model.zip", "vecnormalize.pkl", "learning_curves.png", "events.out.tfevents.*"),
 )
 _PACKAGES = ("sb3-multitask", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
@@ -84,6 +85,7 @@ class RunFolder:
         self.run = self.path / "run.json"
         self.monitor = self.path / "monitor"
         self.evaluations = self.path / "evaluations.npz"
+        self.conflicts = self.path / "conflicts.npz"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
         self.log = self.path / "log.txt"

@@ -27,6 +27,7 @@ from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.evaluation.tensorboard import MultiTaskTensorBoardCallback
 from sb3_multitask.experiments.algorithms import make_algorithm, save_model
 from sb3_multitask.experiments.config import TrainConfig, dump_config, load_config
+from sb3_multitask.experiments.conflicts import ConflictsCallback
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.milestones import BestAgentCallback, MilestoneCallback, evaluate_fully, other_env
 from sb3_multitask.experiments.progress import make_logger
@@ -213,6 +214,8 @@ def _train(
                 )
                 callbacks.insert(0, checkpoints)
                 stack.enter_context(stop.at_next_rollout(checkpoints.stop))
+            if getattr(model, "conflict_freq", 0):  # before the checkpoints, which then hold the last measurement
+                callbacks.insert(0, ConflictsCallback(folder.conflicts, config.checkpoint_freq))
             stack.callback(model.logger.close)
             _learn(model, config, callbacks, progress_bar)
         stop.raise_if_asked()  # a signal that came in the last rollout

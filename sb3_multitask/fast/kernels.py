@@ -8,6 +8,7 @@ from numba import njit
 from sb3_multitask.policies.heads import TaskLayerNorm
 
 _EPS = TaskLayerNorm.eps
+_SUMS = {"contract", "reassoc", "nsz"}  # so that sums over the numbers of a row are computed several at a time
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -79,18 +80,19 @@ def _has_norm(norms, i):
     return 2 * i + 1 < len(norms)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
 def _standardize(z, bias):
     """Add a bias to a row and give it mean 0 and variance 1, in place; return 1 / std."""
-    n, mean, variance = len(z), 0.0, 0.0
-    for j in range(n):
+    number = z.dtype.type
+    n, mean, variance = number(len(z)), number(0), number(0)
+    for j in range(len(z)):
         z[j] += bias[j]
         mean += z[j]
     mean /= n
-    for j in range(n):
-        variance += (z[j] - mean) ** 2
-    per_std = 1 / np.sqrt(variance / n + _EPS)
-    for j in range(n):
+    for j in range(len(z)):
+        variance += (z[j] - mean) * (z[j] - mean)
+    per_std = number(1) / np.sqrt(variance / n + number(_EPS))
+    for j in range(len(z)):
         z[j] = (z[j] - mean) * per_std
     return per_std
 
@@ -311,7 +313,7 @@ def _sum_rows(d_z, total):
             total[j] += d_z[i, j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
 def _through_norm(d_y, z, bias, scale, d_scale, d_shift):
     """Turn the gradient at the output of a layer norm into that at its input, in place.
 
@@ -319,18 +321,19 @@ def _through_norm(d_y, z, bias, scale, d_scale, d_shift):
     :param d_scale: receives the gradient of the scale, like ``d_shift``
     """
     d_scale[:], d_shift[:] = 0, 0
-    dim = z.shape[1]
+    number = z.dtype.type
+    dim = number(z.shape[1])
     for i in range(z.shape[0]):
         normalized, d = z[i], d_y[i]
-        per_std, mean, slope = _standardize(normalized, bias), 0.0, 0.0
-        for j in range(dim):
+        per_std, mean, slope = _standardize(normalized, bias), number(0), number(0)
+        for j in range(len(d)):
             d_scale[j] += d[j] * normalized[j]
             d_shift[j] += d[j]
             d[j] *= scale[j]
             mean += d[j]
             slope += d[j] * normalized[j]
         mean, slope = mean / dim, slope / dim
-        for j in range(dim):
+        for j in range(len(d)):
             d[j] = (d[j] - mean - normalized[j] * slope) * per_std
 
 

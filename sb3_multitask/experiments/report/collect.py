@@ -12,6 +12,7 @@ import numpy as np
 
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
+from sb3_multitask.experiments.conflicts import Conflicts, read_conflicts
 from sb3_multitask.experiments.curves import Curve, read_evaluations, read_success_rates
 from sb3_multitask.experiments.run_folder import DAMAGE, RunFolder, results_from_json, valid_facts
 from sb3_multitask.readers import UnreadableFileError
@@ -40,6 +41,7 @@ class Run:
     :param status: contents of ``run.json``
     :param recorded: the curves from a report's data; None if the run's folder has them
     :param recorded_success: the success rates from a report's data
+    :param recorded_conflicts: the conflicts of gradients from a report's data
     """
 
     preset: str
@@ -51,6 +53,7 @@ class Run:
     status: dict[str, Any]
     recorded: Mapping[str, Curve] | None = None
     recorded_success: Mapping[str, Curve] = field(default_factory=dict)
+    recorded_conflicts: Conflicts | None = None
 
     def curves(self) -> dict[str, Curve]:
         """Return task -> (steps of that task so far, mean return of the evaluation), both (n_evaluations,)."""
@@ -61,6 +64,12 @@ class Run:
     def success_curves(self) -> dict[str, Curve]:
         """Return task -> (steps of that task so far, success rate of the evaluation), of the tasks that say success."""
         return dict(self.recorded_success) if self.recorded is not None else self._read(read_success_rates)
+
+    def conflicts(self) -> Conflicts | None:
+        """Return how the gradients of the tasks conflicted; None if it was not measured."""
+        if self.recorded is not None:
+            return self.recorded_conflicts
+        return read_conflicts(self.path / "conflicts.npz")
 
     def _read(self, read: Callable[[Path], dict[str, Curve]]) -> dict[str, Curve]:
         curves = read(self.path / "evaluations.npz")
@@ -103,11 +112,11 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 def write_data(run: Run, folder: Path) -> None:
-    """Write the sources of a run's numbers: settings, versions, all evaluations and their episodes.
+    """Write the sources of a run's numbers: settings, versions, all evaluations and their episodes, conflicts.
 
     :param folder: ``data/`` of a report, for :func:`read_runs`
     """
-    success_curves = run.success_curves()
+    success_curves, conflicts = run.success_curves(), run.conflicts()
     content = {
         "settings": run.config.model_dump(mode="json", exclude_unset=True),
         "ran_with": {name: run.status[name] for name in _PROVENANCE if name in run.status},
@@ -116,6 +125,8 @@ def write_data(run: Run, folder: Path) -> None:
     }
     if success_curves:
         content["success_curves"] = {task: _curve_to_json(curve, "rates") for task, curve in success_curves.items()}
+    if conflicts is not None:
+        content["conflicts"] = conflicts.to_json()
     write_text(folder / run.preset / f"{run.name}_seed_{run.seed}.json", json.dumps(content) + "\n")
 
 
@@ -127,11 +138,12 @@ def _read_data(path: Path) -> Run:
         results, status = results_from_json(content["results"]), valid_facts(content["ran_with"])
         curves = {task: _read_curve(curve, "returns") for task, curve in content["curves"].items()}
         of_success = {task: _read_curve(curve, "rates") for task, curve in content.get("success_curves", {}).items()}
+        conflicts = Conflicts.from_json(content["conflicts"]) if "conflicts" in content else None
     except ConfigError:
         raise
     except DAMAGE as e:
         raise UnreadableFileError(f"{path}: does not hold a run of a report ({e})") from e
-    return Run(path.parent.name, name, config.seed, path, config, results, status, curves, of_success)
+    return Run(path.parent.name, name, config.seed, path, config, results, status, curves, of_success, conflicts)
 
 
 def _curve_to_json(curve: Curve, what: str) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from sb3_multitask.combiners import NETS, Net, pair_statistics
+from sb3_multitask.combiners.heat_map import draw_cosines
+from sb3_multitask.experiments.conflicts import Conflicts, mean_of_known
 from sb3_multitask.experiments.curves import Curve
 from sb3_multitask.experiments.report import statistics
 from sb3_multitask.experiments.report.collect import Run, presets_of_runs, select
@@ -22,6 +25,7 @@ Panel = tuple[str, Sequence[Run], str]
 """Title, runs (one per seed), and the task whose curve is drawn."""
 Sides: TypeAlias = Mapping[str, Sequence[Curve]]
 """Label -> curves, one per seed."""
+_MAX_PARTS = 25
 _RETURN, _SUCCESS = "return, deterministic episodes", "success rate, deterministic episodes"
 
 
@@ -95,6 +99,42 @@ def draw_panels(panels: Sequence[Panel], path: Path, x_label: str) -> Path:
         if runs:
             axis.legend(fontsize=7)
     return _save(figure, path, x_label, _RETURN)
+
+
+def draw_conflicts(seeds: Sequence[Conflicts], path: Path) -> Path:
+    """Draw mean cosines of the actor and of the critic side by side, and how many pairs conflict over the training.
+
+    :param seeds: of one run, at least one
+    :param path: path of the SVG; a PNG lies beside it
+    """
+    nets = measured_nets(seeds)
+    ratios = [*[1.25] * len(nets), 1]
+    figure = Figure(figsize=(3.6 * len(ratios), 3.2), layout="constrained")
+    *heat_maps, axis = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+    for heat_map, net in zip(heat_maps, nets, strict=True):
+        draw_cosines(heat_map, mean_of_known(np.stack([seed.cosines[net] for seed in seeds])), seeds[0].task_names)
+        heat_map.set_title(f"{net}: mean cosines", fontsize=9)
+    for i, net in enumerate(nets):
+        curves = [_in_parts(seed.timesteps, seed.negative_shares[net]) for seed in seeds]
+        _draw(axis, curves, f"C{i}", f"{net}: mean of {_seeds([curves])}", f"{net}: 95% interval")
+    _finish(axis, "share of pairs below 0")
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("steps of all tasks", fontsize=8)
+    axis.legend(fontsize=7)
+    return _save(figure, path, "", "")
+
+
+def measured_nets(seeds: Sequence[Conflicts]) -> list[Net]:
+    """Return the nets whose gradients were measured in all seeds."""
+    return [net for net in NETS if all(pair_statistics(seed.cosines[net]) is not None for seed in seeds)]
+
+
+def _in_parts(steps: np.ndarray, values: np.ndarray) -> Curve:
+    """Return the means of at most 25 parts of a curve, one after the other."""
+    parts = [np.array_split(numbers, min(len(steps), _MAX_PARTS)) for numbers in (steps, values)]
+    of_steps, of_values = (np.array([float(mean_of_known(np.asarray(part, float))) for part in some]) for some in parts)
+    known = ~np.isnan(of_values)
+    return of_steps[known], of_values[known]
 
 
 def _finish(axis: Any, title: str) -> None:

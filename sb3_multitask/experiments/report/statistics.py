@@ -38,11 +38,14 @@ class Estimate:
     n_seeds: int
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, decimals: int = 0) -> str:
+        """Return the number and its interval with so many decimals; "-" for NaN."""
         if not np.isfinite(self.value):
             return "-"
-        if not np.isfinite(self.low):
-            return f"{self.value:z.0f} (1 seed)"
-        return f"{self.value:z.0f} [{self.low:z.0f}, {self.high:z.0f}]"  # z: no -0
+        value, low, high = (f"{number:z.{decimals}f}" for number in (self.value, self.low, self.high))  # z: no -0
+        return f"{value} [{low}, {high}]" if np.isfinite(self.low) else f"{value} (1 seed)"
 
 
 def mean(scores: np.ndarray) -> Estimate:

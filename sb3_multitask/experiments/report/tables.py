@@ -7,7 +7,7 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sb3_multitask.many_tasks import AT_EACH_END, gap, shown_tasks
@@ -22,6 +22,7 @@ class Table:
     """A table with a title and a sentence that explains it; for :meth:`write` its cells are plain text.
 
     :param brief: rows that Markdown and HTML show in place of ``rows``, which the CSV has; ``None`` for ``rows``
+    :param pictures: SVG files that Markdown and HTML show below the table -> what they show, in words
     """
 
     name: str
@@ -30,6 +31,7 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     brief: Sequence[Sequence[str]] | None = None
+    pictures: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> Sequence[Sequence[str]]:
@@ -37,9 +39,12 @@ class Table:
         return self.rows if self.brief is None else self.brief
 
     def markdown(self) -> str:
-        """Return the table as Markdown; cells may be Markdown too."""
+        """Return the table as Markdown; cells may be Markdown too. Pictures are taken to lie beside it."""
         lines = [f"## {self.title}", "", self.note, "", _line(self.header), _line(["---"] * len(self.header))]
-        return "\n".join([*lines, *map(_line, self.shown)]) + "\n"
+        lines += map(_line, self.shown)
+        for path, words in self.pictures.items():
+            lines += ["", f"![{markdown_text(words)}](<{path.name}>)"]
+        return "\n".join(lines) + "\n"
 
     def html(self) -> str:
         """Return a section with the table's name as its id; columns have the classes "words", "long" and "numbers"."""

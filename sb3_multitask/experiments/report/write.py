@@ -12,6 +12,7 @@ import numpy as np
 from sb3_multitask.experiments.report import any_grid
 from sb3_multitask.experiments.report.clips import render_clips
 from sb3_multitask.experiments.report.collect import Run, read_runs, write_data
+from sb3_multitask.experiments.report.conflicts import conflict_tables
 from sb3_multitask.experiments.report.figures import draw_runs
 from sb3_multitask.experiments.report.tables import Table
 from sb3_multitask.experiments.run_folder import RunFolder
@@ -43,6 +44,7 @@ def write_report(root: Path, output: Path, with_clips: bool = True) -> list[str]
     runs, others = read_runs(root)
     presets = sorted({run.preset for run in runs})
     tables = [table for preset in presets for table in any_grid.tables_of_preset(runs, preset)]
+    tables += conflict_tables(runs, output)
     tables += any_grid.tables_of_grid(runs)
     write_page(output, runs, tables, draw_runs(runs, output), others, presets if with_clips else ())
     return others
@@ -114,8 +116,17 @@ def _page(tables: Sequence[Table], figures: Sequence[Path], clips: str, others: 
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>sb3-multitask report</title>"
         f"<style>{_STYLE}</style></head><body><h1>Report</h1>{missing}"
-        f"<nav>{contents}</nav>{''.join(table.html() for table in tables)}{clips}"
+        f"<nav>{contents}</nav>{''.join(table.html() + _pictures(table) for table in tables)}{clips}"
         f"<section id='curves'><h2>Learning curves</h2>{drawn}</section></body></html>\n"
+    )
+
+
+def _pictures(table: Table) -> str:
+    """Return the pictures of a table, which its Markdown names, as HTML."""
+    return "".join(
+        f"<figure id='{path.stem}' role='img' aria-label='{html.escape(words)}'>{_inline_svg(path)}"
+        f"<figcaption>{html.escape(words)}</figcaption></figure>"
+        for path, words in table.pictures.items()
     )
 
 
