@@ -12,10 +12,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import sb3_multitask as mt
+from sb3_multitask.agents.torch_modules import ModuleLayout
 from sb3_multitask.checkpoint.format import CheckpointError, read_checkpoint, write_checkpoint
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.card_sources import read_source
@@ -35,6 +37,7 @@ _TAG = "!!python/object/apply:collections.OrderedDict"
 _TEXT = (".json", ".yml", ".csv")
 _ZOO_ENV = "Pendulum-v1"
 _RUN = "default/A/seed_0"
+_LAYOUT = ModuleLayout(("0",), "2", "3.log_std")
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ KINDS = (
     Kind("checkpoint", ("manifest.json", "state.json", "arrays.safetensors"), _of_checkpoint, has_checksum=True),
     Kind("model_zip", ("model.zip",), _of_zip, has_checksum=True, is_zip=True),
     Kind("sb3_zip", ("model.zip",), _of_zip, has_checksum=True, is_zip=True),
+    Kind("torch_module", ("policy.pt",), lambda folder: _of_agent(mt.load_agent(folder / "policy.pt", layout=_LAYOUT))),
     Kind("normalizer", ("vecnormalize.pkl",), _of_statistics),
     Kind("task_normalizer", ("vecnormalize.pkl",), _of_statistics),
     Kind("config", ("config.yml",), lambda folder: _digest(load_config(TrainConfig, folder / "config.yml"))),
@@ -195,6 +199,9 @@ def make_originals(folder: Path) -> None:
     model.get_vec_normalize_env().save(str(folder / "task_normalizer" / "vecnormalize.pkl"))
     model.get_env().close()
     _write_sb3(folder / "sb3_zip" / "model.zip", folder / "normalizer" / "vecnormalize.pkl", small)
+    of_torch = th.nn.Sequential(th.nn.Linear(3, 4), th.nn.Tanh(), th.nn.Linear(4, 2), th.nn.Module())
+    of_torch[3].register_parameter("log_std", th.nn.Parameter(th.zeros(2)))
+    th.save(of_torch, folder / "torch_module" / "policy.pt", _use_new_zipfile_serialization=False)
     state = {"n": 3, "weights": np.arange(40.0), "names": ["a", "b"], "nested": {"x": [1, 2.5, None, True]}}
     shutil.rmtree(folder / "checkpoint")
     write_checkpoint(folder / "checkpoint", state)

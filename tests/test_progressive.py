@@ -559,6 +559,33 @@ def test_agents_teach_and_columns_are_taught():
         assert student.logger.name_to_value[f"distill/{task}/kl"] < first
 
 
+def test_features_are_the_last_hidden_layer_of_the_column():
+    model = make(net_arch=[8], head_arch=[5]).learn(60)
+    agent, raw = agent_of(model), raw_observations()
+    seen = {key: th.as_tensor(value) for key, value in model.get_vec_normalize_env().normalize_obs(raw).items()}
+    features = model.policy.actor_features(seen)
+    assert features.shape == (9, agent.feature_dim) == (9, model.policy.actor_features_dim) == (9, 5)
+    latent = model.policy.mlp_extractor.forward_actor(seen["obs"], seen["task"])
+    assert th.equal(features, latent[:, :5])
+    for task in range(3):
+        mine = raw["task"] == task
+        own = agent.features(raw["obs"][mine], task)
+        np.testing.assert_allclose(own, features[mine].detach(), atol=1e-6)
+    student = mt.A2CMultiTask(
+        "MultiTaskMlpPolicy",
+        mt.make_multitask_vec_env(drift_tasks(3, high=0.5), 2, seed=1),
+        teachers=dict.fromkeys("ABC", agent),
+        distill_features=1.0,
+        policy_kwargs={"share": "progressive"},
+        task_schedule=TaskSequence(n_updates=3),
+        seed=0,
+    )
+    student.learn(30)
+    before = all_of_task(student, 0)
+    student.learn(60, reset_num_timesteps=False)
+    assert equal(before, all_of_task(student, 0))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -218,17 +218,45 @@ class Agent:
         :param obs: raw observations, (n_rows, obs_dim), of the task's own size or padded
         :param head: index of the head
         """
-        (trunk, heads), sizes = self.layers, self.sizes
+        mean, log_std = self._forward(*self._layers_of(head), head, self._input(obs, head))
+        n = self.sizes.action_dims[head]
+        return mean[:, :n], log_std[:, :n]
+
+    @property
+    def feature_dim(self) -> int:
+        """Units of the last hidden layer; 0 without a hidden layer."""
+        if self.columns is not None:
+            return self.columns.hidden_dim
+        hidden = [layer for of_part in self.layers for layer in of_part][:-1]
+        return int(hidden[-1].bias.shape[-1]) if hidden else 0
+
+    def features(self, obs: np.ndarray, head: int) -> np.ndarray:
+        """Return the activations of the last hidden layer, (n_rows, feature_dim) float32.
+
+        :param obs: raw observations, as of :meth:`distribution`
+        :param head: index of the head
+        :raises ValueError: if there is no hidden layer
+        """
+        if not self.feature_dim:
+            raise ValueError("the policy has no hidden layer")
+        hidden = self._hidden(*self._layers_of(head), head, self._input(obs, head))
+        return hidden[:, : self.feature_dim]  # an adapter's output may follow, of a policy with columns
+
+    def _layers_of(self, head: int) -> tuple[Layers, Layers]:
+        """Return the layers of the trunk, and those of one head."""
+        trunk, heads = self.layers
+        return trunk, [layer.of_head(head if len(layer.weight) > 1 else 0) for layer in heads]
+
+    def _input(self, obs: np.ndarray, head: int) -> np.ndarray:
+        """Return observations as the trunk takes them: padded, normalised, and 0 in the padding."""
+        sizes = self.sizes
         if obs.shape[-1] == sizes.obs_dims[head]:
             obs = padded(obs, self.obs_dim)
         if self.statistics is not None:
             obs = self.statistics.normalize(obs, head)
         if sizes.has_padding:
             obs = np.where(sizes.obs_mask[head], obs, 0)
-        mine = [layer.of_head(head if len(layer.weight) > 1 else 0) for layer in heads]
-        mean, log_std = self._forward(trunk, mine, head, obs)
-        n = sizes.action_dims[head]
-        return mean[:, :n], log_std[:, :n]
+        return obs
 
     def predict(
         self,
@@ -269,7 +297,8 @@ class Agent:
             actions = actions[0]
         return own_actions(actions, task, self.sizes), state
 
-    def _forward(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _hidden(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> np.ndarray:
+        """Return what the last layer takes."""
         activation = _ACTIVATIONS[self.activation]
         x = np.asarray(x, dtype=np.float32)
         if self.task_vectors is not None:
@@ -277,10 +306,12 @@ class Agent:
             x = np.concatenate([x, np.broadcast_to(mine, (len(x), len(mine)))], axis=1)
         if self.columns is not None:
             x = self.columns.latent_of(th.from_numpy(np.array(x)), index).numpy()
-        *hidden, last = [*trunk, *head]
-        for layer in hidden:
+        for layer in [*trunk, *head][:-1]:
             x = activation(layer(x))
-        output = last(x)
+        return x
+
+    def _forward(self, trunk: Layers, head: Layers, index: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        output = head[-1](self._hidden(trunk, head, index, x))
         output = output[0] if output.ndim == 3 else output
         if self.log_std_bounds is not None:
             mean, raw = np.split(output, 2, axis=-1)

@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_multitask.agents.agent import Agent, agent_of
 from sb3_multitask.agents.pretrained import pretrained_path
+from sb3_multitask.agents.torch_modules import ModuleLayout, agent_of_module
 from sb3_multitask.agents.trained_files import NAMES, PRETRAINED, locate
 from sb3_multitask.envs.task_space import TaskSpace
 from sb3_multitask.readers import ObsStatistics, SavedPolicy, UnreadableFileError, read_sb3_zip, read_vec_normalize
@@ -77,7 +78,7 @@ def _checksum(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
-def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
+def load_agent(path: str | Path, normalizer: str | Path | None = None, layout: ModuleLayout | None = None) -> Agent:
     """Read an agent; nothing in its files is executed.
 
     :param path: the path that was given to :func:`save_agent`, or either of its files; a zip of ``A2CMultiTask``, of
@@ -87,9 +88,13 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
         It is not needed for a ``model.zip`` in a run's folder, nor for a zip in a folder of ``python -m
         sb3_multitask.zoo``, since the file is next to them. If the training had a VecNormalize and its file is not
         given, a warning says so
-    :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics
+    :param layout: ``path`` is a whole module of torch, in the file format that torch wrote until 1.6, and this says
+        which of its arrays are the policy: see :class:`~sb3_multitask.agents.torch_modules.ModuleLayout`
+    :raises ValueError: on a ``normalizer`` for an agent's own files, which have its statistics, or beside ``layout``
     :raises UnreadableFileError: if a file is missing, damaged, of another kind, or its parts do not fit
     """
+    if layout is not None:
+        return _agent_of_module(path, normalizer, layout)
     if isinstance(path, str) and path.startswith(PRETRAINED):
         return load_pretrained(path.removeprefix(PRETRAINED))
     given = Path(path)
@@ -114,6 +119,15 @@ def load_agent(path: str | Path, normalizer: str | Path | None = None) -> Agent:
         raise
     except (ValueError, FileNotFoundError) as e:
         raise UnreadableFileError(f"{path}: {e}") from e
+
+
+def _agent_of_module(path: str | Path, normalizer: str | Path | None, layout: ModuleLayout) -> Agent:
+    if normalizer is not None:
+        raise ValueError(
+            f"`normalizer` is for models of SB3 (got {str(normalizer)!r}); a module's statistics are arrays in it, "
+            "which `layout` names: obs_mean and obs_std"
+        )
+    return agent_of_module(path, layout)
 
 
 def _exists(path: Path) -> bool:

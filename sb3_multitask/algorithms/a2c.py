@@ -61,6 +61,9 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
     :param critic_coef: weight of the value loss; ``None``: 0 with teachers while ``rl_coef`` stays 0, else 1
     :param student_rollout_prob: probability that a rollout's actions are the student's; the others come from the
         teacher, in the same envs, and never enter the RL loss
+    :param distill_features: weight of the regression of each teacher's last hidden layer from the student's, by a
+        linear map per task that is learned too: ``losses.FeatureLoss`` (Actor-Mimic). Needs ``teachers`` with hidden
+        layers that are known, not functions; runs on torch. The maps are saved with the model, and agents have none
     :param task_weights: task name -> weight, by which the losses of the task's rows are multiplied; tasks that are not
         named have 1. The update is along the mean of the weighted losses over all rows; logs show the losses
         unweighted. 0 trains nothing for the task, whose head an optimizer with a memory may still move
@@ -118,10 +121,12 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         task_weights: TaskWeights | None = None,
         gradient_combiner: GradientCombiner | None = None,
         conflict_freq: int = 0,
+        distill_features: Coefficient = 0.0,
         _init_setup_model: bool = True,
     ) -> None:
         self.begin(task_schedule, engine, n_steps, task_weights, gradient_combiner, conflict_freq)
-        self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
+        distillation = (distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob, distill_features)
+        self.learn_from(teachers, *distillation)
         super().__init__(
             policy,
             self._env_of(env, gamma),
@@ -156,7 +161,7 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         self._update_learning_rate(self.policy.optimizer)
         coef = self.coefficients()  # 1, 1 and 0 without teachers
         objective = self.with_teachers(A2CLoss(coef.rl, self.ent_coef, coef.critic * self.vf_coef), coef.distill)
-        with actor_held(self.policy, when=not coef.moves_actor):
+        with actor_held(self.policy, when=not self.moves_actor):
             for batch in self.numerics.batches(self.rollout_buffer, None, self.normalize_advantage):  # one: all rows
                 evaluation = self.numerics.evaluate(objective, batch)
                 if not self.numerics.step(self.max_grad_norm):

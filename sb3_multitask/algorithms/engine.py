@@ -14,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_multitask.algorithms.gradient_combiner import combine_by_autograd
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, present_tasks
 from sb3_multitask.fast import why_not_fast
-from sb3_multitask.losses import Evaluation, Loss, Outputs
+from sb3_multitask.losses import Evaluation, FeatureLoss, Loss, Outputs
 from sb3_multitask.losses.loss import terms_of_samples
+from sb3_multitask.policies.feature_maps import FeatureMaps
 from sb3_multitask.policies.task_steps import step_of_tasks
 from sb3_multitask.policies.value_normalization import ValueStatistics
 
@@ -82,6 +83,8 @@ def why_torch(model: OnPolicyAlgorithm, asked_for: EngineName) -> str | None:
         reason: str | None = f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
     elif trains_as_sb3(model):
         reason = f"{type(model).__name__} has no train() of its own"
+    elif getattr(model, "feature_maps", None) is not None:
+        reason = "`distill_features` learns maps of its own, which are torch's"
     else:
         assert model.env is not None
         reason = why_not_fast(model.policy, model.env)
@@ -129,6 +132,10 @@ class TorchEngine:
         statistics: ValueStatistics | None = policy.value_statistics
         return statistics
 
+    @property
+    def _feature_maps(self) -> FeatureMaps | None:
+        return getattr(self.model, "feature_maps", None)
+
     def update_value_statistics(self, rollout_buffer: Any) -> None:
         if isinstance(rollout_buffer, TaskRolloutBuffer):
             returns, tasks = rollout_buffer.kept_returns()
@@ -144,7 +151,10 @@ class TorchEngine:
         if (statistics := self._value_statistics) is not None:
             values = statistics.normalize(values, task)
         # SB3 keeps the distribution of the last rows in action_dist.
-        outputs = Outputs(values, log_prob, entropy, policy.action_dist.distribution)
+        distribution, features = policy.action_dist.distribution, None
+        if any(isinstance(loss, FeatureLoss) for loss in objective):
+            features = self._feature_maps(policy.actor_features(batch.observations), task)  # type: ignore[misc]
+        outputs = Outputs(values, log_prob, entropy, distribution, features)
         terms = [loss.terms(batch, outputs) for loss in objective]
         weights = getattr(self.model, "loss_weights", None)
         of_update = terms if weights is None else _weighted_terms(objective, batch, outputs, weights)
@@ -167,7 +177,9 @@ class TorchEngine:
 
     def step(self, max_grad_norm: float) -> bool:
         policy: Any = self.model.policy
-        norm = th.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
+        maps = self._feature_maps
+        trained = policy.parameters() if maps is None else [*policy.parameters(), *maps.parameters()]
+        norm = th.nn.utils.clip_grad_norm_(trained, max_grad_norm)
         if not (self._loss_is_finite and th.isfinite(norm)):
             return False
         step_of_tasks(policy, self._present)

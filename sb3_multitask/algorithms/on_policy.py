@@ -56,9 +56,9 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
     ) -> None:
         """Set what a model has beside SB3's attributes; before SB3's constructor.
 
-        :raises TypeError: if ``n_steps`` is no whole number, and as :meth:`balance_tasks`
-        :raises ValueError: on another engine or rollouts without a step, and as :meth:`balance_tasks`
-        :raises ImportError: as :meth:`balance_tasks`
+        :raises TypeError: if ``n_steps`` is no whole number, and as ``balance_tasks``
+        :raises ValueError: on another engine or rollouts without a step, and as ``balance_tasks``
+        :raises ImportError: as ``balance_tasks``
         """
         check_choices(engine=(engine, EngineName))
         check_counts(n_steps=n_steps)

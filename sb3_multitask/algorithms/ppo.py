@@ -44,6 +44,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
     value loss + distill_coef * distillation loss``; by default the last term alone. Rollouts in which the teachers act
     never enter the first two terms, so ratios are of the student's own actions.
 
+    :param distill_features: see :class:`A2CMultiTask`
     :param task_weights: see :class:`A2CMultiTask`
     :param gradient_combiner: see :class:`A2CMultiTask`; the gradients of each minibatch are combined
     :param conflict_freq: see :class:`A2CMultiTask`
@@ -98,12 +99,14 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         task_weights: TaskWeights | None = None,
         gradient_combiner: GradientCombiner | None = None,
         conflict_freq: int = 0,
+        distill_features: Coefficient = 0.0,
         _init_setup_model: bool = True,
     ) -> None:
         check_batch_size(batch_size, normalize_advantage)  # which SB3 asserts before `_setup_model`
         self.desired_kl = desired_kl
         self.begin(task_schedule, engine, n_steps, task_weights, gradient_combiner, conflict_freq)
-        self.learn_from(teachers, distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob)
+        distillation = (distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob, distill_features)
+        self.learn_from(teachers, *distillation)
         super().__init__(
             policy,
             self._env_of(env, gamma),
@@ -177,8 +180,9 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
             coef.critic * self.vf_coef,
         )
         objective, log = self.with_teachers(loss, coef.distill), UpdateLog()
-        with actor_held(self.policy, when=not coef.moves_actor):
-            self._train_epochs(objective, log, self.desired_kl if coef.moves_actor else None)
+        moves_actor = self.moves_actor
+        with actor_held(self.policy, when=not moves_actor):
+            self._train_epochs(objective, log, self.desired_kl if moves_actor else None)
         self._log_epochs(log, loss)
         self.next_task()
 

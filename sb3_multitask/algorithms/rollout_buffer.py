@@ -21,7 +21,8 @@ class TaskRolloutBufferSamples(NamedTuple):
     """SB3's samples, and for each row of the batch the further columns of :class:`TaskRolloutBuffer`.
 
     ``keep`` (batch,) bool, ``None``: all rows are learned from; ``teacher_mean`` and ``teacher_log_std`` (batch,
-    action_dim), ``None`` without teachers.
+    action_dim), ``None`` without teachers; ``teacher_features`` (batch, units of the widest teacher's last hidden
+    layer), ``None`` without feature regression.
     """
 
     observations: TensorDict
@@ -33,6 +34,7 @@ class TaskRolloutBufferSamples(NamedTuple):
     keep: th.Tensor | None = None
     teacher_mean: th.Tensor | None = None
     teacher_log_std: th.Tensor | None = None
+    teacher_features: th.Tensor | None = None
 
     def kept(self) -> Self:
         """The samples of the rows that are learned from."""
@@ -83,6 +85,7 @@ class TaskRolloutBuffer(DictRolloutBuffer):
         self.pos, self.full, self.generator_ready = 0, False, False
         self.faults: list[tuple[int, int]] = []
         self.targets: tuple[np.ndarray, np.ndarray] | None = None
+        self.teacher_features: np.ndarray | None = None
         self._flat: dict[str, np.ndarray] | None = None
 
     def _allocate(self) -> _Memory:
@@ -167,12 +170,17 @@ class TaskRolloutBuffer(DictRolloutBuffer):
         """
         self.targets, self._flat = (mean, log_std), None
 
+    def set_teacher_features(self, features: np.ndarray) -> None:
+        """Set the activations of the teachers' last hidden layers in the rollout, (n_steps, n_envs, dim)."""
+        self.teacher_features, self._flat = features, None
+
     def _columns(self) -> dict[str, np.ndarray]:
         """The columns in the order of SB3's flattened rows: environment by environment."""
         if self._flat is None:
             keep, targets = self.keep, self.targets
             columns = {} if keep is None else {"keep": keep}
             columns |= {} if targets is None else {"teacher_mean": targets[0], "teacher_log_std": targets[1]}
+            columns |= {} if self.teacher_features is None else {"teacher_features": self.teacher_features}
             self._flat = {
                 name: column.swapaxes(0, 1).reshape(-1, *column.shape[2:]) for name, column in columns.items()
             }

@@ -42,11 +42,18 @@ class TeacherPolicy(Protocol):
         """Size of its actions; ``None``: known when it acts."""
 
     @property
+    def feature_dim(self) -> int | None:
+        """Units of its last hidden layer; 0: it has none; ``None``: what is in it is not known."""
+
+    @property
     def digest(self) -> str:
         """Identifies the teacher in a checkpoint."""
 
     def label(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return means and log-stds, (n_rows, action_dim) float32 each; ``None`` for log-stds that it has not."""
+
+    def features(self, obs: np.ndarray) -> np.ndarray:
+        """Return the activations of its last hidden layer, (n_rows, feature_dim) float32."""
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Return its own actions, (n_rows, action_dim), made of standard normal noise if it acts at random."""
@@ -72,11 +79,18 @@ class AgentTeacher:
         return int(self.agent.sizes.action_dims[self.head])
 
     @property
+    def feature_dim(self) -> int:
+        return self.agent.feature_dim
+
+    @property
     def digest(self) -> str:
         return self.agent.digest
 
     def label(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.agent.distribution(obs, self.head)
+
+    def features(self, obs: np.ndarray) -> np.ndarray:
+        return self.agent.features(obs, self.head)
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return _sample(*self.label(obs), noise)
@@ -120,6 +134,10 @@ class ActorTeacher:
         return self.actor.action_dim
 
     @property
+    def feature_dim(self) -> int:
+        return int(self.actor.hidden[-1][0].shape[1]) if self.actor.hidden else 0
+
+    @property
     def digest(self) -> str:
         if self.statistics is None:
             return self.actor.digest
@@ -135,22 +153,31 @@ class ActorTeacher:
             label_std = np.maximum(_squashed_std(mean, std), MIN_STD)
         return self._unscaled(squashed), np.log(label_std * self._half_range).astype(np.float32)
 
+    def features(self, obs: np.ndarray) -> np.ndarray:
+        with th.no_grad():
+            return np.asarray(self._last_hidden(obs).numpy())
+
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         mean, std = self._unsquashed(obs)
         return self._unscaled(np.tanh(mean if std is None else mean + std * noise))
 
     def _unsquashed(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Mean and std before the tanh, (n_rows, action_dim) float32; a deterministic actor has no std."""
-        if self.statistics is not None:
-            obs = self.statistics.normalize(obs)
         with th.no_grad():
-            x = th.as_tensor(np.asarray(obs, dtype=np.float32))
-            for weight, bias in self._hidden:
-                x = self._activation(th.addmm(bias, x, weight))
+            x = self._last_hidden(obs)
             mean = th.addmm(self._mean[1], x, self._mean[0]).numpy()
             if self._log_std is None:
                 return mean, None
             return mean, th.addmm(self._log_std[1], x, self._log_std[0]).clamp(*_LOG_STD_RANGE).exp().numpy()
+
+    def _last_hidden(self, obs: np.ndarray) -> th.Tensor:
+        """What the last layers take, (n_rows, dim)."""
+        if self.statistics is not None:
+            obs = self.statistics.normalize(obs)
+        x = th.as_tensor(np.asarray(obs, dtype=np.float32))
+        for weight, bias in self._hidden:
+            x = self._activation(th.addmm(bias, x, weight))
+        return x
 
     def _unscaled(self, squashed: np.ndarray) -> np.ndarray:
         """From [-1, 1] to the bounds, as SB3's ``unscale_action``; float32."""
@@ -184,6 +211,7 @@ class FunctionTeacher:
     action_size: int
     obs_dim: None = None
     action_dim: None = None
+    feature_dim: None = None
 
     @property
     def digest(self) -> str:
@@ -216,6 +244,10 @@ class FunctionTeacher:
                 f"The teacher of task {self.task!r} gave stds that are not positive (the lowest: {std.min()})"
             )
         return mean, np.log(std)
+
+    def features(self, obs: np.ndarray) -> np.ndarray:
+        """Raise: what is in a function is not known."""
+        raise NotImplementedError("a function has no hidden layer that is known")
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return _sample(*self.label(obs), noise)

@@ -48,13 +48,14 @@ class DistillationSettings:
     rl_coef: Coefficient | None
     critic_coef: Coefficient | None
     student_rollout_prob: Coefficient
+    distill_features: Coefficient = 0.0
 
     def __post_init__(self) -> None:
         if self.distill_loss not in get_args(DistillLoss):
             raise ValueError(
                 f"`distill_loss` must be one of {', '.join(get_args(DistillLoss))} (got {self.distill_loss!r})"
             )
-        for name in ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob"):
+        for name in ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob", "distill_features"):
             value = getattr(self, name)
             if value is not None or name not in ("rl_coef", "critic_coef"):
                 check_number_or_schedule(name, value)
@@ -71,11 +72,18 @@ class DistillationSettings:
     @property
     def given(self) -> tuple[Any, ...]:
         """The arguments, in order."""
-        return (self.distill_loss, self.distill_coef, self.rl_coef, self.critic_coef, self.student_rollout_prob)
+        own = (self.student_rollout_prob, self.distill_features)
+        return (self.distill_loss, self.distill_coef, self.rl_coef, self.critic_coef, *own)
+
+    @property
+    def wants_features(self) -> bool:
+        """Whether the student regresses its teachers' features at some time."""
+        return _may_be_positive(self.distill_features)
 
     def check_teachers_teach(self) -> None:
         """Raise ValueError if no term of the loss is left for a student that has teachers."""
-        if not any(map(_may_be_positive, (self.distill_coef, self.rl_coef, self.critic_coef))):
+        given = (self.distill_coef, self.rl_coef, self.critic_coef, self.distill_features)
+        if not any(map(_may_be_positive, given)):
             raise ValueError(
                 f"`distill_coef`={self.distill_coef!r} leaves a student with `teachers` nothing to learn from: raise "
                 "it, or give `rl_coef`."
@@ -83,7 +91,8 @@ class DistillationSettings:
 
     def check_without_teachers(self) -> None:
         """Raise ValueError if a model without teachers would ignore a setting, or has nothing to learn from."""
-        for name, default in (("distill_loss", "forward_kl"), ("distill_coef", 1.0), ("student_rollout_prob", 1.0)):
+        defaults = {"distill_loss": "forward_kl", "distill_coef": 1.0, "student_rollout_prob": 1.0}
+        for name, default in {**defaults, "distill_features": 0.0}.items():
             if getattr(self, name) != default:
                 raise ValueError(f"`{name}`={getattr(self, name)!r} is for distillation, and `teachers` is empty")
         if self.rl_coef == 0 and self.critic_coef == 0:
@@ -108,6 +117,13 @@ class DistillationSettings:
         default = 0.0 if stays_zero else 1.0
         critic = default if self.critic_coef is None else _value("critic_coef", self.critic_coef, progress_remaining)
         return Coefficients(rl, critic, distill)
+
+    def feature_coef_at(self, progress_remaining: float) -> float:
+        """The weight of feature regression in an update, whose actions may be the student's or the teachers'.
+
+        :param progress_remaining: 1 at the start of training, 0 at the end
+        """
+        return _value("distill_features", self.distill_features, progress_remaining)
 
     def rollout_is_students(self, progress_remaining: float) -> bool:
         """Whose actions the next rollout takes; draws from torch's generator only if it is open."""

@@ -68,6 +68,10 @@ class TeacherVecEnv(VecEnv):
         """What the teachers would have done in the rollout: means and log-stds, each (n_steps, n_envs, action_dim)."""
         return self.teachers.targets(self.task_ids, np.stack(self._seen))
 
+    def features(self) -> np.ndarray:
+        """The teachers' last hidden layers in the rollout's states, (n_steps, n_envs, dim)."""
+        return self.teachers.features(self.task_ids, np.stack(self._seen))
+
     def step_async(self, actions: np.ndarray) -> None:
         if self.is_collecting:
             self._seen.append(self._observation)
@@ -169,7 +173,12 @@ class TeachersInEnv:
             observations = student._last_obs if normalizer is None else normalizer.old_obs
             venv.begin_rollout(observations["obs"], teachers_act)
 
-        around = _Around(callback, venv, begin, lambda: rollout_buffer.set_targets(*venv.targets()))
+        def end() -> None:
+            rollout_buffer.set_targets(*venv.targets())
+            if self.teachers.feature_dims is not None:
+                rollout_buffer.set_teacher_features(venv.features())
+
+        around = _Around(callback, venv, begin, end)
         if normalizer is None:
             yield venv, around
             return

@@ -20,10 +20,18 @@ class Teachers:
     :param teachers: task name -> teacher
     :param task_names: the student's tasks, in order
     :param sizes: of the tasks
-    :raises ValueError: if a task has no teacher, a teacher no task, or sizes differ; names both sides
+    :param with_features: whether :meth:`features` is asked for
+    :raises ValueError: if a task has no teacher, a teacher no task, or sizes differ; names both sides. Also if a task's
+        teacher has no hidden layer that is known, and features are asked for; names the task
     """
 
-    def __init__(self, teachers: Mapping[str, TeacherLike], task_names: Sequence[str], sizes: TaskSizes) -> None:
+    def __init__(
+        self,
+        teachers: Mapping[str, TeacherLike],
+        task_names: Sequence[str],
+        sizes: TaskSizes,
+        with_features: bool = False,
+    ) -> None:
         missing = [name for name in task_names if name not in teachers]
         unknown = [name for name in teachers if name not in task_names]
         if missing or unknown:
@@ -33,6 +41,8 @@ class Teachers:
             )
         self.sizes = sizes
         self.teachers = [_task_teacher(name, teachers[name], sizes, i) for i, name in enumerate(task_names)]
+        self.feature_dims = tuple(map(_feature_dim, self.teachers)) if with_features else None
+        """Units of each teacher's last hidden layer, (n_tasks,); ``None`` if features are not asked for."""
         self.digests = {name: teacher.digest for name, teacher in zip(task_names, self.teachers, strict=True)}
 
     def targets(self, task_ids: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +59,22 @@ class Teachers:
             means[:, envs, :action_dim] = mean.reshape(*own.shape[:2], action_dim)
             log_stds[:, envs, :action_dim] = log_std.reshape(*own.shape[:2], action_dim)
         return means, log_stds
+
+    def features(self, task_ids: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        """The activations of the teachers' last hidden layers, (n_steps, n_envs, dim) float32.
+
+        ``dim`` is the widest teacher's; they are 0 beyond the units of a task's own teacher.
+
+        :param task_ids: of the environments, (n_envs,)
+        :param raw: unnormalised observations, (n_steps, n_envs, obs_dim)
+        """
+        assert self.feature_dims is not None
+        features = np.zeros((*raw.shape[:2], max(self.feature_dims)), np.float32)
+        for task, envs, obs_dim, _ in self._tasks_of(task_ids):
+            own, dim = raw[:, envs, :obs_dim], self.feature_dims[task]
+            of_task = self.teachers[task].policy.features(own.reshape(-1, obs_dim))
+            features[:, envs, :dim] = of_task.reshape(*own.shape[:2], dim)
+        return features
 
     def act(self, task_ids: np.ndarray, raw: np.ndarray) -> np.ndarray:
         """The teachers' own actions, (n_envs, action_dim) float32, for raw observations (n_envs, obs_dim).
@@ -94,6 +120,17 @@ class _TaskTeacher:
             return mean, log_std
         std = self.default_std if self.std is None else self.std
         return mean, np.broadcast_to(np.log(std), mean.shape)
+
+
+def _feature_dim(teacher: _TaskTeacher) -> int:
+    dim = teacher.policy.feature_dim
+    if not dim:
+        reason = "is a function, whose hidden layers are not known" if dim is None else "has no hidden layer"
+        raise ValueError(
+            f"`distill_features` needs teachers with a hidden layer, and that of task {teacher.task!r} {reason}: give "
+            "an agent, a model or the path of one, or leave out `distill_features`"
+        )
+    return dim
 
 
 def _task_teacher(task: str, given: TeacherLike, sizes: TaskSizes, index: int) -> _TaskTeacher:

@@ -117,6 +117,9 @@ class TrainConfig(Config):
         None, description="Coefficient of the critic; default: 0 with teachers and no RL, else 1"
     )
     student_rollout_prob: Schedulable = Field(1.0, description="How often the student acts, not the teacher")
+    distill_features: Schedulable = Field(
+        0.0, description="Coefficient of Actor-Mimic's regression of the teachers' hidden layers"
+    )
     init_from: str | None = Field(None, description="Run folder or zip (trusted: unpickled) to begin with")
     init_tasks: dict[str, str] = Field({}, description="With init_from: task -> the source's task; default: same names")
     freeze: Frozen = Field("nothing", description="What is not trained: trunk, all_but_last, nothing")

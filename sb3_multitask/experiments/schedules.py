@@ -16,7 +16,7 @@ from sb3_multitask.losses.schedules import in_range
 Steps: TypeAlias = dict[float, float]
 Schedulable: TypeAlias = float | str | Steps
 
-COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob")
+COEFFICIENTS = ("distill_coef", "rl_coef", "critic_coef", "student_rollout_prob", "distill_features")
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", *COEFFICIENTS)
 """Arguments of the algorithms that may be schedules."""
 

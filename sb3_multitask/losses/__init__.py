@@ -5,6 +5,7 @@ Rows are the transitions of one rollout, ``(n_rows,)`` with ``n_rows = n_steps *
 
 from sb3_multitask.losses.a2c import A2CLoss, A2CTerms, a2c_loss
 from sb3_multitask.losses.distillation import DistillationLoss, DistillationTerms, DistillLoss, distill_loss
+from sb3_multitask.losses.features import FeatureLoss, FeatureTerms, feature_distance
 from sb3_multitask.losses.gaussians import gaussian_kl
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
 from sb3_multitask.losses.loss import Evaluation, Loss, LossTerms, Outputs, Samples
@@ -17,6 +18,8 @@ __all__ = [
     "DistillationLoss",
     "DistillationTerms",
     "Evaluation",
+    "FeatureLoss",
+    "FeatureTerms",
     "GroupedOutputs",
     "GroupedRows",
     "Loss",
@@ -28,5 +31,6 @@ __all__ = [
     "Samples",
     "a2c_loss",
     "distill_loss",
+    "feature_distance",
     "gaussian_kl",
 ]

@@ -30,19 +30,23 @@ class Samples(Protocol):
     def teacher_mean(self) -> th.Tensor | None: ...
     @property
     def teacher_log_std(self) -> th.Tensor | None: ...
+    @property
+    def teacher_features(self) -> th.Tensor | None: ...
 
 
 class Outputs(NamedTuple):
     """What a policy gives for the rows of a batch.
 
     ``values``, ``log_prob`` of the actions taken and ``entropy`` in nats, each (n_rows,); ``distribution``: of the
-    actions, (n_rows, action_dim).
+    actions, (n_rows, action_dim). ``features``: for feature regression alone, what the maps of
+    :class:`~sb3_multitask.policies.feature_maps.FeatureMaps` make of the actor's last hidden layer, (n_rows, dim).
     """
 
     values: th.Tensor
     log_prob: th.Tensor
     entropy: th.Tensor
     distribution: th.distributions.Normal
+    features: th.Tensor | None = None
 
 
 class Loss(ABC):

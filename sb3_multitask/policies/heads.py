@@ -156,11 +156,17 @@ class TaskHeads(nn.Module):
 
     def forward(self, latent: th.Tensor, rows: TaskRows) -> th.Tensor:
         """(n_rows, in) -> (n_rows, out), each row through the head of its task."""
+        return rows.ungroup(self.layers[-1](self._hidden(latent, rows), rows))
+
+    def features(self, latent: th.Tensor, rows: TaskRows) -> th.Tensor:
+        """(n_rows, in) -> (n_rows, dim): what the output layer takes."""
+        return rows.ungroup(self._hidden(latent, rows))
+
+    def _hidden(self, latent: th.Tensor, rows: TaskRows) -> th.Tensor:
         grouped = rows.group(latent)
-        *hidden, output = self.layers
-        for i, layer in enumerate(hidden):
+        for i, layer in enumerate(list(self.layers)[:-1]):
             grouped = layer(grouped, rows)
             if self.norms is not None:
                 grouped = self.norms[i](grouped, rows)
             grouped = self.activation(grouped)
-        return rows.ungroup(output(grouped, rows))
+        return grouped

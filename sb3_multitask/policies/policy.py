@@ -432,6 +432,20 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         features = self._trunk_input(self.pi_features_extractor, vectors, task)
         return self._distribution(self.mlp_extractor.forward_actor(features, task), rows, task)  # type: ignore[call-arg]
 
+    @property
+    def actor_features_dim(self) -> int:
+        """Units of the actor's last hidden layer, in the trunk or in the heads; 0 without a hidden layer."""
+        arch: dict[str, list[int]] = self.net_arch  # type: ignore[assignment]
+        return next(iter([*self.head_arch["pi"][-1:], *arch["pi"][-1:]]), 0)
+
+    def actor_features(self, obs: PyTorchObs) -> th.Tensor:
+        """Return the activations of the actor's last hidden layer, (n_rows, actor_features_dim)."""
+        vectors, rows, task = self.split_observation(obs)
+        latent_pi, _ = self._latents(vectors, task)
+        heads: Any = self.action_net
+        hidden: th.Tensor = heads.features(latent_pi, rows)
+        return hidden[:, : self.actor_features_dim] if self.share == "progressive" else hidden  # an adapter's follow
+
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """Return values, (n_rows, 1)."""
         vectors, rows, task = self.split_observation(obs)

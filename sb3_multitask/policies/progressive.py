@@ -91,7 +91,7 @@ class ProgressiveNet(nn.Module):
     def __init__(self, n_tasks: int, sizes: Sequence[int], activation_fn: type[nn.Module]) -> None:
         super().__init__()
         self.columns = nn.ModuleList(Column(sizes, n_before, activation_fn) for n_before in range(n_tasks))
-        self.in_dim = sizes[0]
+        self.in_dim, self.hidden_dim = sizes[0], sizes[-1]
         self.latent_dim = 2 * sizes[-1] if len(sizes) > 1 else sizes[0]
 
     @classmethod

@@ -11,7 +11,7 @@ import math
 import pickle
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -130,39 +130,60 @@ _NUMPY: dict[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, content: bytes, functions: Mapping[str, Callable[..., Any]], persistent_load: Any) -> None:
+        super().__init__(io.BytesIO(content))
+        self._functions = {name: _Function(function) for name, function in functions.items()}
+        self._persistent_load = persistent_load
+
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "numpy" and name in _NUMPY:
             return _NUMPY[name]
+        if (function := self._functions.get(f"{module}.{name}")) is not None:
+            return function
         return type("Inert", (Inert,), {"of": f"{module}.{name}"})
 
+    def persistent_load(self, pid: Any) -> Any:
+        if self._persistent_load is None:
+            raise UnreadableFileError("it refers to objects outside of it")
+        return self._persistent_load(pid)
 
-def read_pickle(content: bytes) -> Any:
+
+def read_pickle(
+    content: bytes,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    persistent_load: Callable[[Any], Any] | None = None,
+) -> Any:
     """Return a pickle's contents: plain values, arrays wrapped for :func:`array_of`, and :class:`Inert` objects.
 
+    :param functions: full name of a function in the pickle -> what is called in its place
+    :param persistent_load: gives what the pickle refers to outside of it; ``None``: such a pickle is refused
     :raises UnreadableFileError: if it is not a pickle
     """
     try:
         check_size(content)
-        return _Unpickler(io.BytesIO(content)).load()
+        return _Unpickler(content, functions or {}, persistent_load).load()
     except UnreadableFileError:
         raise
     except Exception as e:  # a damaged or hostile program of opcodes may cause any exception
         raise UnreadableFileError(f"is no readable pickle ({type(e).__name__}: {e})") from e
 
 
-def check_size(content: bytes) -> None:
+def check_size(content: bytes) -> int:
     """Raise unless a pickle has the size of a description: no large objects, and no deep nesting.
 
+    :return: how many bytes it has; others may follow it
     :raises UnreadableFileError: if it is too large
     """
-    weights = _Weights()
-    for i, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+    weights, last = _Weights(), 0
+    for i, (opcode, argument, position) in enumerate(pickletools.genops(content)):
         is_index = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET")
         if i >= _MAX_OPCODES or (is_index and int(argument or 0) > _MAX_MEMO):
             raise UnreadableFileError("is larger than any description of this kind")
         if isinstance(argument, int) and abs(argument) > _MAX_INT:
             raise UnreadableFileError("holds a number that is out of range")
         weights.follow(opcode, argument)
+        last = position or 0
+    return last + 1
 
 
 class _Weights:

@@ -14,7 +14,10 @@ _BY_ENDING = {
     ".npz": "a file of numpy's arrays; weights can be given to `Agent` itself",
     ".h5": "a file of HDF5; weights can be given to `Agent` itself",
 }
-_TORCH = "a file of torch.save; weights that you read from it can be given to `Agent` itself"
+_TORCH = (
+    "a file of torch.save. load_agent(path, layout=ModuleLayout(...)) reads a whole module in torch's format before "
+    "1.6; other weights that you read from it can be given to `Agent` itself"
+)
 _LFS = b"version https://git-lfs"
 
 
