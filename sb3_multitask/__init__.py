@@ -3,7 +3,7 @@
 import sb3_multitask.process.mujoco_install  # noqa: F401 (before Gymnasium imports MuJoCo)
 
 # isort: split
-from sb3_multitask.agents import Agent
+from sb3_multitask.agents import Agent, shared_agent
 from sb3_multitask.agents.export import export_onnx, export_torch
 from sb3_multitask.agents.files import load_agent, load_pretrained, save_agent
 from sb3_multitask.algorithms.a2c import A2CMultiTask
@@ -19,6 +19,7 @@ from sb3_multitask.evaluation.evaluate import evaluate_tasks
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.evaluation.tensorboard import MultiTaskTensorBoardCallback
 from sb3_multitask.experiments.schedules import PiecewiseConstant
+from sb3_multitask.losses import Distral
 from sb3_multitask.policies import MultiTaskActorCriticPolicy, SharedMlpExtractor
 from sb3_multitask.tasks import TASK_SETS, Task
 from sb3_multitask.vec_env import (
@@ -41,6 +42,7 @@ __all__ = [
     "A2CMultiTask",
     "Agent",
     "CheckpointError",
+    "Distral",
     "FlatObservation",
     "Morphology",
     "MultiTaskActorCriticPolicy",
@@ -73,5 +75,6 @@ __all__ = [
     "register_adapter",
     "sample_bodies",
     "save_agent",
+    "shared_agent",
     "transfer",
 ]

@@ -43,7 +43,8 @@ def test_public_names_have_docstrings_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "page", ["combiners.md", "experiments.md", "family/progressive.md", "task_schedules.md", "tasks.md"]
+    "page",
+    ["combiners.md", "experiments.md", "family/distral.md", "family/progressive.md", "task_schedules.md", "tasks.md"],
 )
 def test_configs_on_pages_are_valid(page, tmp_path):
     blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -263,6 +263,18 @@ def test_what_cannot_work_is_refused_before_anything_runs(grid_file, old, new, m
     assert "pydantic" not in str(caught.value)
 
 
+def test_a_run_begins_with_the_shared_policy_of_one_that_has_it(grid_file):
+    text = GRID.replace("init_tasks: {SmallLeg: SmallFoot}", "init_tasks: {SmallLeg: shared}")
+    grid_file.write_text(text)
+    with pytest.raises(
+        ConfigError, match="init_tasks takes task 'shared' from grid/a/first/seed_0, which has: SmallFoot"
+    ):
+        load_grid(grid_file)
+    distral = "first: {algo_kwargs: {distral: {c_kl: 0.1, c_ent: 0.0}}, "
+    grid_file.write_text(text.replace("first: {", distral, 1))
+    assert load_grid(grid_file)
+
+
 def test_a_dry_run_names_folders_with_other_settings(grid_file):
     prepare(load_grid(grid_file)[0])
     grid_file.write_text(GRID.replace("n_timesteps: 4000, report_at", "n_timesteps: 5000, report_at"))

@@ -23,6 +23,7 @@ from sb3_multitask.envs.observations import checked_observation, observation_dty
 from sb3_multitask.envs.task_space import TaskSizes, TaskSpace, padded
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
+from sb3_multitask.policies.products import weights_of_products
 from sb3_multitask.policies.progressive import ProgressiveNet
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
@@ -43,8 +44,8 @@ class Agent:
     """A Gaussian policy with a head, or a column, per task, or one for all, that takes raw, unnormalised observations.
 
     :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``,
-        ``task_vectors.weight`` of a policy with the task in its input, and the critic's weights, which are kept and not
-        used
+        ``task_vectors.weight`` of a policy with the task in its input, and the critic's weights and those of a policy
+        that all tasks share (``shared_head.*``, :func:`shared_agent`), which are kept and not used
     :param task_names: in the order of the heads; a single-task policy has one
     :param statistics: statistics that normalise observations; ``None`` for a policy of raw observations
     :param activation: "Tanh", "ReLU", "ELU" or "LeakyReLU"
@@ -377,7 +378,7 @@ def agent_of(model: BaseAlgorithm, **facts: Any) -> Agent:
         bounds = (*policy.log_std_bounds, float(policy.log_std_init))
     space: Any = model.action_space
     return Agent(
-        {name: tensor.numpy(force=True).copy() for name, tensor in policy.state_dict().items()},
+        weights_of_products({name: tensor.numpy(force=True).copy() for name, tensor in policy.state_dict().items()}),
         tuple(task_names),
         statistics,
         type(policy.activation_fn()).__name__,

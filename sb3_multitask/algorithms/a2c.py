@@ -18,7 +18,7 @@ from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.combiners import GradientCombiner
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.sources import TeacherLike
-from sb3_multitask.losses import A2CLoss, A2CTerms, DistillLoss
+from sb3_multitask.losses import A2CLoss, A2CTerms, DistillLoss, Distral
 from sb3_multitask.policies.arguments import DEFAULT_RMS_PROP_EPS, a2c_policy_kwargs
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.policies.task_steps import actor_held
@@ -75,8 +75,14 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
     :param conflict_freq: every so many rollouts, the cosines between the tasks' gradients are measured in the first
         batch of the update, logged as ``conflict/actor/cosine_mean`` and ``conflict/actor/negative_share`` (the share
         of pairs below 0), like those of the critic, and kept in ``conflict_cosines``. 0: never
+    :param distral: a policy that all tasks share, towards which theirs are regularised (Teh et al. 2017): a
+        :class:`~sb3_multitask.Distral`, or its arguments in a mapping. Rewards of each rollout are regularised after
+        their normalisation, and before advantages and returns; the loss has a term more, with which the shared policy
+        learns from the actions of all tasks. The policy needs a head and a log-std per task, and no teachers; torch's
+        engine computes it. :func:`~sb3_multitask.shared_agent` gives the shared policy alone
     :raises ValueError: on an env without tasks, an unknown schedule, engine, policy or combiner, weights or teachers
-        that do not fit, settings of distillation without teachers, or a combiner for one task at a time
+        that do not fit, settings of distillation without teachers, a combiner for one task at a time, or what does not
+        go with ``distral``
     :raises ImportError: if what the combiner needs is not installed
 
     The fast engine calls ``on_step`` once per vectorised step with SB3's local names, but for ``obs_tensor``,
@@ -122,11 +128,13 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         gradient_combiner: GradientCombiner | None = None,
         conflict_freq: int = 0,
         distill_features: Coefficient = 0.0,
+        distral: Distral | Mapping[str, Any] | None = None,
         _init_setup_model: bool = True,
     ) -> None:
         self.begin(task_schedule, engine, n_steps, task_weights, gradient_combiner, conflict_freq)
         distillation = (distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob, distill_features)
         self.learn_from(teachers, *distillation)
+        self.share_policy(distral)
         super().__init__(
             policy,
             self._env_of(env, gamma),
@@ -160,7 +168,8 @@ class A2CMultiTask(MultiTaskOnPolicyAlgorithm, A2C):
         """One gradient step on the rollout: all tasks' rows in "joint", the active task's in "cycle"."""
         self._update_learning_rate(self.policy.optimizer)
         coef = self.coefficients()  # 1, 1 and 0 without teachers
-        objective = self.with_teachers(A2CLoss(coef.rl, self.ent_coef, coef.critic * self.vf_coef), coef.distill)
+        loss = A2CLoss(coef.rl, self.ent_coef, coef.critic * self.vf_coef)
+        objective = [*self.with_teachers(loss, coef.distill), *self.shared_losses(coef.rl)]
         with actor_held(self.policy, when=not self.moves_actor):
             for batch in self.numerics.batches(self.rollout_buffer, None, self.normalize_advantage):  # one: all rows
                 evaluation = self.numerics.evaluate(objective, batch)

@@ -151,10 +151,15 @@ class TorchEngine:
         if (statistics := self._value_statistics) is not None:
             values = statistics.normalize(values, task)
         # SB3 keeps the distribution of the last rows in action_dist.
-        distribution, features = policy.action_dist.distribution, None
+        outputs = Outputs(values, log_prob, entropy, policy.action_dist.distribution)
         if any(isinstance(loss, FeatureLoss) for loss in objective):
             features = self._feature_maps(policy.actor_features(batch.observations), task)  # type: ignore[misc]
-        outputs = Outputs(values, log_prob, entropy, distribution, features)
+            outputs = outputs._replace(features=features)
+        if policy.shared_policy is not None:
+            shared = policy.shared_dist
+            outputs = outputs._replace(
+                shared_log_prob=shared.log_prob(batch.actions), shared_distribution=shared.distribution
+            )
         terms = [loss.terms(batch, outputs) for loss in objective]
         weights = getattr(self.model, "loss_weights", None)
         of_update = terms if weights is None else _weighted_terms(objective, batch, outputs, weights)

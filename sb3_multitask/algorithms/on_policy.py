@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
 from sb3_multitask.algorithms.balanced import BalancedAlgorithm
+from sb3_multitask.algorithms.distral import DistralAlgorithm
 from sb3_multitask.algorithms.engine import Engine, EngineName, TorchEngine, trains_as_sb3, why_torch
 from sb3_multitask.algorithms.env_checks import backend_message, check_can_learn, check_choices, check_counts
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBuffer, task_buffer
@@ -31,7 +32,7 @@ from sb3_multitask.vec_env.infos import ended_rows
 from sb3_multitask.vec_env.layers import TaskScheduleLike
 
 
-class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
+class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, DistralAlgorithm, BalancedAlgorithm):
     """Stands before an on-policy algorithm of SB3: ``class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO)``.
 
     Such a class has a constructor, which calls :meth:`begin` and :meth:`learn_from` before SB3's, and ``train``, in
@@ -130,6 +131,8 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, BalancedAlgorithm):
         else:
             with self._teaching.in_env(env, callback, rollout_buffer, self) as with_teachers:
                 is_whole = self.numerics.collect(*with_teachers, rollout_buffer, n_rollout_steps)
+        if is_whole and self.distral is not None:
+            self.regularize_rewards(rollout_buffer)
         # A rollout by teachers says nothing of the student's returns.
         if is_whole and self.policy.value_statistics is not None and not self.rollout_by_teacher:
             self.numerics.update_value_statistics(rollout_buffer)

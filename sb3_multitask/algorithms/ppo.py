@@ -22,7 +22,7 @@ from sb3_multitask.algorithms.task_weights import TaskWeights
 from sb3_multitask.combiners import GradientCombiner
 from sb3_multitask.distillation.settings import Coefficient
 from sb3_multitask.distillation.sources import TeacherLike
-from sb3_multitask.losses import DistillLoss, PPOLoss, PPOTerms
+from sb3_multitask.losses import DistillLoss, Distral, PPOLoss, PPOTerms
 from sb3_multitask.losses.schedules import check_number_or_schedule
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.policies.task_steps import actor_held
@@ -48,6 +48,8 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
     :param task_weights: see :class:`A2CMultiTask`
     :param gradient_combiner: see :class:`A2CMultiTask`; the gradients of each minibatch are combined
     :param conflict_freq: see :class:`A2CMultiTask`
+    :param distral: see :class:`A2CMultiTask`; rewards are regularised with the policies that collected the rollout, and
+        the shared policy learns in every minibatch
     :param desired_kl: ``None``: the learning rate is ``learning_rate``. Else it follows the measured KL divergence of
         each minibatch from the policy that collected the rollout, beginning with ``learning_rate``: it is divided by
         1.5 where that is above twice ``desired_kl``, and multiplied by 1.5 where it is below half of it, within [1e-5,
@@ -100,6 +102,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         gradient_combiner: GradientCombiner | None = None,
         conflict_freq: int = 0,
         distill_features: Coefficient = 0.0,
+        distral: Distral | Mapping[str, Any] | None = None,
         _init_setup_model: bool = True,
     ) -> None:
         check_batch_size(batch_size, normalize_advantage)  # which SB3 asserts before `_setup_model`
@@ -107,6 +110,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
         self.begin(task_schedule, engine, n_steps, task_weights, gradient_combiner, conflict_freq)
         distillation = (distill_loss, distill_coef, rl_coef, critic_coef, student_rollout_prob, distill_features)
         self.learn_from(teachers, *distillation)
+        self.share_policy(distral)
         super().__init__(
             policy,
             self._env_of(env, gamma),
@@ -179,7 +183,7 @@ class PPOMultiTask(MultiTaskOnPolicyAlgorithm, PPO):
             self.ent_coef,
             coef.critic * self.vf_coef,
         )
-        objective, log = self.with_teachers(loss, coef.distill), UpdateLog()
+        objective, log = [*self.with_teachers(loss, coef.distill), *self.shared_losses(coef.rl)], UpdateLog()
         moves_actor = self.moves_actor
         with actor_held(self.policy, when=not moves_actor):
             self._train_epochs(objective, log, self.desired_kl if moves_actor else None)

@@ -127,6 +127,19 @@ class TaskRolloutBuffer(DictRolloutBuffer):
             kernels.advantages(*of_rewards, *decays, self.advantages, self.returns)
         self.pos, self.full = self.buffer_size, True
 
+    def add_rewards(self, extra: np.ndarray) -> None:
+        """Add to the rewards of a whole rollout, and to its advantages and returns, which are linear in them.
+
+        :param extra: (n_steps, n_envs); an episode that a time limit cut keeps the value that its last reward has
+        """
+        n_steps, n_envs = self.rewards.shape
+        extra = extra.astype(self.rewards.dtype)
+        starts = np.concatenate([self.episode_starts, np.zeros((1, n_envs), self.episode_starts.dtype)])
+        no_values = np.zeros((n_steps + 1, n_envs), self.rewards.dtype)
+        self.rewards += extra
+        self.advantages += generalized_advantages(extra, no_values, starts, self.gamma, self.gae_lambda)
+        np.add(self.advantages, self.values, out=self.returns)
+
     def by_step(self, name: str) -> np.ndarray:
         """A column of the rollout, (n_steps, n_envs, dim), whether or not :meth:`get` has reordered its rows.
 

@@ -165,7 +165,7 @@ def stds(names: Sequence[str], policy: MultiTaskActorCriticPolicy) -> dict[str, 
     """
     if policy.log_std_mode == "state_dependent":
         return {}
-    std: np.ndarray = np.exp(policy.log_std.numpy(force=True))
+    std: np.ndarray = np.exp(policy.task_log_std.numpy(force=True))
     if policy.log_std_mode == "per_task" and policy.sizes.has_padding:
         dims = policy.sizes.action_dims.tolist()
         sums = np.add.reduce(std * policy.sizes.action_mask, axis=-1).tolist()

@@ -12,9 +12,17 @@ from torch import nn
 
 from sb3_multitask.algorithms.columns import check_carried_columns, copy_trained, without_later_columns
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
+from sb3_multitask.algorithms.transfer_of_shared import (
+    actions_of,
+    check_shared_policies,
+    copy_actions,
+    is_shared_policy,
+    set_pooled_statistics,
+)
 from sb3_multitask.policies.task_steps import onehot_inputs, stacked_parameters
 
 Frozen: TypeAlias = Literal["trunk", "all_but_last", "nothing"]
+_SHARED_POLICY = ("shared_head.", "shared_log_std")
 _EXTRACTORS = ("features_extractor.", "vf_features_extractor.")
 
 
@@ -26,6 +34,11 @@ def transfer(
     From another model the trunk is copied too, so that its heads go on to mean the same. With ``share="progressive"``
     the tasks' columns are copied; the tasks must then be the first of both models. The optimizer's state stays.
     Everything is checked first: a call that raises has changed nothing.
+
+    The shared policy of a side that learned with ``distral`` is a task named "shared". It has actions, but no values:
+    a task that takes it over keeps its own value head and statistics of returns, and gets the statistics of
+    observations that :func:`~sb3_multitask.shared_agent` has. Where both sides have one, another model's is copied with
+    the trunk.
 
     :param model: the model that receives
     :param source: the model that gives: another one with the same nets, or ``model`` itself
@@ -41,15 +54,27 @@ def transfer(
     _check_model(source, "source")
     if not isinstance(tasks, Mapping):
         raise TypeError(f"`tasks` must map tasks of `model` to tasks of `source` (got {tasks!r})")
-    pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
-    if not pairs and heads:
+    if not tasks and heads:
         raise ValueError("`tasks` must name at least one task of the model and the task of the source it takes over")
+    check_shared_policies(model, source, tasks, heads=heads)
+    of_shared = {t: o for t, o in tasks.items() if is_shared_policy(model, t) or is_shared_policy(source, o)}
+    tasks = {target: origin for target, origin in tasks.items() if target not in of_shared}
+    pairs = [(_index(model, target, "`model`"), _index(source, origin, "`source`")) for target, origin in tasks.items()]
+    shared_pairs = [
+        (
+            None if is_shared_policy(model, target) else _index(model, target, "`model`"),
+            None if is_shared_policy(source, origin) else _index(source, origin, "`source`"),
+        )
+        for target, origin in of_shared.items()
+    ]
     _check_same_sizes(model, source, tasks, heads=heads)
+    with_shared = heads and None not in (model.policy.shared_policy, source.policy.shared_policy)
     per_task = set(stacked_parameters(model.policy))
     _check_same_meaning(model, source, heads=heads)
     check_carried_columns(model, source, pairs, heads=heads)
     ours, theirs = (
-        without_later_columns(_carried(side.policy, heads=heads).items(), len(pairs)) for side in (model, source)
+        without_later_columns(_carried(side.policy, heads=heads, shared=with_shared).items(), len(pairs))
+        for side in (model, source)
     )
     onehot = {
         name: (model.policy.n_tasks, source.policy.n_tasks) for name in onehot_inputs(model.policy) if name in ours
@@ -59,18 +84,25 @@ def transfer(
     if receiver is None and model.get_normalizer_state() is not None:
         raise ValueError("`model` has no env, whose normaliser takes over the statistics: load it with one")
     copies = {name: parameter.detach().clone() for name, parameter in theirs.items()}
+    of_actions = [actions_of(source.policy, origin) for _, origin in shared_pairs]
     for name in onehot:
         copies[name] = _with_columns_of(
             ours[name].detach(), copies[name], model.policy.n_tasks, pairs, name in per_task
         )
     with th.no_grad():
         _copy_weights(ours, copies, per_task, pairs)
+        for (target, _), given in zip(shared_pairs, of_actions, strict=True):
+            copy_actions(model.policy, target, given)
         _copy_averages(model, source)
         copy_trained(model, source, len(pairs))
-        if heads and model.policy.value_statistics is not None:
+        if heads and pairs and model.policy.value_statistics is not None:
             _copy_value_statistics(model.policy.value_statistics, source.policy.value_statistics, pairs)
     if receiver is not None and giver is not None:
+        pooled = {part: array.copy() for part, array in giver["obs_rms"].items()} if shared_pairs else {}
         _copy_statistics(receiver, giver, pairs, returns=heads)
+        for target, origin in shared_pairs:
+            if target is not None and origin is None:
+                set_pooled_statistics(receiver.obs_rms["obs"], target, pooled)
 
 
 def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
@@ -88,18 +120,22 @@ def freeze(model: MultiTaskAlgorithm, what: Frozen) -> None:
     policy = model.policy
     names = [name for name, _ in policy.named_parameters()]
     trunk = [name for name in names if name.startswith((*_EXTRACTORS, "mlp_extractor."))]
-    last = [f"{net}.layers.{len(getattr(policy, net).layers) - 1}." for net in ("action_net", "value_net")]
-    before_last = [name for name in names if name.startswith(("task_vectors.", "action_net.", "value_net."))]
+    nets = ["action_net", "value_net", *(["shared_head"] if policy.shared_policy is not None else [])]
+    last = [f"{net}.layers.{len(getattr(policy, net).layers) - 1}." for net in nets]
+    before_last = [name for name in names if name.startswith(("task_vectors.", *(f"{net}." for net in nets)))]
     hidden = [name for name in before_last if not name.startswith(tuple(last))]
     frozen = {"trunk": trunk, "all_but_last": trunk + hidden, "nothing": []}[what]
     model.frozen = tuple(frozen)
     policy.set_frozen(frozen)
 
 
-def _carried(policy: Any, *, heads: bool) -> dict[str, nn.Parameter]:
-    """Return names and parameters of what is carried: all, or the trunk."""
-    of_heads = () if heads else ("action_net.", "value_net.", "log_std")
-    return {name: parameter for name, parameter in policy.named_parameters() if not name.startswith(of_heads)}
+def _carried(policy: Any, *, heads: bool, shared: bool) -> dict[str, nn.Parameter]:
+    """Return names and parameters of what is carried: all, or the trunk.
+
+    :param shared: whether the shared policy is carried too
+    """
+    left = (*(() if heads else ("action_net.", "value_net.", "log_std")), *(() if shared else _SHARED_POLICY))
+    return {name: parameter for name, parameter in policy.named_parameters() if not name.startswith(left)}
 
 
 def _copy_weights(
@@ -207,7 +243,7 @@ def _check_same_sizes(
 def _check_same_meaning(model: MultiTaskAlgorithm, source: MultiTaskAlgorithm, *, heads: bool) -> None:
     """Weights mean the same under the same activation, log-std and normalisation only."""
     options = {**model.policy.options(), **source.policy.options()}
-    names = ["activation_fn", *(name for name in options if name not in ("share", "value_norm"))]
+    names = ["activation_fn", *(name for name in options if name not in ("share", "value_norm", "shared_policy"))]
     if heads:
         names += ["log_std_mode", "share", "value_norm"]
     if heads and model.policy.log_std_mode == "state_dependent":  # an output of the head, squashed by these

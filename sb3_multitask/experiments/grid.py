@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt
 
+from sb3_multitask.agents import SHARED
 from sb3_multitask.experiments.config import FolderName, TrainConfig, dump_config, load_config, make_config
 from sb3_multitask.experiments.config_files import Config
 from sb3_multitask.experiments.run_folder import RunFolder, folder_of_agent
@@ -192,6 +193,7 @@ def _check_needs(path: Path, runs: Mapping[str, GridRun]) -> None:
 def _check_tasks(path: Path, runs: Mapping[str, GridRun]) -> None:
     """Raise if a run uses a task of another run that the other run does not have."""
     tasks_of = {run.folder: run.config.task_names for run in runs.values()}
+    with_shared_policy = {run.folder for run in runs.values() if run.config.algo_kwargs.get("distral")}
     for run in runs.values():
         config = run.config
         wanted = [(task, teacher, "teachers") for task, teacher in config.teachers.items()]
@@ -199,7 +201,10 @@ def _check_tasks(path: Path, runs: Mapping[str, GridRun]) -> None:
             names = config.init_tasks.values() or config.task_names
             wanted += [(task, config.init_from, "init_tasks" if config.init_tasks else "init_from") for task in names]
         for task, source, setting in wanted:
-            tasks = tasks_of.get(folder_of_agent(source)[0], (task,))
+            folder = folder_of_agent(source)[0]
+            tasks = tasks_of.get(folder, (task,))
+            if setting == "init_tasks" and folder in with_shared_policy:
+                tasks = (*tasks, SHARED)
             teaches_any = setting == "teachers" and len(tasks) == 1  # an agent with one head
             if task not in tasks and not teaches_any:
                 raise ConfigError(

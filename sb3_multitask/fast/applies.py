@@ -32,7 +32,10 @@ def _why_not_policy(policy: Any) -> Iterator[str]:
         yield f"the policy is a {type(policy).__name__}, not MultiTaskActorCriticPolicy itself"
     if policy.activation_fn is not nn.Tanh:
         yield f"the activation is {getattr(policy.activation_fn, '__name__', policy.activation_fn)}, not Tanh"
-    unknown = {name: value for name, value in policy.options().items() if name not in ("layer_norm", "value_norm")}
+    if policy.shared_policy is not None:
+        yield "the policy has a shared policy (Distral)"
+    known = ("layer_norm", "value_norm", "shared_policy")
+    unknown = {name: value for name, value in policy.options().items() if name not in known}
     yield from (f"{name} is {_shown(value)}" for name, value in unknown.items())
     nets = policy.mlp_extractor
     if not (_is_plain(nets.policy_net, policy.layer_norm is True) and _is_plain(nets.value_net, policy.layer_norm)):

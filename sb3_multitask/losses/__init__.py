@@ -5,6 +5,7 @@ Rows are the transitions of one rollout, ``(n_rows,)`` with ``n_rows = n_steps *
 
 from sb3_multitask.losses.a2c import A2CLoss, A2CTerms, a2c_loss
 from sb3_multitask.losses.distillation import DistillationLoss, DistillationTerms, DistillLoss, distill_loss
+from sb3_multitask.losses.distral import Distral, DistralLoss, DistralTerms
 from sb3_multitask.losses.features import FeatureLoss, FeatureTerms, feature_distance
 from sb3_multitask.losses.gaussians import gaussian_kl
 from sb3_multitask.losses.grouped import GroupedOutputs, GroupedRows, OutputGradient
@@ -17,6 +18,9 @@ __all__ = [
     "DistillLoss",
     "DistillationLoss",
     "DistillationTerms",
+    "Distral",
+    "DistralLoss",
+    "DistralTerms",
     "Evaluation",
     "FeatureLoss",
     "FeatureTerms",

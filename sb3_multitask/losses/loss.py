@@ -39,7 +39,9 @@ class Outputs(NamedTuple):
 
     ``values``, ``log_prob`` of the actions taken and ``entropy`` in nats, each (n_rows,); ``distribution``: of the
     actions, (n_rows, action_dim). ``features``: for feature regression alone, what the maps of
-    :class:`~sb3_multitask.policies.feature_maps.FeatureMaps` make of the actor's last hidden layer, (n_rows, dim).
+    :class:`~sb3_multitask.policies.feature_maps.FeatureMaps` make of the actor's last hidden layer, (n_rows, dim). Of a
+    policy with a shared policy (Distral) also ``shared_log_prob`` and ``shared_distribution``, which are the shared
+    policy's for the same rows and actions; else ``None``.
     """
 
     values: th.Tensor
@@ -47,6 +49,8 @@ class Outputs(NamedTuple):
     entropy: th.Tensor
     distribution: th.distributions.Normal
     features: th.Tensor | None = None
+    shared_log_prob: th.Tensor | None = None
+    shared_distribution: th.distributions.Normal | None = None
 
 
 class Loss(ABC):

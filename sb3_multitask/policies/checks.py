@@ -18,7 +18,16 @@ from sb3_multitask.policies.trunk import SharedMlpExtractor
 ACTING = (
     *("split_observation", "_distribution", "_bounded_log_std", "forward", "get_distribution", "predict", "_predict"),
     *("obs_to_tensor", "is_vectorized_observation", "extract_features", "unscale_action", "set_training_mode"),
-    *("_trunk_input", "_latents", "_get_action_dist_from_latent", "__call__", "_call_impl", "state_dict"),
+    *(
+        "_trunk_input",
+        "_latents",
+        "_gaussian",
+        "_with_shared_policy",
+        "_get_action_dist_from_latent",
+        "__call__",
+        "_call_impl",
+        "state_dict",
+    ),
 )
 """Methods between an observation and an action; an agent uses none of the critic or of training."""
 
@@ -54,6 +63,8 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
     )
     yield from (_wrong_columns if has_columns else _wrong_layers)(extractor.policy_net, policy)
     yield from _wrong_heads(policy.action_net, policy)
+    if policy.shared_policy and policy.action_net.norms:
+        yield "its heads are products with a shared policy (Distral, 2col) and have layer norms"
     modules = (policy, extractor, *extractor.policy_net.modules(), *policy.action_net.modules(), policy.task_vectors)
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules if module is not None):
         yield "it has forward hooks"

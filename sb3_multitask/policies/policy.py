@@ -41,6 +41,7 @@ from sb3_multitask.policies.devices import advise_cpu
 from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.features import PLAIN, extractor_class, make_extractor
 from sb3_multitask.policies.heads import TaskHeads, TaskRows, TaskVectors
+from sb3_multitask.policies.products import check_shared_policy, product_of_log_stds
 from sb3_multitask.policies.progressive import ProgressiveMlpExtractor, check_progressive
 from sb3_multitask.policies.trunk import SharedMlpExtractor
 from sb3_multitask.policies.value_normalization import ValueStatistics
@@ -99,9 +100,14 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         deviation of their task's returns, see
         :class:`~sb3_multitask.policies.value_normalization.ValueStatistics`. All methods give values in units of the
         rewards. A2CMultiTask and PPOMultiTask update the statistics; others refuse to train such a policy
+    :param shared_policy: set by ``distral`` of A2CMultiTask and PPOMultiTask, which train it: beside the heads of the
+        tasks there is one more, ``shared_head`` and ``shared_log_std``, that gives a policy for all. The number is its
+        power in the policies of the tasks, see :mod:`~sb3_multitask.policies.products`; 0: these are their own heads'.
+        ``None``: there is none
     :raises ValueError: on spaces without a task, gSDE, an unknown mode or key, a features extractor that does not take
         the observations, an argument of SB3's policies that would have no effect, ``value_norm`` with
-        ``share="all"``, or an argument that does not go with ``share="progressive"``
+        ``share="all"``, an argument that does not go with ``share="progressive"``, or ``shared_policy`` with
+        ``share="all"`` or ``"progressive"``, a ``task_embedding`` or another ``log_std_mode`` than ``"per_task"``
     """
 
     def __init__(
@@ -130,6 +136,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         task_embedding: TaskEmbedding | None = None,
         share: Share = "heads",
         value_norm: ValueNorm | None = None,
+        shared_policy: float | None = None,
     ) -> None:
         obs_dim, n_tasks = checked_sizes(observation_space, action_space)
         if use_sde:
@@ -162,6 +169,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         if log_std_mode is None:
             log_std_mode = "shared" if share == "all" else "per_task"
         check_log_std(log_std_mode, log_std_init, log_std_bounds)
+        check_shared_policy(shared_policy, share=share, task_embedding=task_embedding, log_std_mode=log_std_mode)
         self.obs_dim = obs_dim
         self.n_tasks = n_tasks
         self.sizes = TaskSizes.of(observation_space, action_space)
@@ -172,6 +180,9 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         self.task_embedding = "onehot" if share == "all" and task_embedding is None else task_embedding
         self.share = share
         self.value_norm = value_norm
+        self.shared_policy = shared_policy
+        self.shared_policy_learns = False
+        """Whether the algorithm that trains the policy trains its shared policy too."""
         super().__init__(
             observation_space,
             action_space,
@@ -201,7 +212,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         }
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that are not the default, of those for the input, layer norms, sharing and values."""
+        """Return the arguments that are not the default, of those for input, layer norms, sharing and values."""
         own: dict[str, Any] = {}
         if self.features_extractor_class is not PLAIN:
             own |= {
@@ -209,7 +220,13 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 "features_extractor_kwargs": self.features_extractor_kwargs,
                 "share_features_extractor": self.share_features_extractor,
             }
-        others = {"layer_norm": False, "task_embedding": None, "share": "heads", "value_norm": None}
+        others = {
+            "layer_norm": False,
+            "task_embedding": None,
+            "share": "heads",
+            "value_norm": None,
+            "shared_policy": None,
+        }
         return own | {name: getattr(self, name) for name, default in others.items() if getattr(self, name) != default}
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
@@ -259,7 +276,23 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                         self.init_weights(module, gain=np.sqrt(2))
                 self.action_net.init_orthogonal(math.sqrt(2), output_gain=0.01)
                 value_net.init_orthogonal(math.sqrt(2), output_gain=1.0)
+        if self.shared_policy is not None:  # last, so that the others begin as without it
+            self._build_shared_policy(pi_sizes, self.shared_policy)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _build_shared_policy(self, sizes: list[int], power: float) -> None:
+        """Create the head and the log-std of the shared policy.
+
+        :param sizes: of a task's head
+        """
+        self.shared_head = TaskHeads(1, sizes, self.activation_fn, self.layer_norm is True)
+        self.shared_log_std = nn.Parameter(th.full(sizes[-1:], float(self.log_std_init)))
+        self.register_buffer("shared_power", th.tensor([float(power)]))  # for who reads the weights alone
+        if self.ortho_init:
+            with threads_for_arrays():
+                self.shared_head.init_orthogonal(math.sqrt(2), output_gain=0.01)
+        self.shared_dist = copy.copy(self.action_dist)
+        """The shared policy's distribution for the rows of the last one of the tasks' policies; see `action_dist`."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the policy, as in torch; another device than the CPU gives a warning."""
@@ -302,7 +335,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Set the mode, as SB3.
 
         :raises ValueError: if an algorithm begins to train a policy with ``value_norm`` whose statistics it would leave
-            as they are, or several progressive columns at once
+            as they are, with a shared policy that it would not train, or several progressive columns at once
         """
         columns: Any = self.mlp_extractor
         if mode and self.share == "progressive" and not columns.learns_in_turn:
@@ -314,6 +347,11 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             raise ValueError(
                 f"`value_norm={self.value_norm!r}` is for A2CMultiTask and PPOMultiTask, which update its statistics "
                 "and learn normalised values: train with one of these, or with value_norm=None"
+            )
+        if mode and self.shared_policy is not None and not self.shared_policy_learns:
+            raise ValueError(
+                f"`shared_policy={self.shared_policy!r}` is for A2CMultiTask and PPOMultiTask with `distral`, which "
+                "train it: train with one of these, or with shared_policy=None"
             )
         super().set_training_mode(mode)
 
@@ -357,18 +395,26 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
 
     def _distribution(self, latent_pi: th.Tensor, rows: TaskRows, task: th.Tensor) -> Distribution:
         mean = self.action_net(latent_pi, rows)
-        assert isinstance(self.action_dist, DiagGaussianDistribution)
-        if self.log_std_mode == "per_task":
+        if self.shared_policy is not None:
+            mean, log_std = self._with_shared_policy(mean, latent_pi, task)
+        elif self.log_std_mode == "per_task":
             log_std = self.log_std[task]
         elif self.log_std_mode == "shared":
             log_std = self.log_std
         else:
             mean, raw = mean.chunk(2, dim=1)
             log_std = self._bounded_log_std(raw)
-        if isinstance(self.action_dist, MaskedGaussianDistribution):
-            self.action_dist.of_rows(self.action_mask[task])  # type: ignore[index]
+        return self._gaussian(self.action_dist, mean, log_std, task)
+
+    def _gaussian(
+        self, distribution: Distribution, mean: th.Tensor, log_std: th.Tensor, task: th.Tensor
+    ) -> Distribution:
+        """Set a distribution to the Gaussians of rows of these tasks."""
+        assert isinstance(distribution, DiagGaussianDistribution)
+        if isinstance(distribution, MaskedGaussianDistribution):
+            distribution.of_rows(self.action_mask[task])  # type: ignore[index]
         try:
-            return self.action_dist.proba_distribution(mean, log_std)
+            return distribution.proba_distribution(mean, log_std)
         except ValueError as e:  # torch raises on numbers that are not finite
             bad = ~(th.isfinite(mean) & th.isfinite(log_std)).all(dim=1)
             heads = ", ".join(map(str, sorted(set(task[bad].tolist()))))
@@ -376,6 +422,27 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
                 f"The actions of task {heads} (tasks count from 0) are not finite: weights that have "
                 "diverged, or NaN or infinite observations."
             ) from e
+
+    def _with_shared_policy(
+        self, own_mean: th.Tensor, latent_pi: th.Tensor, task: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Return means and log-stds of the tasks' policies, (n_rows, action_dim); set ``shared_dist`` of the same rows.
+
+        :param own_mean: what the tasks' own heads give, (n_rows, action_dim)
+        """
+        shared_mean: th.Tensor = self.shared_head(latent_pi, TaskRows.of_one_head(task))
+        self._gaussian(self.shared_dist, shared_mean, self.shared_log_std, task)
+        if not self.shared_policy:
+            return own_mean, self.log_std[task]
+        log_std, share = product_of_log_stds(self.shared_log_std, self.log_std, self.shared_policy)
+        return own_mean + share[task] * (shared_mean - own_mean), log_std[task]
+
+    @property
+    def task_log_std(self) -> th.Tensor:
+        """Log-stds of the tasks' policies, (n_tasks, action_dim), or (action_dim,) for all; none may be an output."""
+        if not self.shared_policy:
+            return self.log_std
+        return product_of_log_stds(self.shared_log_std, self.log_std, self.shared_policy)[0]
 
     def _bounded_log_std(self, raw: th.Tensor) -> th.Tensor:
         """Squash a log-std into ``log_std_bounds``; 0 is mapped to ``log_std_init``."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sb3_multitask.envs.task_space import TaskSpace
+from sb3_multitask.policies.products import weights_of_products
 from sb3_multitask.readers.inert_pickle import UnreadableFileError, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 from sb3_multitask.readers.saved_algorithms import algorithm_of, is_of_tasks
@@ -42,7 +43,8 @@ class SavedPolicy:
     """The policy of an actor-critic, as read from a file.
 
     :param algorithm: "A2C", "PPO" or "TRPO", or these with "MultiTask" behind
-    :param weights: the policy's state dict, float arrays, all finite
+    :param weights: the policy's state dict, float arrays, all finite; its heads give the tasks' policies themselves,
+        also where these are products with a shared policy
     :param activation: name of the activation function, such as "Tanh"
     :param obs_dim: size of an observation
     :param action_dim: size of an action
@@ -103,7 +105,7 @@ def _read(path: Path) -> SavedPolicy:
     policy_kwargs = data.get("policy_kwargs")
     if not isinstance(policy_kwargs, dict):
         raise UnreadableFileError(f"its policy_kwargs are no mapping (got {policy_kwargs!r:.100})")
-    weights = without_shared_layers(read_weights(members["policy.pth"]))
+    weights = weights_of_products(without_shared_layers(read_weights(members["policy.pth"])))
     check_parts(weights, policy_kwargs)
     check_spaces(data, weights)
     bounds_of_log_std = log_std_bounds(policy_kwargs)
