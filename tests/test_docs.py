@@ -45,8 +45,8 @@ def test_public_names_have_docstrings_of_their_own():
 @pytest.mark.parametrize(
     "page",
     [
-        *("combiners.md", "experiments.md", "family/distral.md", "family/policy_distillation.md", "task_schedules.md"),
-        "tasks.md",
+        *("combiners.md", "experiments.md", "family/distral.md", "family/policy_distillation.md"),
+        *("family/progressive.md", "task_schedules.md", "tasks.md"),
     ],
 )
 def test_configs_on_pages_are_valid(page, tmp_path):

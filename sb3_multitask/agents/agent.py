@@ -13,8 +13,10 @@ from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
 
 from sb3_multitask.agents.layers import Layers, heads_of, trunk_of
 from sb3_multitask.envs.observations import checked_observation, observation_dtype, own_actions, padded_observation
@@ -22,6 +24,7 @@ from sb3_multitask.envs.task_space import TaskSizes, TaskSpace, padded
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.checks import why_no_agent
 from sb3_multitask.policies.products import weights_of_products
+from sb3_multitask.policies.progressive import ProgressiveNet
 from sb3_multitask.readers import ObsStatistics
 from sb3_multitask.tasks import Task, did_you_mean
 from sb3_multitask.vec_env.layers import task_normalizer_of
@@ -38,7 +41,7 @@ _ACTIVATIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Agent:
-    """A Gaussian policy with a head per task, or one for all, that takes raw, unnormalised observations.
+    """A Gaussian policy with a head, or a column, per task, or one for all, that takes raw, unnormalised observations.
 
     :param weights: the policy's state dict: ``mlp_extractor.policy_net.*``, ``action_net.*``, ``log_std``,
         ``task_vectors.weight`` of a policy with the task in its input, and the critic's weights and those of a policy
@@ -87,6 +90,8 @@ class Agent:
             )
         try:
             trunk, heads = trunk_of(self.weights), heads_of(self.weights)
+            if self.columns is not None and len(self.columns.columns) != n_tasks:
+                raise ValueError(f"the policy has {len(self.columns.columns)} columns for {n_tasks} tasks")
             mean, log_std = self._forward(
                 trunk, [layer.of_head(slice(1)) for layer in heads], 0, np.zeros((1, self.obs_dim))
             )
@@ -139,8 +144,16 @@ class Agent:
     def n_tasks(self) -> int:
         return len(self.task_names)
 
+    @cached_property
+    def columns(self) -> ProgressiveNet | None:
+        """The layers before the outputs of a policy with ``share="progressive"``; ``None`` for any other policy."""
+        activation: type[nn.Module] = getattr(nn, self.activation)
+        return ProgressiveNet.of_weights(self.weights, activation)
+
     @property
     def obs_dim(self) -> int:
+        if self.columns is not None:
+            return self.columns.in_dim
         first = [*trunk_of(self.weights), *heads_of(self.weights)][0].weight
         return int(first.shape[-2]) - (0 if self.task_vectors is None else self.task_vectors.shape[1])
 
@@ -156,7 +169,10 @@ class Agent:
 
     @property
     def layers(self) -> tuple[Layers, Layers]:
-        """Layers of the shared trunk, and of the heads, with a leading (n_tasks,), or (1,) for a head for all tasks."""
+        """Layers of the shared trunk, and of the heads, with a leading (n_tasks,), or (1,) for a head for all tasks.
+
+        The trunk of a policy with columns is empty, and its heads are the output layers.
+        """
         parts: tuple[Layers, Layers] = self._parts  # type: ignore[attr-defined]
         return parts
 
@@ -210,6 +226,8 @@ class Agent:
     @property
     def feature_dim(self) -> int:
         """Units of the last hidden layer; 0 without a hidden layer."""
+        if self.columns is not None:
+            return self.columns.hidden_dim
         hidden = [layer for of_part in self.layers for layer in of_part][:-1]
         return int(hidden[-1].bias.shape[-1]) if hidden else 0
 
@@ -222,7 +240,8 @@ class Agent:
         """
         if not self.feature_dim:
             raise ValueError("the policy has no hidden layer")
-        return self._hidden(*self._layers_of(head), head, self._input(obs, head))
+        hidden = self._hidden(*self._layers_of(head), head, self._input(obs, head))
+        return hidden[:, : self.feature_dim]  # an adapter's output may follow, of a policy with columns
 
     def _layers_of(self, head: int) -> tuple[Layers, Layers]:
         """Return the layers of the trunk, and those of one head."""
@@ -286,6 +305,8 @@ class Agent:
         if self.task_vectors is not None:
             mine = self.task_vectors[index]
             x = np.concatenate([x, np.broadcast_to(mine, (len(x), len(mine)))], axis=1)
+        if self.columns is not None:
+            x = self.columns.latent_of(th.from_numpy(np.array(x)), index).numpy()
         for layer in [*trunk, *head][:-1]:
             x = activation(layer(x))
         return x

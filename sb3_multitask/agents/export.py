@@ -123,6 +123,7 @@ class _DeterministicPolicy(nn.Module):
         self.n_tasks, self.action_dim = agent.n_tasks, agent.action_dim
         self.activation = getattr(nn, agent.activation)()
         self.n_heads = len(heads[0].weight)
+        self.columns = agent.columns
         self.trunk = nn.ModuleList(_Layer(*layer) for layer in trunk)
         self.heads = nn.ModuleList(_Layer(layer.weight, *_by_head(layer[1:])) for layer in heads)
         vectors = agent.task_vectors
@@ -154,7 +155,10 @@ class _DeterministicPolicy(nn.Module):
             hidden = th.cat([hidden, self.task_vectors[task]], dim=1)
         for layer in self.trunk:
             hidden = self.activation(layer(hidden))
-        hidden = hidden.expand(self.n_heads, -1, -1)
+        if self.columns is None:
+            hidden = hidden.expand(self.n_heads, -1, -1)
+        else:  # every column is applied to every row
+            hidden = th.stack([self.columns.latent_of(hidden, column) for column in range(self.n_tasks)])
         *own, output = self.heads
         for layer in own:
             hidden = self.activation(layer(hidden))

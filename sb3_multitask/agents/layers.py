@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from sb3_multitask.policies.heads import TaskLayerNorm
+from sb3_multitask.policies.progressive import has_columns
 
 
 class Layer(NamedTuple):
@@ -42,7 +43,9 @@ Layers: TypeAlias = list[Layer]
 
 
 def trunk_of(weights: Mapping[str, np.ndarray]) -> Layers:
-    """Return all layers that tasks share before the heads."""
+    """Return all layers that tasks share before the heads; none of a policy with columns."""
+    if has_columns(weights):
+        return []
     return [layer._replace(weight=layer.weight.T) for layer in _numbered(weights, "mlp_extractor.policy_net.")]
 
 

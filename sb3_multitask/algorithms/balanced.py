@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_multitask.algorithms.columns import check_column, note_column, take_columns
 from sb3_multitask.algorithms.conflict_images import log_conflict_image
 from sb3_multitask.algorithms.engine import trains_as_sb3
 from sb3_multitask.algorithms.gradient_combiner import (
@@ -37,7 +38,8 @@ from sb3_multitask.algorithms.task_weights import TaskWeights, checked_weights
 from sb3_multitask.combiners import GradientCombiner, GradientCombining, Net
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.task_schedules.base import TaskSchedule, one_task_at_a_time
-from sb3_multitask.vec_env.layers import TaskScheduleLike, scheduled
+from sb3_multitask.vec_env.cycling import TaskCyclingVecEnv
+from sb3_multitask.vec_env.layers import TaskScheduleLike, layers_of, scheduled
 
 
 class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
@@ -80,6 +82,7 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         super()._setup_model()
         _ = self.loss_weights
         check_shares(self)
+        take_columns(self)
 
     def _check_schedule(self) -> None:
         check_task_schedule(self.task_schedule, from_file=True)
@@ -90,13 +93,14 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         """Take what was set since the env was set; ``learn`` begins with it.
 
         :raises ValueError: if a model that was loaded lacks its schedule or its combiner, if the schedule is another
-            than the env's, or if there is nothing to combine
+            than the env's, if there is nothing to combine, or if a column that a trained one reads would change
         """
         check_has_schedule(type(self).__name__, self.task_schedule)
         check_has_combiner(type(self).__name__, self.gradient_combiner)
         check_is_the_envs(type(self).__name__, self.task_schedule, self._schedule_of_env)
         self._begin_combining()
         check_shares(self)
+        check_column(self)
 
     def _as_trained_in(self, env: VecEnv) -> VecEnv:
         self._check_schedule()
@@ -169,6 +173,7 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             self._schedule.note_visits([env.active_task] if is_one else range(self._schedule.n_tasks))
         if self.combining is not None:
             log_conflicts(self.logger, self.combining)
+        note_column(self)
         self._show_next_task()
 
     def _show_next_task(self) -> None:
@@ -176,6 +181,12 @@ class BalancedAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
             env: Any = self.env
             self._last_obs = env.next_task(None if self._schedule is None else self._schedule.next_task())
             self._last_episode_starts = env.episode_starts
+
+    def _reset_shows_first_task(self) -> None:
+        """Let a reset of the env show the task with which the schedule begins."""
+        for layer in layers_of(self.env) if self.env is not None and self._schedule is not None else ():
+            if isinstance(layer, TaskCyclingVecEnv):
+                layer.first_task = self._schedule.first_task  # type: ignore[union-attr]
 
     def log_balance(self) -> None:
         """Record the schedule's probabilities and visits, and for TensorBoard how gradients conflict, if measured."""

@@ -212,16 +212,20 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, DistralAlgorithm, BalancedAlgo
         if reset_num_timesteps and self.combining is not None:  # steps are counted from 0 again
             self.combining.measured_at = self.combining.drawn_at = None
         resets = reset_num_timesteps or self._last_obs is None  # as SB3
+        self._reset_shows_first_task()
         total_timesteps, callback_object = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        if resets and self._schedule is not None:  # the reset has shown the first task
-            self._show_next_task()
+        rollout = self.n_steps * self.n_envs
+        n_rollouts = -(-max(total_timesteps - self.num_timesteps, 0) // rollout)
+        if self._schedule is not None:
+            self._schedule.note_training(n_rollouts)
+            if resets:  # which has shown the first task
+                self._show_next_task()
         task_logs.make_room_for_tasks(self.logger, self.task_names or (), shorten=not self._custom_logger)
         if self.task_schedule == "cycle":  # every task has its turn
             env: Any = self.env
-            rollout = self.n_steps * self.n_envs
-            n_rollouts = env.to_whole_cycles(-(-max(total_timesteps - self.num_timesteps, 0) // rollout))
+            n_rollouts = env.to_whole_cycles(n_rollouts)
             total_timesteps = self._total_timesteps = self.num_timesteps + n_rollouts * rollout
         return total_timesteps, callback_object
 

@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from sb3_multitask.algorithms.columns import check_carried_columns, copy_trained, without_later_columns
 from sb3_multitask.algorithms.multitask_algorithm import MultiTaskAlgorithm
 from sb3_multitask.algorithms.transfer_of_shared import (
     actions_of,
@@ -30,7 +31,8 @@ def transfer(
 ) -> None:
     """Give tasks of a model what another task has learned: its head, log-std, place in the input, and statistics.
 
-    From another model the trunk is copied too, so that its heads go on to mean the same. The optimizer's state stays.
+    From another model the trunk is copied too, so that its heads go on to mean the same. With ``share="progressive"``
+    the tasks' columns are copied; the tasks must then be the first of both models. The optimizer's state stays.
     Everything is checked first: a call that raises has changed nothing.
 
     The shared policy of a side that learned with ``distral`` is a task named "shared". It has actions, but no values:
@@ -67,9 +69,13 @@ def transfer(
     ]
     _check_same_sizes(model, source, tasks, heads=heads)
     with_shared = heads and None not in (model.policy.shared_policy, source.policy.shared_policy)
-    ours, theirs = (_carried(side.policy, heads=heads, shared=with_shared) for side in (model, source))
     per_task = set(stacked_parameters(model.policy))
     _check_same_meaning(model, source, heads=heads)
+    check_carried_columns(model, source, pairs, heads=heads)
+    ours, theirs = (
+        without_later_columns(_carried(side.policy, heads=heads, shared=with_shared).items(), len(pairs))
+        for side in (model, source)
+    )
     onehot = {
         name: (model.policy.n_tasks, source.policy.n_tasks) for name in onehot_inputs(model.policy) if name in ours
     }
@@ -88,6 +94,7 @@ def transfer(
         for (target, _), given in zip(shared_pairs, of_actions, strict=True):
             copy_actions(model.policy, target, given)
         _copy_averages(model, source)
+        copy_trained(model, source, len(pairs))
         if heads and pairs and model.policy.value_statistics is not None:
             _copy_value_statistics(model.policy.value_statistics, source.policy.value_statistics, pairs)
     if receiver is not None and giver is not None:

@@ -20,7 +20,7 @@ NetArch: TypeAlias = Mapping[str, Sequence[int]] | Sequence[int]
 LogStdMode: TypeAlias = Literal["per_task", "state_dependent", "shared"]
 LayerNormOf: TypeAlias = bool | Literal["critic"]
 TaskEmbedding: TypeAlias = int | Literal["onehot"]
-Share: TypeAlias = Literal["heads", "all"]
+Share: TypeAlias = Literal["heads", "all", "progressive"]
 ValueNorm: TypeAlias = Literal["popart"]
 LOG_STD_BOUNDS = (-5.0, 1.0)
 """Default bounds of a state-dependent log-std."""

@@ -12,6 +12,7 @@ from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.features import PLAIN
 from sb3_multitask.policies.heads import TaskHeads, TaskLayerNorm, TaskLinear, TaskVectors
 from sb3_multitask.policies.policy import MultiTaskActorCriticPolicy
+from sb3_multitask.policies.progressive import Adapter, Column, ProgressiveMlpExtractor, ProgressiveNet
 from sb3_multitask.policies.trunk import SharedMlpExtractor
 
 ACTING = (
@@ -55,10 +56,12 @@ def _differences(policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
         yield f"it has a features extractor, {type(policy.pi_features_extractor).__name__}, and agents have none"
     if policy.task_vectors is not None:
         yield from _wrong_type("task_vectors", policy.task_vectors, TaskVectors)
-    extractor = policy.mlp_extractor
-    yield from _wrong_type("mlp_extractor", extractor, SharedMlpExtractor)
-    yield from _wrong_type("mlp_extractor.policy_net", extractor.policy_net, nn.Sequential)
-    yield from _wrong_layers(extractor.policy_net, policy)
+    extractor, has_columns = policy.mlp_extractor, policy.share == "progressive"
+    yield from _wrong_type("mlp_extractor", extractor, ProgressiveMlpExtractor if has_columns else SharedMlpExtractor)
+    yield from _wrong_type(
+        "mlp_extractor.policy_net", extractor.policy_net, ProgressiveNet if has_columns else nn.Sequential
+    )
+    yield from (_wrong_columns if has_columns else _wrong_layers)(extractor.policy_net, policy)
     yield from _wrong_heads(policy.action_net, policy)
     if policy.shared_policy and policy.action_net.norms:
         yield "its heads are products with a shared policy (Distral, 2col) and have layer norms"
@@ -78,6 +81,19 @@ def _wrong_layers(trunk: nn.Module, policy: MultiTaskActorCriticPolicy) -> Itera
         yield from _wrong_type(where, layer, kind)
         if isinstance(layer, nn.LayerNorm) and repr(layer) != repr(nn.LayerNorm(layer.normalized_shape)):
             yield f"its `{where}` is {layer!r}, and agents have {nn.LayerNorm(layer.normalized_shape)!r}"
+
+
+def _wrong_columns(net: nn.Module, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:
+    kinds = {"columns": Column, "adapters": Adapter, "layers": nn.Linear, "laterals": nn.Linear}
+    for name, module in net.named_modules():
+        where = f"mlp_extractor.policy_net.{name}"
+        *rooms, last = name.split(".")
+        if last == "activation":
+            yield from _wrong_activation(where, module, policy)
+        elif last == "projection":
+            yield from _wrong_type(where, module, nn.Linear)
+        elif last.isdigit():
+            yield from _wrong_type(where, module, kinds[rooms[-1]])
 
 
 def _wrong_heads(heads: Any, policy: MultiTaskActorCriticPolicy) -> Iterator[str]:

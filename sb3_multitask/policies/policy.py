@@ -42,6 +42,7 @@ from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.features import PLAIN, extractor_class, make_extractor
 from sb3_multitask.policies.heads import TaskHeads, TaskRows, TaskVectors
 from sb3_multitask.policies.products import check_shared_policy, product_of_log_stds
+from sb3_multitask.policies.progressive import ProgressiveMlpExtractor, check_progressive
 from sb3_multitask.policies.trunk import SharedMlpExtractor
 from sb3_multitask.policies.value_normalization import ValueStatistics
 from sb3_multitask.process.threads import threads_for_arrays
@@ -92,7 +93,9 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         learned numbers per task as this says, which start as standard normal ones. ``None``: not in the input, but
         ``"onehot"`` with ``share="all"``
     :param share: ``"heads"``: a head per task; ``"all"``: one head (action net, log-std and value net) for all tasks,
-        which differ by the task in the input
+        which differ by the task in the input; ``"progressive"``: no layer, but a column of ``net_arch`` and
+        ``head_arch`` per task, which reads the columns of the tasks before it, see
+        :mod:`~sb3_multitask.policies.progressive`. Tasks are then trained in turn, with the schedule ``TaskSequence``
     :param value_norm: ``"popart"``: value heads learn values that are normalised with the mean and the standard
         deviation of their task's returns, see
         :class:`~sb3_multitask.policies.value_normalization.ValueStatistics`. All methods give values in units of the
@@ -103,8 +106,8 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         ``None``: there is none
     :raises ValueError: on spaces without a task, gSDE, an unknown mode or key, a features extractor that does not take
         the observations, an argument of SB3's policies that would have no effect, ``value_norm`` with
-        ``share="all"``, or ``shared_policy`` with ``share="all"``, a ``task_embedding`` or another ``log_std_mode``
-        than ``"per_task"``
+        ``share="all"``, an argument that does not go with ``share="progressive"``, or ``shared_policy`` with
+        ``share="all"`` or ``"progressive"``, a ``task_embedding`` or another ``log_std_mode`` than ``"per_task"``
     """
 
     def __init__(
@@ -153,6 +156,16 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         check_task_embedding(task_embedding)
         check_share(share)
         check_value_norm(value_norm, share)
+        features_class = extractor_class(features_extractor_class, features_extractor_kwargs)
+        if share == "progressive":
+            check_progressive(
+                {
+                    "features_extractor_class": None if features_class is PLAIN else features_class,
+                    "task_embedding": task_embedding,
+                    "layer_norm": layer_norm,
+                    "log_std_mode": log_std_mode,
+                }
+            )
         if log_std_mode is None:
             log_std_mode = "shared" if share == "all" else "per_task"
         check_log_std(log_std_mode, log_std_init, log_std_bounds)
@@ -178,7 +191,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
             activation_fn=activation_class(activation_fn),
             ortho_init=ortho_init,
             log_std_init=log_std_init,
-            features_extractor_class=extractor_class(features_extractor_class, features_extractor_kwargs),
+            features_extractor_class=features_class,
             features_extractor_kwargs=copy.copy(features_extractor_kwargs),
             share_features_extractor=share_features_extractor,
             optimizer_class=optimizer_class,
@@ -231,17 +244,22 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         embedding = self.task_embedding
         self.task_vectors = None if embedding is None else TaskVectors(self.n_tasks, embedding)
         input_dim = self.features_dim + (0 if self.task_vectors is None else self.task_vectors.dim)
-        self.mlp_extractor = SharedMlpExtractor(  # type: ignore[assignment]
-            input_dim, arch, self.activation_fn, self.layer_norm
-        )
+        own_layers = self.head_arch
+        if self.share == "progressive":  # columns have all layers but the outputs
+            of_columns = {key: [*arch[key], *own_layers[key]] for key in ("pi", "vf")}
+            extractor: nn.Module = ProgressiveMlpExtractor(input_dim, of_columns, self.activation_fn, self.n_tasks)
+            own_layers = {"pi": [], "vf": []}
+        else:
+            extractor = SharedMlpExtractor(input_dim, arch, self.activation_fn, self.layer_norm)
+        self.mlp_extractor = extractor  # type: ignore[assignment]
         action_dim = self.action_space.shape[0]  # type: ignore[index]
         state_dependent = self.log_std_mode == "state_dependent"
         pi_sizes = [
             self.mlp_extractor.latent_dim_pi,
-            *self.head_arch["pi"],
+            *own_layers["pi"],
             action_dim * (1 + state_dependent),
         ]
-        vf_sizes = [self.mlp_extractor.latent_dim_vf, *self.head_arch["vf"], 1]
+        vf_sizes = [self.mlp_extractor.latent_dim_vf, *own_layers["vf"], 1]
         n_heads = 1 if self.share == "all" else self.n_tasks
         self.action_net = TaskHeads(n_heads, pi_sizes, self.activation_fn, self.layer_norm is True)
         value_net = TaskHeads(n_heads, vf_sizes, self.activation_fn, bool(self.layer_norm))
@@ -317,8 +335,14 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Set the mode, as SB3.
 
         :raises ValueError: if an algorithm begins to train a policy with ``value_norm`` whose statistics it would leave
-            as they are, or with a shared policy that it would not train
+            as they are, with a shared policy that it would not train, or several progressive columns at once
         """
+        columns: Any = self.mlp_extractor
+        if mode and self.share == "progressive" and not columns.learns_in_turn:
+            raise ValueError(
+                '`share="progressive"` trains one task after the other: use A2CMultiTask, PPOMultiTask or '
+                "TRPOMultiTask with task_schedule=TaskSequence(), or another `share`"
+            )
         if mode and self.value_statistics is not None and not self.value_statistics.are_updated:
             raise ValueError(
                 f"`value_norm={self.value_norm!r}` is for A2CMultiTask and PPOMultiTask, which update its statistics "
@@ -360,9 +384,9 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return what the trunk gives the actor's and the critic's heads."""
         of_actor = self._trunk_input(self.pi_features_extractor, vectors, task)
         if self.share_features_extractor:
-            return self.mlp_extractor(of_actor)  # type: ignore[no-any-return]
+            return self.mlp_extractor(of_actor, task)  # type: ignore[no-any-return]
         of_critic = self._trunk_input(self.vf_features_extractor, vectors, task)
-        return self.mlp_extractor.forward_actor(of_actor), self.mlp_extractor.forward_critic(of_critic)
+        return self.mlp_extractor.forward_actor(of_actor, task), self.mlp_extractor.forward_critic(of_critic, task)  # type: ignore[call-arg]
 
     def _values(self, latent_vf: th.Tensor, rows: TaskRows, task: th.Tensor) -> th.Tensor:
         """Return values in units of the rewards, (n_rows, 1)."""
@@ -473,7 +497,7 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return the action distribution; one object that every call updates, as in SB3."""
         vectors, rows, task = self.split_observation(obs)
         features = self._trunk_input(self.pi_features_extractor, vectors, task)
-        return self._distribution(self.mlp_extractor.forward_actor(features), rows, task)
+        return self._distribution(self.mlp_extractor.forward_actor(features, task), rows, task)  # type: ignore[call-arg]
 
     @property
     def actor_features_dim(self) -> int:
@@ -487,10 +511,10 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         latent_pi, _ = self._latents(vectors, task)
         heads: Any = self.action_net
         hidden: th.Tensor = heads.features(latent_pi, rows)
-        return hidden
+        return hidden[:, : self.actor_features_dim] if self.share == "progressive" else hidden  # an adapter's follow
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """Return values, (n_rows, 1)."""
         vectors, rows, task = self.split_observation(obs)
         features = self._trunk_input(self.vf_features_extractor, vectors, task)
-        return self._values(self.mlp_extractor.forward_critic(features), rows, task)
+        return self._values(self.mlp_extractor.forward_critic(features, task), rows, task)  # type: ignore[call-arg]

@@ -26,7 +26,7 @@ def stacked_parameters(policy: MultiTaskActorCriticPolicy) -> dict[str, nn.Param
     """Return names and parameters with a task axis, which comes first."""
     per_task = (
         "task_vectors.",
-        *(["action_net.", "value_net."] if policy.share == "heads" else []),
+        *(["action_net.", "value_net."] if policy.share != "all" else []),
         *(["log_std"] if policy.log_std_mode == "per_task" else []),
     )
     return {name: parameter for name, parameter in policy.named_parameters() if name.startswith(per_task)}
@@ -40,7 +40,7 @@ def shared_parameters(policy: MultiTaskActorCriticPolicy) -> dict[str, list[nn.P
     found: dict[str, list[nn.Parameter]] = {"actor": [], "critic": []}
     stacked = stacked_parameters(policy)
     for name, parameter in policy.named_parameters():
-        if name not in stacked:
+        if name not in stacked and not (policy.share == "progressive" and name.startswith("mlp_extractor.")):
             found["critic" if name.startswith(_CRITIC) else "actor"].append(parameter)
     return found
 

@@ -39,14 +39,17 @@ class SharedMlpExtractor(nn.Module):
         self.latent_dim_pi = pi[-1] if pi else features_dim
         self.latent_dim_vf = vf[-1] if vf else features_dim
 
-    def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """(n_rows, features_dim) -> latents of the actor and of the critic."""
-        return self.forward_actor(features), self.forward_critic(features)
+    def forward(self, features: th.Tensor, task: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
+        """(n_rows, features_dim) -> latents of the actor and of the critic.
 
-    def forward_actor(self, features: th.Tensor) -> th.Tensor:
+        :param task: of each row, (n_rows,); not used, since all tasks share the layers
+        """
+        return self.forward_actor(features, task), self.forward_critic(features, task)
+
+    def forward_actor(self, features: th.Tensor, task: th.Tensor | None = None) -> th.Tensor:  # noqa: ARG002
         latent: th.Tensor = self.policy_net(features)
         return latent
 
-    def forward_critic(self, features: th.Tensor) -> th.Tensor:
+    def forward_critic(self, features: th.Tensor, task: th.Tensor | None = None) -> th.Tensor:  # noqa: ARG002
         latent: th.Tensor = self.value_net(features)
         return latent

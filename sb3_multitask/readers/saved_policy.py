@@ -16,6 +16,7 @@ from sb3_multitask.readers.inert_pickle import UnreadableFileError, read_pickle
 _SHARED = re.compile(r"mlp_extractor\.shared_net\.(\d+)\.(weight|bias)")
 _TRUNK = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
 _OF_A_TRUNK = re.compile(r"mlp_extractor\.(policy|value)_net\.(\d+)\.(weight|bias)")
+_COLUMN = "mlp_extractor.policy_net.columns.0.layers.0.weight"
 _HEAD = re.compile(r"action_net\.layers\.(\d+)\.weight")
 _OF_AN_MLP = re.compile(
     r"mlp_extractor\.(policy|value)_net\.\d+\.(weight|bias)|(action|value)_net\.(weight|bias)|log_std"
@@ -128,7 +129,9 @@ def _obs_dim(weights: Weights, heads: Mapping[int, np.ndarray]) -> int:
 
 def _input_dim(weights: Weights, heads: Mapping[int, np.ndarray]) -> int:
     layers = sorted(int(match[1]) for name in weights if (match := _TRUNK.fullmatch(name)))
-    if layers:
+    if _COLUMN in weights:
+        first = weights[_COLUMN]
+    elif layers:
         first = weights[f"mlp_extractor.policy_net.{layers[0]}.weight"]
     elif heads:
         return int(heads[min(heads)].shape[1])

@@ -3,6 +3,7 @@
 from sb3_multitask.task_schedules.bandit import TaskBandit
 from sb3_multitask.task_schedules.base import Mode, TaskSchedule
 from sb3_multitask.task_schedules.sampling import LearningProgress, ShortfallSampling, UniformSampling
+from sb3_multitask.task_schedules.sequence import TaskSequence
 from sb3_multitask.task_schedules.settings import TASK_SCHEDULES, make_task_schedule
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ShortfallSampling",
     "TaskBandit",
     "TaskSchedule",
+    "TaskSequence",
     "UniformSampling",
     "make_task_schedule",
 ]

@@ -91,6 +91,19 @@ class TaskSchedule(ABC):
         normalized: np.ndarray = p / p.sum()
         return normalized
 
+    @property
+    def first_task(self) -> int:
+        """Index of the task that a reset shows before :meth:`next_task` picks one: its first observations enter the
+        statistics of a normaliser.
+        """
+        return 0
+
+    def note_training(self, n_updates: int) -> None:  # noqa: B027
+        """Take in that ``learn`` begins. The base class ignores it.
+
+        :param n_updates: how many updates it will make
+        """
+
     def note_visits(self, tasks: Sequence[int]) -> None:
         """Take in that an update has learned from rows of some tasks.
 

@@ -9,6 +9,7 @@ from typing import Any
 from sb3_multitask.task_schedules.bandit import TaskBandit
 from sb3_multitask.task_schedules.base import TaskSchedule
 from sb3_multitask.task_schedules.sampling import LearningProgress, ShortfallSampling, UniformSampling
+from sb3_multitask.task_schedules.sequence import TaskSequence
 from sb3_multitask.tasks import did_you_mean
 
 TASK_SCHEDULES: dict[str, type[TaskSchedule]] = {
@@ -16,6 +17,7 @@ TASK_SCHEDULES: dict[str, type[TaskSchedule]] = {
     "shortfall": ShortfallSampling,
     "progress": LearningProgress,
     "bandit": TaskBandit,
+    "sequence": TaskSequence,
 }
 """By the name that a config has for them."""
 

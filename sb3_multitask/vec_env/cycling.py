@@ -48,6 +48,8 @@ class TaskCyclingVecEnv(VecEnv):
         self._views = [venv.task_view(i) for i in range(self.n_tasks)]
         self._task_ids = list(np.repeat(np.arange(self.n_tasks), self.n_envs_per_task).reshape(self.n_tasks, -1))
         self.active_task = 0
+        self.first_task = 0
+        """The task that ``reset`` shows."""
         self._last_obs: list[TaskObs | None] = [None] * self.n_tasks
         self._episode_starts = np.ones((self.n_tasks, self.n_envs_per_task), dtype=bool)
         self._visited = np.zeros(self.n_tasks, dtype=bool)
@@ -120,12 +122,11 @@ class TaskCyclingVecEnv(VecEnv):
         return n_rollouts + -(self.active_task + n_rollouts) % self.n_tasks
 
     def reset(self) -> TaskObs:
-        """Reset every task; the first one is then active."""
+        """Reset every task; ``first_task`` is then active."""
         self._last_obs = [view.reset() for view in self._views]
         self._episode_starts[:] = True
         self._visited[:] = False
-        self.active_task = self.n_tasks - 1
-        return self.next_task()
+        return self.next_task(self.first_task)
 
     def get_state(self) -> dict[str, Any]:
         """Return the active task and the last observations of the others, without the environments' own states."""
