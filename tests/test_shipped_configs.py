@@ -17,7 +17,7 @@ from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.zoo.settings import default_config, read_hyperparameters
 
 ROOT = Path(__file__).parents[1]
-NAMES = sorted(path.name for path in (ROOT / "zoo_configs").iterdir() if path.is_file())
+NAMES = sorted(path.relative_to(ROOT / "zoo_configs").as_posix() for path in (ROOT / "zoo_configs").rglob("*.yml"))
 
 
 def test_a_shipped_config_is_found_from_anywhere(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_other_names_are_refused_and_other_paths_left_alone(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"'tund\.yml'.*'tuned\.yml'.*a2c_mt"):
         find_config("zoo_configs/tund.yml")
-    for path in ("tuned.yml", "../zoo_configs/tuned.yml", tmp_path / "zoo_configs" / "tuned.yml"):
+    for path in ("tuned.yml", "../zoo_configs/tuned.yml", "zoo_configs/../tuned.yml", "zoo_configs", tmp_path / "zoo_configs" / "tuned.yml"):
         assert find_config(path) == Path(path)
     with pytest.raises(ConfigError, match=r"tuned\.yml: cannot read this config"):
         CliRunner().invoke(cli.app, ["train", "--config", "tuned.yml"], catch_exceptions=False)
@@ -68,9 +68,11 @@ def test_an_installed_package_has_the_configs(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(site)!r})
 import importlib.resources
+from pathlib import Path
 from sb3_multitask.experiments.shipped import shipped_config
 print(shipped_config("tuned.yml"))
-print(sorted(file.name for file in importlib.resources.files("sb3_multitask.zoo_configs").iterdir()))
+folder = Path(str(importlib.resources.files("sb3_multitask.zoo_configs")))
+print(sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.yml")))
 """
     shipped, names = output_of([sys.executable, "-c", code], tmp_path, {}).splitlines()
     assert Path(shipped).read_text() == shipped_config("tuned.yml").read_text()

@@ -13,14 +13,14 @@ _FOLDERS = (_PACKAGE / NAME, _PACKAGE.parent / NAME)  # a checkout has only the 
 
 
 def shipped_config(name: str) -> Path:
-    """Return the path of a shipped config by the name of its file.
+    """Return the path of a shipped config by the name of its file, such as ``tuned.yml`` or ``family/distral.yml``.
 
     :raises ConfigError: if there is no config of this name
     """
     for folder in _FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    known = sorted({path.name for folder in _FOLDERS for path in folder.glob("*.yml")})
+    known = sorted({path.relative_to(folder).as_posix() for folder in _FOLDERS for path in folder.rglob("*.yml")})
     raise ConfigError(
         f"No config {name!r} comes with the package.{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}"
     )
@@ -28,7 +28,8 @@ def shipped_config(name: str) -> Path:
 
 def is_shipped(path: str | Path) -> bool:
     """Return whether a path has the form that names a shipped config, ``zoo_configs/<name>``."""
-    return Path(path).parent == Path(NAME)
+    place, *name = Path(path).parts or ("",)
+    return place == NAME and bool(name) and ".." not in name
 
 
 def find_config(path: str | Path) -> Path:
@@ -37,4 +38,4 @@ def find_config(path: str | Path) -> Path:
     :raises ConfigError: if neither exists
     """
     path = Path(path)
-    return path if path.exists() or not is_shipped(path) else shipped_config(path.name)
+    return path if path.exists() or not is_shipped(path) else shipped_config(path.relative_to(NAME).as_posix())
