@@ -71,7 +71,8 @@ class _Tensor:
     @property
     def n_bytes(self) -> int:
         """Bytes of a copy of it."""
-        return math.prod(self.shape) * int(self.storage.dtype.itemsize)
+        n_bytes: int = math.prod(self.shape) * self.storage.dtype.itemsize
+        return n_bytes
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """Return a copy of what the view shows of its storage's numbers, (n,).
