@@ -518,6 +518,10 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return the activations of the actor's last hidden layer, (n_rows, actor_features_dim)."""
         vectors, rows, task = self.split_observation(obs)
         latent_pi, _ = self._latents(vectors, task)
+        return self.features_of_latent(latent_pi, rows)
+
+    def features_of_latent(self, latent_pi: th.Tensor, rows: TaskRows) -> th.Tensor:
+        """Return :meth:`actor_features` from what the actor's heads take, (n_rows, dim)."""
         heads: Any = self.action_net
         hidden: th.Tensor = heads.features(latent_pi, rows)
         return hidden[:, : self.actor_features_dim] if self.share == "progressive" else hidden  # an adapter's follow
