@@ -455,8 +455,7 @@ class Averaging(BaseFeaturesExtractor):
 def test_an_extractor_sees_the_rows_of_an_update_once(teachers):
     policy_kwargs = {"features_extractor_class": Averaging}
     models = [
-        student(teachers, distill_features=features, engine="torch", policy_kwargs=policy_kwargs).learn(60)
-        for features in (0.0, 1e-12)
+        student(teachers, distill_features=features, policy_kwargs=policy_kwargs).learn(60) for features in (0.0, 1e-12)
     ]
     counts = [model.policy.features_extractor.norm.num_batches_tracked.item() for model in models]
     assert counts == [2, 2]  # updates
