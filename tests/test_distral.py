@@ -23,7 +23,8 @@ from sb3_multitask.experiments.algorithms import make_algorithm
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.losses import A2CLoss, DistralLoss, Outputs, gaussian_kl
 from sb3_multitask.losses.loss import terms_of_samples
-from sb3_multitask.policies.products import product_of_log_stds
+from sb3_multitask.policies.products import product_of_log_stds, weights_of_products
+from sb3_multitask.readers import UnreadableFileError
 
 ALGORITHMS = {
     "a2c": (mt.A2CMultiTask, {"learning_rate": 3e-3}),
@@ -567,6 +568,108 @@ def test_load_with_other_coefficients(tmp_path):
             mt.A2CMultiTask.load(tmp_path / form, distral=other)
 
 
+def test_the_same_ratio_is_the_same_alpha_whatever_its_last_bit(tmp_path):
+    first, second = mt.Distral(0.3, 0.1, "2col"), mt.Distral(0.9, 0.3, "2col")
+    assert first.alpha != second.alpha  # 0.75, and its neighbour
+    model = trained(distral=first)
+    model.save(tmp_path / "model")
+    loaded = mt.A2CMultiTask.load(tmp_path / "model", env=model.env, distral=second).learn(60)
+    assert (loaded.distral, loaded.policy.shared_policy) == (second, first.alpha)
+    mt.transfer(model_of(distral=second), model, {"A": "B"})
+
+
+def test_files_without_a_shared_policy_are_not_for_models_with_one(tmp_path):
+    model_of(form=None).save(tmp_path / "plain")
+    message = "The policy has a shared policy, which `distral` trains, and the weights have none: .*transfer"
+    with pytest.raises(ValueError, match=message):
+        mt.A2CMultiTask.load(tmp_path / "plain", distral=mt.Distral(0.1, 0.1))
+    with pytest.raises(ValueError, match="The weights have a shared policy, .* and the policy has none"):
+        model_of(form=None).set_parameters(model_of().get_parameters())
+
+
+@pytest.mark.parametrize("load", ["parameters", "state", "file"])
+def test_weights_of_another_alpha_are_refused(tmp_path, load):
+    """The heads would mean something else, and an agent of them would not act as the model."""
+    source, model = trained(form="2col"), model_of(distral=mt.Distral(0.1, 0.3, "2col"))
+    source.save(tmp_path / "source")
+    before = copy.deepcopy(model.policy.state_dict())
+    message = "The policy has shared_policy=0.25, .* and the weights are for 0.6666667: .*`c_kl` and `c_ent`"
+    given = {"parameters": source.get_parameters, "state": source.get_state, "file": lambda: tmp_path / "source.zip"}
+    take_over = model.set_state if load == "state" else model.set_parameters
+    with pytest.raises(ValueError, match=message):
+        take_over(given[load]())
+    assert all(th.equal(before[name], tensor) for name, tensor in model.policy.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("form", "distral", "message"),
+    [
+        (None, mt.Distral(0.1, 0.1), r"`distral` is Distral\(.* now and was None when the model was made"),
+        ("1col", None, "`distral` is None, so nothing would train it"),
+        ("1col", mt.Distral(0.1, 0.05, "2col"), "has shared_policy=0.0, with which the model was made"),
+        ("2col", {"c_kl": 0.1, "c_ent": 0.9, "form": "2col"}, "has shared_policy=0.66.*, with which the model"),
+    ],
+)
+def test_other_settings_that_do_not_fit_the_policy_are_refused(form, distral, message):
+    model = model_of(form=form)
+    model.distral = distral
+    with pytest.raises(ValueError, match=message):
+        model.learn(30)
+    model = model_of(form=form)
+    if distral is not None:  # set in the middle of a training
+        with pytest.raises(ValueError, match=message):
+            model.learn(60, AtTheEnd(lambda m: setattr(m, "distral", distral)))
+
+
+def test_a_mapping_may_be_set_too():
+    model = model_of()
+    model.distral = {"c_kl": 0.4, "c_ent": 0.1}
+    assert model.learn(30).distral == mt.Distral(0.4, 0.1)
+
+
+def test_coefficients_of_numpy_and_torch_are_plain_numbers():
+    distral = mt.Distral(np.float32(0.5), th.tensor(0.25), "2col")
+    assert distral == mt.Distral(0.5, 0.25, "2col")
+    assert all(type(value) is float for value in (distral.c_kl, distral.c_ent, model_of(distral=distral).distral.c_kl))
+
+
+def test_another_rollout_buffer_is_refused_before_training():
+    class Buffer(DictRolloutBuffer):
+        pass
+
+    with pytest.raises(ValueError, match="`rollout_buffer_class` is Buffer, which cannot hold regularised rewards"):
+        model_of(rollout_buffer_class=Buffer)
+
+
+def damaged(**changes):
+    weights = {name: tensor.numpy() for name, tensor in make_policy(shared_policy=0.5).state_dict().items()}
+    return {**weights, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shared_head.layers.0.weight": np.zeros((1, 9, 9), "f4")}, "do not make a product"),
+        ({"shared_log_std": np.zeros(1, "f4")}, "shared_log_std and log_std have the shapes"),
+        ({"log_std": np.zeros((10**5, 2), "f4")}, "do not make a product"),
+        ({"shared_power": np.array([-1.0], "f4")}, "its shared_power is not one number from 0 to 1"),
+        ({"shared_power": np.zeros(0, "f4")}, "its shared_power is not one number"),
+    ],
+)
+def test_damaged_weights_make_no_product(changes, message):
+    """A wide shared head beside many narrow ones would ask for memory that no file has."""
+    with pytest.raises(ValueError, match=message):
+        weights_of_products(damaged(**changes))
+
+
+def test_a_damaged_files_reason_is_told(tmp_path):
+    model = model_of(form="2col")
+    model.policy.shared_power.fill_(3)
+    model.save(tmp_path / "model")
+    with pytest.raises(UnreadableFileError, match=r"model\.zip: its shared_power is not one number from 0 to 1"):
+        mt.load_agent(tmp_path / "model.zip")
+
+
 def test_settings_name_it():
     assert model_of(form="2col").settings()["distral"] == {"c_kl": 0.1, "c_ent": 0.05, "form": "2col"}
     assert "distral" not in model_of(form=None).settings()
@@ -612,6 +715,20 @@ def test_the_shared_policy_acts_in_a_new_task():
     np.testing.assert_array_equal(agent.weights["log_std"][0], model.policy.shared_log_std.detach())
 
 
+def test_tasks_that_wait_for_their_first_turn_do_not_count_in_the_statistics():
+    model = model_of(task_schedule=mt.task_schedules.TaskSequence()).learn(40)
+    normalizer = model.get_vec_normalize_env()
+    normalizer.obs_rms["obs"].mean[2], normalizer.obs_rms["obs"].var[2] = 0, 1  # as new statistics are
+    mean, var = (part[:2] for part in (normalizer.obs_rms["obs"].mean, normalizer.obs_rms["obs"].var))
+    statistics = mt.shared_agent(model).statistics
+    np.testing.assert_allclose(statistics.mean[0], mean.mean(axis=0))
+    np.testing.assert_allclose(statistics.var[0], var.mean(axis=0) + mean.var(axis=0))
+    target = new_model()
+    mt.transfer(target, model, {"New": "shared"})
+    np.testing.assert_array_equal(target.get_vec_normalize_env().obs_rms["obs"].mean[0], statistics.mean[0])
+    assert mt.shared_agent(model_of()).statistics.var.tolist() == [[1, 1, 1]]  # no task had a turn
+
+
 def test_shared_agents_that_cannot_be():
     with pytest.raises(ValueError, match="`source` has no shared policy"):
         mt.shared_agent(model_of(form=None))
@@ -620,9 +737,13 @@ def test_shared_agents_that_cannot_be():
         mt.shared_agent(model)
     with pytest.raises(ValueError, match="No head for task 'D'"):
         mt.shared_agent(model, ["D"])
-    for tasks in ("A", []):
-        with pytest.raises(ValueError, match="`tasks` must be names of tasks"):
+    for tasks in ("A", [], ["A", "A"], [1], 3):
+        with pytest.raises(ValueError, match="`tasks` must be different names of tasks"):
             mt.shared_agent(model, tasks)
+    with pytest.raises(ValueError, match="No head for task 'X'. Heads: A"):
+        mt.shared_agent(model_of(tasks=drift_tasks(1)), ["X"])
+    with pytest.raises(TypeError, match=r"`source` must be a model or an Agent, .*\(got 'model.zip'\)"):
+        mt.shared_agent("model.zip")
     with pytest.raises(
         ValueError, match=r"`tasks` must hold the source's widest, with 5 numbers .*\(got C, A, of A, B, C"
     ):

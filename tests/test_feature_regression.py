@@ -13,6 +13,7 @@ from helpers.killed_runs import KillAt, Killed
 from helpers.models import recorded_model, weights_equal
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import sb3_multitask as mt
 from sb3_multitask.agents import agent_of
@@ -403,6 +404,62 @@ def test_a_state_with_maps_is_for_a_model_with_maps(teachers):
     state["feature_maps"]["maps.1.bias"][0] = np.nan
     with pytest.raises(ValueError, match=r"maps\.1\.bias are not finite"):
         model.set_state(state)
+
+
+def test_maps_of_other_sizes_are_refused_before_anything_changes(teachers):
+    model, other = student(teachers), student({**teachers, "B": teachers["A"]}).learn(30)
+    before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    for take_over, given in (
+        (model.set_parameters, other.get_parameters()),
+        (model.set_state, other.get_state()),
+    ):
+        with pytest.raises(ValueError, match=r"maps\.1\.weight is \(64, 64\) there and \(5, 64\) in the model"):
+            take_over(given)
+    assert all(th.equal(before[name], tensor) for name, tensor in model.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", [{}, ADAM])
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_mimic_that_regresses_no_more_has_both_engines(tmp_path, teachers, optimizer, taught):
+    student(teachers, **optimizer).learn(300).save(tmp_path / "mimic")
+    models = []
+    for engine in ("torch", "fast"):
+        env = mt.make_multitask_vec_env(recorded_tasks(), 2, seed=0)
+        given = {"teachers": teachers if taught else {}, "distill_features": 0.0, "engine": engine}
+        model = mt.A2CMultiTask.load(tmp_path / "mimic.zip", env=env, **given).learn(300)
+        assert model.last_engine == engine
+        models.append(model)
+    first, second = (model.policy.state_dict() for model in models)
+    for name, tensor in first.items():
+        th.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5)
+    assert equal(maps_of(models[0]), maps_of(models[1]))
+    models[1].save(tmp_path / "second")
+    env = mt.make_multitask_vec_env(recorded_tasks(), 2, seed=0)
+    again = {"teachers": teachers, "distill_features": 0.1, "engine": "auto"}
+    third = mt.A2CMultiTask.load(tmp_path / "second.zip", env=env, **again).learn(30)
+    assert third.last_engine == "torch"
+    assert third.logger.name_to_value["train/feature_loss"] > 0
+
+
+class Averaging(BaseFeaturesExtractor):
+    """Keeps averages of what it sees, and counts how often it sees some."""
+
+    def __init__(self, box):
+        super().__init__(box, 3)
+        self.norm = th.nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def test_an_extractor_sees_the_rows_of_an_update_once(teachers):
+    policy_kwargs = {"features_extractor_class": Averaging}
+    models = [
+        student(teachers, distill_features=features, policy_kwargs=policy_kwargs).learn(60) for features in (0.0, 1e-12)
+    ]
+    counts = [model.policy.features_extractor.norm.num_batches_tracked.item() for model in models]
+    assert counts == [2, 2]  # updates
+    assert not models[1].policy.action_net._forward_pre_hooks
 
 
 # What is refused

@@ -40,7 +40,13 @@ def test_other_names_are_refused_and_other_paths_left_alone(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"'tund\.yml'.*'tuned\.yml'.*a2c_mt"):
         find_config("zoo_configs/tund.yml")
-    for path in ("tuned.yml", "../zoo_configs/tuned.yml", "zoo_configs/../tuned.yml", "zoo_configs", tmp_path / "zoo_configs" / "tuned.yml"):
+    for path in (
+        "tuned.yml",
+        "../zoo_configs/tuned.yml",
+        "zoo_configs/../tuned.yml",
+        "zoo_configs",
+        tmp_path / "zoo_configs" / "tuned.yml",
+    ):
         assert find_config(path) == Path(path)
     with pytest.raises(ConfigError, match=r"tuned\.yml: cannot read this config"):
         CliRunner().invoke(cli.app, ["train", "--config", "tuned.yml"], catch_exceptions=False)

@@ -135,6 +135,13 @@ def test_a_module_without_a_filter_takes_observations_as_they_are(module, path):
     np.testing.assert_allclose(agent.distribution(obs.numpy(), 0)[0], expected.numpy(), atol=1e-5)
 
 
+def test_numbers_beyond_float32_are_refused(tmp_path):
+    wide = MLPPolicy()
+    wide.obs_filter.mean = wide.obs_filter.mean.double() * 1e200
+    with pytest.raises(UnreadableFileError, match=r"wide\.pt: its obs_filter\.mean holds numbers that are too large"):
+        mt.load_agent(save(wide, tmp_path / "wide.pt"), layout=AUTHORS_A2C)
+
+
 def test_such_an_agent_is_saved_and_teaches_as_any_other(tmp_path, path):
     agent = mt.load_agent(path, layout=AUTHORS_A2C)
     mt.save_agent(agent, tmp_path / "agent")
@@ -253,6 +260,61 @@ def test_a_file_cannot_change_a_storage(tmp_path):
         read_torch_module(path)
 
 
+def nested(n):
+    """A list that holds another one twice, and so on: few bytes in a file, and 2^n items to show."""
+    items = []
+    for _ in range(n):
+        items = [items, items]
+    return items
+
+
+def test_errors_show_what_has_no_end_shortly(tmp_path):
+    path = tmp_path / "t.pt"
+    for content in (pickle.dumps(nested(60), protocol=2), file_of_tensor(0, nested(60), (1,))):
+        path.write_bytes(content)
+        with pytest.raises(UnreadableFileError, match=r"t\.pt: .*got \[") as error:
+            read_torch_module(path)
+        assert len(str(error.value)) < 500
+
+
+def test_names_of_storages_are_texts(tmp_path):
+    path = tmp_path / "t.pt"
+    content = file_of_tensor(0, (5,), (1,))
+    keys = pickle.dumps(["k"], protocol=2)
+    path.write_bytes(content.replace(keys, pickle.dumps([nested(60)], protocol=2)))
+    with pytest.raises(UnreadableFileError, match="names of its storages"):
+        read_torch_module(path)
+
+
+def test_modules_that_share_parts_without_end_are_refused(tmp_path):
+    """Each holds another one twice, so that 40 of them have 2^40 names."""
+    module = nn.Linear(1, 1)
+    for _ in range(40):
+        outer = nn.Module()
+        outer.__dict__["_modules"] = {"a": module, "b": module}
+        module = outer
+    with pytest.raises(UnreadableFileError, match=r"t\.pt: holds more than 10000 modules and tensors"):
+        read_torch_module(save(module, tmp_path / "t.pt"))
+
+
+def test_tensors_of_one_storage_are_not_copied_without_end(tmp_path):
+    module, numbers = nn.Module(), th.zeros(2**20)
+    for i in range(17):
+        module.register_buffer(f"x{i}", numbers)
+    with pytest.raises(UnreadableFileError, match=r"t\.pt: holds tensors of more than 64 MB"):
+        read_torch_module(save(module, tmp_path / "t.pt"))
+    del module.x0
+    assert len(read_torch_module(save(module, tmp_path / "t.pt"))) == 16
+
+
+def test_parts_have_names(tmp_path):
+    for name in (3, "a" * 201):
+        module = nn.Module()
+        module.__dict__["_buffers"] = {name: th.zeros(1)}
+        with pytest.raises(UnreadableFileError, match=r"t\.pt: a part of it has no name"):
+            read_torch_module(save(module, tmp_path / "t.pt"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -321,5 +383,15 @@ def test_arguments_are_checked(path):
         ModuleLayout(("a",), "m", "s", obs_mean="o")
     with pytest.raises(ValueError, match=re.escape("`obs_clip` must be positive (got 0)")):
         ModuleLayout(("a",), "m", "s", obs_clip=0)
+    for changes, message in [
+        ({"hidden": ("a_fc1", 2)}, r"`hidden` must name parts of the module \(got 2\)"),
+        ({"mean": None}, r"`mean` must name parts of the module \(got None\)"),
+        ({"obs_clip": None}, r"`obs_clip` must be a number \(got None\)"),
+        ({"action_high": "1"}, r"`action_high` must be a number \(got '1'\)"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            ModuleLayout(**{**vars(AUTHORS_A2C), **changes})
+    with pytest.raises(TypeError, match=r"`layout` must be a ModuleLayout, such as AUTHORS_A2C \(got 'authors'\)"):
+        mt.load_agent(path, layout="authors")
     with pytest.raises(ValueError, match="`normalizer` is for models of SB3"):
         mt.load_agent(path, normalizer="vecnormalize.pkl", layout=AUTHORS_A2C)

@@ -12,6 +12,7 @@ from sb3_multitask.agents.agent import Agent, agent_of
 from sb3_multitask.envs.task_space import TaskSpace
 from sb3_multitask.policies.products import SHARED_HEAD, SHARED_LOG_STD
 from sb3_multitask.readers import ObsStatistics
+from sb3_multitask.tasks import did_you_mean
 
 SHARED = "shared"
 """Name of the shared policy among tasks: of its head in an agent, and in ``transfer``."""
@@ -28,15 +29,15 @@ def shared_agent(source: Agent | BaseAlgorithm, tasks: Sequence[str] | None = No
     :param tasks: names of tasks of the source: the agent has a head for each, all of them the shared policy, which
         normalises observations with the statistics of its task, as in training. ``None``: it has one head, named
         "shared", which acts in any task of the same sizes. Its statistics are those of observations of which every task
-        gave as many: the mean of the means, and the mean of the variances plus the variance of the means
-    :raises ValueError: if the source has no shared policy or no such task, or its tasks differ in size and ``tasks`` is
-        ``None`` or lacks the widest
+        gave as many: the mean of the means, and the mean of the variances plus the variance of the means. Tasks that
+        have not had their turn do not count
+    :raises TypeError: if the source is neither a model nor an agent
+    :raises ValueError: if the source has no shared policy or no such task, a task is named twice, or the source's tasks
+        differ in size and ``tasks`` is ``None`` or lacks the widest
     """
-    agent = source if isinstance(source, Agent) else agent_of(source)
-    if SHARED_LOG_STD not in agent.weights:
-        raise ValueError("`source` has no shared policy, which A2CMultiTask and PPOMultiTask have with `distral`")
-    if isinstance(tasks, str) or (tasks is not None and not tasks):
-        raise ValueError(f"`tasks` must be names of tasks of the source, or None (got {tasks!r})")
+    agent = _with_shared_policy(source)
+    if tasks is not None:
+        _check_names(tasks, agent)
     if tasks is None and agent.task_space is not None:
         raise ValueError(
             f"The tasks of the source differ in size or bounds: name those for which the shared policy acts, as "
@@ -74,6 +75,28 @@ def shared_agent(source: Agent | BaseAlgorithm, tasks: Sequence[str] | None = No
     )
 
 
+def _with_shared_policy(source: Agent | BaseAlgorithm) -> Agent:
+    """Return a source as an agent, or raise if it has no shared policy."""
+    if not isinstance(source, Agent | BaseAlgorithm):
+        raise TypeError(f"`source` must be a model or an Agent, such as load_agent(path) gives (got {source!r:.100})")
+    agent = source if isinstance(source, Agent) else agent_of(source)
+    if SHARED_LOG_STD not in agent.weights:
+        raise ValueError("`source` has no shared policy, which A2CMultiTask and PPOMultiTask have with `distral`")
+    return agent
+
+
+def _check_names(tasks: Sequence[str], agent: Agent) -> None:
+    """Raise unless these are different tasks of an agent, at least one."""
+    is_list = isinstance(tasks, Sequence) and not isinstance(tasks, str) and len(tasks) > 0
+    if not is_list or not all(isinstance(task, str) for task in tasks) or len(set(tasks)) < len(tasks):
+        raise ValueError(f"`tasks` must be different names of tasks of the source, or None (got {tasks!r:.200})")
+    for task in tasks:
+        if task not in agent.task_names:  # a single head would take any name
+            raise ValueError(
+                f"No head for task {task!r}.{did_you_mean(task, agent.task_names)} Heads: {', '.join(agent.task_names)}"
+            )
+
+
 def _pooled(statistics: ObsStatistics | None) -> ObsStatistics | None:
     """Return the statistics, in one row, of observations of which every task gave as many."""
     if statistics is None:
@@ -83,5 +106,14 @@ def _pooled(statistics: ObsStatistics | None) -> ObsStatistics | None:
 
 
 def pooled_moments(mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance, (dim,), of all numbers, of which each task gave as many; of tasks, (n_tasks, dim)."""
+    """Return mean and variance, (dim,), of all numbers, of which each task gave as many.
+
+    A task that gave none, whose mean is 0 and whose variance is 1, does not count, unless none gave any.
+
+    :param mean: of the tasks, (n_tasks, dim)
+    :param var: like ``mean``
+    """
+    seen = (mean != 0).any(axis=1) | (var != 1).any(axis=1)
+    if seen.any():
+        mean, var = mean[seen], var[seen]
     return mean.mean(axis=0), var.mean(axis=0) + mean.var(axis=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_multitask.agents.agent import Agent
+from sb3_multitask.losses.schedules import as_number
 from sb3_multitask.readers import ObsStatistics, UnreadableFileError, read_torch_module
 from sb3_multitask.tasks import did_you_mean
 
@@ -33,7 +34,7 @@ class ModuleLayout:
     :param obs_clip: normalised observations are clipped to [-obs_clip, obs_clip]
     :param action_low: lowest action, to which actions are clipped
     :param action_high: highest action
-    :raises TypeError: if ``hidden`` is a single name
+    :raises TypeError: if a name is no text, ``hidden`` is a single name, or ``obs_clip`` or a bound is no number
     :raises ValueError: if only one of ``obs_mean`` and ``obs_std`` is given, or ``obs_clip`` is not positive
     """
 
@@ -50,11 +51,18 @@ class ModuleLayout:
     def __post_init__(self) -> None:
         if isinstance(self.hidden, str):
             raise TypeError(f"`hidden` must be the names of layers, in order (got the single name {self.hidden!r})")
+        names = {"mean": self.mean, "log_std": self.log_std, "obs_mean": self.obs_mean, "obs_std": self.obs_std}
+        for argument, name in (*(("hidden", name) for name in self.hidden), *names.items()):
+            if not (isinstance(name, str) or (name is None and argument.startswith("obs_"))):
+                raise TypeError(f"`{argument}` must name parts of the module (got {name!r:.100})")
         if (self.obs_mean is None) != (self.obs_std is None):
             raise ValueError(
                 f"`obs_mean` and `obs_std` must be given together, or neither (got {self.obs_mean!r} and "
                 f"{self.obs_std!r})"
             )
+        for argument in ("obs_clip", "action_low", "action_high"):
+            if as_number(given := getattr(self, argument)) is None:
+                raise TypeError(f"`{argument}` must be a number (got {given!r:.100})")
         if not self.obs_clip > 0:
             raise ValueError(f"`obs_clip` must be positive (got {self.obs_clip!r})")
 
@@ -73,9 +81,12 @@ AUTHORS_A2C = ModuleLayout(
 def agent_of_module(path: str | Path, layout: ModuleLayout) -> Agent:
     """Read an agent with one head from a whole module of torch; nothing in the file is executed.
 
+    :raises TypeError: if ``layout`` is no ``ModuleLayout``
     :raises UnreadableFileError: as ``read_torch_module``; if the module lacks an array that the layout names, or they
         do not fit together as the layers of a Gaussian policy; names the array
     """
+    if not isinstance(layout, ModuleLayout):
+        raise TypeError(f"`layout` must be a ModuleLayout, such as AUTHORS_A2C (got {layout!r:.100})")
     arrays = read_torch_module(path)
     try:
         return _agent(arrays, layout)
@@ -83,16 +94,28 @@ def agent_of_module(path: str | Path, layout: ModuleLayout) -> Agent:
         raise UnreadableFileError(f"{path}: {e}") from e
 
 
+def _floats(arrays: Mapping[str, np.ndarray], name: str, argument: str) -> np.ndarray:
+    """Return an array as float32.
+
+    :param argument: of the layout, which names it
+    """
+    if name not in arrays:
+        raise UnreadableFileError(
+            f"has no {name}, which `{argument}` of its layout asks for.{did_you_mean(name, arrays)} It has: "
+            f"{', '.join(arrays)}"
+        )
+    if arrays[name].dtype.kind != "f":
+        raise UnreadableFileError(f"its {name} holds no floats (but {arrays[name].dtype})")
+    with np.errstate(over="ignore"):
+        converted = arrays[name].astype(np.float32)
+    if not np.isfinite(converted).all():
+        raise UnreadableFileError(f"its {name} holds numbers that are too large for float32")
+    return converted
+
+
 def _agent(arrays: Mapping[str, np.ndarray], layout: ModuleLayout) -> Agent:
     def array(name: str, argument: str) -> np.ndarray:
-        if name not in arrays:
-            raise UnreadableFileError(
-                f"has no {name}, which `{argument}` of its layout asks for.{did_you_mean(name, arrays)} It has: "
-                f"{', '.join(arrays)}"
-            )
-        if arrays[name].dtype.kind != "f":
-            raise UnreadableFileError(f"its {name} holds no floats (but {arrays[name].dtype})")
-        return arrays[name].astype(np.float32)
+        return _floats(arrays, name, argument)
 
     weights: dict[str, np.ndarray] = {}
     layers = [*((f"mlp_extractor.policy_net.{2 * i}", name, "hidden") for i, name in enumerate(layout.hidden))]

@@ -39,27 +39,53 @@ class DistralAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         self.distral = make_distral(distral)
 
     def _setup_model(self) -> None:
-        self.distral = make_distral(self.distral)  # also what `load` was given
-        given = self.policy_kwargs.get("shared_policy")
-        if self.distral is not None:
-            self._check_distral(given)
+        given = self.policy_kwargs.get("shared_policy")  # as a file has it
+        self._take_distral(given)  # also what `load` was given
+        if self.distral is not None and given is None:
             self.policy_kwargs = {**self.policy_kwargs, "shared_policy": self.distral.shared_power}
-        elif given is not None:
-            raise ValueError(
-                f"`policy_kwargs` has shared_policy={given!r}, and `distral` is None, so nothing would train it: give "
-                "`distral`. To continue without a shared policy, transfer what was learned to a model without it"
-            )
         super()._setup_model()
         self.policy.shared_policy_learns = self.distral is not None
+        if self.distral is not None:
+            task_buffer(self.rollout_buffer, "hold regularised rewards")
+
+    def _begin_to_share(self) -> None:
+        """Take ``distral`` as it is now; ``learn`` begins with it, and each rollout.
+
+        :raises TypeError: as ``make_distral``
+        :raises ValueError: if it does not go with the policy, which was made with another one or without
+        """
+        power = self.policy.shared_policy
+        if self.distral is not None and power is None:
+            raise ValueError(
+                f"`distral` is {self.distral!r:.100} now and was None when the model was made, so that it has no "
+                "shared policy: give it to the constructor"
+            )
+        self._take_distral(power)
+
+    def _take_distral(self, power: Any) -> None:
+        """Make an object of ``distral``, and raise unless it goes with the model's other arguments.
+
+        :param power: ``shared_policy`` of the policy's arguments, ``None`` for none yet
+        :raises TypeError: as ``make_distral``
+        :raises ValueError: names both
+        """
+        self.distral = make_distral(self.distral)
+        if self.distral is not None:
+            self._check_distral(power)
+        elif power is not None:
+            raise ValueError(
+                f"`policy_kwargs` has shared_policy={power!r}, and `distral` is None, so nothing would train it: give "
+                "`distral`. To continue without a shared policy, transfer what was learned to a model without it"
+            )
 
     def _check_distral(self, given: Any) -> None:
         """Raise unless Distral goes with the model's other arguments.
 
-        :param given: ``shared_policy`` of the policy's arguments, as a file has it
+        :param given: ``shared_policy`` of the policy's arguments, ``None`` for none yet
         :raises ValueError: names both
         """
         assert self.distral is not None
-        if given is not None and given != self.distral.shared_power:
+        if given is not None and not self.distral.has_shared_power(given):
             raise ValueError(
                 f"`policy_kwargs` has shared_policy={given!r}, with which the model was made, and {self.distral} makes "
                 f"it {self.distral.shared_power!r}: keep `form`, and in 2col the ratio of `c_kl` and `c_ent`"
@@ -87,6 +113,7 @@ class DistralAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         The log-probabilities are those of the policies that collected it. Neither the normaliser nor the episodes'
         returns in the log see these terms, nor do callbacks at the end of a rollout.
         """
+        self._begin_to_share()
         assert self.distral is not None
         buffer = task_buffer(rollout_buffer, "hold regularised rewards")
         extra = self.distral.reward(buffer.log_probs, self._shared_log_probs(buffer))

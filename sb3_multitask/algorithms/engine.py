@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from sb3_multitask.fast import why_not_fast
 from sb3_multitask.losses import Evaluation, FeatureLoss, Loss, Outputs
 from sb3_multitask.losses.loss import terms_of_samples
 from sb3_multitask.policies.feature_maps import FeatureMaps
+from sb3_multitask.policies.heads import TaskRows
 from sb3_multitask.policies.task_steps import step_of_tasks
 from sb3_multitask.policies.value_normalization import ValueStatistics
 
@@ -90,7 +92,7 @@ def why_torch(model: OnPolicyAlgorithm, asked_for: EngineName) -> str | None:
         reason: str | None = f"the rollout buffer is a {type(model.rollout_buffer).__name__}"
     elif trains_as_sb3(model):
         reason = f"{type(model).__name__} has no train() of its own"
-    elif getattr(model, "feature_maps", None) is not None:
+    elif getattr(model, "regresses_features", False):
         reason = "`distill_features` learns maps of its own, which are torch's"
     else:
         assert model.env is not None
@@ -167,15 +169,17 @@ class TorchEngine:
 
     def evaluate(self, objective: Sequence[Loss], batch: Any) -> Evaluation:
         policy: Any = self.model.policy
-        values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
+        regresses = any(isinstance(loss, FeatureLoss) for loss in objective)
+        with _actor_inputs(policy, wanted=regresses) as inputs:
+            values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
         values, task = values.flatten(), batch.observations["task"].long().flatten()
         if (statistics := self._value_statistics) is not None:
             values = statistics.normalize(values, task)
         # SB3 keeps the distribution of the last rows in action_dist.
         outputs = Outputs(values, log_prob, entropy, policy.action_dist.distribution)
-        if any(isinstance(loss, FeatureLoss) for loss in objective):
-            features = self._feature_maps(policy.actor_features(batch.observations), task)  # type: ignore[misc]
-            outputs = outputs._replace(features=features)
+        if regresses:
+            features = policy.features_of_latent(*inputs[-1]) if inputs else policy.actor_features(batch.observations)
+            outputs = outputs._replace(features=self._feature_maps(features, task))  # type: ignore[misc]
         if policy.shared_policy is not None:
             shared = policy.shared_dist
             outputs = outputs._replace(
@@ -210,6 +214,23 @@ class TorchEngine:
             return False
         step_of_tasks(policy, self._present)
         return True
+
+
+@contextmanager
+def _actor_inputs(policy: Any, *, wanted: bool) -> Iterator[list[tuple[th.Tensor, TaskRows]]]:
+    """Note what the heads of the actor take, so that no module before them has to see the rows twice.
+
+    A batch norm would count them twice, and a dropout would leave out other units.
+    """
+    inputs: list[tuple[th.Tensor, TaskRows]] = []
+    if not wanted:
+        yield inputs
+        return
+    hook = policy.action_net.register_forward_pre_hook(lambda _, given: inputs.append(given))
+    try:
+        yield inputs
+    finally:
+        hook.remove()
 
 
 def _in_units_of(statistics: ValueStatistics, batch: Any) -> Any:

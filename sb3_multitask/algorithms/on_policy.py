@@ -187,10 +187,12 @@ class MultiTaskOnPolicyAlgorithm(TaughtAlgorithm, DistralAlgorithm, BalancedAlgo
             rollout, in "cycle" (but no other schedule) after a whole cycle of tasks
         :param log_interval: updates between two lines of the log; ``None``: no lines
         :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
-        :raises ValueError: if the model has no env, or lacks the teachers or the schedule with which it learned
+        :raises ValueError: if the model has no env, lacks the teachers or the schedule with which it learned, or has
+            another ``distral`` than its policy was made for
         """
         check_can_learn(type(self).__name__, self.env, needs_teachers=self.is_taught and self.teachers is None)
         self._begin_to_balance()
+        self._begin_to_share()
         self._choose_engine()
         name = tb_log_name or type(self).__name__
         with threads_for_arrays(self.torch_threads):

@@ -124,6 +124,11 @@ class TaughtAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         return 0.0 if self._teaching is None else self.distillation.feature_coef_at(self._current_progress_remaining)
 
     @property
+    def regresses_features(self) -> bool:
+        """Whether the teachers of this training tell their hidden layers, which maps may then have to reach."""
+        return self._teaching is not None and self._teaching.teachers.feature_dims is not None
+
+    @property
     def moves_actor(self) -> bool:
         """Whether a term of this update's loss is about the actor."""
         return self.coefficients().moves_actor or self.feature_coef > 0
@@ -157,7 +162,7 @@ class TaughtAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     ) -> None:
         """As :meth:`MultiTaskAlgorithm.set_parameters`; maps of feature regression that are not in it stay new.
 
-        :raises ValueError: also on such maps for a model that has none
+        :raises ValueError: also on such maps for a model that has none, or that has maps to layers of other sizes
         """
         given: Any = load_path_or_dict
         if not isinstance(given, dict):
@@ -167,6 +172,8 @@ class TaughtAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
                 "The parameters have the maps of a model that was trained with `distill_features`, and this model has "
                 "none: make it with `distill_features` and `teachers`, or use transfer(model, source, tasks)"
             )
+        if _MAPS in given:
+            self._check_maps(given[_MAPS])
         maps, group = self.feature_maps, self.policy.optimizer.param_groups[0]
         if maps is None or _MAPS in given:
             super().set_parameters(load_path_or_dict, exact_match, device)
@@ -178,6 +185,21 @@ class TaughtAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
         finally:
             self.feature_maps = maps
             self.policy.optimizer.param_groups[0]["params"] = trained
+
+    def _check_maps(self, given: Mapping[str, Any]) -> None:
+        """Raise ValueError if maps lead to or from layers of other sizes than the model's own."""
+        assert self.feature_maps is not None
+        ours, theirs = (
+            {name: tuple(numbers.shape) for name, numbers in maps.items()}
+            for maps in (self.feature_maps.state_dict(), given)
+        )
+        different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        if different:
+            name = different[0]
+            raise ValueError(
+                "The maps of `distill_features` are for other hidden layers of student or teachers: "
+                f"{name} is {theirs.get(name)} there and {ours.get(name)} in the model. Nothing was changed"
+            )
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
@@ -196,12 +218,15 @@ class TaughtAlgorithm(MultiTaskAlgorithm, OnPolicyAlgorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         """As :meth:`MultiTaskAlgorithm.set_state`.
 
-        :raises ValueError: also if only one of state and model has maps of feature regression
+        :raises ValueError: also if only one of state and model has maps of feature regression, or theirs are for layers
+            of other sizes
         """
         maps = self.feature_maps
         if (_MAPS in state) != (maps is not None):
             has, has_not = ("state", "model") if maps is None else ("model", "state")
             raise ValueError(f"The {has} has maps of `distill_features`, the {has_not} has none")
+        if maps is not None:
+            self._check_maps(state[_MAPS])
         bad = [name for name, array in state.get(_MAPS, {}).items() if not np.isfinite(array).all()]
         if bad:
             raise ValueError(f"The maps of `distill_features` {', '.join(bad)} are not finite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def check_shared_policies(
             continue
         # The head of the other side's task is a whole policy, unless in 2col.
         is_whole = powers[1 if to_shared else 0] == 0
-        means_the_same = is_whole if to_shared or from_shared else powers[0] == powers[1]
+        means_the_same = is_whole if to_shared or from_shared else math.isclose(*powers, rel_tol=1e-9)
         if not means_the_same:
             raise ValueError(
                 f"`tasks` gives {target!r} what {origin!r} has learned, and in Distral's 2col the head of a task is a "

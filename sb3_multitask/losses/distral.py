@@ -58,6 +58,7 @@ class Distral:
             if number is None or not 0 <= number < math.inf:
                 error = TypeError if number is None else ValueError
                 raise error(f"`{name}` of Distral must be a finite number of at least 0 (got {value!r:.100})")
+            object.__setattr__(self, name, number)  # numpy's numbers and tensors do not go into files of settings
         if self.c_kl == 0 and self.c_ent == 0:
             raise ValueError("`c_kl` and `c_ent` of Distral are both 0, and regularise nothing: use distral=None")
         if self.form not in get_args(Form):
@@ -77,6 +78,10 @@ class Distral:
     def shared_power(self) -> float:
         """The power of the shared policy in those of the tasks: 0 for ``"1col"``, alpha for ``"2col"``."""
         return 0.0 if self.form == "1col" else self.alpha
+
+    def has_shared_power(self, power: float) -> bool:
+        """Whether the shared policy has this power in those of the tasks; the same ratios may be rounded otherwise."""
+        return math.isclose(self.shared_power, power, rel_tol=1e-9)
 
     def reward(self, log_prob: np.ndarray, shared_log_prob: np.ndarray) -> np.ndarray:
         """Return what is added to the rewards of steps, of any shape.

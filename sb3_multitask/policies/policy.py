@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -41,7 +41,7 @@ from sb3_multitask.policies.devices import advise_cpu
 from sb3_multitask.policies.distributions import MaskedGaussianDistribution
 from sb3_multitask.policies.features import PLAIN, extractor_class, make_extractor
 from sb3_multitask.policies.heads import TaskHeads, TaskRows, TaskVectors
-from sb3_multitask.policies.products import check_shared_policy, product_of_log_stds
+from sb3_multitask.policies.products import check_same_shared_policy, check_shared_policy, product_of_log_stds
 from sb3_multitask.policies.progressive import ProgressiveMlpExtractor, check_progressive
 from sb3_multitask.policies.trunk import SharedMlpExtractor
 from sb3_multitask.policies.value_normalization import ValueStatistics
@@ -299,6 +299,15 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         advise_cpu(kwargs.get("device", args[0] if args else None))
         return super().to(*args, **kwargs)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights and statistics, as torch.
+
+        :raises ValueError: also on weights whose shared policy has another power in those of the tasks, or with
+            ``strict`` if only one side has a shared policy; nothing is changed then
+        """
+        check_same_shared_policy(self.shared_policy, state_dict, strict=strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
     def load_from_vector(self, vector: np.ndarray) -> None:
         """Load parameters, as SB3, but keep the memory of each: its alignment determines how products are rounded."""
         super().load_from_vector(vector)
@@ -509,6 +518,10 @@ class MultiTaskActorCriticPolicy(ActorCriticPolicy):
         """Return the activations of the actor's last hidden layer, (n_rows, actor_features_dim)."""
         vectors, rows, task = self.split_observation(obs)
         latent_pi, _ = self._latents(vectors, task)
+        return self.features_of_latent(latent_pi, rows)
+
+    def features_of_latent(self, latent_pi: th.Tensor, rows: TaskRows) -> th.Tensor:
+        """Return :meth:`actor_features` from what the actor's heads take, (n_rows, dim)."""
         heads: Any = self.action_net
         hidden: th.Tensor = heads.features(latent_pi, rows)
         return hidden[:, : self.actor_features_dim] if self.share == "progressive" else hidden  # an adapter's follow

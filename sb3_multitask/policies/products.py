@@ -43,14 +43,18 @@ def weights_of_products(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     the shared head's and the task's own, side by side.
 
     :param weights: of a ``MultiTaskActorCriticPolicy``
-    :raises ValueError: if heads have layer norms, which no single layer norm stands for
+    :raises ValueError: if heads have layer norms, which no single layer norm stands for, the power is none, or the
+        shared policy's weights have other shapes than those of a task
     """
     found = {name: array for name, array in weights.items() if name != SHARED_POWER}
-    power = float(np.ravel(weights.get(SHARED_POWER, 0.0))[0])
+    if SHARED_POWER not in weights:
+        return found
+    power = _power_of(weights)
     if power == 0:
         return found
     if any(name.startswith("action_net.norms.") for name in weights):
         raise ValueError("its heads are products with a shared policy (Distral, 2col) and have layer norms")
+    _check_shapes(weights)
     shared_log_std, own_log_std = (th.from_numpy(weights[name]) for name in (SHARED_LOG_STD, "log_std"))
     log_std, share = (part.numpy() for part in product_of_log_stds(shared_log_std, own_log_std, power))
     found["log_std"] = log_std
@@ -70,6 +74,61 @@ def weights_of_products(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
             weight = np.concatenate([weight, own_weight], axis=2) if i == 0 else _block_diagonal(weight, own_weight)
         found |= {f"{name}.weight": weight, f"{name}.bias": bias}
     return found
+
+
+def _power_of(weights: Mapping[str, Any]) -> float:
+    """Return the power of the shared policy in those of the tasks.
+
+    :raises ValueError: if it is no number from 0 to 1
+    """
+    given = weights[SHARED_POWER]
+    power = float(given.reshape(-1)[0]) if math.prod(given.shape) == 1 else math.nan
+    if not 0 <= power <= 1:
+        raise ValueError(f"its {SHARED_POWER} is not one number from 0 to 1")
+    return power
+
+
+def _check_shapes(weights: Mapping[str, np.ndarray]) -> None:
+    """Raise unless the shared policy has the shapes of one task's head; a file may pair others, which fill the memory.
+
+    :raises ValueError: names the weights
+    """
+    n_tasks = len(weights["log_std"])
+    pairs = {SHARED_LOG_STD: "log_std"} | {
+        f"{SHARED_HEAD}{name.removeprefix('action_net.')}": name for name in weights if name.startswith("action_net.")
+    }
+    for shared, own in pairs.items():
+        expected = (n_tasks, *(weights[shared].shape if shared == SHARED_LOG_STD else weights[shared].shape[1:]))
+        n_heads = 1 if shared == SHARED_LOG_STD else len(weights[shared])
+        if n_heads != 1 or weights[own].shape != expected:
+            raise ValueError(
+                f"its {shared} and {own} have the shapes {list(weights[shared].shape)} and {list(weights[own].shape)}, "
+                "which do not make a product"
+            )
+
+
+def check_same_shared_policy(ours: float | None, weights: Mapping[str, Any], *, strict: bool) -> None:
+    """Raise unless the weights of a policy mean the same in another one.
+
+    :param ours: ``shared_policy`` of the policy that receives them
+    :param strict: whether weights that one side lacks are an error
+    :raises ValueError: names both sides and what is accepted
+    """
+    theirs = _power_of(weights) if SHARED_POWER in weights else None
+    if ours is not None and theirs is not None:
+        if math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-37):  # weights are float32
+            return
+        raise ValueError(
+            f"The policy has shared_policy={ours!r}, the power of the shared policy in those of the tasks, and the "
+            f"weights are for {theirs:.7g}: the heads of tasks would mean something else. Make both with Distral of "
+            "the same `form`, and in 2col the same ratio of `c_kl` and `c_ent`"
+        )
+    if strict and (ours is None) != (theirs is None):
+        has, has_not = ("policy has", "weights have") if theirs is None else ("weights have", "policy has")
+        raise ValueError(
+            f"The {has} a shared policy, which `distral` trains, and the {has_not} none: make both with or both "
+            "without `distral`, or carry over what was learned with transfer(model, source, tasks)"
+        )
 
 
 def _block_diagonal(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from sb3_multitask.readers.inert_pickle import UnreadableFileError, read_pickle
 from sb3_multitask.readers.normalizer import ObsStatistics, statistics_of_model
 from sb3_multitask.readers.saved_algorithms import algorithm_of, is_of_tasks
 from sb3_multitask.readers.saved_policy import (
+    Weights,
     action_bounds,
     activation_of,
     check_parts,
@@ -105,7 +106,7 @@ def _read(path: Path) -> SavedPolicy:
     policy_kwargs = data.get("policy_kwargs")
     if not isinstance(policy_kwargs, dict):
         raise UnreadableFileError(f"its policy_kwargs are no mapping (got {policy_kwargs!r:.100})")
-    weights = weights_of_products(without_shared_layers(read_weights(members["policy.pth"])))
+    weights = _products_of(without_shared_layers(read_weights(members["policy.pth"])))
     check_parts(weights, policy_kwargs)
     check_spaces(data, weights)
     bounds_of_log_std = log_std_bounds(policy_kwargs)
@@ -131,6 +132,16 @@ def _read(path: Path) -> SavedPolicy:
         _obs_dtype(data),
         task_space(data["observation_space"]),
     )
+
+
+def _products_of(weights: Weights) -> Weights:
+    """Return weights whose heads give the tasks' policies themselves."""
+    try:
+        return weights_of_products(weights)
+    except KeyError as e:
+        raise UnreadableFileError(f"its policy has a shared policy (Distral) without {e}") from e
+    except ValueError as e:
+        raise UnreadableFileError(str(e)) from e
 
 
 def _obs_dtype(data: dict[str, Any]) -> str:

@@ -9,8 +9,10 @@ their classes. Here classes are inert and source code is text.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _MAX_BYTES = 64 * 2**20
 _MAX_DIMS = 8
 _MAX_DEPTH = 50
+_MAX_PARTS = 10_000
+_MAX_NAME = 200
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
 _DTYPES = {
     "Double": "f8",
     "Float": "f4",
@@ -56,11 +62,17 @@ class _Tensor:
             raise UnreadableFileError("a tensor has no storage")
         numbers = (offset, *_integers(shape), *_integers(strides))
         if len(shape) != len(strides) or any(type(number) is not int or not 0 <= number < 2**40 for number in numbers):
-            raise UnreadableFileError(f"a tensor has no shape (got {shape!r:.50} with strides {strides!r:.50})")
+            raise UnreadableFileError(f"a tensor has no shape (got {_shown(shape)} with strides {_shown(strides)})")
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def __setstate__(self, _state: Any) -> None:
         """Drop what autograd keeps of a parameter."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of a copy of it."""
+        n_bytes: int = math.prod(self.shape) * self.storage.dtype.itemsize
+        return n_bytes
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """Return a copy of what the view shows of its storage's numbers, (n,).
@@ -79,9 +91,14 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, steps, writeable=False).copy()
 
 
+def _shown(value: Any) -> str:
+    """Return how an error shows a value: shortly, also if the value holds itself or one list very often."""
+    return f"{_REPR.repr(value):.100}"
+
+
 def _integers(given: Any) -> tuple[Any, ...]:
     if not isinstance(given, tuple) or len(given) > _MAX_DIMS:
-        raise UnreadableFileError(f"a tensor has no shape (got {given!r:.50})")
+        raise UnreadableFileError(f"a tensor has no shape (got {_shown(given)})")
     return given
 
 
@@ -162,11 +179,15 @@ def _read(content: bytes) -> dict[str, np.ndarray]:
         position = check_size(content)
         values.append(read_pickle(content[:position], _FUNCTIONS, outside))
     if values[0] != _MAGIC or values[1] != _VERSION:
-        raise UnreadableFileError(f"is no file of torch.save of version {_VERSION} (got {values[:2]!r:.100})")
+        raise UnreadableFileError(f"is no file of torch.save of version {_VERSION} (got {_shown(values[:2])})")
     _, _, machine, module, keys = values
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise UnreadableFileError("does not say that its numbers are little-endian")
     tensors = dict(_tensors_of(module))
+    if sum(tensor.n_bytes for tensor in tensors.values()) > _MAX_BYTES:
+        raise UnreadableFileError(
+            f"holds tensors of more than {_MAX_BYTES // 2**20} MB, the largest module that is read"
+        )
     numbers = _numbers(content, position, keys, storages)
     arrays = {name: tensor.of(numbers[tensor.storage.key]) for name, tensor in tensors.items()}
     bad = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
@@ -177,17 +198,17 @@ def _read(content: bytes) -> dict[str, np.ndarray]:
 
 def _storage(pid: Any, storages: dict[str, _Storage]) -> _Storage:
     if not isinstance(pid, tuple) or len(pid) != 6 or pid[0] != "storage":
-        raise UnreadableFileError(f"refers to something that is neither class nor storage ({pid!r:.100})")
+        raise UnreadableFileError(f"refers to something that is neither class nor storage ({_shown(pid)})")
     _, kind, key, _device, n, view = pid
     name = getattr(kind, "of", "").removeprefix("torch.").removeprefix("cuda.").removesuffix("Storage")
     if name not in _DTYPES:
         raise UnreadableFileError(
-            f"a storage of type {getattr(kind, 'of', kind)!r:.50} is none of {', '.join(_DTYPES)}"
+            f"a storage of type {_shown(getattr(kind, 'of', kind))} is none of {', '.join(_DTYPES)}"
         )
     if view is not None:
         raise UnreadableFileError("a storage is part of another one, as torch wrote them before 0.4")
     if type(key) is not str or type(n) is not int or not 0 <= n < 2**40:
-        raise UnreadableFileError(f"a storage has no length ({n!r:.50})")
+        raise UnreadableFileError(f"a storage has no length ({_shown(n)})")
     storage = storages.setdefault(key, _Storage(key, np.dtype(_DTYPES[name]).newbyteorder("<"), n))
     if (storage.n, storage.dtype) != (n, np.dtype(_DTYPES[name]).newbyteorder("<")):
         raise UnreadableFileError(f"the storage {key!r:.50} has two lengths or types")
@@ -196,7 +217,8 @@ def _storage(pid: Any, storages: dict[str, _Storage]) -> _Storage:
 
 def _numbers(content: bytes, position: int, keys: Any, storages: Mapping[str, _Storage]) -> dict[str, np.ndarray]:
     """Return the numbers of all storages, which follow the pickles in the order of ``keys``."""
-    if not isinstance(keys, list) or set(map(str, keys)) != set(storages) or len(keys) != len(storages):
+    are_names = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if not are_names or set(keys) != set(storages) or len(keys) != len(storages):
         raise UnreadableFileError("the names of its storages are not those that its module refers to")
     found = {}
     for key in keys:
@@ -213,21 +235,32 @@ def _numbers(content: bytes, position: int, keys: Any, storages: Mapping[str, _S
     return found
 
 
-def _tensors_of(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, _Tensor]]:
-    """Return the tensors of a module and of the modules in it, by their names in a state dict."""
+def _tensors_of(module: Any) -> Iterator[tuple[str, _Tensor]]:
+    """Return the tensors of a module and of the modules in it, by their names in a state dict.
+
+    A module may be part of several others, which a few opcodes can do so often that going through them never ends.
+    """
+    yield from _tensors_below(module, "", 0, count())
+
+
+def _tensors_below(module: Any, prefix: str, depth: int, parts: Iterator[int]) -> Iterator[tuple[str, _Tensor]]:
     if depth > _MAX_DEPTH:
         raise UnreadableFileError("holds modules within modules without end")
     if not (isinstance(module, Inert) and isinstance(module.state, dict) and "_modules" in module.state):
         what = f"a {type(module).__name__}" if not isinstance(module, Inert) else module.of
         hint = ", such as a state dict, which torch.load(path, weights_only=True) reads" if what == "a dict" else ""
         raise UnreadableFileError(f"holds {what}, which is no module{hint}")
-    for part in ("_parameters", "_buffers"):
-        for name, tensor in module.attribute(part).items():
-            if tensor is None:  # a linear layer without a bias
+    for kind in ("_parameters", "_buffers", "_modules"):
+        for name, part in module.attribute(kind).items():
+            if type(name) is not str or len(name) > _MAX_NAME:
+                raise UnreadableFileError(f"a part of it has no name of at most {_MAX_NAME} letters ({_shown(name)})")
+            if next(parts) >= _MAX_PARTS:
+                raise UnreadableFileError(f"holds more than {_MAX_PARTS} modules and tensors")
+            if part is None:  # a linear layer without a bias
                 continue
-            if not isinstance(tensor, _Tensor):
+            if kind == "_modules":
+                yield from _tensors_below(part, f"{prefix}{name}.", depth + 1, parts)
+            elif isinstance(part, _Tensor):
+                yield f"{prefix}{name}", part
+            else:
                 raise UnreadableFileError(f"its {prefix}{name} is no tensor")
-            yield f"{prefix}{name}", tensor
-    for name, child in module.attribute("_modules").items():
-        if child is not None:
-            yield from _tensors_of(child, f"{prefix}{name}.", depth + 1)
