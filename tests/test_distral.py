@@ -20,7 +20,7 @@ from sb3_multitask.agents import agent_of
 from sb3_multitask.algorithms.engine import TorchEngine
 from sb3_multitask.algorithms.rollout_buffer import TaskRolloutBufferSamples, generalized_advantages
 from sb3_multitask.experiments.algorithms import make_algorithm
-from sb3_multitask.experiments.config import TrainConfig
+from sb3_multitask.experiments.config import ConfigError, TrainConfig, make_config
 from sb3_multitask.losses import A2CLoss, DistralLoss, Outputs, gaussian_kl
 from sb3_multitask.losses.loss import terms_of_samples
 from sb3_multitask.policies.products import product_of_log_stds, weights_of_products
@@ -869,3 +869,12 @@ def test_freezing_knows_the_shared_policy():
     outputs = [*(f"{net}.layers.2." for net in ("action_net", "shared_head")), "value_net.layers.1."]
     assert free == {"log_std", "shared_log_std", *(o + part for o in outputs for part in ("weight", "bias"))}
     model.learn(60)
+
+
+def test_a_config_may_begin_with_the_shared_policy_of_another():
+    values = {"tasks": "HalfCheetahBody6", "algo": "ppo", "init_from": "runs/x", "init_tasks": {"shared": "shared"}}
+    distral = {"c_kl": 0.1, "c_ent": 0.0}
+    config = make_config(TrainConfig, {**values, "algo_kwargs": {"distral": distral}})
+    assert config.init_tasks == {"shared": "shared"}
+    with pytest.raises(ConfigError, match=r"init_tasks must name tasks of the run, .*'BigTorso'\) \(got shared\)"):
+        make_config(TrainConfig, values)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_multitask.agents import SHARED
 from sb3_multitask.algorithms import ALGORITHMS, arguments_of, has_ability
 from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.gradient_combiner import check_combining
@@ -289,8 +290,9 @@ class TrainConfig(Config):
                 raise ValueError(f"env_kwargs of task {name!r} must be a mapping (got {self.env_kwargs[name]!r})")
         if self.init_tasks and self.init_from is None:
             raise ValueError("init_tasks says what to take over from init_from, which is not given")
-        if unknown := set(self.init_tasks) - set(self.task_names):
-            raise ValueError(f"init_tasks must name tasks of the run, {self.task_names} (got {', '.join(unknown)})")
+        known = (*self.task_names, *((SHARED,) if self.algo_kwargs.get("distral") else ()))
+        if unknown := set(self.init_tasks) - set(known):
+            raise ValueError(f"init_tasks must name tasks of the run, {known} (got {', '.join(unknown)})")
         if self.teachers and set(self.teachers) != set(self.task_names):
             raise ValueError(f"teachers must be one for every task, {self.task_names} (got {tuple(self.teachers)})")
         late = [budget for budget in self.report_at if not 0 < budget <= self.n_timesteps]
