@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sb3_multitask as mt
+from sb3_multitask.distillation import recording
+from sb3_multitask.distillation.dataset import _checksum
 from sb3_multitask.readers import UnreadableFileError
 
 # Recording
@@ -136,6 +138,21 @@ class FaultyEnv(DriftEnv):
         return (np.full(3, np.nan) if self.n % 2 and self.time == 3 else obs), *others
 
 
+class AlwaysFaultyEnv(DriftEnv):
+    """NaN in the third step of every episode."""
+
+    def step(self, action):
+        obs, *others = super().step(action)
+        return (np.full(3, np.nan) if self.time == 3 else obs), *others
+
+
+def test_episodes_that_never_end_without_a_fault_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(recording, "_LONGEST_EPISODE", 50)
+    tasks = [mt.Task("A", AlwaysFaultyEnv, {"horizon": 5})]
+    with pytest.raises(RuntimeError, match="No episode of task 'A' ended without a fault within 50 steps of a copy"):
+        mt.record({"A": teacher_of("A")}, tasks, n_episodes=2, n_envs_per_task=2, on_fault="quarantine")
+
+
 @pytest.mark.parametrize("asked", [{"n_steps": 60}, {"n_episodes": 4}])
 def test_quarantined_episodes_are_left_out(asked):
     tasks = [mt.Task("A", FaultyEnv, {"horizon": 5})]
@@ -194,6 +211,19 @@ def test_a_file_outside_the_folder_is_not_read(saved, tmp_path):
         mt.TeacherDataset.load(tmp_path)
 
 
+def test_a_file_is_read_once(saved, tmp_path):
+    """A description that names a file many times could take any memory."""
+    content = json.loads((saved / "dataset.json").read_text())
+    first = content["recordings"][0]
+    content["recordings"] = [{**first, "name": str(i)} for i in range(3)]
+    content.pop("description_sha256")
+    content["description_sha256"] = _checksum(content)
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    (tmp_path / first["file"]).write_bytes((saved / first["file"]).read_bytes())
+    with pytest.raises(UnreadableFileError, match="two of its tasks have one file"):
+        mt.TeacherDataset.load(tmp_path)
+
+
 def test_a_folder_without_a_dataset_is_named(tmp_path):
     with pytest.raises(UnreadableFileError, match=r"holds no dataset \(no dataset.json\): give a folder"):
         mt.TeacherDataset.load(tmp_path)
@@ -212,6 +242,7 @@ def test_a_missing_file_is_named(saved, tmp_path):
         ({"rewards": np.full(14, np.nan)}, "`rewards` holds numbers that are not finite"),
         ({"observations": np.full((14, 3), 1e16)}, "`observations` holds numbers that are not finite, or beyond"),
         ({"observations": np.zeros((14, 3), int)}, "`observations` has the type int64"),
+        ({"episodes": np.repeat(np.arange(2, dtype=np.int8), 7)}, "`episodes` has the type int8"),
         ({"episodes": np.arange(14) % 2}, "`episodes` must begin with 0 and rise by 1"),
         ({"episodes": np.zeros(14, int)}, "`last_observations` must have the shape"),
         ({"truncations": np.ones(14, bool)}, "the last row of an episode, and no other"),

@@ -66,7 +66,7 @@ class TaskRecording:
         kinds = {"observations": "f", "last_observations": "f", "terminations": "b", "truncations": "b"}
         kinds |= {"episodes": "i", "actions": "f", "rewards": "f", "teacher_mean": "f", "teacher_log_std": "f"}
         for name, array in self.arrays().items():
-            if array.dtype.kind != kinds[name]:
+            if array.dtype.kind != kinds[name] or (name == "episodes" and array.dtype != np.int64):  # it would wrap
                 raise ValueError(f"`{name}` has the type {array.dtype}")
             if array.dtype.kind == "f" and not (np.abs(array) <= _LARGEST).all():  # also false for NaN
                 raise ValueError(f"`{name}` holds numbers that are not finite, or beyond {_LARGEST:g}")
@@ -244,6 +244,9 @@ class TeacherDataset:
         description = folder / DESCRIPTION
         try:
             content = _read_description(description)
+            files = [each["file"] for each in content["recordings"]]
+            if len(set(files)) < len(files):  # one file read many times could take any memory
+                raise ValueError("two of its tasks have one file")
             recordings = {str(each["name"]): _read_task(folder, each) for each in content["recordings"]}
             if len(recordings) < len(content["recordings"]):
                 raise ValueError("two of its tasks have one name")

@@ -74,7 +74,7 @@ def record(
     :raises TypeError: if a number is no whole number
     :raises ValueError: unless one of ``n_steps`` and ``n_episodes`` is given; on numbers below 1, teachers that do not
         fit the tasks, and tasks that are not known
-    :raises RuntimeError: if an episode of ``n_episodes`` does not end within 100,000 steps
+    :raises RuntimeError: if a copy makes 100,000 steps in which no episode of ``n_episodes`` ends without a fault
     """
     _check_numbers(n_steps, n_episodes, n_envs_per_task, seed)
     if path is not None:
@@ -188,14 +188,16 @@ class _Player:
         of_copy = self.env.num_envs // self.env.n_tasks
         missing = np.array([len(range(copy, n, of_copy)) for _, copy in self.env.copies.places()])
         self._stops[missing == 0] = 0
-        begun = np.zeros(self.env.num_envs, dtype=np.int64)
+        begun = np.zeros(self.env.num_envs, dtype=np.int64)  # after the last whole episode of each copy
         step = 0
         while missing.any():
             ended = self._step()
             step += 1
             for row in ended:
+                if (step - 1, row) in self._faulty:
+                    continue
                 begun[row] = step
-                if missing[row] and (step - 1, row) not in self._faulty:
+                if missing[row]:
                     missing[row] -= 1
                     advance()
                     if not missing[row]:
@@ -204,8 +206,8 @@ class _Player:
             if len(late):
                 name = self.env.task_names[self.env.task_ids[late[0]]]
                 raise RuntimeError(
-                    f"An episode of task {name!r} did not end within {_LONGEST_EPISODE:,} steps: give `n_steps` in "
-                    "place of `n_episodes`"
+                    f"No episode of task {name!r} ended without a fault within {_LONGEST_EPISODE:,} steps of a copy: "
+                    "give `n_steps` in place of `n_episodes`"
                 )
 
     def _step(self) -> list[int]:
