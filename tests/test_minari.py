@@ -106,3 +106,9 @@ def test_a_failure_leaves_nothing_behind(monkeypatch):
 def test_a_dataset_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="Task 'A': Minari has no dataset 'own/nothing-v0'"):
         mt.from_minari({"A": "own/nothing-v0"})
+
+
+@pytest.mark.parametrize(("given", "error"), [({}, ValueError), ("own/points-v0", TypeError)])
+def test_tasks_are_named(given, error):
+    with pytest.raises(error, match="`datasets` must"):
+        mt.from_minari(given)

@@ -73,10 +73,18 @@ def from_minari(datasets: Mapping[str, Any]) -> TeacherDataset:
 
     :param datasets: task name -> id in Minari, of a dataset that is on this machine, or a ``MinariDataset``
     :raises ImportError: without Minari (the extra ``minari``)
-    :raises TypeError: if observations or actions are no vectors, such as those of goal environments
-    :raises ValueError: if there is no such dataset, or its episodes do not hold together; names the task
+    :raises TypeError: if ``datasets`` is no mapping, or observations or actions are no vectors, such as those of goal
+        environments
+    :raises ValueError: if there is no task or no such dataset, or its parts do not hold together; names the task
     """
     minari = _minari()
+    if not isinstance(datasets, Mapping):
+        raise TypeError(
+            '`datasets` must map tasks to datasets of Minari, such as {"SmallFoot": "own/bodies/SmallFoot-v0"} (got '
+            f"{datasets!r:.100})"
+        )
+    if not datasets:
+        raise ValueError("`datasets` must name at least one task and its dataset of Minari (got none)")
     recordings, tasks, facts = {}, [], {}
     for name, given in datasets.items():
         try:
