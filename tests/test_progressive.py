@@ -415,6 +415,15 @@ def test_columns_are_taken_over_in_order_only():
     assert equal(before, all_of_task(source, 1))
 
 
+def test_columns_that_a_trained_one_reads_are_not_replaced():
+    model = make(schedule=TaskSequence(["C"])).learn(20)  # reads those of A and B as they began
+    before = all_of_task(model, 2)
+    for n in (1, 2):
+        with pytest.raises(ValueError, match="`model` has trained C, whose columns read those that would be replaced"):
+            mt.transfer(model, make(seed=1), {name: name for name in "AB"[:n]})
+    assert equal(before, all_of_task(model, 2))
+
+
 def test_what_is_frozen_stays():
     model = make(schedule=TaskSequence(n_updates=3))
     mt.freeze(model, "all_but_last")

@@ -94,7 +94,8 @@ def check_carried_columns(model: Any, source: Any, pairs: Sequence[tuple[int, in
             'With share="progressive" `tasks` must be the first of both models, in order, since a column reads those '
             f"before it: all or the beginning of {first}"
         )
-    later = [name for name, trained in zip(model.task_names, columns.trained, strict=True) if trained][len(pairs) :]
+    of_tasks = list(zip(model.task_names, columns.trained.tolist(), strict=True))
+    later = [name for name, trained in of_tasks[len(pairs) :] if trained]
     if later:
         raise ValueError(f"`model` has trained {', '.join(later)}, whose columns read those that would be replaced")
 
