@@ -346,6 +346,14 @@ def test_an_env_that_is_refused_goes_on_learning_statistics(dataset):
     assert env.training
 
 
+def test_another_algorithms_schedule_is_refused(dataset, tmp_path):
+    make_model(drift_tasks(2), task_schedule="cycle").learn(20).save(tmp_path / "model")
+    given = {"path": tmp_path / "model", "env": drift_tasks(2), "dataset": dataset}
+    with pytest.raises(ValueError, match="`task_schedule` is 'cycle', and PolicyDistillation learns all tasks at once"):
+        mt.PolicyDistillation.load(**given).learn(128)
+    assert mt.PolicyDistillation.load(**given, task_schedule="joint").learn(128).num_timesteps == 128
+
+
 def test_numbers_that_are_not_finite_are_refused(dataset):
     model = student(dataset, engine="fast")
     model.policy.log_std.data[1] = -100.0  # its square leaves float32

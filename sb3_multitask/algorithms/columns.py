@@ -32,7 +32,7 @@ def take_columns(model: Any) -> None:
         return
     schedule = model.task_schedule
     is_saved = isinstance(schedule, Mapping)  # the settings of one with which the columns were trained
-    if getattr(model, "offline", False) and model.policy.n_tasks > 1:
+    if getattr(model, "offline", False) and model.policy.n_tasks > 1 and not is_saved:
         raise ValueError(
             f'`policy_kwargs` has share="progressive", whose columns are trained one after the other, and '
             f"{type(model).__name__} learns all tasks at once: leave it out, or give A2CMultiTask or PPOMultiTask the "

@@ -247,6 +247,11 @@ class PolicyDistillation(MultiTaskOnPolicyAlgorithm):
                 "The model has no dataset, which is not saved with it: load it with PolicyDistillation.load(path, "
                 "env=env, dataset=dataset)"
             )
+        if self.task_schedule != "joint":  # of a file of another algorithm
+            raise ValueError(
+                f"`task_schedule` is {self.task_schedule!r:.100}, and PolicyDistillation learns all tasks at once: "
+                'load the model with task_schedule="joint", or transfer what it learned to a new one'
+            )
         if self.env is not None:
             self.dataset = self._checked(self._known_dataset)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
