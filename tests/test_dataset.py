@@ -12,6 +12,7 @@ import sb3_multitask as mt
 from sb3_multitask.distillation import recording
 from sb3_multitask.distillation.dataset import _checksum
 from sb3_multitask.readers import UnreadableFileError
+from sb3_multitask.storage.files import SaveError
 
 # Recording
 
@@ -105,6 +106,7 @@ def test_one_agent_teaches_all_its_tasks():
         ({"n_steps": 0}, ValueError, "`n_steps` must be at least 1 .got 0"),
         ({"n_episodes": 2.0}, TypeError, "`n_episodes` must be a whole number .got 2.0"),
         ({"n_steps": 1, "seed": -1}, ValueError, "`seed` must be at least 0"),
+        ({"n_steps": 1, "seed": 2**63}, ValueError, r"`seed` must be below 2\*\*63"),
         ({"n_steps": 1, "n_envs_per_task": True}, TypeError, "`n_envs_per_task` must be a whole number"),
         ({"n_steps": 1, "tasks": None}, ValueError, "`tasks` must be given"),
     ],
@@ -122,6 +124,17 @@ def test_a_folder_is_not_overwritten_nor_anything_played_for_nothing(tmp_path):
 
     with pytest.raises(FileExistsError, match="data exists, and a dataset is not overwritten"):
         mt.record({"A": never}, drift_tasks(1), tmp_path / "data", n_steps=1)
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_played(tmp_path):
+    def never(obs):
+        raise AssertionError
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaveError, match="file is no folder that may be written to"):
+        mt.record({"A": never}, drift_tasks(1), tmp_path / "file" / "data", n_steps=1)
+    with pytest.raises(TypeError, match="`path` must be the path of a folder .got 3"):
+        mt.record({"A": never}, drift_tasks(1), 3, n_steps=1)
 
 
 class FaultyEnv(DriftEnv):
@@ -262,6 +275,23 @@ def test_tasks_are_selected_by_name():
     assert dataset.select(["B"]).n_rows == dataset.recordings["B"].n_rows
     with pytest.raises(ValueError, match=r"no task 'a'. Did you mean 'A'. Tasks: A, B"):
         dataset.select(["a"])
+
+
+@pytest.mark.parametrize(
+    ("names", "error"), [("AB", TypeError), ([], ValueError), (["A", "A"], ValueError), (["C"], ValueError)]
+)
+def test_other_selections_are_refused(names, error):
+    with pytest.raises(error, match="`task_names` must|no task 'C'"):
+        recorded(n_steps=4).select(names)
+
+
+def test_what_is_no_recording_is_refused():
+    recording = recorded(n_steps=4).recordings["A"]
+    for recordings in (3, {"A": 3}, {1: recording}):
+        with pytest.raises(TypeError, match="`recordings` must map names of tasks to TaskRecording"):
+            mt.TeacherDataset(recordings)
+    with pytest.raises(TypeError, match="`actions` must be an array"):
+        mt.TaskRecording(**{**recording.arrays(), "actions": [[0.0, 0.0]] * 4})
 
 
 def test_a_table_is_printed():

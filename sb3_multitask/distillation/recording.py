@@ -71,6 +71,7 @@ def record(
     :param progress_bar: show one
     :return: the dataset; ``print`` shows a table
     :raises FileExistsError: if there is something at ``path``; before anything is played
+    :raises SaveError: if ``path`` cannot be written; before anything is played, if its parent may not be written to
     :raises TypeError: if a number is no whole number
     :raises ValueError: unless one of ``n_steps`` and ``n_episodes`` is given; on numbers below 1, teachers that do not
         fit the tasks, and tasks that are not known
@@ -118,6 +119,8 @@ def _check_numbers(n_steps: Any, n_episodes: Any, n_envs_per_task: Any, seed: An
             raise TypeError(f"`{argument}` must be a whole number (got {value!r:.100})")
         if value < least:
             raise ValueError(f"`{argument}` must be at least {least} (got {value})")
+    if seed >= 2**63:  # torch's seeds have 64 bits with a sign
+        raise ValueError(f"`seed` must be below 2**63 (got {seed})")
 
 
 def _tasks_of(teachers: Mapping[str, TeacherLike] | TeacherLike) -> tuple[Task, ...]:
