@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sb3_multitask as mt
+from sb3_multitask.distillation import recording
+from sb3_multitask.distillation.dataset import _checksum
 from sb3_multitask.readers import UnreadableFileError
+from sb3_multitask.storage.files import SaveError
 
 # Recording
 
@@ -103,6 +106,7 @@ def test_one_agent_teaches_all_its_tasks():
         ({"n_steps": 0}, ValueError, "`n_steps` must be at least 1 .got 0"),
         ({"n_episodes": 2.0}, TypeError, "`n_episodes` must be a whole number .got 2.0"),
         ({"n_steps": 1, "seed": -1}, ValueError, "`seed` must be at least 0"),
+        ({"n_steps": 1, "seed": 2**63}, ValueError, r"`seed` must be below 2\*\*63"),
         ({"n_steps": 1, "n_envs_per_task": True}, TypeError, "`n_envs_per_task` must be a whole number"),
         ({"n_steps": 1, "tasks": None}, ValueError, "`tasks` must be given"),
     ],
@@ -122,6 +126,17 @@ def test_a_folder_is_not_overwritten_nor_anything_played_for_nothing(tmp_path):
         mt.record({"A": never}, drift_tasks(1), tmp_path / "data", n_steps=1)
 
 
+def test_a_folder_that_cannot_be_made_is_named_before_anything_is_played(tmp_path):
+    def never(obs):
+        raise AssertionError
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaveError, match="file is no folder that may be written to"):
+        mt.record({"A": never}, drift_tasks(1), tmp_path / "file" / "data", n_steps=1)
+    with pytest.raises(TypeError, match="`path` must be the path of a folder .got 3"):
+        mt.record({"A": never}, drift_tasks(1), 3, n_steps=1)
+
+
 class FaultyEnv(DriftEnv):
     """NaN in the third step of every second episode."""
 
@@ -134,6 +149,21 @@ class FaultyEnv(DriftEnv):
     def step(self, action):
         obs, *others = super().step(action)
         return (np.full(3, np.nan) if self.n % 2 and self.time == 3 else obs), *others
+
+
+class AlwaysFaultyEnv(DriftEnv):
+    """NaN in the third step of every episode."""
+
+    def step(self, action):
+        obs, *others = super().step(action)
+        return (np.full(3, np.nan) if self.time == 3 else obs), *others
+
+
+def test_episodes_that_never_end_without_a_fault_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(recording, "_LONGEST_EPISODE", 50)
+    tasks = [mt.Task("A", AlwaysFaultyEnv, {"horizon": 5})]
+    with pytest.raises(RuntimeError, match="No episode of task 'A' ended without a fault within 50 steps of a copy"):
+        mt.record({"A": teacher_of("A")}, tasks, n_episodes=2, n_envs_per_task=2, on_fault="quarantine")
 
 
 @pytest.mark.parametrize("asked", [{"n_steps": 60}, {"n_episodes": 4}])
@@ -194,6 +224,19 @@ def test_a_file_outside_the_folder_is_not_read(saved, tmp_path):
         mt.TeacherDataset.load(tmp_path)
 
 
+def test_a_file_is_read_once(saved, tmp_path):
+    """A description that names a file many times could take any memory."""
+    content = json.loads((saved / "dataset.json").read_text())
+    first = content["recordings"][0]
+    content["recordings"] = [{**first, "name": str(i)} for i in range(3)]
+    content.pop("description_sha256")
+    content["description_sha256"] = _checksum(content)
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    (tmp_path / first["file"]).write_bytes((saved / first["file"]).read_bytes())
+    with pytest.raises(UnreadableFileError, match="two of its tasks have one file"):
+        mt.TeacherDataset.load(tmp_path)
+
+
 def test_a_folder_without_a_dataset_is_named(tmp_path):
     with pytest.raises(UnreadableFileError, match=r"holds no dataset \(no dataset.json\): give a folder"):
         mt.TeacherDataset.load(tmp_path)
@@ -212,6 +255,7 @@ def test_a_missing_file_is_named(saved, tmp_path):
         ({"rewards": np.full(14, np.nan)}, "`rewards` holds numbers that are not finite"),
         ({"observations": np.full((14, 3), 1e16)}, "`observations` holds numbers that are not finite, or beyond"),
         ({"observations": np.zeros((14, 3), int)}, "`observations` has the type int64"),
+        ({"episodes": np.repeat(np.arange(2, dtype=np.int8), 7)}, "`episodes` has the type int8"),
         ({"episodes": np.arange(14) % 2}, "`episodes` must begin with 0 and rise by 1"),
         ({"episodes": np.zeros(14, int)}, "`last_observations` must have the shape"),
         ({"truncations": np.ones(14, bool)}, "the last row of an episode, and no other"),
@@ -231,6 +275,23 @@ def test_tasks_are_selected_by_name():
     assert dataset.select(["B"]).n_rows == dataset.recordings["B"].n_rows
     with pytest.raises(ValueError, match=r"no task 'a'. Did you mean 'A'. Tasks: A, B"):
         dataset.select(["a"])
+
+
+@pytest.mark.parametrize(
+    ("names", "error"), [("AB", TypeError), ([], ValueError), (["A", "A"], ValueError), (["C"], ValueError)]
+)
+def test_other_selections_are_refused(names, error):
+    with pytest.raises(error, match="`task_names` must|no task 'C'"):
+        recorded(n_steps=4).select(names)
+
+
+def test_what_is_no_recording_is_refused():
+    recording = recorded(n_steps=4).recordings["A"]
+    for recordings in (3, {"A": 3}, {1: recording}):
+        with pytest.raises(TypeError, match="`recordings` must map names of tasks to TaskRecording"):
+            mt.TeacherDataset(recordings)
+    with pytest.raises(TypeError, match="`actions` must be an array"):
+        mt.TaskRecording(**{**recording.arrays(), "actions": [[0.0, 0.0]] * 4})
 
 
 def test_a_table_is_printed():

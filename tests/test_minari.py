@@ -7,6 +7,7 @@ from helpers.drift import drift_tasks
 from helpers.recordings import recorded
 
 import sb3_multitask as mt
+from sb3_multitask.distillation.minari_datasets import _FACTS
 
 pytest.importorskip("h5py")
 minari = pytest.importorskip("minari")
@@ -106,3 +107,17 @@ def test_a_failure_leaves_nothing_behind(monkeypatch):
 def test_a_dataset_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="Task 'A': Minari has no dataset 'own/nothing-v0'"):
         mt.from_minari({"A": "own/nothing-v0"})
+
+
+@pytest.mark.parametrize(("given", "error"), [({}, ValueError), ("own/points-v0", TypeError)])
+def test_tasks_are_named(given, error):
+    with pytest.raises(error, match="`datasets` must"):
+        mt.from_minari(given)
+
+
+def test_damaged_facts_are_named():
+    ids = mt.to_minari(recorded(n_episodes=1), "own/points-v0")
+    for facts in ("[]", "{"):
+        minari.load_dataset(ids["B"]).storage.update_metadata({_FACTS: facts})
+        with pytest.raises(ValueError, match="Task 'B': the dataset own/points/B-v0 of Minari does not hold together"):
+            mt.from_minari(ids)

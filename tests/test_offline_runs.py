@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 import sb3_multitask as mt
 from sb3_multitask.cli import app
+from sb3_multitask.experiments import datasets
 from sb3_multitask.experiments.config import RecordConfig, TrainConfig, dump_config, load_config, make_config
 from sb3_multitask.experiments.grid import load_grid
 from sb3_multitask.experiments.progress import read_progress
@@ -103,6 +104,26 @@ def test_a_run_records_its_teachers_and_learns_from_them(teacher, tmp_path):
     other.path.mkdir()
     train_run(config_of(dataset=str(tmp_path), algo_kwargs={"batch_size": 16, "loss": "nll"}), other)
     assert not other.dataset.exists()
+
+
+def test_a_runs_backend_and_faults_are_those_of_its_recording(teacher, tmp_path, monkeypatch):
+    class AskedError(Exception):
+        pass
+
+    def asked(*args, **kwargs):
+        raise AskedError(kwargs["backend"], kwargs["on_fault"])
+
+    monkeypatch.setattr(datasets, "record", asked)
+    recipe = {"teachers": teacher, "n_steps": 4}
+    for settings, expected in (
+        ({}, ("auto", "stop")),
+        ({"backend": "dummy", "on_fault": "quarantine"}, ("dummy", "quarantine")),
+    ):
+        folder = RunFolder(tmp_path / expected[0])
+        folder.path.mkdir()
+        with pytest.raises(AskedError) as raised:
+            train_run(config_of(dataset=recipe, **settings), folder)
+        assert raised.value.args == expected
 
 
 def test_a_run_that_was_killed_learns_from_what_it_had_recorded(teacher, tmp_path):

@@ -76,6 +76,27 @@ def test_the_critic_stays_as_it_is(dataset, engine):
     assert moved == {name for name in before if not name.startswith(("value_net", "mlp_extractor.value_net"))}
 
 
+@pytest.mark.parametrize("engine", ["fast", "torch"])
+def test_the_critic_stays_also_where_an_optimizer_remembers_it(dataset, tmp_path, engine):
+    """Of PPO's zip the student takes weights and Adam's averages."""
+    ppo = mt.PPOMultiTask("MultiTaskMlpPolicy", drift_tasks(2), n_steps=8, batch_size=16, seed=0).learn(64)
+    ppo.save(tmp_path / "ppo")
+    model = student(dataset, engine=engine)
+    model.set_parameters(tmp_path / "ppo.zip")
+    model.learn(1280)
+    assert all(
+        th.equal(parameter, dict(ppo.policy.named_parameters())[name]) == ("value" in name)
+        for name, parameter in model.policy.named_parameters()
+    )
+
+
+def test_a_column_that_was_distilled_counts_as_trained(dataset):
+    options = {"policy_kwargs": {"share": "progressive"}}
+    model = student(dataset.select(["A"]), drift_tasks(1), **options)
+    assert model.policy.mlp_extractor.trained.tolist() == [0]
+    assert model.learn(64).policy.mlp_extractor.trained.tolist() == [1]
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("sized", [False, True])
 def test_both_engines_make_the_same_updates(dataset, loss, sized):
@@ -275,12 +296,62 @@ def test_frozen_layers_stay(dataset):
         ({"env": drift_tasks(2, obs_dim=4)}, ValueError, "task 'A' has 3 numbers in an observation .* the env's has 4"),
         ({"env": drift_tasks(2, action_dim=1)}, ValueError, "2 in an action; the env's has 3 and 1"),
         ({"policy_kwargs": {"value_norm": "popart"}}, ValueError, "value_norm='popart'"),
+        ({"policy_kwargs": {"share": "progressive"}}, ValueError, "PolicyDistillation learns all tasks at once"),
     ],
 )
 def test_other_arguments_are_refused(dataset, arguments, error, message):
     given = {"env": drift_tasks(2), "dataset": dataset, **arguments}
     with pytest.raises(error, match=message):
         mt.PolicyDistillation("MultiTaskMlpPolicy", **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("dataset", "nowhere", ValueError, "nowhere holds no dataset"),
+        ("dataset", 3, TypeError, "`dataset` must be a TeacherDataset or its folder .got 3"),
+        ("batch_size", 0, ValueError, "`batch_size` must be at least 1 .got 0"),
+        ("loss", "kl", ValueError, "`loss` must be one of forward_kl, reverse_kl, mse, nll .got 'kl'"),
+        ("temperature", -1, ValueError, "`temperature` must be a positive, finite number .got -1"),
+    ],
+)
+def test_attributes_that_were_set_are_checked_as_arguments(dataset, name, value, error, message):
+    model = student(dataset)
+    setattr(model, name, value)
+    with pytest.raises(error, match=message):
+        model.learn(128)
+
+
+def test_a_temperature_that_was_set_has_an_effect_or_is_refused(dataset):
+    model = student(dataset, loss="nll")
+    model.temperature = 0.5
+    with pytest.raises(ValueError, match="`temperature`=0.5 .* `loss`='nll' has none"):
+        model.learn(128)
+
+
+def test_a_dataset_that_was_set_teaches_each_task_its_own(dataset):
+    """Tasks go by their names, not by their places."""
+    model, other = student(dataset), student(dataset)
+    other.dataset = dataset.select(["B", "A"])
+    assert weights_equal(model.learn(640), other.learn(640))
+    other.dataset = dataset.select(["B"])
+    with pytest.raises(ValueError, match=r"tasks of the env(.|\n)*dataset: B"):
+        other.learn(128)
+
+
+def test_an_env_that_is_refused_goes_on_learning_statistics(dataset):
+    env = mt.make_multitask_vec_env(drift_tasks(3), 2, seed=0)
+    with pytest.raises(ValueError, match="tasks of the env"):
+        student(dataset, env)
+    assert env.training
+
+
+def test_another_algorithms_schedule_is_refused(dataset, tmp_path):
+    make_model(drift_tasks(2), task_schedule="cycle").learn(20).save(tmp_path / "model")
+    given = {"path": tmp_path / "model", "env": drift_tasks(2), "dataset": dataset}
+    with pytest.raises(ValueError, match="`task_schedule` is 'cycle', and PolicyDistillation learns all tasks at once"):
+        mt.PolicyDistillation.load(**given).learn(128)
+    assert mt.PolicyDistillation.load(**given, task_schedule="joint").learn(128).num_timesteps == 128
 
 
 def test_numbers_that_are_not_finite_are_refused(dataset):

@@ -25,7 +25,7 @@ from sb3_multitask.evaluation.films import Scene, film
 from sb3_multitask.evaluation.films.playing import play
 from sb3_multitask.experiments.algorithms import make_algorithm
 from sb3_multitask.experiments.config import TrainConfig, load_config, make_config
-from sb3_multitask.policies.progressive import SCALE_INIT
+from sb3_multitask.policies.progressive import SCALE_INIT, ProgressiveNet
 from sb3_multitask.policies.task_steps import shared_parameters, stacked_parameters
 from sb3_multitask.task_schedules import TaskSequence, UniformSampling, make_task_schedule
 
@@ -415,6 +415,15 @@ def test_columns_are_taken_over_in_order_only():
     assert equal(before, all_of_task(source, 1))
 
 
+def test_columns_that_a_trained_one_reads_are_not_replaced():
+    model = make(schedule=TaskSequence(["C"])).learn(20)  # reads those of A and B as they began
+    before = all_of_task(model, 2)
+    for n in (1, 2):
+        with pytest.raises(ValueError, match="`model` has trained C, whose columns read those that would be replaced"):
+            mt.transfer(model, make(seed=1), {name: name for name in "AB"[:n]})
+    assert equal(before, all_of_task(model, 2))
+
+
 def test_what_is_frozen_stays():
     model = make(schedule=TaskSequence(n_updates=3))
     mt.freeze(model, "all_but_last")
@@ -526,6 +535,20 @@ def test_agents_take_observations_that_cannot_be_written():
     np.testing.assert_array_equal(agent.distribution(obs[::-1], 2)[0][::-1], expected)
 
 
+class OwnSequence(TaskSequence):
+    """A sequence of one's own."""
+
+
+def test_a_model_with_an_own_sequence_is_loaded_without_it(tmp_path):
+    model = make(schedule=OwnSequence()).learn(60)
+    model.save(tmp_path / "model")
+    loaded = mt.A2CMultiTask.load(tmp_path / "model")
+    assert weights_equal(model, loaded)
+    loaded.set_env(mt.make_multitask_vec_env(drift_tasks(3, high=0.5), 2))
+    with pytest.raises(ValueError, match=r"task_schedule=OwnSequence\(...\)"):
+        loaded.learn(60)
+
+
 def test_a_policys_own_file_has_its_columns(tmp_path):
     policy = make().learn(60).policy
     policy.save(tmp_path / "policy.zip")
@@ -616,6 +639,16 @@ def test_columns_that_do_not_fit_make_no_agents():
         change(weights)
         with pytest.raises(ValueError, match=r"do not fit together \((the columns|mlp_extr|the policy has 2 columns)"):
             dataclasses.replace(agent, weights=weights)
+
+
+def test_a_small_file_does_not_make_a_large_net():
+    """Its columns name few arrays, and would be as many modules as the product of the layers and columns they name."""
+    prefix, number = "mlp_extractor.policy_net.columns", np.zeros((1, 1), np.float32)
+    weights = {f"{prefix}.0.layers.{i}.weight": number for i in range(1000)}
+    weights |= {f"{prefix}.{k}.layers.0.weight": number for k in range(1000)}
+    with pytest.raises(ValueError, match=r"1000 tasks .* they have 1999 arrays in place of 5995001") as raised:
+        ProgressiveNet.of_weights(weights, nn.Tanh)
+    assert len(str(raised.value)) < 500
 
 
 # Configs

@@ -24,13 +24,20 @@ def columns_of(model: Any) -> ProgressiveMlpExtractor | None:
 def take_columns(model: Any) -> None:
     """Undertake to train a policy's columns in turn, if it has some.
 
-    :raises ValueError: if the model's schedule is another than a sequence in the order of the columns
+    :raises ValueError: if the model's schedule is another than a sequence in the order of the columns, or its class
+        has none
     """
     columns = columns_of(model)
     if columns is None:
         return
     schedule = model.task_schedule
-    is_saved = isinstance(schedule, Mapping) and schedule.get("class") == TaskSequence.__name__
+    is_saved = isinstance(schedule, Mapping)  # the settings of one with which the columns were trained
+    if getattr(model, "offline", False) and model.policy.n_tasks > 1 and not is_saved:
+        raise ValueError(
+            f'`policy_kwargs` has share="progressive", whose columns are trained one after the other, and '
+            f"{type(model).__name__} learns all tasks at once: leave it out, or give A2CMultiTask or PPOMultiTask the "
+            "`teachers` and task_schedule=TaskSequence()"
+        )
     if not (isinstance(schedule, TaskSequence) or is_saved or model.policy.n_tasks == 1):
         raise ValueError(
             f'`policy_kwargs` has share="progressive", whose columns are trained one after the other, and '
@@ -87,7 +94,8 @@ def check_carried_columns(model: Any, source: Any, pairs: Sequence[tuple[int, in
             'With share="progressive" `tasks` must be the first of both models, in order, since a column reads those '
             f"before it: all or the beginning of {first}"
         )
-    later = [name for name, trained in zip(model.task_names, columns.trained, strict=True) if trained][len(pairs) :]
+    of_tasks = list(zip(model.task_names, columns.trained.tolist(), strict=True))
+    later = [name for name, trained in of_tasks[len(pairs) :] if trained]
     if later:
         raise ValueError(f"`model` has trained {', '.join(later)}, whose columns read those that would be replaced")
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_multitask.algorithms import task_logs
+from sb3_multitask.algorithms.columns import note_column
 from sb3_multitask.algorithms.engine import EngineName
 from sb3_multitask.algorithms.env_checks import check_choices, check_counts, check_positive, check_same_layouts
 from sb3_multitask.algorithms.offline_rows import OfflineRows, RowOrder
@@ -24,6 +25,7 @@ from sb3_multitask.envs.task_space import TaskSizes
 from sb3_multitask.losses import DistillationLoss, Evaluation, Loss
 from sb3_multitask.losses.likelihood import LikelihoodLoss
 from sb3_multitask.policies.devices import device_of
+from sb3_multitask.policies.task_steps import forget_critic
 from sb3_multitask.tasks import TasksLike
 from sb3_multitask.vec_env.layers import task_normalizer_of
 
@@ -126,6 +128,11 @@ class PolicyDistillation(MultiTaskOnPolicyAlgorithm):
         )
 
     def _setup_model(self) -> None:
+        self._check_arguments()
+        super()._setup_model()
+
+    def _check_arguments(self) -> None:
+        """Check the arguments, also those that ``load`` was given or that were set since; read the dataset."""
         check_counts(batch_size=self.batch_size)
         check_choices(loss=(self.loss, OfflineLoss))
         check_positive(temperature=self.temperature)
@@ -137,19 +144,17 @@ class PolicyDistillation(MultiTaskOnPolicyAlgorithm):
             self.dataset = TeacherDataset.load(self.dataset)
         if not (self.dataset is None or isinstance(self.dataset, TeacherDataset)):
             raise TypeError(f"`dataset` must be a TeacherDataset or its folder (got {self.dataset!r:.100})")
-        super()._setup_model()
 
     def _adopt_env(self, env: VecEnv) -> None:
-        normalizer = task_normalizer_of(env)
-        if normalizer is not None:
-            normalizer.training = False
         is_new = self.normalizer_state is None
         super()._adopt_env(env)
         self._rows = None
-        if self.dataset is None:
+        if self.dataset is not None:
+            self.dataset = self._checked(self._known_dataset)
+        if (normalizer := task_normalizer_of(env)) is None:
             return
-        self.dataset = self._checked(self._known_dataset)
-        if normalizer is not None and is_new:
+        normalizer.training = False
+        if self.dataset is not None and is_new:
             normalizer.set_statistics(self._statistics(normalizer.get_statistics()))
 
     # The dataset
@@ -233,17 +238,27 @@ class PolicyDistillation(MultiTaskOnPolicyAlgorithm):
             of tasks with as many rows each
         :param log_interval: updates between two lines of the log; ``None``: no lines
         :param tb_log_name: of TensorBoard's folder; ``None``: the algorithm's name
-        :raises ValueError: if the model has no env or no dataset
+        :raises TypeError: as the constructor, if an attribute was set since
+        :raises ValueError: if the model has no env or no dataset; as the constructor, if an attribute was set since
         """
+        self._check_arguments()
         if self.env is not None and self.dataset is None:
             raise ValueError(
                 "The model has no dataset, which is not saved with it: load it with PolicyDistillation.load(path, "
                 "env=env, dataset=dataset)"
             )
+        if self.task_schedule != "joint":  # of a file of another algorithm
+            raise ValueError(
+                f"`task_schedule` is {self.task_schedule!r:.100}, and PolicyDistillation learns all tasks at once: "
+                'load the model with task_schedule="joint", or transfer what it learned to a new one'
+            )
+        if self.env is not None:
+            self.dataset = self._checked(self._known_dataset)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         self._rows = None  # a transfer may have brought other statistics
+        forget_critic(self.policy)  # weights of another algorithm may have brought its optimizer's memory
         return super()._setup_learn(*args, **kwargs)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -280,6 +295,7 @@ class PolicyDistillation(MultiTaskOnPolicyAlgorithm):
         if not self.numerics.step(self.max_grad_norm):
             self.refuse_update(evaluation)
         self._n_updates += 1
+        note_column(self)
         self.log_update(evaluation)
 
     def log_update(self, evaluation: Evaluation) -> None:

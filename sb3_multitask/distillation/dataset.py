@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ import safetensors.numpy
 
 from sb3_multitask.agents.files import describe_tasks, tasks_of_description
 from sb3_multitask.readers import UnreadableFileError
-from sb3_multitask.storage.files import replacing
+from sb3_multitask.storage.files import SaveError, replacing
 from sb3_multitask.storage.plain import is_plain
 from sb3_multitask.tasks import Task, did_you_mean
 
@@ -48,6 +49,7 @@ class TaskRecording:
     :param teacher_mean: of the teacher's Gaussian for the observation, (n_rows, action_dim) float32; ``None`` if
         nothing but actions is known
     :param teacher_log_std: natural logarithm of its standard deviations, like ``teacher_mean``
+    :raises TypeError: if a column is no array
     :raises ValueError: if shapes do not fit each other, numbers are not finite, or an episode does not end with its
         last row alone
     """
@@ -66,7 +68,9 @@ class TaskRecording:
         kinds = {"observations": "f", "last_observations": "f", "terminations": "b", "truncations": "b"}
         kinds |= {"episodes": "i", "actions": "f", "rewards": "f", "teacher_mean": "f", "teacher_log_std": "f"}
         for name, array in self.arrays().items():
-            if array.dtype.kind != kinds[name]:
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"`{name}` must be an array (got {array!r:.100})")
+            if array.dtype.kind != kinds[name] or (name == "episodes" and array.dtype != np.int64):  # it would wrap
                 raise ValueError(f"`{name}` has the type {array.dtype}")
             if array.dtype.kind == "f" and not (np.abs(array) <= _LARGEST).all():  # also false for NaN
                 raise ValueError(f"`{name}` holds numbers that are not finite, or beyond {_LARGEST:g}")
@@ -148,6 +152,7 @@ class TeacherDataset:
     :param recordings: task name -> its episodes; tasks may differ in size
     :param tasks: of the same names, in the same order, if their environments are known by their ids; else ``None``
     :param facts: plain values about the recording, such as ``seed``, ``teachers`` (task -> digest) and ``versions``
+    :raises TypeError: if ``recordings`` do not map names to recordings
     :raises ValueError: if there is no task, or ``tasks`` have other names
     """
 
@@ -156,6 +161,12 @@ class TeacherDataset:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        are_recordings = isinstance(self.recordings, Mapping) and all(
+            isinstance(name, str) and isinstance(recording, TaskRecording)
+            for name, recording in self.recordings.items()
+        )
+        if not are_recordings:
+            raise TypeError(f"`recordings` must map names of tasks to TaskRecording (got {self.recordings!r:.100})")
         if not self.recordings:
             raise ValueError("`recordings` must hold at least one task (got none)")
         if self.tasks is not None and tuple(task.name for task in self.tasks) != self.task_names:
@@ -188,8 +199,13 @@ class TeacherDataset:
     def select(self, task_names: Sequence[str]) -> Self:
         """Return the dataset of some of its tasks, in the order that is given.
 
-        :raises ValueError: on a task that it does not have
+        :raises TypeError: if ``task_names`` is one text
+        :raises ValueError: on no task, a task that is named twice, or one that it does not have
         """
+        if isinstance(task_names, str):
+            raise TypeError(f"`task_names` must be a list of names of tasks (got {task_names!r:.100})")
+        if not task_names or len(set(task_names)) < len(task_names):
+            raise ValueError(f"`task_names` must name at least one task, and each once (got {task_names!r:.100})")
         for name in task_names:
             if name not in self.recordings:
                 raise ValueError(
@@ -244,6 +260,9 @@ class TeacherDataset:
         description = folder / DESCRIPTION
         try:
             content = _read_description(description)
+            files = [each["file"] for each in content["recordings"]]
+            if len(set(files)) < len(files):  # one file read many times could take any memory
+                raise ValueError("two of its tasks have one file")
             recordings = {str(each["name"]): _read_task(folder, each) for each in content["recordings"]}
             if len(recordings) < len(content["recordings"]):
                 raise ValueError("two of its tasks have one name")
@@ -270,9 +289,18 @@ def locate_dataset(path: str | Path) -> Path:
 
 
 def check_is_free(path: str | Path) -> None:
-    """Raise FileExistsError if there is something at a path."""
+    """Raise if a folder cannot be made at a path.
+
+    :raises FileExistsError: if there is something
+    :raises SaveError: if what is to be its parent is no folder that may be written to
+    """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"`path` must be the path of a folder (got {path!r:.100})")
     if Path(path).exists():
         raise FileExistsError(f"{path} exists, and a dataset is not overwritten: choose another folder, or remove it")
+    parent = next(each for each in Path(path).absolute().parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise SaveError(f"Cannot write {path}: {parent} is no folder that may be written to")
 
 
 def _sha256_of(file: Path) -> str:

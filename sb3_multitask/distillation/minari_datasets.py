@@ -73,10 +73,18 @@ def from_minari(datasets: Mapping[str, Any]) -> TeacherDataset:
 
     :param datasets: task name -> id in Minari, of a dataset that is on this machine, or a ``MinariDataset``
     :raises ImportError: without Minari (the extra ``minari``)
-    :raises TypeError: if observations or actions are no vectors, such as those of goal environments
-    :raises ValueError: if there is no such dataset, or its episodes do not hold together; names the task
+    :raises TypeError: if ``datasets`` is no mapping, or observations or actions are no vectors, such as those of goal
+        environments
+    :raises ValueError: if there is no task or no such dataset, or its parts do not hold together; names the task
     """
     minari = _minari()
+    if not isinstance(datasets, Mapping):
+        raise TypeError(
+            '`datasets` must map tasks to datasets of Minari, such as {"SmallFoot": "own/bodies/SmallFoot-v0"} (got '
+            f"{datasets!r:.100})"
+        )
+    if not datasets:
+        raise ValueError("`datasets` must name at least one task and its dataset of Minari (got none)")
     recordings, tasks, facts = {}, [], {}
     for name, given in datasets.items():
         try:
@@ -88,9 +96,9 @@ def from_minari(datasets: Mapping[str, Any]) -> TeacherDataset:
                 raise TypeError(f"Task {name!r}: its {what} must be vectors of floats (got {space})")
         try:
             recordings[name] = _recording_of([*source.iterate_episodes()])
+            facts[name] = _stored_facts(source)
         except ValueError as e:
             raise ValueError(f"Task {name!r}: the dataset {source.id} of Minari does not hold together: {e}") from e
-        facts[name] = json.loads(source.storage.metadata.get(_FACTS, "{}"))
         space = source.action_space
         facts[name].setdefault("action_bounds", [space.low.tolist(), space.high.tolist()])
         tasks.append(_task_of(name, source.env_spec))
@@ -163,6 +171,14 @@ def _buffer_of(recording: TaskRecording, rows: slice, episode: int, box: spaces.
         truncations=recording.truncations[rows],  # type: ignore[arg-type,unused-ignore]
         infos={name: column[rows] for name, column in columns.items() if column is not None},
     )
+
+
+def _stored_facts(source: Any) -> dict[str, Any]:
+    """Return the facts that :func:`to_minari` wrote with a dataset; none of another's."""
+    facts = json.loads(source.storage.metadata.get(_FACTS, "{}"))
+    if not isinstance(facts, dict):
+        raise ValueError(f"its {_FACTS} is no JSON object")
+    return facts
 
 
 def _recording_of(episodes: list[Any]) -> TaskRecording:

@@ -71,10 +71,11 @@ def record(
     :param progress_bar: show one
     :return: the dataset; ``print`` shows a table
     :raises FileExistsError: if there is something at ``path``; before anything is played
+    :raises SaveError: if ``path`` cannot be written; before anything is played, if its parent may not be written to
     :raises TypeError: if a number is no whole number
     :raises ValueError: unless one of ``n_steps`` and ``n_episodes`` is given; on numbers below 1, teachers that do not
         fit the tasks, and tasks that are not known
-    :raises RuntimeError: if an episode of ``n_episodes`` does not end within 100,000 steps
+    :raises RuntimeError: if a copy makes 100,000 steps in which no episode of ``n_episodes`` ends without a fault
     """
     _check_numbers(n_steps, n_episodes, n_envs_per_task, seed)
     if path is not None:
@@ -118,6 +119,8 @@ def _check_numbers(n_steps: Any, n_episodes: Any, n_envs_per_task: Any, seed: An
             raise TypeError(f"`{argument}` must be a whole number (got {value!r:.100})")
         if value < least:
             raise ValueError(f"`{argument}` must be at least {least} (got {value})")
+    if seed >= 2**63:  # torch's seeds have 64 bits with a sign
+        raise ValueError(f"`seed` must be below 2**63 (got {seed})")
 
 
 def _tasks_of(teachers: Mapping[str, TeacherLike] | TeacherLike) -> tuple[Task, ...]:
@@ -188,14 +191,16 @@ class _Player:
         of_copy = self.env.num_envs // self.env.n_tasks
         missing = np.array([len(range(copy, n, of_copy)) for _, copy in self.env.copies.places()])
         self._stops[missing == 0] = 0
-        begun = np.zeros(self.env.num_envs, dtype=np.int64)
+        begun = np.zeros(self.env.num_envs, dtype=np.int64)  # after the last whole episode of each copy
         step = 0
         while missing.any():
             ended = self._step()
             step += 1
             for row in ended:
+                if (step - 1, row) in self._faulty:
+                    continue
                 begun[row] = step
-                if missing[row] and (step - 1, row) not in self._faulty:
+                if missing[row]:
                     missing[row] -= 1
                     advance()
                     if not missing[row]:
@@ -204,8 +209,8 @@ class _Player:
             if len(late):
                 name = self.env.task_names[self.env.task_ids[late[0]]]
                 raise RuntimeError(
-                    f"An episode of task {name!r} did not end within {_LONGEST_EPISODE:,} steps: give `n_steps` in "
-                    "place of `n_episodes`"
+                    f"No episode of task {name!r} ended without a fault within {_LONGEST_EPISODE:,} steps of a copy: "
+                    "give `n_steps` in place of `n_episodes`"
                 )
 
     def _step(self) -> list[int]:

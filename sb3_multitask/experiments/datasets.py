@@ -11,18 +11,28 @@ from sb3_multitask.experiments.config import DatasetConfig, TrainConfig
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.storage.yaml_files import ConfigError
 from sb3_multitask.tasks import Task
+from sb3_multitask.vec_env.backends import BackendName
+from sb3_multitask.vec_env.faults import OnFault
 
 
 def record_as(
-    config: DatasetConfig, tasks: Sequence[Task] | None, path: str | Path, *, progress_bar: bool
+    config: DatasetConfig,
+    tasks: Sequence[Task] | None,
+    path: str | Path,
+    *,
+    backend: BackendName = "auto",
+    on_fault: OnFault = "stop",
+    progress_bar: bool,
 ) -> TeacherDataset:
     """Record teachers as a config says.
 
     :param tasks: of the teachers; ``None``: those of the one agent that it names
     :param path: folder of the dataset, which must not exist
+    :param backend: of ``mt.record``, as ``on_fault``
     """
     settings = {name: getattr(config, name) for name in DatasetConfig.model_fields}
-    return record(settings.pop("teachers"), tasks, path, **settings, progress_bar=progress_bar)
+    settings |= {"backend": backend, "on_fault": on_fault, "progress_bar": progress_bar}
+    return record(settings.pop("teachers"), tasks, path, **settings)
 
 
 def dataset_of_run(
@@ -41,7 +51,14 @@ def dataset_of_run(
             return TeacherDataset.load(wanted)
         if not folder.dataset.exists():
             announce("Recording the teachers ...")
-            return record_as(wanted, config.resolved_tasks(), folder.dataset, progress_bar=progress_bar)
+            return record_as(
+                wanted,
+                config.resolved_tasks(),
+                folder.dataset,
+                backend=config.backend,
+                on_fault=config.on_fault,
+                progress_bar=progress_bar,
+            )
         return TeacherDataset.load(folder.dataset)
     except ValueError as e:
         raise ConfigError(f"dataset: {e}") from e

@@ -109,13 +109,17 @@ class ProgressiveNet(nn.Module):
         if not layers or any(len(shape) != 2 for shape in shapes.values()):
             raise ValueError(f"{_PREFIX}columns.0 has no linear layers")
         sizes = [shapes[0, layers[0]][1], *(shapes[0, layer][0] for layer in layers)]
+        misfit = f"the columns are not those of {n_tasks} tasks and layers of {sizes!r:.200}"
+        n_arrays = _n_arrays(n_tasks, len(layers))
+        if len(own) != n_arrays:  # before modules are made, of which a small damaged file could ask for millions
+            raise ValueError(f"{misfit}: they have {len(own)} arrays in place of {n_arrays}")
         with th.device("meta"):  # without memory, which a damaged file could ask for, and without random numbers
             net = cls(n_tasks, sizes, activation_fn)
         tensors = {name: th.from_numpy(array.astype(np.float32)) for name, array in own.items()}
         try:
             net.load_state_dict(tensors, assign=True)
         except RuntimeError as e:
-            raise ValueError(f"the columns are not those of {n_tasks} tasks and layers of {sizes}: {e}") from e
+            raise ValueError(f"{misfit}: {e!s:.1000}") from e
         return net.requires_grad_(requires_grad=False)
 
     @property
@@ -183,6 +187,12 @@ class ProgressiveMlpExtractor(nn.Module):
     def forward_critic(self, features: th.Tensor, task: th.Tensor) -> th.Tensor:
         latent: th.Tensor = self.value_net(features, task)
         return latent
+
+
+def _n_arrays(n_tasks: int, n_layers: int) -> int:
+    """Return the number of parameters of the columns of a net, matrices and vectors, as :class:`Column` has them."""
+    of_layers, of_adapters, of_laterals = 2 * n_layers, 3 * n_layers, n_layers - 1
+    return n_tasks * of_layers + (n_tasks - 1) * (of_adapters + of_laterals)
 
 
 def has_columns(names: Iterable[str]) -> bool:

@@ -131,6 +131,18 @@ def actor_held(policy: MultiTaskActorCriticPolicy, when: bool) -> Iterator[None]
             parameter.requires_grad = True
 
 
+def forget_critic(policy: MultiTaskActorCriticPolicy) -> None:
+    """Set to 0 what the optimizer remembers of the critic, which an update without losses of values does not move then.
+
+    Without a gradient, averages of earlier ones would move it on the fast engine, which has a 0 in its place.
+    """
+    for name, parameter in policy.named_parameters():
+        if name.startswith(_CRITIC):
+            for value in policy.optimizer.state.get(parameter, {}).values():
+                if isinstance(value, th.Tensor) and value.shape == parameter.shape:
+                    value.zero_()
+
+
 def forget_counts(state: dict[str, Any]) -> None:
     """Remove the numbers per task from a whole parameter's state, so that it is the optimizer's own state again."""
     for name in [name for name in state if name.endswith(_OF_TASKS)]:
