@@ -3,13 +3,19 @@
 ``matrix[..., i, j]`` is the return on task j after phase i, which trained on task i; leading axes are seeds.
 Definitions: Continual World (Wolczyk et al. 2021, arXiv:2105.10919, "Metrics") and CORA (Powers et al. 2021,
 arXiv:2110.10067, "Metrics"), both without their normalisation, since returns of these tasks have no upper bound;
-backward transfer is that of Lopez-Paz and Ranzato 2017. A model with separate heads and statistics for each task does
-not forget, by construction; these measures are for a single head that is trained further.
+backward transfer is that of Lopez-Paz and Ranzato 2017. A model does not forget, by construction, if nothing from
+which it computes the actions of earlier tasks is trained further: with a head and statistics for each task and a frozen
+trunk, or with a column for each task. One head forgets, and so do heads behind a trunk that is trained further.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
+
+Curve: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Steps and returns, each (n_evaluations,)."""
 
 
 def forgetting(matrix: np.ndarray) -> np.ndarray:
@@ -41,7 +47,7 @@ def zero_shot_transfer(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
     return np.asarray(before - untrained[..., 1:])
 
 
-def area_transfer(curve: tuple[np.ndarray, np.ndarray], scratch: tuple[np.ndarray, np.ndarray]) -> float:
+def area_transfer(curve: Curve, scratch: Curve) -> float:
     """Return the mean gap between a task's learning curve and that of training from scratch (Continual World's).
 
     :param curve: (steps, returns) of the task in its phase, each (n_evaluations,)
