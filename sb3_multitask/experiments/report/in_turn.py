@@ -27,7 +27,7 @@ class InTurn:
     :param name: of the run, or of the last run of a chain
     :param how: what the tasks share, in words
     :param tasks: in the order in which they were learned
-    :param steps_per_task: environment steps, as configured
+    :param steps: environment steps over all tasks, as configured
     :param untrained: returns before all training, (n_seeds, n_tasks)
     :param matrix: returns on all tasks after each phase, (n_seeds, n_tasks, n_tasks): ``[:, i, j]`` is the return on
         task j after task i was learned
@@ -38,7 +38,7 @@ class InTurn:
     name: str
     how: str
     tasks: tuple[Task, ...]
-    steps_per_task: int
+    steps: int
     untrained: np.ndarray
     matrix: np.ndarray
     areas: np.ndarray
@@ -73,7 +73,7 @@ def _of_run(runs: Sequence[Run], seeds: Sequence[Run]) -> InTurn:
         seeds[0].name,
         _SHARES.get(share, str(share)),
         tasks,
-        config.n_timesteps // len(names),
+        config.n_timesteps,
         returns(seeds, "before", names),
         matrix,
         _areas(runs, seeds, tasks, curves),
@@ -159,7 +159,7 @@ def _of_chain(runs: Sequence[Run], chain: Sequence[tuple[list[Run], str]]) -> In
     tasks = tuple(side[0].config.resolved_tasks()[0] for side in sides)
     names = [task.name for task in tasks]
     last = sides[-1][0]
-    frozen = "" if last.config.freeze == "nothing" else f", {last.config.freeze} frozen from the second on"
+    frozen = "" if last.config.freeze == "nothing" else f", freeze: {last.config.freeze}"
     curves = [
         [run.curves().get(run.config.task_names[0]) for run in of_seed] for of_seed in zip(*sides[1:], strict=True)
     ]
@@ -167,7 +167,7 @@ def _of_chain(runs: Sequence[Run], chain: Sequence[tuple[list[Run], str]]) -> In
         last.name,
         f"one head, a run for each task{frozen}",
         tasks,
-        last.config.n_timesteps,
+        sum(int(stage) if stage.isdigit() else side[0].config.n_timesteps for side, stage in chain),
         returns(sides[0], "before", names),
         np.stack([returns(side, stage, names) for side, stage in chain], axis=1),
         _areas(runs, sides[-1], tasks, curves),

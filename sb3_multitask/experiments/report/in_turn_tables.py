@@ -68,7 +68,7 @@ def _stages_table(runs: Sequence[Run], preset: str, learned: InTurn) -> Table:
     return Table(
         f"{learned.name}_{preset}",
         f"{learned.name}: {learned.how}, one task after the other ({preset})",
-        f"{_seeds(learned)}, {learned.steps_per_task:,} steps a task; mean of deterministic returns with 95% bootstrap "
+        f"{_seeds(learned)}, {learned.steps:,} steps over all tasks; mean of deterministic returns with 95% bootstrap "
         f"intervals over seeds. First step: before a task's own training. {beside}{_FORGETTING} {statistics.FEW_SEEDS}",
         header,
         rows,
@@ -76,7 +76,7 @@ def _stages_table(runs: Sequence[Run], preset: str, learned: InTurn) -> Table:
 
 
 def _matrix_table(preset: str, learned: InTurn) -> Table:
-    stages = [("no task", learned.untrained)]
+    stages = [("nothing", learned.untrained)]
     stages += [(task, learned.matrix[:, i]) for i, task in enumerate(learned.task_names)]
     rows = [
         [label, *(str(statistics.mean(values[:, [i]])) for i in range(len(learned.tasks)))] for label, values in stages
@@ -86,7 +86,7 @@ def _matrix_table(preset: str, learned: InTurn) -> Table:
         f"{learned.name}: returns on every task after each ({preset})",
         f"{_seeds(learned)}; a row for each task that was learned, in order, and a column for each task that was "
         f"evaluated then: deterministic returns with 95% bootstrap intervals over seeds. {statistics.FEW_SEEDS}",
-        ["learned last", *learned.task_names],
+        ["after learning", *learned.task_names],
         rows,
     )
 
@@ -95,23 +95,25 @@ def _compared(runs: Sequence[Run], preset: str, learned: Sequence[InTurn]) -> Ta
     """Return a table of all runs with the tasks that some of them learn in turn; None if there is nothing beside."""
     rows: list[Sequence[str]] = []
     brief: list[Sequence[str]] = []
-    for tasks in _groups(learned):
-        names = [task.name for task in tasks]
+    for names, tasks in _groups(learned):
         cells = []
         for one in (one for one in learned if _sorted(one.tasks) == tasks):
             columns = [one.task_names.index(name) for name in names]
             own = np.diagonal(one.matrix, axis1=1, axis2=2)
-            cells.append((one.name, one.how, one.matrix[:, -1][:, columns], [own, *_measures(one).values()]))
+            cells.append((one.name, one.how, one.steps, one.matrix[:, -1][:, columns], [own, *_measures(one).values()]))
         cells += [
-            (seeds[0].name, _at_once_how(seeds[0].config), returns(seeds, "after", names), [])
+            (
+                *(seeds[0].name, _at_once_how(seeds[0].config), seeds[0].config.n_timesteps),
+                *(returns(seeds, "after", names), []),
+            )
             for seeds in _at_once(runs, preset, tasks)
         ]
-        for name, how, last, others in cells if len(cells) > 1 else ():
+        for name, how, steps, last, others in cells if len(cells) > 1 else ():
             means = last.mean(axis=0) if len(last) else np.full(len(names), np.nan)
             each, shown = listed_scores(dict(zip(names, means.tolist(), strict=True)))
             numbers = [str(statistics.mean(values)) for values in (last, *others)] + [""] * (4 - len(others))
             for target, text in ((rows, each), (brief, shown)):
-                target.append([name, how, numbers[0], text, *numbers[1:], str(len(last))])
+                target.append([name, how, f"{steps:,}", numbers[0], text, *numbers[1:], str(len(last))])
     if not rows:
         return None
     return Table(
@@ -122,11 +124,11 @@ def _compared(runs: Sequence[Run], preset: str, learned: Sequence[InTurn]) -> Ta
         "training; forgetting, of all but the last; forward transfer, of all but the first. Zero-shot: before a task's "
         "own training, less the untrained agent's, which says little where the task's own head is still untrained "
         "(CORA, Powers et al. 2021). Area: the learning curve in a task's turn less that of the preset's run which "
-        "learns it alone (Continual World, Wolczyk et al. 2021); '-' without such curves. Steps are those of the run; "
-        f"teachers had theirs before. {statistics.FEW_SEEDS}",
+        "learns it alone (Continual World, Wolczyk et al. 2021); '-' without such curves. Steps are those over all "
+        f"tasks, without those of teachers. {statistics.FEW_SEEDS}",
         [
-            *("run", "learned", "after all", "each task", "after own training", "forgetting", "zero-shot transfer"),
-            *("area transfer", "seeds"),
+            *("run", "learned", "steps", "after all", "each task", "after own training", "forgetting"),
+            *("zero-shot transfer", "area transfer", "seeds"),
         ],
         rows,
         brief,
@@ -142,12 +144,12 @@ def _measures(learned: InTurn) -> dict[str, np.ndarray]:
     }
 
 
-def _groups(learned: Sequence[InTurn]) -> list[list[Task]]:
-    """Return the groups of tasks that were learned in turn, each once and sorted by name."""
-    groups: list[list[Task]] = []
+def _groups(learned: Sequence[InTurn]) -> list[tuple[tuple[str, ...], list[Task]]]:
+    """Return the groups of tasks that were learned in turn, each once: names in that order, and the tasks by name."""
+    groups: list[tuple[tuple[str, ...], list[Task]]] = []
     for one in learned:
-        if _sorted(one.tasks) not in groups:
-            groups.append(_sorted(one.tasks))
+        if all(_sorted(one.tasks) != tasks for _, tasks in groups):
+            groups.append((one.task_names, _sorted(one.tasks)))
     return groups
 
 
