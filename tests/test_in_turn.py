@@ -10,6 +10,7 @@ import sb3_multitask as mt
 from sb3_multitask.evaluation.results import TaskResult
 from sb3_multitask.experiments.config import TrainConfig, dump_config
 from sb3_multitask.experiments.grid import load_grid
+from sb3_multitask.experiments.milestones import TurnCallback
 from sb3_multitask.experiments.report import write_report
 from sb3_multitask.experiments.report.collect import read_runs
 from sb3_multitask.experiments.report.in_turn import learned_in_turn
@@ -208,6 +209,17 @@ def test_a_sequence_reports_when_a_turn_ends(tmp_path):
     assert all(list(by_task) == list(TASKS) for by_task in results.values())
     steps = {stage: mt.load_agent(folder.agents / stage).facts["num_timesteps"] for stage in ("after_1", "after_2")}
     assert steps == {"after_1": 130, "after_2": 260}
+
+
+@pytest.mark.parametrize("share", ["heads", "progressive"])
+def test_reports_after_turns_change_nothing_of_the_training(tmp_path, monkeypatch, share):
+    settings = {"n_timesteps": 150, "task_schedule": {"sequence": {}}, "policy_kwargs": {"share": share}}
+    results, folder = trained(tmp_path / "with", **settings)
+    monkeypatch.setattr(TurnCallback, "_reached", lambda _self: None)
+    others, without = trained(tmp_path / "without", **settings)
+    assert results.keys() - others.keys() == {"after_1", "after_2"}
+    assert results["after"] == others["after"]
+    assert mt.load_agent(folder.path).digest == mt.load_agent(without.path).digest
 
 
 def test_columns_forget_nothing(tmp_path):
