@@ -10,12 +10,7 @@ trunk, or with a column for each task. One head forgets, and so do heads behind 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-
-Curve: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""Steps and returns, each (n_evaluations,)."""
 
 
 def forgetting(matrix: np.ndarray) -> np.ndarray:
@@ -47,7 +42,7 @@ def zero_shot_transfer(matrix: np.ndarray, untrained: np.ndarray) -> np.ndarray:
     return np.asarray(before - untrained[..., 1:])
 
 
-def area_transfer(curve: Curve, scratch: Curve) -> float:
+def area_transfer(curve: tuple[np.ndarray, np.ndarray], scratch: tuple[np.ndarray, np.ndarray]) -> float:
     """Return the mean gap between a task's learning curve and that of training from scratch (Continual World's).
 
     :param curve: (steps, returns) of the task in its phase, each (n_evaluations,)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_multitask.experiments.config import TrainConfig
+from sb3_multitask.experiments.curves import Curve
 from sb3_multitask.experiments.report import continual
 from sb3_multitask.experiments.report.collect import Run, returns, select
 from sb3_multitask.experiments.run_folder import folder_of_agent
@@ -90,7 +91,7 @@ def _stages(run: Run) -> list[str]:
     return [*stages, "after"]
 
 
-def _in_turn(run: Run, turn: int) -> continual.Curve | None:
+def _in_turn(run: Run, turn: int) -> Curve | None:
     """Return a task's evaluations in its turn, over the steps of the turn; None if turns are no equal shares."""
     config = run.config
     names = config.tasks_in_turn
@@ -175,7 +176,7 @@ def _of_chain(runs: Sequence[Run], chain: Sequence[tuple[list[Run], str]]) -> In
 
 
 def _areas(
-    runs: Sequence[Run], seeds: Sequence[Run], tasks: Sequence[Task], curves: Sequence[Sequence[continual.Curve | None]]
+    runs: Sequence[Run], seeds: Sequence[Run], tasks: Sequence[Task], curves: Sequence[Sequence[Curve | None]]
 ) -> np.ndarray:
     """Return the areas between curves of all tasks but the first and from scratch, (n_seeds, n_tasks - 1)."""
     areas = np.full((len(seeds), len(tasks) - 1), np.nan)
