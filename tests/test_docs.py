@@ -45,7 +45,13 @@ def test_public_names_have_docstrings_of_their_own():
 @pytest.mark.parametrize(
     "page",
     [
-        *("combiners.md", "experiments.md", "family/distral.md", "family/policy_distillation.md"),
+        *(
+            "combiners.md",
+            "experiments.md",
+            "family/distral.md",
+            "family/forgetting.md",
+            "family/policy_distillation.md",
+        ),
         *("family/progressive.md", "task_schedules.md", "tasks.md"),
     ],
 )

@@ -38,6 +38,7 @@ KINDS = {
         "eval_freq": 600,
     },
     "trpo": {**ALGOS["trpo"], "eval_freq": 600},
+    "ppo sequence": {**ALGOS["ppo"], "task_schedule": {"sequence": {}}, "eval_freq": 0},
     **{f"{algo} in turn": {**settings, "sequential": True, "eval_freq": 0} for algo, settings in ALGOS.items()},
 }
 
@@ -134,7 +135,7 @@ def random_kills(n, *seed):
     return [lambda kill=kill: killed_at_step(*kill) for kill in zip(steps, seconds, strict=True)]
 
 
-@pytest.mark.parametrize("kind", ["ppo", "ppo in turn"])
+@pytest.mark.parametrize("kind", ["ppo", "ppo sequence", "ppo in turn"])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, kind):
     different, folder = killed_again_and_again(tmp_path, kind, random_kills(2, len(kind)))
     assert different == []

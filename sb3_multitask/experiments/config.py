@@ -41,7 +41,7 @@ from sb3_multitask.losses import DistillLoss
 from sb3_multitask.policies import MultiTaskActorCriticPolicy
 from sb3_multitask.policies.devices import device_of
 from sb3_multitask.storage.yaml_files import ConfigError
-from sb3_multitask.task_schedules import make_task_schedule
+from sb3_multitask.task_schedules import TaskSequence, make_task_schedule
 from sb3_multitask.task_schedules.base import TaskSchedule, one_task_at_a_time
 from sb3_multitask.tasks import Task, did_you_mean, resolve_tasks
 from sb3_multitask.vec_env.backends import BackendName
@@ -339,6 +339,22 @@ class TrainConfig(Config):
         if self.normalize is False:
             return False
         return {"gamma": self.gamma, **(self.normalize if isinstance(self.normalize, dict) else {})}
+
+    @property
+    def tasks_in_turn(self) -> tuple[str, ...]:
+        """The tasks that are learned one after the other, in this order; empty if tasks are learned in another way."""
+        if self.sequential:
+            return self.task_names
+        schedule = make_task_schedule(self.task_schedule)
+        if not isinstance(schedule, TaskSequence):
+            return ()
+        return self.task_names if schedule.tasks is None else schedule.tasks
+
+    @property
+    def has_equal_turns(self) -> bool:
+        """Whether tasks that are learned in turn divide the steps equally."""
+        schedule = make_task_schedule(self.task_schedule)
+        return bool(self.tasks_in_turn) and (not isinstance(schedule, TaskSequence) or schedule.n_updates is None)
 
     @property
     def name(self) -> str:

@@ -20,7 +20,8 @@
 ``earlier_<number>/``  the files of an earlier attempt that could not be resumed
 =====================  ==============================================================================
 
-The results are by *stage*: "before" training, a budget in steps, "best", or "after" training.
+The results are by *stage*: "before" training, a budget in steps, "after_<i>" when the i-th of several tasks in turn has
+been learned, "best", or "after" training.
 """
 
 from __future__ import annotations

@@ -30,7 +30,13 @@ from sb3_multitask.experiments.config import TrainConfig, dump_config, load_conf
 from sb3_multitask.experiments.conflicts import ConflictsCallback
 from sb3_multitask.experiments.curves import RunCurves, draw_learning_curves, read_training_returns
 from sb3_multitask.experiments.datasets import dataset_of_run
-from sb3_multitask.experiments.milestones import BestAgentCallback, MilestoneCallback, evaluate_fully, other_env
+from sb3_multitask.experiments.milestones import (
+    BestAgentCallback,
+    MilestoneCallback,
+    TurnCallback,
+    evaluate_fully,
+    other_env,
+)
 from sb3_multitask.experiments.progress import make_logger
 from sb3_multitask.experiments.run_folder import RunFolder
 from sb3_multitask.experiments.sequential import train_in_turn
@@ -297,4 +303,6 @@ def _evaluations(
         ]
     if config.report_at:
         callbacks.append(MilestoneCallback(folder, config.report_at, config.n_eval_episodes, config.other_tasks()))
+    if len(config.tasks_in_turn) > 1:
+        callbacks.append(TurnCallback(folder, config.n_eval_episodes, config.other_tasks()))
     return callbacks

@@ -63,6 +63,11 @@ class TaskSequence(TaskSchedule):
         self._ends = [(i + 1) * n_updates // n for i in range(n)]
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """Number of updates after which the turn of each task of ``order`` ends; empty before the shares are known."""
+        return tuple(self._ends)
+
+    @property
     def first_task(self) -> int:
         """Index of the task that is trained now."""
         done = int(self.visits.sum())

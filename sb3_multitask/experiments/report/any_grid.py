@@ -10,17 +10,17 @@ import numpy as np
 from sb3_multitask.experiments.config import TrainConfig
 from sb3_multitask.experiments.report import continual, statistics
 from sb3_multitask.experiments.report.collect import Run, of_same_seeds, presets_of_runs, returns, select, success_rates
-from sb3_multitask.experiments.report.sequential import sequential_tables
+from sb3_multitask.experiments.report.in_turn_tables import in_turn_tables
 from sb3_multitask.experiments.report.statistics import estimates
-from sb3_multitask.experiments.report.tables import Table, brief_rows
+from sb3_multitask.experiments.report.tables import Table, brief_rows, listed_scores
 from sb3_multitask.experiments.run_folder import folder_of_agent
-from sb3_multitask.many_tasks import AT_EACH_END, MANY, gap, shown_tasks
+from sb3_multitask.many_tasks import MANY
 
 
 def tables_of_preset(runs: Sequence[Run], preset: str) -> list[Table]:
     """Return the tables for which a preset of a grid has runs."""
     tables = [make(runs, preset) for make in (gains, success, taught, carried_over)]
-    return [*filter(None, tables), *sequential_tables(runs, preset)]
+    return [*filter(None, tables), *in_turn_tables(runs, preset)]
 
 
 def tables_of_grid(runs: Sequence[Run]) -> list[Table]:
@@ -184,7 +184,6 @@ def all_runs(runs: Sequence[Run]) -> Table:
         seeds = select(runs, preset, name)
         tasks = seeds[0].config.task_names
         scores = returns(seeds, "after", tasks)
-        by_task = _by_task(tasks, scores)
         numbers = [
             f"{preset}/{name}",
             str(len(seeds)),
@@ -193,13 +192,9 @@ def all_runs(runs: Sequence[Run]) -> Table:
             str(statistics.median_task(scores)),
             str(statistics.worst_task(scores)),
         ]
-        each, shown = (
-            [f"{task} {by_task[task]:.0f}" for task in some] for some in (list(by_task), shown_tasks(by_task))
-        )
-        if len(shown) < len(each):
-            shown.insert(AT_EACH_END, gap(len(each)))
-        rows.append([*numbers, "; ".join(each), _minutes(seeds), _revisions(seeds)])
-        brief.append([*numbers, "; ".join(shown), _minutes(seeds), _revisions(seeds)])
+        each, shown = listed_scores(_by_task(tasks, scores))
+        rows.append([*numbers, each, _minutes(seeds), _revisions(seeds)])
+        brief.append([*numbers, shown, _minutes(seeds), _revisions(seeds)])
     return Table(
         "runs",
         "All runs",
@@ -254,7 +249,7 @@ def _of_teacher(runs: Sequence[Run], student: Run, task: str) -> float:
 def _from_scratch(runs: Sequence[Run], tuned: Run) -> list[Run]:
     """Return the first runs of the preset that learn the same tasks from scratch."""
     for name, seeds in _by_name(runs, tuned.preset, lambda config: config.init_from is None and not config.teachers):
-        if seeds[0].config.resolved_tasks() == tuned.config.resolved_tasks() and not seeds[0].config.sequential:
+        if seeds[0].config.resolved_tasks() == tuned.config.resolved_tasks() and not seeds[0].config.tasks_in_turn:
             return select(runs, tuned.preset, name)
     return []
 

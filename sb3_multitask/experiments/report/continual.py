@@ -3,8 +3,9 @@
 ``matrix[..., i, j]`` is the return on task j after phase i, which trained on task i; leading axes are seeds.
 Definitions: Continual World (Wolczyk et al. 2021, arXiv:2105.10919, "Metrics") and CORA (Powers et al. 2021,
 arXiv:2110.10067, "Metrics"), both without their normalisation, since returns of these tasks have no upper bound;
-backward transfer is that of Lopez-Paz and Ranzato 2017. A model with separate heads and statistics for each task does
-not forget, by construction; these measures are for a single head that is trained further.
+backward transfer is that of Lopez-Paz and Ranzato 2017. A model does not forget, by construction, if nothing from
+which it computes the actions of earlier tasks is trained further: with a head and statistics for each task and a frozen
+trunk, or with a column for each task. One head forgets, and so do heads behind a trunk that is trained further.
 """
 
 from __future__ import annotations

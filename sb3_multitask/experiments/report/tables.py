@@ -78,6 +78,17 @@ def brief_rows(rows: Mapping[str, Sequence[str]], scores: Mapping[str, float], c
     return shown
 
 
+def listed_scores(scores: Mapping[str, float]) -> tuple[str, str]:
+    """Return a cell that lists the return of every task, and one of the tasks that are shown.
+
+    :param scores: task -> its return
+    """
+    each, shown = ([f"{task} {scores[task]:.0f}" for task in some] for some in (list(scores), shown_tasks(scores)))
+    if len(shown) < len(each):
+        shown.insert(AT_EACH_END, gap(len(each)))
+    return "; ".join(each), "; ".join(shown)
+
+
 def markdown_text(text: str) -> str:
     """Escape a text, such as a task's name, for Markdown."""
     return re.sub(r"([\\`*<\[\]]|\b_|_\b)", r"\\\1", text)
