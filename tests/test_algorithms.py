@@ -125,7 +125,7 @@ tasks = {"A": "Swimmer-v5", "B": "Swimmer-v5"}
 short = {"n_timesteps": 40, "n_envs_per_task": 1, "n_eval_episodes": 1, "eval_freq": 0}
 settings = {"tasks": tasks, "algo": "ppo_mt", "env_kwargs": {"max_episode_steps": 20}, **short}
 config = make_config(TrainConfig, {**settings, "algo_kwargs": {"clip_range": 0.1}, "freeze": "trunk"})
-assert config.is_resumable and config.left_out() == ["gae_lambda"]
+assert config.is_resumable and config.left_out() == ["gae_lambda", "dataset"]
 folder = RunFolder.create("run", "run", False)
 assert set(train_run(config, folder)["after"]) == {"A", "B"}
 assert load_config(TrainConfig, folder.config) == config
