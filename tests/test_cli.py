@@ -12,7 +12,7 @@ from PIL import Image
 from stable_baselines3.common.monitor import load_results
 from typer.testing import CliRunner
 
-from sb3_multitask.cli import app
+from sb3_multitask.cli import app, main
 from sb3_multitask.cli import train as train_command
 from sb3_multitask.evaluation.films import find_renderer
 from sb3_multitask.experiments.config import EvaluateConfig, TrainConfig
@@ -158,12 +158,21 @@ def test_a_run_is_not_overwritten_unless_asked(trained):
         ),
     ],
 )
-def test_mistakes_are_one_clear_message(args, message, tmp_path):
-    done = run(*args, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_one_clear_message(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sb3-multitask", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_the_program_without_a_traceback(tmp_path):
+    done = run("plot", "nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere is no folder" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", [None, "train", "evaluate", "enjoy", "plot", "grid", "report"])

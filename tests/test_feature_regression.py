@@ -221,6 +221,7 @@ def test_the_buffer_holds_the_teachers_features_of_its_rows(teachers, algorithm,
     assert seen == 48
 
 
+@pytest.mark.slow
 def test_a_student_learns_its_teachers_features(teachers):
     losses = {}
     for n_updates in (1, 600):

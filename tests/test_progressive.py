@@ -492,6 +492,7 @@ def test_a_file_continues_the_sequence(tmp_path):
         mt.A2CMultiTask.load(tmp_path / "model.zip", env=env, task_schedule="joint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [None, sized_tasks()], ids=["alike", "sized"])
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 def test_agents_and_exports_act_as_their_models(tmp_path, options, tasks):
@@ -564,6 +565,7 @@ def test_another_process_films_the_same():
     assert str(list(film(scene))) == str(list(play(scene)))
 
 
+@pytest.mark.slow
 def test_agents_teach_and_columns_are_taught():
     teacher = agent_of(make().learn(90))
     student = mt.A2CMultiTask(

@@ -60,8 +60,8 @@ def is_what_it_says(name, model):
         ("schedules", "fast"),
         ("desired_kl", "fast"),
         ("teachers", "fast"),
-        ("target_kl", "torch"),
-        ("distral", "torch"),
+        pytest.param("target_kl", "torch", marks=pytest.mark.slow),
+        pytest.param("distral", "torch", marks=pytest.mark.slow),
     ],
 )
 def test_ppo_resumes_exactly(tmp_path, name, engine):
@@ -83,7 +83,7 @@ def test_ppo_resumes_exactly_after_twenty_kills(tmp_path, name, engine):
 
 
 @pytest.mark.parametrize("n_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("schedule", ["joint", "cycle"])
+@pytest.mark.parametrize("schedule", ["joint", pytest.param("cycle", marks=pytest.mark.slow)])
 def test_trpo_resumes_exactly(tmp_path, schedule, n_kills):
     kills = random_kills(n_kills, n_kills, total=SHORT["total"])
     different, _ = killed_and_resumed(tmp_path, kills, **TRPO, task_schedule=schedule)

@@ -135,7 +135,9 @@ def random_kills(n, *seed):
     return [lambda kill=kill: killed_at_step(*kill) for kill in zip(steps, seconds, strict=True)]
 
 
-@pytest.mark.parametrize("kind", ["ppo", "ppo sequence", "ppo in turn"])
+@pytest.mark.parametrize(
+    "kind", ["ppo", *(pytest.param(k, marks=pytest.mark.slow) for k in ("ppo sequence", "ppo in turn"))]
+)
 def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, kind):
     different, folder = killed_again_and_again(tmp_path, kind, random_kills(2, len(kind)))
     assert different == []
